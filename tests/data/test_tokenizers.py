@@ -1,0 +1,110 @@
+"""Tokenizers: what they fold, what they keep, and that every byte of the normalised text is counted once."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.data.corpora import Corpus
+from lexinv.data.tokenizers import bits_per_byte, load_tokenizer
+from lexinv.validation import InvalidConfig
+
+TEXT = "def naïve(x):\n    return 'ﬁve  “words”' + str(x) # 日本, e.g. Ünïcode…\n"
+CORPUS = Corpus("test", "0123456789abcdef", {"train": [TEXT * 3, "the cat sat on the mat. " * 20], "validation": [""]})
+NAMES = ["letters", "char", "byte", "bpe:300"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_bytes_and_round_trip(name, text, cache):
+    tokenizer = load_tokenizer(name, CORPUS, cache)
+    tokens = tokenizer.encode(text)
+    assert tokens.dtype == np.int32 and np.all((tokens >= 0) & (tokens < tokenizer.vocab_size))
+    normalised = tokenizer.decode(tokens)
+    assert tokenizer.token_bytes[tokens].sum() == len(normalised.encode())
+    assert np.array_equal(tokenizer.encode(normalised), tokens) or name == "char"  # U+FFFD is folded like any other
+    if name in ("byte", "bpe:300"):
+        assert normalised == text
+    if name != "letters":
+        assert tokenizer.separator not in tokens
+        assert tokenizer.token_bytes[tokenizer.separator] == 0
+
+
+@pytest.mark.parametrize(("name", "size"), [("letters", 29), ("char", 130), ("byte", 257), ("bpe:300", 300)])
+def test_sizes_and_symbols(name, size, cache):
+    tokenizer = load_tokenizer(name, CORPUS, cache)
+    assert tokenizer.name == name
+    assert tokenizer.vocab_size == len(tokenizer.symbols) == len(tokenizer.token_bytes) == size
+    assert all(symbol and symbol.isprintable() for symbol in tokenizer.symbols)
+
+
+def test_letters():
+    tokenizer = load_tokenizer("letters", CORPUS)
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == "def na ve x return ve words str x , e.g. n code"
+    assert tokenizer.symbols == ("␣", *"abcdefghijklmnopqrstuvwxyz.,")
+    assert tokenizer.encode("az.,A \t\n Z").tolist() == [1, 26, 27, 28, 1, 0, 26]
+    assert tokenizer.separator == 0
+
+
+def test_char():
+    tokenizer = load_tokenizer("char", CORPUS)
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == (
+        "def naive(x):\n    return 'five  �words�' + str(x) # ��, e.g. Unicode...\n"
+    )
+    assert tokenizer.encode("\0A\x7fé中").tolist() == [0, 65, 127, ord("e"), 128]
+
+
+def test_byte():
+    tokenizer = load_tokenizer("byte", CORPUS)
+    assert tokenizer.encode("aé").tolist() == [0x61, 0xC3, 0xA9]
+    assert tokenizer.decode([0x61, 256, 0xC3]) == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_bpe_merges_what_is_frequent(cache):
+    tokenizer = load_tokenizer("bpe:300", CORPUS, cache)
+    words = tokenizer.encode("the cat sat on the mat.")
+    assert len(words) < 12 and {"␣cat", "␣mat"} & set(tokenizer.symbols)
+    assert tokenizer.token_bytes[tokenizer.symbols.index("␣the")] == 4
+    assert tokenizer.decode(tokenizer.encode("<separator>")) == "<separator>"
+
+
+def test_bpe_is_trained_once_per_corpus_on_its_train_split(cache, tmp_path):
+    first = load_tokenizer("bpe:300", CORPUS, cache)
+    retrained = load_tokenizer("bpe:300", CORPUS, tmp_path)
+    assert first.symbols == retrained.symbols
+    cached = Corpus(CORPUS.name, CORPUS.fingerprint, {"train": []})
+    assert load_tokenizer("bpe:300", cached, cache).symbols == first.symbols
+    other = Corpus("other", "f" * 16, {"train": ["zyzzyva zyzzyva " * 50, TEXT * 3], "validation": ["the " * 99]})
+    symbols = load_tokenizer("bpe:270", other, tmp_path).symbols
+    assert "zyzzyva" in symbols and "␣the" not in symbols
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("leters", "did you mean 'letters'"),
+        ("bpe", "bpe:V with a number V"),
+        ("bpe:V", "bpe:V with a number V"),
+        ("bpe:100", "at least 257"),
+        ("bpe:50000", r"at most \d+: the corpus has no more pairs to merge"),
+    ],
+)
+def test_bad_names(name, allowed, tmp_path):
+    with pytest.raises(InvalidConfig, match=allowed):
+        load_tokenizer(name, CORPUS, tmp_path)
+
+
+def test_bits_per_byte_of_a_uniform_model(cache):
+    byte, bpe = load_tokenizer("byte", CORPUS), load_tokenizer("bpe:300", CORPUS, cache)
+    tokens = np.array([[*byte.encode("four"), byte.separator, -1, -1]])
+    nats = np.where(tokens >= 0, np.log(256.0), 1e9)
+    assert bits_per_byte(nats, tokens, byte) == pytest.approx(8 * 5 / 4)  # the separator costs bits and is no byte
+    tokens = bpe.encode(TEXT)[None, :]
+    expected = tokens.size * np.log2(300) / len(TEXT.encode())
+    assert bits_per_byte(np.full(tokens.shape, np.log(300.0)), tokens, bpe) == pytest.approx(expected)

@@ -1,0 +1,158 @@
+"""Windows and batches: no token lost, none repeated within an epoch, the same element i whichever way it is reached."""
+
+from collections import Counter
+
+import grain
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.data.corpora import Corpus
+from lexinv.data.tokenizers import load_tokenizer
+from lexinv.data.windows import (
+    PADDING,
+    TokenStream,
+    batches,
+    evaluation_windows,
+    population_batches,
+    token_stream,
+    window_source,
+)
+from lexinv.validation import InvalidConfig
+
+
+def numbered(lengths: list[int]) -> TokenStream:
+    """Documents of the given lengths in which every token is another number."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return TokenStream(np.arange(offsets[-1], dtype=np.uint16), offsets)
+
+
+streams = st.lists(st.integers(1, 20), min_size=1, max_size=8).map(numbered)
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+@settings(deadline=None, max_examples=50)
+@given(stream=streams, length=st.integers(1, 40), batch_size=st.integers(1, 5), k=st.integers(1, 3), data=st.data())
+def test_no_token_lost_none_repeated_within_an_epoch(packing, stream, length, batch_size, k, data):
+    length = min(length, len(stream.tokens))
+    source = window_source(stream, length, packing)
+    dataset = batches(source, batch_size, data.draw(st.integers(0, 2**31)), k)
+    epochs, per_dispatch = 3, batch_size * k
+    dispatches = [dataset[i]["tokens"] for i in range(-(-epochs * len(source) // per_dispatch))]
+    windows = np.concatenate(dispatches).reshape(-1, length)
+    for epoch in range(epochs):
+        seen = windows[epoch * len(source) : (epoch + 1) * len(source)]
+        assert sorted(seen[seen != PADDING].tolist()) == stream.tokens.tolist()
+
+
+@settings(deadline=None)
+@given(stream=streams, length=st.integers(1, 40))
+def test_windows_are_runs_of_the_stream(stream, length):
+    length = min(length, len(stream.tokens))
+    whole = window_source(stream, length)
+    assert len(whole) == -(-len(stream.tokens) // length)
+    for packing in ("stream", "documents"):
+        source = window_source(stream, length, packing)
+        for i in range(len(source)):
+            window = source[i]["tokens"]
+            tokens = window[: np.count_nonzero(window != PADDING)]  # padding only at the end
+            assert window.dtype == np.int32 and len(tokens) >= 1
+            assert np.array_equal(tokens, np.arange(tokens[0], tokens[0] + len(tokens)))
+            if packing == "documents":
+                ends = np.searchsorted(stream.offsets, [tokens[0], tokens[-1]], side="right")
+                assert ends[0] == ends[1]
+
+
+def test_batches_have_shapes_and_rows():
+    element = batches(window_source(numbered([100]), 8), 3, seed=0, steps_per_dispatch=2)[5]
+    assert element["tokens"].shape == (2, 3, 8) and element["tokens"].dtype == np.int32
+    assert element["row"].tolist() == [[0, 1, 2], [0, 1, 2]] and element["row"].dtype == np.int32
+
+
+def test_steps_per_dispatch_changes_only_the_grouping():
+    source = window_source(numbered([1000]), 10)
+    one, four = batches(source, 3, seed=7), batches(source, 3, seed=7, steps_per_dispatch=4)
+    assert np.array_equal(four[6]["tokens"], np.concatenate([one[i]["tokens"] for i in range(24, 28)]))
+
+
+def test_every_epoch_of_every_seed_has_an_order_of_its_own():
+    source = window_source(numbered([1000]), 10)
+    epochs = [(seed, epoch) for seed in range(4) for epoch in range(4)]
+    orders = [tuple(batches(source, 100, seed)[epoch]["tokens"][0, :, 0]) for seed, epoch in epochs]
+    assert len({tuple(range(0, 1000, 10)), *orders}) == 17
+    assert orders == [tuple(batches(source, 100, seed)[epoch]["tokens"][0, :, 0]) for seed, epoch in epochs]
+
+
+@pytest.mark.parametrize("population", [False, True])
+def test_iterator_resumes_where_it_was(population):
+    source = window_source(numbered([1000]), 10)
+    dataset = population_batches(source, 3, [0, 1]) if population else batches(source, 3, 0)
+    iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    for _ in range(40):
+        next(iterator)
+    state = iterator.get_state()
+    restored = iter(dataset.to_iter_dataset())
+    restored.set_state(state)
+    for i in (40, 41):
+        expected = dataset[i]["tokens"]
+        assert np.array_equal(next(iterator)["tokens"], expected)
+        assert np.array_equal(next(restored)["tokens"], expected)
+
+
+def test_population_members_have_the_batches_of_their_seed():
+    source = window_source(numbered([1000]), 10)
+    population = population_batches(source, 4, [3, 11, 5], steps_per_dispatch=2)
+    element = population[60]  # in the fifth epoch
+    assert element["tokens"].shape == (2, 3, 4, 10) and element["row"].shape == (2, 3, 4)
+    for member, seed in enumerate([3, 11, 5]):
+        alone = batches(source, 4, seed, steps_per_dispatch=2)[60]
+        assert all(np.array_equal(element[name][:, member], alone[name]) for name in ("tokens", "row"))
+
+
+def test_evaluation_windows_are_different_complete_and_fixed():
+    source = window_source(numbered([25, 7, 48]), 10, "documents")
+    windows = evaluation_windows(source, 6, seed=0)
+    assert windows.dtype == np.int32 and PADDING not in windows
+    assert sorted(windows[:, 0].tolist()) == [0, 10, 32, 42, 52, 62]
+    assert np.array_equal(evaluation_windows(source, 3, seed=0), windows[:3])
+    assert Counter(map(tuple, windows)) != Counter(map(tuple, evaluation_windows(source, 5, seed=1)))
+    with pytest.raises(InvalidConfig, match="from 1 to the 6 windows without padding"):
+        evaluation_windows(source, 7, seed=0)
+
+
+CORPUS = Corpus("test", "0123456789abcdef", {"train": ["One two.", "", "three"], "validation": ["x"], "test": []})
+
+
+def test_token_stream_is_the_documents_with_separators(tmp_path):
+    for name, text in (("letters", "one two.  three "), ("char", "One two.three")):
+        tokenizer = load_tokenizer(name, CORPUS)
+        stream = token_stream(CORPUS, "train", tokenizer, tmp_path)
+        assert tokenizer.decode(stream.tokens) == text
+        assert stream.tokens.dtype == np.uint8 and stream.offsets.tolist() == [0, 9, 10, 16]
+        assert np.all(stream.tokens[stream.offsets[1:] - 1] == tokenizer.separator)
+    assert token_stream(CORPUS, "train", load_tokenizer("byte", CORPUS), tmp_path).tokens.dtype == np.uint16
+
+
+def test_token_stream_is_encoded_once(tmp_path):
+    tokenizer = load_tokenizer("letters", CORPUS)
+    first = token_stream(CORPUS, "train", tokenizer, tmp_path)
+    cached = token_stream(Corpus("test", CORPUS.fingerprint, {"train": ["other"]}), "train", tokenizer, tmp_path)
+    assert np.array_equal(cached.tokens, first.tokens)
+    changed = token_stream(Corpus("test", "f" * 16, {"train": ["other"]}), "train", tokenizer, tmp_path)
+    assert len(changed.tokens) == 6
+
+
+def test_bad_input_is_refused(tmp_path):
+    stream = numbered([5, 6])
+    for length in (0, 12):
+        with pytest.raises(InvalidConfig, match=f"context = {length} .*from 1 to the length of the corpus, 11 tokens"):
+            window_source(stream, length)
+    with pytest.raises(InvalidConfig, match="did you mean 'validation'"):
+        token_stream(CORPUS, "valid", load_tokenizer("letters", CORPUS), tmp_path)
+    with pytest.raises(InvalidConfig, match="batch_size = 0"):
+        batches(window_source(stream, 2), 0, 0)
+    with pytest.raises(InvalidConfig, match="steps_per_dispatch = 0"):
+        batches(window_source(stream, 2), 1, 0, 0)
+    with pytest.raises(InvalidConfig, match=r"seeds = \[\]"):
+        population_batches(window_source(stream, 2), 1, [])
