@@ -1,0 +1,123 @@
+"""A causal language model whose token table is an argument, and its losses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from lexinv.nn import initialization
+from lexinv.nn.lexicon import (
+    LexiconConfig,
+    bank,
+    blockwise_nll,
+    draw_lexicon,
+    embed,
+    lexicon_rows,
+    permutation,
+    readout,
+    row_keys,
+    token_nll,
+)
+from lexinv.nn.linear import linear
+from lexinv.nn.transformer import Transformer, TransformerConfig
+
+BOS = -1
+"""Token id of the beginning of a sequence: a learned vector that no lexicon touches, and no target."""
+
+Params = dict[str, Any]
+Batch = dict[str, Array]
+
+
+class LanguageModel(nn.Module):
+    """A decoder-only Transformer over any lexicon (Huang et al. 2023, section 2).
+
+    Apart from the vector for BOS it has no parameter that belongs to a token.
+    """
+
+    config: TransformerConfig
+
+    @nn.compact
+    def features(
+        self, tokens: Int[Array, "batch time"], embeddings: Float[Array, "batch time width"], capture: bool = False
+    ) -> tuple[Float[Array, "batch time width"], dict[str, Array]]:
+        """`a LN(h_t) W_out`, whose inner products with the lexicon are the logits, and the Transformer's intermediates."""
+        width = self.config.width
+        bos = self.param("bos", nn.initializers.normal(1.0), (width,))
+        x = jnp.where((tokens == BOS)[..., None], bos[None, None].astype(embeddings.dtype), embeddings)
+        hidden, intermediates = Transformer(self.config, name="transformer")(x, capture)
+        kernel = self.param("readout", nn.initializers.normal(width**-0.5), (width, width))
+        scale = self.param("logit_scale", nn.initializers.ones, ())
+        return linear(hidden, (scale * kernel).astype(hidden.dtype)), intermediates
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch time"],
+        lexicon: Float[Array, "batch vocab width"] | Float[Array, "vocab width"],
+        capture: bool = False,
+    ) -> Any:
+        """float32 logits[batch, time, vocab] of the token after each; with `capture`, (logits, intermediates)."""
+        features, intermediates = self.features(tokens, embed(lexicon, tokens), capture)
+        logits = readout(features, lexicon)
+        return (logits, intermediates) if capture else logits
+
+
+def initialize(config: TransformerConfig, lexicon: LexiconConfig, vocab: int, key: Key[Array, ""]) -> Params:
+    """Parameters: {"model": Flax parameters} and, where the lexicon is learned, {"table": E_0 ~ N(0, I)}."""
+    model_key, table_key, scheme_key = jax.random.split(key, 3)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    model = LanguageModel(config).init(model_key, tokens, jnp.zeros((1, config.width)))["params"]
+    params = {"model": initialization.apply_scheme(config, model, scheme_key)}
+    if lexicon.learned:
+        params["table"] = jax.random.normal(table_key, (vocab, config.width))
+    return params
+
+
+def shift_right(tokens: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
+    """The inputs for which `tokens` are the targets: BOS, then all but the last."""
+    return jnp.concatenate([jnp.full_like(tokens[:, :1], BOS), tokens[:, :-1]], axis=1)
+
+
+def make_nll(
+    config: TransformerConfig, lexicon: LexiconConfig, vocab: int
+) -> Callable[[Params, Batch, Key[Array, ""]], Float[Array, "batch time"]]:
+    """`nll(params, batch, key)`: -log p(x_t | x_<t) in nats for every token of batch {"tokens"[B, T], "row"[B]}; padding gives 0.
+
+    Sequence s reads the lexicon drawn from `key` folded with its row: resumed runs draw the same, and the split of a batch over
+    microbatches or devices does not matter.
+    """
+    model = LanguageModel(config)
+
+    def nll(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "batch time"]:
+        keys, targets = row_keys(key, batch["row"]), batch["tokens"]
+        table, drawn = params.get("table"), lexicon
+        if lexicon.kind == "permuted_bank":
+            # E_s = G[pi_s] on x is the fixed table G on pi_s(x): the same numbers without a table for each sequence.
+            permuted = jax.vmap(lambda key, row: permutation(key, vocab)[jnp.maximum(row, 0)])(keys, targets)
+            targets = jnp.where(targets >= 0, permuted, targets)
+            table, drawn = bank(vocab, config.width), replace(lexicon, kind="standard")
+        inputs = shift_right(targets)
+        if not lexicon.vocab_block:
+            logits = model.apply({"params": params["model"]}, inputs, draw_lexicon(drawn, table, keys, vocab, config.width))
+            return token_nll(logits, targets)
+        embeddings = lexicon_rows(drawn, table, keys, jnp.maximum(inputs, 0), config.width)
+        features, _ = model.apply({"params": params["model"]}, inputs, embeddings, method="features")
+        return blockwise_nll(drawn, table, keys, features, targets, vocab)
+
+    return nll
+
+
+def make_loss(
+    config: TransformerConfig, lexicon: LexiconConfig, vocab: int
+) -> Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, ""], dict[str, Array]]]:
+    """`loss(params, batch, key) -> (mean nats per token, {})`: the mean of `make_nll` over the tokens that are not padding."""
+    nll = make_nll(config, lexicon, vocab)
+
+    def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], dict[str, Array]]:
+        count = jnp.maximum(jnp.sum(batch["tokens"] >= 0), 1).astype(jnp.float32)
+        return jnp.sum(nll(params, batch, key)) / count, {}
+
+    return loss

@@ -1,0 +1,40 @@
+"""Position information inside attention: rotary embeddings and the T5 relative bias."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def rotate(x: Float[Array, "batch time heads dim"], base: float = 10_000.0) -> Float[Array, "batch time heads dim"]:
+    """Rotary position embedding (Su et al. 2021, eq. 34), halves of the head as the two coordinates of each plane."""
+    half = x.shape[-1] // 2
+    frequencies = base ** (-np.arange(half) / half)
+    angles = np.arange(x.shape[1])[:, None] * frequencies[None, :]
+    cosine = jnp.asarray(np.cos(angles), x.dtype)[None, :, None, :]
+    sine = jnp.asarray(np.sin(angles), x.dtype)[None, :, None, :]
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+
+def relative_bias(table: Float[Array, "buckets heads"], time: int, causal: bool) -> Float[Array, "heads time time"]:
+    """One learned number per head and bucket of distances, added to the attention scores (Raffel et al. 2020, section 2.1)."""
+    buckets = relative_buckets(time, table.shape[0], causal)
+    return jnp.moveaxis(table[buckets], -1, 0)
+
+
+def relative_buckets(time: int, buckets: int, causal: bool, max_distance: int = 128) -> np.ndarray:
+    """Bucket of the distance from query i to key j, int[time, time]: half of the buckets exact, the rest logarithmic up to `max_distance`.
+
+    Bidirectional attention gives half of the buckets to keys after the query.
+    """
+    distance = np.arange(time)[:, None] - np.arange(time)[None, :]
+    offset = np.zeros_like(distance)
+    if causal:
+        distance = np.maximum(distance, 0)
+    else:
+        buckets //= 2
+        offset = np.where(distance < 0, buckets, 0)
+        distance = np.abs(distance)
+    exact = buckets // 2
+    logarithmic = exact + (np.log(np.maximum(distance, 1) / exact) / np.log(max_distance / exact) * (buckets - exact)).astype(int)
+    return offset + np.where(distance < exact, distance, np.minimum(logarithmic, buckets - 1))

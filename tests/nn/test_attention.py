@@ -1,0 +1,92 @@
+"""Attention, positions, convolutions and the written-out gradients, against definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.nn.attention import attention, attention_weights
+from lexinv.nn.initialization import suffix_taps
+from lexinv.nn.linear import linear, rms_norm
+from lexinv.nn.positions import relative_bias, relative_buckets, rotate
+from lexinv.nn.transformer import causal_convolution, shift
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("time", [1, 64, 150])
+def test_both_implementations_compute_the_definition(causal, biased, time):
+    q, k, v = jax.random.normal(KEY, (3, 2, time, 3, 8))
+    bias = jax.random.normal(jax.random.key(1), (3, time, time)) if biased else None
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + (0 if bias is None else np.asarray(bias)[None])
+    if causal:
+        scores = np.where(np.tril(np.ones((time, time), bool))[None, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    want = np.einsum("bhqk,bkhd->bqhd", weights, v)
+    for implementation in ("chunked", "dot_product"):
+        np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation), want, atol=2e-5)
+    np.testing.assert_allclose(attention_weights(q, k, bias, causal), weights, atol=2e-5)
+
+
+def test_written_out_gradients_are_those_of_autodiff():
+    x, kernel = jax.random.normal(KEY, (2, 3, 5)), jax.random.normal(jax.random.key(1), (5, 4))
+    gain = jax.random.normal(jax.random.key(2), (5,))
+    def plain_linear(x, kernel):
+        return jnp.einsum("btn,nm->btm", x, kernel)
+
+    cotangent = jax.random.normal(jax.random.key(3), (2, 3, 4))
+    for want, got in zip(jax.vjp(plain_linear, x, kernel)[1](cotangent), jax.vjp(linear, x, kernel)[1](cotangent), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    def plain_norm(x, gain):
+        return gain[None, None] * x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+
+    cotangent = jax.random.normal(jax.random.key(3), x.shape)
+    for want, got in zip(jax.vjp(plain_norm, x, gain)[1](cotangent), jax.vjp(rms_norm, x, gain)[1](cotangent), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_rotary_scores_depend_on_distance_only():
+    q, k = jax.random.normal(KEY, (2, 1, 1, 1, 8))
+
+    def at(x, time):
+        return rotate(jnp.zeros((1, 40, 1, 8)).at[:, time].set(x[:, 0]))[0, time, 0]
+
+    np.testing.assert_allclose(at(q, 9) @ at(k, 4), at(q, 35) @ at(k, 30), atol=1e-4)
+    assert abs(at(q, 9) @ at(k, 4) - at(q, 9) @ at(k, 8)) > 1e-3
+
+
+def test_relative_buckets_are_exact_near_and_logarithmic_far():
+    causal = relative_buckets(300, 32, causal=True)
+    assert [causal[20, 20 - distance] for distance in range(16)] == list(range(16))
+    assert causal[299, 0] == 31
+    assert (np.diff(causal[299, ::-1]) >= 0).all()
+    both = relative_buckets(300, 32, causal=False)
+    assert set(both[np.triu_indices(300, 1)]) & set(both[np.tril_indices(300)]) == set()
+    table = jax.random.normal(KEY, (32, 2))
+    np.testing.assert_array_equal(relative_bias(table, 5, True)[1, 4, 2], table[2, 1])
+
+
+def test_a_depthwise_causal_convolution_is_its_sum():
+    x, taps = jax.random.normal(KEY, (2, 9, 4)), jax.random.normal(jax.random.key(1), (5, 4))
+    want = np.zeros((2, 9, 4))
+    for t in range(9):
+        for s in range(min(5, t + 1)):
+            want[:, t] += np.asarray(taps[s] * x[:, t - s])
+    np.testing.assert_allclose(causal_convolution(x, taps), want, atol=1e-5)
+    np.testing.assert_array_equal(shift(x, 3)[:, 3:], x[:, :-3])
+    assert not shift(x, 20).any()
+
+
+def test_suffix_taps_score_the_number_of_equal_symbols():
+    """With one-hot symbols repeated in every group the score of (t, j) counts the agreement of the suffixes ending at t and j-1."""
+    symbols, groups = 3, 4
+    query_taps, key_taps = suffix_taps(5, heads=1, head_dim=symbols * groups)
+    tokens = np.array([0, 1, 2, 0, 1, 2, 1, 0, 1, 2])
+    x = jnp.tile(jax.nn.one_hot(jnp.asarray(tokens), symbols), (1, groups))[None]
+    scores = np.asarray(causal_convolution(x, query_taps)[0] @ causal_convolution(x, key_taps)[0].T)
+    for t in range(groups, len(tokens)):
+        for j in range(groups + 1, t + 1):
+            assert scores[t, j] == sum(tokens[t - g] == tokens[j - 1 - g] for g in range(groups))

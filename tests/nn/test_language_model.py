@@ -1,0 +1,200 @@
+"""The language model: what it may know of tokens, and what each choice of architecture computes."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.nn.language_model import BOS, LanguageModel, initialize, make_loss, make_nll, shift_right
+from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, row_keys
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.validation import InvalidConfig
+
+VOCAB, WIDTH = 9, 16
+PLAIN = TransformerConfig(depth=2, width=WIDTH, heads=2, mlp_width=32, max_length=128)
+CONFIGS = {
+    "rope": PLAIN,
+    "learned": replace(PLAIN, positions="learned"),
+    "relative": replace(PLAIN, positions="relative"),
+    "smear": replace(PLAIN, positions="none", mixing="smear", initialization="mimetic"),
+    "suffix_match": replace(PLAIN, positions="none", mixing="convolution", initialization="suffix_match"),
+}
+LEXINVARIANT, STANDARD = LexiconConfig("lexinvariant"), LexiconConfig("standard")
+
+
+def example(config, kind=LEXINVARIANT, batch=2, time=12):
+    params = initialize(config, kind, VOCAB, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (batch, time), 0, VOCAB)
+    return params, shift_right(tokens), row_keys(jax.random.key(2), jnp.arange(batch))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_relabelling_tokens_and_lexicon_together_relabels_the_logits(name):
+    config = CONFIGS[name]
+    params, inputs, keys = example(config)
+    lexicon = draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH)
+    apply = jax.jit(lambda inputs, lexicon: LanguageModel(config).apply({"params": params["model"]}, inputs, lexicon))
+    order = jax.random.permutation(jax.random.key(3), VOCAB)
+    renamed = jnp.where(inputs == BOS, BOS, order[jnp.maximum(inputs, 0)])
+    moved = jnp.zeros_like(lexicon).at[:, order].set(lexicon)
+    np.testing.assert_allclose(apply(renamed, moved)[..., order], apply(inputs, lexicon), atol=1e-5)
+
+
+def test_the_standard_model_is_not_invariant_and_the_lexinvariant_one_is():
+    """E-averaged nats of x and of pi(x) agree within 3 standard errors for one; they are far apart for the other."""
+    order = jnp.roll(jnp.arange(VOCAB), 1)
+    tokens = jnp.tile(jnp.array([[0, 1, 0, 1, 2, 0, 0, 3, 1, 0]]), (256, 1))
+    difference = {}
+    for kind in (LEXINVARIANT, STANDARD):
+        params = initialize(PLAIN, kind, VOCAB, jax.random.key(0))
+        nll = jax.jit(make_nll(PLAIN, kind, VOCAB))
+        first = np.asarray(nll(params, {"tokens": tokens, "row": jnp.arange(256)}, jax.random.key(5))).sum(axis=1)
+        second = np.asarray(nll(params, {"tokens": order[tokens], "row": jnp.arange(256, 512)}, jax.random.key(5))).sum(axis=1)
+        error = np.sqrt((first.var() + second.var()) / 256)
+        difference[kind.kind] = abs(first.mean() - second.mean()), 3 * error
+    assert difference["lexinvariant"][0] < difference["lexinvariant"][1]
+    assert difference["standard"][0] > 0.5
+
+
+def test_no_parameter_of_the_lexinvariant_model_belongs_to_a_token():
+    for name, config in CONFIGS.items():
+        params = initialize(config, LEXINVARIANT, 13, jax.random.key(0))
+        assert not [leaf.shape for leaf in jax.tree.leaves(params) if 13 in leaf.shape], name
+    learned = initialize(PLAIN, STANDARD, 13, jax.random.key(0))
+    assert learned["table"].shape == (13, WIDTH)
+
+
+def test_averaged_over_lexica_the_first_token_is_uniform_and_unseen_tokens_are_exchangeable():
+    params, _, keys = example(PLAIN, batch=4000)
+    lexica = draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH)
+    inputs = jnp.tile(jnp.array([[BOS, 4, 2, 4]]), (4000, 1))
+    logits = jax.jit(LanguageModel(PLAIN).apply)({"params": params["model"]}, inputs, lexica)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    mean, error = probabilities.mean(axis=0), probabilities.std(axis=0) / np.sqrt(4000)
+    assert (np.abs(mean[0] - 1 / VOCAB) < 4.5 * error[0]).all()
+    unseen = [v for v in range(VOCAB) if v not in (2, 4)]
+    spread = mean[-1, unseen] - mean[-1, unseen].mean()
+    assert (np.abs(spread) < 4.5 * error[-1, unseen]).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_future_changes_nothing(name):
+    config = CONFIGS[name]
+    params, inputs, keys = example(config, time=100)  # more than one query chunk
+    lexicon = draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH)
+    apply = jax.jit(lambda inputs: LanguageModel(config).apply({"params": params["model"]}, inputs, lexicon))
+    changed = inputs.at[:, 70:].set((inputs[:, 70:] + 1) % VOCAB)
+    np.testing.assert_array_equal(apply(inputs)[:, :70], apply(changed)[:, :70])
+    assert not np.allclose(apply(inputs)[:, 70:], apply(changed)[:, 70:])
+
+
+def test_bidirectional_models_see_the_future():
+    config = replace(PLAIN, causal=False)
+    params, inputs, keys = example(config)
+    lexicon = draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH)
+    apply = jax.jit(lambda inputs: LanguageModel(config).apply({"params": params["model"]}, inputs, lexicon))
+    changed = inputs.at[:, -1].set((inputs[:, -1] + 1) % VOCAB)
+    assert not np.allclose(apply(inputs)[:, 0], apply(changed)[:, 0])
+
+
+def test_permuted_bank_loss_is_that_of_its_lexica():
+    kind = LexiconConfig("permuted_bank")
+    params, inputs, _ = example(PLAIN, kind)
+    tokens = jnp.concatenate([inputs[:, 1:], inputs[:, 1:2]], axis=1)
+    batch = {"tokens": tokens, "row": jnp.arange(2)}
+    keys = row_keys(jax.random.key(6), jnp.arange(2))
+    lexica = draw_lexicon(kind, None, keys, VOCAB, WIDTH)
+    logits = LanguageModel(PLAIN).apply({"params": params["model"]}, shift_right(tokens), lexica)
+    want = -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=2)[..., 0]
+    np.testing.assert_allclose(make_nll(PLAIN, kind, VOCAB)(params, batch, jax.random.key(6)), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["standard", "lexinvariant", "semi", "permuted_bank"])
+def test_the_blockwise_loss_is_the_dense_one(kind):
+    dense = LexiconConfig(kind, p_random=0.3)
+    params, inputs, _ = example(PLAIN, dense)
+    batch = {"tokens": inputs.at[:, 0].set(1), "row": jnp.arange(2)}
+    want = make_loss(PLAIN, dense, VOCAB)(params, batch, jax.random.key(7))[0]
+    got = make_loss(PLAIN, replace(dense, vocab_block=4), VOCAB)(params, batch, jax.random.key(7))[0]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_the_gradient_of_the_standard_loss_reaches_the_table_and_the_lexinvariant_one_has_none():
+    batch = {"tokens": jnp.array([[1, 2, 1, 2]]), "row": jnp.arange(1)}
+    for kind in (STANDARD, LEXINVARIANT):
+        params, _, _ = example(PLAIN, kind)
+        gradient = jax.grad(lambda p, kind=kind: make_loss(PLAIN, kind, VOCAB)(p, batch, jax.random.key(0))[0])(params)
+        assert ("table" in gradient) == kind.learned
+        assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient.get("table", jnp.ones(1))))
+
+
+def test_the_suffix_match_starts_below_the_plain_model_on_repeating_text():
+    """At step 0 the circuit already predicts a repetition that the plain model cannot."""
+    tokens = jnp.tile(jax.random.randint(jax.random.key(1), (8, 8), 0, VOCAB), (1, 6))
+    batch = {"tokens": tokens, "row": jnp.arange(8)}
+    late = {}
+    for name in ("rope", "suffix_match"):
+        config = replace(CONFIGS[name], width=128, mlp_width=128)
+        params = initialize(config, LEXINVARIANT, VOCAB, jax.random.key(0))
+        late[name] = float(jnp.mean(make_nll(config, LEXINVARIANT, VOCAB)(params, batch, jax.random.key(2))[:, 24:]))
+    assert late["suffix_match"] < 0.5
+    assert late["rope"] > np.log(VOCAB) - 0.3
+
+
+def test_intermediates_are_returned_and_add_up():
+    params, inputs, keys = example(PLAIN)
+    lexicon = draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH)
+    variables = {"params": params["model"]}
+    logits, seen = LanguageModel(PLAIN).apply(variables, inputs, lexicon, capture=True)
+    np.testing.assert_array_equal(logits, LanguageModel(PLAIN).apply(variables, inputs, lexicon))
+    assert seen["residual_in"].shape == (2, 2, 12, WIDTH)
+    np.testing.assert_array_equal(seen["residual_in"][1], seen["residual_out"][0])
+    added = seen["residual_in"] + seen["attention_output"] + seen["mlp_output"]
+    np.testing.assert_allclose(seen["residual_out"], added, atol=1e-5)
+    np.testing.assert_allclose(seen["attention_weights"].sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_unrolling_and_rematerialisation_change_nothing():
+    batch = {"tokens": jnp.array([[1, 2, 1, 2, 3]]), "row": jnp.arange(1)}
+    params, _, _ = example(PLAIN)
+    gradients = []
+    for config in (PLAIN, replace(PLAIN, unroll=2), replace(PLAIN, remat=True)):
+        loss = make_loss(config, LEXINVARIANT, VOCAB)
+        gradients.append(jax.grad(lambda p, loss=loss: loss(p, batch, jax.random.key(0))[0])(params))
+    for other in gradients[1:]:
+        for want, got in zip(jax.tree.leaves(gradients[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_bfloat16_compute_keeps_parameters_and_logits_in_float32():
+    config = replace(PLAIN, dtype="bfloat16")
+    params, inputs, keys = example(config)
+    logits, seen = LanguageModel(config).apply(
+        {"params": params["model"]}, inputs, draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH), capture=True
+    )
+    assert logits.dtype == jnp.float32
+    assert seen["residual_out"].dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("heads", {"heads": 3}),
+        ("depth", {"depth": 0}),
+        ("heads", {"width": 6, "heads": 2}),
+        ("initialization", {"initialization": "suffix_match"}),
+    ],
+)
+def test_impossible_models_are_refused_by_name(field, arguments):
+    with pytest.raises(InvalidConfig, match=rf"model\.{field}"):
+        replace(PLAIN, **arguments)
+
+
+def test_a_context_longer_than_the_positions_is_refused():
+    params, inputs, keys = example(replace(PLAIN, positions="learned"))
+    short = LanguageModel(replace(PLAIN, max_length=4))
+    with pytest.raises(InvalidConfig, match=r"model\.max_length"):
+        short.apply({"params": params["model"]}, inputs, draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH))
