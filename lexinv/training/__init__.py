@@ -1,0 +1,1 @@
+"""Training: state, step, fit, checkpoints, metrics, meshes and populations. A method gives only its loss function."""

@@ -1,0 +1,124 @@
+"""Checkpoints: state, data iterator and metadata, written atomically. The only file that knows Orbax."""
+
+import hashlib
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from lexinv.training.state import TrainState
+from lexinv.validation import InvalidConfig
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds; `iterator` is the state of the data iterator."""
+
+    step: int
+    state: TrainState
+    iterator: Any
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory`: one folder per step, of which the newest two are kept.
+
+    The second is there in case the newest turns out damaged: a digest of the state is stored and compared on reading.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, iterator: Any, metadata: Mapping[str, Any]) -> None:
+        """Write a checkpoint, unless that step has one. It counts only when all of it is on the disk.
+
+        `iterator` and `metadata` are JSON; metadata["config_hash"] names the run's configuration. When writing fails
+        (a full disk) the error is raised, the earlier checkpoints stay as they were, and no remains are left.
+        """
+        before = self._manager.all_steps()
+        if step in before:
+            return
+        run = {"metadata": metadata, "iterator": iterator, "structure": _structure(state), "digest": _digest(state)}
+        try:
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            for remains in (str(step), *(path.name for path in self.directory.glob(f"{step}.*"))):
+                shutil.rmtree(self.directory / remains, ignore_errors=True)
+            self._manager.reload()
+            error.add_note(f"The checkpoint of step {step} could not be written. {self._last_good()}")
+            raise
+
+    def restore_latest(self, template: TrainState, config_hash: str) -> Restored | None:
+        """The newest checkpoint that is whole, or None. Arrays are placed like those of `template`.
+
+        A damaged checkpoint is renamed to `damaged-STEP`, with a warning, and the one before it is taken. Raises
+        `InvalidConfig` if the checkpoint belongs to another configuration, or holds other arrays than `template`.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+                stored_hash, structure = run["metadata"]["config_hash"], run["structure"]
+            except Exception as error:
+                self._set_aside(step, error)
+                continue
+            if stored_hash != config_hash:
+                raise InvalidConfig("config_hash", config_hash, f"{self.directory} holds a run of config {stored_hash}")
+            if structure != _structure(template):
+                differing = dict(sorted(set(structure.items()) ^ set(_structure(template).items())))
+                allowed = f"{self.directory / str(step)}, written by other code, differs in these arrays"
+                raise InvalidConfig("state", differing, allowed)
+            try:
+                like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
+                restore = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+                state = self._manager.restore(step, args=restore)["state"]
+                if _digest(state) != run["digest"]:
+                    raise ValueError("the stored digest does not match")
+                return Restored(step, state, run["iterator"])
+            except Exception as error:
+                self._set_aside(step, error)
+        return None
+
+    def _last_good(self) -> str:
+        if self.latest() is None:
+            return "There is no other checkpoint: the run starts from the beginning."
+        return f"The last good checkpoint is {self.directory / str(self.latest())}."
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        """Rename rather than delete: what looks like damage may be a passing fault or another version's format."""
+        target = self.directory / f"damaged-{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        (self.directory / str(step)).rename(target)
+        self._manager.reload()
+        reason = (str(error).splitlines() or [""])[0][:200]
+        warnings.warn(
+            f"The checkpoint of step {step} is damaged ({type(error).__name__}: {reason}) and is now {target}. "
+            f"{self._last_good()}",
+            stacklevel=3,
+        )
+
+
+def _structure(state: PyTree) -> dict[str, str]:
+    """Path and type of every array."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _digest(state: PyTree) -> str:
+    """Digest of the contents of every array."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        values = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        digest.update(np.ascontiguousarray(jax.device_get(values)).tobytes())
+    return digest.hexdigest()

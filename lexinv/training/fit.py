@@ -1,0 +1,146 @@
+"""The training loop: data in, metrics and checkpoints out, and a run that can be stopped at any moment and resumed exactly."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from lexinv.training.metrics import MetricsLog
+from lexinv.training.progress import progress_bar
+from lexinv.training.state import TrainState
+from lexinv.training.step import TrainStep
+from lexinv.validation import require
+
+if TYPE_CHECKING:
+    from grain import MapDataset
+else:
+    MapDataset = Any  # grain is imported when it is needed
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or its gradient is not finite. Names the step, the config hash and the last good checkpoint."""
+
+
+def fit(
+    state: TrainState,
+    train_step: TrainStep,
+    dataset: MapDataset,
+    *,
+    steps: int,
+    directory: Path | None,
+    metadata: Mapping[str, Any],
+    tokens_per_step: int,
+    checkpoint_seconds: float = 120.0,
+    checkpoint_steps: int | None = None,
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
+    evaluate_every: int | None = None,
+    progress: bool = True,
+    description: str = "training",
+) -> TrainState:
+    """Train to `steps` updates in all and return the final state. `state` is donated.
+
+    `dataset[i]` is the batch of dispatch i, with leaves [K, ...]: `train_step` does K updates on it, and K must divide
+    `steps`. On a mesh, map `shard_batch` over the dataset.
+
+    In `directory` are kept `metrics.jsonl`, one line per update, and `checkpoints/`: one at least every
+    `checkpoint_seconds`, every `checkpoint_steps` updates if given, and one at the end. If there are some already, the
+    run continues after the newest: state, metrics file and data are then bitwise those of a run that was never stopped
+    (on CPU; for the same versions, device and device count). `metadata` is JSON and holds "config_hash".
+
+    `evaluate(state)` is called every `evaluate_every` updates and at the end, and what it returns added to the metrics.
+    SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143.
+
+    Raises `InvalidConfig` if K does not divide `steps` or the directory holds another configuration's run, and
+    `NonFiniteLoss`.
+    """
+    import grain
+
+    config_hash = metadata["config_hash"]
+    # Reading ahead in one thread hides the data behind the step; the order does not depend on it.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    iterator = iter(dataset.to_iter_dataset(read_options=options))
+    checkpoints, log, done = None, None, 0
+    if directory is not None:
+        from lexinv.training.checkpoint import Checkpoints
+
+        checkpoints = Checkpoints(directory / "checkpoints")
+        restored = checkpoints.restore_latest(state, config_hash)
+        if restored is not None:
+            done, state = restored.step, restored.state
+            iterator.set_state(restored.iterator)
+        log = MetricsLog(directory / "metrics.jsonl", done)
+
+    def record(metrics: Mapping[str, jax.Array], end: int) -> None:
+        """Fetch, check and write the metrics of the dispatch that ended with update `end`."""
+        fetched = jax.device_get(metrics)
+        for index, step in enumerate(range(end - len(fetched["loss"]) + 1, end + 1)):
+            update = {name: values[index] for name, values in fetched.items()}
+            if not all(np.isfinite(update[name]).all() for name in ("loss", "gradient_norm")):
+                latest = checkpoints.latest() if checkpoints else None
+                good = f"is {checkpoints.directory / str(latest)}" if checkpoints and latest else "does not exist"
+                raise NonFiniteLoss(
+                    f"loss {update['loss']}, gradient norm {update['gradient_norm']} at step {step} of config {config_hash}; "
+                    f"the last good checkpoint {good}"
+                )
+            if log:
+                log.write(step, update)
+        show(end, float(np.mean(fetched["loss"][-1])))
+
+    bar = progress_bar(description, steps, done, tokens_per_step, progress)
+    pending, last_save = None, time.monotonic()
+    try:
+        with bar as show, _sigterm_noticed() as terminated:
+            while done < steps:
+                batch = next(iterator)
+                count = jax.tree.leaves(batch)[0].shape[0]
+                require(steps % count == 0, "steps", steps, f"a multiple of the {count} steps per dispatch")
+                state, metrics = train_step(state, batch)
+                # Waiting for the dispatch before, and not for this one, keeps the device busy while the host writes.
+                if pending:
+                    record(pending, done)
+                before, done, pending = done, done + count, metrics
+                late = time.monotonic() - last_save >= checkpoint_seconds
+                evaluating = evaluate is not None and _due(before, done, steps, evaluate_every)
+                saving = late or terminated.is_set() or _due(before, done, steps, checkpoint_steps)
+                if evaluating or saving:
+                    record(pending, done)
+                    pending = None
+                if log and evaluate and evaluating:
+                    log.write(done, {"evaluation": evaluate(state)})
+                if log and checkpoints and saving:
+                    log.flush()
+                    checkpoints.save(done, state, iterator.get_state(), metadata)
+                    last_save = time.monotonic()
+                if terminated.is_set():
+                    raise SystemExit(SIGTERM_EXIT)
+    finally:
+        if log:
+            log.close()
+    return state
+
+
+def _due(before: int, done: int, steps: int, every: int | None) -> bool:
+    """Whether the run is at its end or passed a multiple of `every` between `before` and `done` updates."""
+    return done == steps or (every is not None and done // every > before // every)
+
+
+@contextmanager
+def _sigterm_noticed() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process. Only the main thread may change signal handlers."""
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)

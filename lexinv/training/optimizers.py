@@ -1,0 +1,81 @@
+"""The optimisers of the experiments: AdamW, or Muon for the matrices with Adam for the rest."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+from jaxtyping import PyTree
+from optax.contrib import MuonDimensionNumbers, muon
+
+from lexinv.validation import choose, require
+
+# The linear maps of lexinv.nn, and Flax's own name for one.
+MATRICES = frozenset({"query", "key", "value", "output", "mlp_in", "mlp_out", "readout", "kernel"})
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Linear warm-up over `warmup_steps` to `learning_rate`, then a cosine to a tenth of it at the last step.
+
+    Gradients are clipped to the global norm `clip`. `weight_decay` is applied to the matrices only and is multiplied
+    by the learning rate.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.98
+    clip: float = 1.0
+
+
+def is_matrix(params: PyTree) -> PyTree:
+    """True for the arrays [..., in, out] of linear maps, which are those whose name is in `MATRICES`.
+
+    By name and not by rank, since layers are stacked: a norm's gains are [L, D] and a convolution [L, width, D].
+    """
+
+    def decide(path, leaf) -> bool:
+        return leaf.ndim >= 2 and str(getattr(path[-1], "key", "")) in MATRICES
+
+    return jax.tree_util.tree_map_with_path(decide, params)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a run of `steps` steps.
+
+    Muon (Jordan 2024, as in `optax.contrib.muon`) orthogonalises the momentum of each matrix over its last two axes;
+    leading axes (layers) are independent matrices. Everything that is not in `MATRICES` goes to Adam, with Nesterov's momentum.
+
+    Raises `InvalidConfig` for a name or a number that cannot be meant.
+    """
+    choose("optimizer.name", config.name, ("adamw", "muon"))
+    require(config.learning_rate > 0, "optimizer.learning_rate", config.learning_rate, "a positive number")
+    require(config.weight_decay >= 0, "optimizer.weight_decay", config.weight_decay, "zero or more")
+    require(config.clip > 0, "optimizer.clip", config.clip, "a positive number")
+    require(0 <= config.b1 < 1, "optimizer.b1", config.b1, "at least 0 and below 1")
+    require(0 <= config.b2 < 1, "optimizer.b2", config.b2, "at least 0 and below 1")
+    require(steps > 0, "steps", steps, "at least 1")
+    require(0 <= config.warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, f"0 to {steps - 1}")
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup_steps else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=steps,
+        end_value=config.learning_rate / 10,
+    )
+    if config.name == "adamw":
+        update = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=is_matrix)
+    else:
+        update = muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(
+                lambda matrix: MuonDimensionNumbers(-2, -1) if matrix else None, is_matrix(params)
+            ),
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip), update)

@@ -1,0 +1,144 @@
+"""Checkpoints on a bad day: truncated, missing, foreign, and a full disk."""
+
+import os
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_run import assert_equal
+
+from lexinv.training.checkpoint import Checkpoints
+from lexinv.training.optimizers import OptimizerConfig, make_optimizer
+from lexinv.training.state import create_state
+from lexinv.validation import InvalidConfig
+
+METADATA = {"config_hash": "0123abcd"}
+
+
+def make_state(seed: int):
+    key = jax.random.key(seed)
+    params = {"kernel": jax.random.normal(key, (200, 300)), "gain": jnp.ones(3, jnp.bfloat16)}
+    return create_state(params, make_optimizer(OptimizerConfig("muon"), 1000), key)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Checkpoints of steps 10 and 20."""
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    checkpoints = Checkpoints(directory)
+    for step in (10, 20):
+        checkpoints.save(step, make_state(step), {"next_index": step}, METADATA)
+    return directory
+
+
+@pytest.fixture
+def directory(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "checkpoints")
+
+
+def test_round_trip_is_exact(directory):
+    restored = Checkpoints(directory).restore_latest(make_state(0), "0123abcd")
+    assert restored is not None and (restored.step, restored.iterator) == (20, {"next_index": 20})
+    assert_equal(restored.state, make_state(20))
+    assert jax.tree.structure(restored.state) == jax.tree.structure(make_state(20))
+
+
+def test_none_without_checkpoints(tmp_path):
+    assert Checkpoints(tmp_path / "new").restore_latest(make_state(0), "0123abcd") is None
+
+
+def truncate_everything(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+
+
+def truncate_largest(folder):
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+
+def flip_a_bit(folder):
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    contents = bytearray(largest.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    largest.write_bytes(contents)
+
+
+def delete_metadata(folder):
+    (folder / "run" / "metadata").unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate_everything, truncate_largest, flip_a_bit, delete_metadata])
+def test_damaged_newest_falls_back_and_says_so(directory, damage):
+    damage(directory / "20")
+    checkpoints = Checkpoints(directory)
+    with pytest.warns(UserWarning, match=r"step 20 is damaged .*damaged-20.* last good checkpoint is .*checkpoints/10"):
+        restored = checkpoints.restore_latest(make_state(0), "0123abcd")
+    assert restored is not None and restored.step == 10
+    assert_equal(restored.state, make_state(10))
+    # The run goes on over the same steps.
+    checkpoints.save(20, make_state(21), {"next_index": 20}, METADATA)
+    again = Checkpoints(directory).restore_latest(make_state(0), "0123abcd")
+    assert again is not None and again.step == 20
+    assert_equal(again.state, make_state(21))
+
+
+def test_all_damaged_starts_anew_and_says_so(directory):
+    for step in (10, 20):
+        truncate_everything(directory / str(step))
+    with pytest.warns(UserWarning) as caught:
+        assert Checkpoints(directory).restore_latest(make_state(0), "0123abcd") is None
+    assert ["starts from the beginning" in str(warning.message) for warning in caught] == [False, True]
+
+
+def test_what_a_killed_writer_left_is_ignored(directory):
+    shutil.copytree(directory / "20", directory / "30.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.latest() == 20
+    checkpoints.save(30, make_state(30), {}, METADATA)
+    assert checkpoints.latest() == 30
+
+
+def test_other_config_is_refused_with_both_hashes(directory):
+    with pytest.raises(InvalidConfig, match=r"'ffff0000'.*0123abcd"):
+        Checkpoints(directory).restore_latest(make_state(0), "ffff0000")
+    assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
+
+
+def test_other_arrays_are_refused_and_named(directory):
+    other = create_state({"kernel": jnp.ones((200, 301))}, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(InvalidConfig, match=r"gain.*float32\[200, 301\]"):
+        Checkpoints(directory).restore_latest(other, "0123abcd")
+    assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Orbax's threads, disturbed
+def test_failing_writes_leave_the_previous_checkpoints_valid(directory):
+    """A true failure of the file system, as on a full disk: no file of this process may grow beyond 100 kB."""
+    checkpoints, limits = Checkpoints(directory), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(Exception, match=r"(?i)failed to write|too large") as caught:
+            checkpoints.save(30, make_state(30), {"next_index": 30}, METADATA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "checkpoint of step 30 could not be written" in caught.value.__notes__[0]
+    assert "checkpoints/20" in caught.value.__notes__[0]
+    assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
+    restored = checkpoints.restore_latest(make_state(0), "0123abcd")
+    assert restored is not None
+    assert_equal(restored.state, make_state(20))
+    checkpoints.save(30, make_state(30), {"next_index": 30}, METADATA)  # space has been made
+    assert checkpoints.latest() == 30
+
+
+def test_keeps_two(directory):
+    checkpoints = Checkpoints(directory)
+    checkpoints.save(30, make_state(30), {}, METADATA)
+    assert sorted(path.name for path in directory.iterdir()) == ["20", "30"]
+    np.testing.assert_equal(checkpoints.latest(), 30)

@@ -1,0 +1,249 @@
+"""The reliability contract: exact resumption, kill -9, SIGTERM, a full disk, a loss that is not finite."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+from tiny_run import assert_equal, dataset, run
+
+from lexinv.training.checkpoint import Checkpoints
+from lexinv.training.fit import SIGTERM_EXIT, NonFiniteLoss
+from lexinv.training.metrics import read_metrics
+from lexinv.validation import InvalidConfig
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, train_step):
+    """Folder and final state of a run that was never stopped."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    return directory, run(directory, STEPS, train_step)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(dispatches: int, train_step, how=None):
+    """The train step until it has been called that often; then it raises, or does `how`."""
+    calls = 0
+
+    def step(state, batch):
+        nonlocal calls
+        calls += 1
+        if calls == dispatches:
+            if how is None:
+                raise Stopped
+            how()
+        return train_step(state, batch)
+
+    return step
+
+
+def start(*arguments) -> subprocess.Popen:
+    command = [sys.executable, tiny_run.__file__, *map(str, arguments)]
+    path = os.pathsep.join([str(Path(tiny_run.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_metrics_have_one_line_per_step_and_a_falling_loss(undisturbed):
+    lines = read_metrics(undisturbed[0] / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert set(lines[0]) == {"step", "loss", "gradient_norm", "accuracy"}
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_same_seed_twice_is_bitwise_equal(tmp_path, undisturbed, train_step):
+    again = run(tmp_path, STEPS, train_step)
+    assert_equal(again, undisturbed[1])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("dispatches", [1, 4, 9])
+def test_resumed_run_is_bitwise_equal(tmp_path, undisturbed, train_step, dispatches):
+    with pytest.raises(Stopped):
+        run(tmp_path, STEPS, stopping(dispatches, train_step), checkpoint_steps=6)
+    resumed = run(tmp_path, STEPS, train_step, checkpoint_steps=6)
+    assert_equal(resumed, undisturbed[1])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+
+
+def test_next_batch_after_resumption_is_the_next(tmp_path, train_step):
+    seen = []
+
+    def watching(state, batch):
+        seen.append(batch["tokens"])
+        return train_step(state, batch)
+
+    run(tmp_path, 8, watching)
+    run(tmp_path, STEPS, watching)
+    assert len(seen) == STEPS // 2
+    for index, tokens in enumerate(seen):
+        np.testing.assert_array_equal(tokens, dataset()[index]["tokens"])
+
+
+def test_truncated_newest_checkpoint_falls_back_and_ends_equal(tmp_path, undisturbed, train_step):
+    run(tmp_path, 16, train_step, checkpoint_steps=8)
+    for path in (tmp_path / "checkpoints" / "16").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    with pytest.warns(UserWarning, match="step 16 is damaged"):
+        resumed = run(tmp_path, STEPS, train_step)
+    assert_equal(resumed, undisturbed[1])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+
+
+def test_complete_run_is_not_computed_again(tmp_path, undisturbed):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+
+    def never(state, batch):
+        raise AssertionError("nothing is left to do")
+
+    assert_equal(run(tmp_path / "run", STEPS, never), undisturbed[1])
+
+
+def test_kill_9_at_a_random_moment(tmp_path, train_step):
+    delay = random.uniform(0.0, 0.5)
+    process = start(tmp_path / "killed", 10**6, 10)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    wait_for(lambda: any(path.name.isdigit() for path in checkpoints.glob("*")), process)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    latest = Checkpoints(checkpoints).latest()
+    assert latest is not None and latest % 10 == 0
+    steps = latest + 20
+    resumed = run(tmp_path / "killed", steps, train_step)
+    whole = run(tmp_path / "whole", steps, train_step)
+    assert_equal(resumed, whole)
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("killed", "whole")]
+    assert metrics[0] == metrics[1], f"killed {delay:.3f} s after the first checkpoint"
+
+
+def test_sigterm_leaves_a_complete_checkpoint_and_exit_code_143(tmp_path, train_step):
+    process, metrics = start(tmp_path / "ended", 10**6), tmp_path / "ended" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    latest = Checkpoints(tmp_path / "ended" / "checkpoints").latest()
+    assert latest == len(read_metrics(metrics))  # nothing that was computed is lost
+    resumed = run(tmp_path / "ended", latest + 10, train_step)
+    assert_equal(resumed, run(tmp_path / "whole", latest + 10, train_step))
+
+
+def test_sigterm_handler_is_put_back(tmp_path, train_step):
+    before = signal.getsignal(signal.SIGTERM)
+    terminated = stopping(3, train_step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, STEPS, terminated)
+    assert caught.value.code == SIGTERM_EXIT == 143
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 6
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_full_disk_while_checkpointing(tmp_path, undisturbed, train_step, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def no_space(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run(tmp_path, 8, train_step)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", no_space)
+        with pytest.raises(OSError, match="No space left") as caught:
+            run(tmp_path, STEPS, train_step, checkpoint_steps=6)
+    assert "checkpoints/8" in caught.value.__notes__[0]
+    assert_equal(run(tmp_path, STEPS, train_step), undisturbed[1])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+def test_non_finite_loss_names_step_config_and_last_good_checkpoint(tmp_path, train_step, name):
+    def poisoned(state, batch):
+        state, metrics = train_step(state, batch)
+        return state, {**metrics, name: jax.numpy.where(state.step == 12, np.float32("nan"), metrics[name])}
+
+    with pytest.raises(NonFiniteLoss, match=r"nan.* at step 11 of config 0123abcd.*checkpoints/8$"):
+        run(tmp_path, STEPS, poisoned, checkpoint_steps=4)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 11))
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+    with pytest.raises(NonFiniteLoss, match="last good checkpoint does not exist"):
+        run(None, STEPS, poisoned)
+
+
+def test_evaluation_is_written_and_survives_resumption(tmp_path, train_step):
+    def evaluate(state):
+        return {"norm": np.linalg.norm(state.params["table"]), "step": int(state.step)}
+
+    options = {"evaluate": evaluate, "evaluate_every": 8, "checkpoint_steps": 8}
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", 20, stopping(7, train_step), **options)
+    run(tmp_path / "stopped", 20, train_step, **options)
+    run(tmp_path / "whole", 20, train_step, **options)
+    assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    found = [line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "evaluation" in line]
+    assert [(line["step"], line["evaluation"]["step"]) for line in found] == [(8, 8), (16, 16), (20, 20)]
+
+
+def test_checkpoints_by_time(tmp_path, train_step):
+    run(tmp_path, 8, train_step, checkpoint_seconds=0.0)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "8"]
+
+
+def test_steps_must_be_whole_dispatches(train_step):
+    with pytest.raises(InvalidConfig, match=r"steps = 5 .* multiple of the 2 steps per dispatch"):
+        run(None, 5, train_step)
+
+
+def test_other_config_is_refused(undisturbed, train_step):
+    before = (undisturbed[0] / "metrics.jsonl").read_bytes()
+    with pytest.raises(InvalidConfig, match=r"config_hash = 'beef'.*0123abcd"):
+        run(undisturbed[0], STEPS, train_step, metadata={"config_hash": "beef"})
+    assert (undisturbed[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_plain_progress_line_without_a_terminal(train_step, capfd):
+    run(None, 8, train_step, progress=True, description="bigram")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("bigram step 2/8  loss 1.") and lines[-1].startswith("bigram step 8/8  loss 1.")
+    assert "tokens/s" in lines[-1] and len(lines) == 2
+
+
+def test_bar_on_a_terminal(train_step, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    run(None, 8, train_step, progress=True, description="bigram")
+    shown = capfd.readouterr().err
+    assert "8/8" in shown and "tokens/s" in shown and "left" in shown
+
+
+def test_population_metrics_are_lists_and_the_bar_shows_their_mean(tmp_path, mapped_step, capfd):
+    state = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), tiny_run.initial_state(0), tiny_run.initial_state(1))
+    data = dataset().map(lambda batch: jax.tree.map(lambda leaf: np.stack([leaf, leaf], axis=1), batch))
+    options = {"metadata": tiny_run.METADATA, "tokens_per_step": 1}
+    final = tiny_run.fit(state, mapped_step, data, steps=4, directory=tmp_path, **options)
+    assert final.step.tolist() == [4, 4]
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [len(line["loss"]) for line in lines] == [2] * 4
+    assert f"step 4/4  loss {np.mean(lines[-1]['loss']):.4f}" in capfd.readouterr().err

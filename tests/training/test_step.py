@@ -1,0 +1,101 @@
+"""The train step: golden values, one compile, and the equivalences that it promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import OPTIMIZER, assert_equal, dataset, initial_state, loss_fn
+
+from lexinv.training.population import create_population, member
+from lexinv.training.state import create_state
+from lexinv.training.step import make_train_step
+from lexinv.training.streams import stream
+from lexinv.validation import InvalidConfig
+
+GOLDEN = """The first two training steps changed. If you meant to change the arithmetic, the randomness or the optimiser, put the new
+values here and say so in the commit message: committed records were made with the old ones. Otherwise this is a bug."""
+
+
+def test_golden_step(train_step):
+    state, metrics = train_step(initial_state(), dataset()[0])
+    values = [*metrics["loss"], *metrics["gradient_norm"], np.linalg.norm(state.params["table"])]
+    expected = [1.6537719, 1.6197658, 0.18484767, 0.19091490, 0.55178052]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, err_msg=GOLDEN)
+    assert int(state.step) == 2
+
+
+def test_compiles_once_and_donates(train_step):
+    first = state = initial_state()
+    sizes = []
+    for index in range(3):
+        state, _ = train_step(state, dataset()[index])
+        sizes.append(train_step._cache_size())
+    assert sizes == [sizes[0]] * 3
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((first.params, first.optimizer_state)))
+
+
+def test_create_state_leaves_the_callers_arrays_alone(train_step):
+    params, key = {"table": jnp.zeros((5, 5))}, jax.random.key(0)
+    train_step(create_state(params, OPTIMIZER, key), dataset()[0])
+    np.testing.assert_array_equal(params["table"], np.zeros((5, 5)))
+    assert not key.is_deleted()
+
+
+def test_two_steps_in_one_dispatch_are_two_dispatches_of_one(train_step):
+    batches = dataset()[0]
+    together, metrics = train_step(initial_state(), batches)
+    apart, losses = initial_state(), []
+    for index in range(2):
+        apart, single = train_step(apart, jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], batches))
+        losses.append(single["loss"][0])
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-6)
+    np.testing.assert_allclose(together.params["table"], apart.params["table"], rtol=1e-5, atol=1e-7)
+
+
+def test_update_is_that_of_the_gradient_with_the_named_key(train_step):
+    """One step of Adam by hand, with the key that the contract names."""
+    state, batches = initial_state(), dataset()[0]
+    key = jax.random.fold_in(stream(state.key, "loss"), 0)
+    gradient = jax.grad(lambda params: loss_fn(params, jax.tree.map(lambda leaf: leaf[0], batches), key)[0])(
+        state.params
+    )
+    g = np.asarray(gradient["table"], np.float64)
+    expected = np.asarray(state.params["table"]) - 1e-2 * g / (np.abs(g) + 1e-8)
+    after, metrics = train_step(state, jax.tree.map(lambda leaf: leaf[:1], batches))
+    np.testing.assert_allclose(after.params["table"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"][0], np.linalg.norm(g), rtol=1e-5)
+
+
+def test_microbatches_equal_the_full_batch(train_step):
+    full, full_metrics = train_step(initial_state(), dataset()[3])
+    sliced, sliced_metrics = make_train_step(loss_fn, OPTIMIZER, microbatches=2)(initial_state(), dataset()[3])
+    assert set(sliced_metrics) == {"loss", "gradient_norm", "accuracy"}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), full_metrics, sliced_metrics)
+    np.testing.assert_allclose(sliced.params["table"], full.params["table"], rtol=1e-5, atol=1e-6)
+
+
+def test_microbatches_must_divide_the_batch():
+    with pytest.raises(InvalidConfig, match=r"microbatches = 3 .* divisor of the batch size 4"):
+        make_train_step(loss_fn, OPTIMIZER, microbatches=3)(initial_state(), dataset()[0])
+
+
+@pytest.mark.parametrize("population", ["map", "vmap"])
+def test_population_members_are_single_runs(train_step, mapped_step, population):
+    def init(key):
+        return create_state({"table": 0.1 * jax.random.normal(key, (5, 5))}, OPTIMIZER, key)
+
+    step = mapped_step if population == "map" else make_train_step(loss_fn, OPTIMIZER, population="vmap")
+    elements = [dataset()[index] for index in (0, 5)]
+    batches = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *elements)
+    state, metrics = step(create_population(init, [0, 1]), batches)
+    assert metrics["loss"].shape == (2, 2)
+    for index, element in enumerate(elements):
+        single, single_metrics = train_step(initial_state(index), element)
+        np.testing.assert_allclose(metrics["loss"][:, index], single_metrics["loss"], rtol=1e-6)
+        np.testing.assert_allclose(member(state.params, index)["table"], single.params["table"], rtol=1e-5, atol=1e-7)
+        assert_equal(member(state.key, index), single.key)
+
+
+def test_streams_differ_by_name_and_by_key():
+    keys = [stream(jax.random.key(seed), name) for seed in (0, 1) for name in ("loss", "init", "evaluation")]
+    assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == 6
