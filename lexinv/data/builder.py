@@ -72,7 +72,7 @@ def write_documents(splits: Mapping[str, Documents], folder: Path) -> None:
 
 def read_documents(folder: Path) -> dict[str, TextColumn]:
     """The splits that `write_documents` left in `folder`."""
-    builder = tfds.builder_from_directory(folder / DocumentsBuilder.name / str(DocumentsBuilder.VERSION))
+    builder: Any = tfds.builder_from_directory(folder / DocumentsBuilder.name / str(DocumentsBuilder.VERSION))
     sources = {split: builder.as_data_source(split=split) for split in SPLITS}
     return {split: TextColumn(source, "text", range(len(source))) for split, source in sources.items()}
 
@@ -93,7 +93,7 @@ def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[
     """
     register_text_builders()
     try:
-        builder = tfds.builder(dataset)
+        builder: Any = tfds.builder(dataset)
     except tfds.core.DatasetNotFoundError:
         near = get_close_matches(dataset, tfds.list_builders(with_community_datasets=False), cutoff=0.5)
         hint = f"did you mean {' or '.join(f'tfds:{name}' for name in near)}? " if near else ""
@@ -115,8 +115,7 @@ def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[
     if "train" not in builder.info.splits:
         raise InvalidConfig("corpus", corpus, f"it needs a train split, here {sorted(builder.info.splits)}")
     try:
-        decoders = tfds.decode.PartialDecoding({feature})
-        sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in builder.info.splits}
+        sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
     except NotImplementedError as error:  # prepared before, as TFRecord
         raise InvalidConfig("corpus", corpus, f"it must be ArrayRecord for random access. {error}") from error
     sizes = [(name, split.num_examples, split.num_bytes) for name, split in sorted(builder.info.splits.items())]

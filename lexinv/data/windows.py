@@ -35,6 +35,7 @@ class TokenStream(NamedTuple):
 def token_stream(corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path | None = None) -> TokenStream:
     """Encode a split in the order of its documents; done once per corpus, split and tokenizer, then mapped from disk."""
     choose("split", split, corpus.splits)
+    require(len(corpus.splits[split]) > 0, "split", split, "a split with documents")
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1).newbyteorder("<")
 
     def build(folder: Path) -> None:
@@ -128,7 +129,7 @@ def population_batches(
     members = [batches(source, batch_size, seed, steps_per_dispatch) for seed in seeds]
 
     def stack(i: int) -> dict[str, Any]:
-        elements = [member[i] for member in members]
+        elements: list[Any] = [member[i] for member in members]
         return {name: np.stack([element[name] for element in elements], axis=1) for name in ("tokens", "row")}
 
     return grain.MapDataset.range(sys.maxsize).map(stack)

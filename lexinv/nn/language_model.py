@@ -101,7 +101,9 @@ def make_nll(
             table, drawn = bank(vocab, config.width), replace(lexicon, kind="standard")
         inputs = shift_right(targets)
         if not lexicon.vocab_block:
-            logits = model.apply({"params": params["model"]}, inputs, draw_lexicon(drawn, table, keys, vocab, config.width))
+            logits = model.apply(
+                {"params": params["model"]}, inputs, draw_lexicon(drawn, table, keys, vocab, config.width)
+            )
             return token_nll(logits, targets)
         embeddings = lexicon_rows(drawn, table, keys, jnp.maximum(inputs, 0), config.width)
         features, _ = model.apply({"params": params["model"]}, inputs, embeddings, method="features")

@@ -36,5 +36,7 @@ def relative_buckets(time: int, buckets: int, causal: bool, max_distance: int = 
         offset = np.where(distance < 0, buckets, 0)
         distance = np.abs(distance)
     exact = buckets // 2
-    logarithmic = exact + (np.log(np.maximum(distance, 1) / exact) / np.log(max_distance / exact) * (buckets - exact)).astype(int)
+    logarithmic = exact + (
+        np.log(np.maximum(distance, 1) / exact) / np.log(max_distance / exact) * (buckets - exact)
+    ).astype(int)
     return offset + np.where(distance < exact, distance, np.minimum(logarithmic, buckets - 1))

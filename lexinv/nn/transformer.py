@@ -50,7 +50,12 @@ class TransformerConfig:
         even = self.positions != "rope" or (self.width // self.heads) % 2 == 0
         require(even, "model.heads", self.heads, "rotary positions need an even width per head")
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
-        require(matched, "model.initialization", self.initialization, "suffix_match initialises model.mixing = 'convolution'")
+        require(
+            matched,
+            "model.initialization",
+            self.initialization,
+            "suffix_match initialises model.mixing = 'convolution'",
+        )
 
     @property
     def head_dim(self) -> int:
@@ -78,7 +83,9 @@ class Attention(nn.Module):
             k = causal_convolution(k, self.param("key_convolution", _identity_convolution, shape).astype(dtype))
         q, k, v = (z.reshape(heads) for z in (q, k, v))
         if config.mixing == "smear":
-            share = jax.nn.sigmoid(self.param("smear", _alternating, (config.heads,))).astype(dtype)[None, None, :, None]
+            share = jax.nn.sigmoid(self.param("smear", _alternating, (config.heads,))).astype(dtype)[
+                None, None, :, None
+            ]
             k = (1 - share) * k + share * shift(k, 1)
         if config.positions == "rope":
             q, k = rotate(q), rotate(k)
@@ -98,10 +105,15 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, bias: Array | None) -> tuple[Array, dict[str, Array]]:
         config, dtype = self.config, x.dtype
-        gains = [self.param(f"{name}_norm", nn.initializers.ones, (config.width,)).astype(dtype) for name in ("attention", "mlp")]
+        gains = [
+            self.param(f"{name}_norm", nn.initializers.ones, (config.width,)).astype(dtype)
+            for name in ("attention", "mlp")
+        ]
         attended, intermediates = Attention(config, name="attention")(rms_norm(x, gains[0]), bias, self.capture)
         middle = x + attended
-        hidden = linear(rms_norm(middle, gains[1]), _kernel(self, "mlp_in", config.width, config.mlp_width).astype(dtype))
+        hidden = linear(
+            rms_norm(middle, gains[1]), _kernel(self, "mlp_in", config.width, config.mlp_width).astype(dtype)
+        )
         mlp_out = _kernel(self, "mlp_out", config.mlp_width, config.width, (2 * config.depth) ** -0.5)
         fed = linear(nn.gelu(hidden), mlp_out.astype(dtype))
         out = middle + fed
@@ -129,7 +141,9 @@ class Transformer(nn.Module):
         """
         config = self.config
         time = x.shape[1]
-        require(time <= config.max_length, "model.max_length", config.max_length, f"at least the input's {time} positions")
+        require(
+            time <= config.max_length, "model.max_length", config.max_length, f"at least the input's {time} positions"
+        )
         x = x.astype(config.dtype)
         bias = None
         if config.positions == "learned":

@@ -46,8 +46,7 @@ class Checkpoints:
         `iterator` and `metadata` are JSON; metadata["config_hash"] names the run's configuration. When writing fails
         (a full disk) the error is raised, the earlier checkpoints stay as they were, and no remains are left.
         """
-        before = self._manager.all_steps()
-        if step in before:
+        if step in self._manager.all_steps():
             return
         run = {"metadata": metadata, "iterator": iterator, "structure": _structure(state), "digest": _digest(state)}
         try:
@@ -86,6 +85,8 @@ class Checkpoints:
                 if _digest(state) != run["digest"]:
                     raise ValueError("the stored digest does not match")
                 return Restored(step, state, run["iterator"])
+            except (MemoryError, jax.errors.JaxRuntimeError):  # no room for it: the checkpoint is not to blame
+                raise
             except Exception as error:
                 self._set_aside(step, error)
         return None

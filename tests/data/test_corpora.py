@@ -75,7 +75,7 @@ def test_fingerprint_is_of_the_contents(tmp_path):
 
 def test_empty_files_are_no_documents_and_byte_order_marks_are_dropped(tmp_path):
     pattern = write_files(tmp_path, {"a.txt": "\ufeffa", "b.txt": "b", "c.txt": "c", "empty.txt": ""})
-    assert (everything(texts(load_corpus(pattern, tmp_path)))) == ["a", "b", "c"]
+    assert everything(texts(load_corpus(pattern, tmp_path))) == ["a", "b", "c"]
 
 
 def test_bad_files_are_named(tmp_path):
@@ -200,11 +200,11 @@ class Fables(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def fables(tmp_path):
     """Prepare a data set in a folder where TFDS looks for data sets; returns its name as a corpus."""
 
-    def prepare(name, splits, features=("title", "text"), file_format="array_record"):
+    def prepare(name, splits, features=("title", "text")):
         folder = tmp_path / "tensorflow_datasets"
         tfds.core.add_data_dir(folder)
         config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder = Fables(name, splits, features, data_dir=folder, file_format=file_format)
+        builder = Fables(name, splits, features, data_dir=folder, file_format="array_record")
         builder.download_and_prepare(download_config=config)
         return f"tfds:{name}"
 
@@ -226,7 +226,7 @@ def test_tfds_missing_splits_come_from_train(fables, tmp_path):
     assert sorted(splits["train"] + splits["validation"]) == sorted(f"story train {i}: fable" for i in range(200))
     assert 1 <= len(splits["validation"]) <= 30
     only_train = texts(load_corpus(fables("fables_train", {"train": 200}), tmp_path))
-    assert (everything(only_train)) == sorted(f"text train {i}: fable" for i in range(200))
+    assert everything(only_train) == sorted(f"text train {i}: fable" for i in range(200))
 
 
 def test_tfds_bad_names_and_formats(fables, tmp_path):
@@ -238,6 +238,14 @@ def test_tfds_bad_names_and_formats(fables, tmp_path):
         load_corpus(fables("fables_no_train", {"test": 5}), tmp_path)
     with pytest.raises(InvalidConfig, match="at least 3 documents, here 2"):
         load_corpus(fables("fables_few", {"train": 2}), tmp_path)
+
+
+def test_tfds_without_random_access_is_refused(fables, tmp_path):
+    name = fables("fables_tfrecord", {"train": 5})
+    description = next(tmp_path.rglob("dataset_info.json"))  # TFRecord itself cannot be written without TensorFlow
+    description.write_text(description.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(InvalidConfig, match="must be ArrayRecord for random access"):
+        load_corpus(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tiny_shakespeare", "lm1b", "wiki40b", "c4"])

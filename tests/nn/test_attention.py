@@ -34,17 +34,23 @@ def test_both_implementations_compute_the_definition(causal, biased, time):
 def test_written_out_gradients_are_those_of_autodiff():
     x, kernel = jax.random.normal(KEY, (2, 3, 5)), jax.random.normal(jax.random.key(1), (5, 4))
     gain = jax.random.normal(jax.random.key(2), (5,))
+
     def plain_linear(x, kernel):
         return jnp.einsum("btn,nm->btm", x, kernel)
 
     cotangent = jax.random.normal(jax.random.key(3), (2, 3, 4))
-    for want, got in zip(jax.vjp(plain_linear, x, kernel)[1](cotangent), jax.vjp(linear, x, kernel)[1](cotangent), strict=True):
+    for want, got in zip(
+        jax.vjp(plain_linear, x, kernel)[1](cotangent), jax.vjp(linear, x, kernel)[1](cotangent), strict=True
+    ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
     def plain_norm(x, gain):
         return gain[None, None] * x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 
     cotangent = jax.random.normal(jax.random.key(3), x.shape)
-    for want, got in zip(jax.vjp(plain_norm, x, gain)[1](cotangent), jax.vjp(rms_norm, x, gain)[1](cotangent), strict=True):
+    for want, got in zip(
+        jax.vjp(plain_norm, x, gain)[1](cotangent), jax.vjp(rms_norm, x, gain)[1](cotangent), strict=True
+    ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +80,7 @@ def test_a_depthwise_causal_convolution_is_its_sum():
     want = np.zeros((2, 9, 4))
     for t in range(9):
         for s in range(min(5, t + 1)):
-            want[:, t] += np.asarray(taps[s] * x[:, t - s])
+            want[:, t] += np.asarray(taps[s])[None] * np.asarray(x[:, t - s])
     np.testing.assert_allclose(causal_convolution(x, taps), want, atol=1e-5)
     np.testing.assert_array_equal(shift(x, 3)[:, 3:], x[:, :-3])
     assert not shift(x, 20).any()

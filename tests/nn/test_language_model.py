@@ -51,7 +51,9 @@ def test_the_standard_model_is_not_invariant_and_the_lexinvariant_one_is():
         params = initialize(PLAIN, kind, VOCAB, jax.random.key(0))
         nll = jax.jit(make_nll(PLAIN, kind, VOCAB))
         first = np.asarray(nll(params, {"tokens": tokens, "row": jnp.arange(256)}, jax.random.key(5))).sum(axis=1)
-        second = np.asarray(nll(params, {"tokens": order[tokens], "row": jnp.arange(256, 512)}, jax.random.key(5))).sum(axis=1)
+        second = np.asarray(nll(params, {"tokens": order[tokens], "row": jnp.arange(256, 512)}, jax.random.key(5))).sum(
+            axis=1
+        )
         error = np.sqrt((first.var() + second.var()) / 256)
         difference[kind.kind] = abs(first.mean() - second.mean()), 3 * error
     assert difference["lexinvariant"][0] < difference["lexinvariant"][1]

@@ -129,7 +129,7 @@ def test_padding_costs_nothing():
 
 @pytest.mark.parametrize(
     ("field", "arguments"),
-    [("kind", {"kind": "lexinvariante"}), ("p_random", {"p_random": 1.5}), ("vocab_block", {"vocab_block": -1})],
+    [("p_random", {"p_random": 1.5}), ("vocab_block", {"vocab_block": -1})],
 )
 def test_impossible_lexica_are_refused_by_name(field, arguments):
     with pytest.raises(InvalidConfig, match=rf"lexicon\.{field}"):

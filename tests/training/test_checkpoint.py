@@ -91,7 +91,7 @@ def test_damaged_newest_falls_back_and_says_so(directory, damage):
 def test_all_damaged_starts_anew_and_says_so(directory):
     for step in (10, 20):
         truncate_everything(directory / str(step))
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="is damaged") as caught:
         assert Checkpoints(directory).restore_latest(make_state(0), "0123abcd") is None
     assert ["starts from the beginning" in str(warning.message) for warning in caught] == [False, True]
 

@@ -1,0 +1,1 @@
+"""One file per reproduction, in a folder per family; `python -m experiments list` names them."""

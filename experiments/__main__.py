@@ -1,0 +1,191 @@
+"""The command line: list, run, report, cite."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from experiments.harness.registry import discover, load, title
+from lexinv.validation import InvalidConfig, choose, require
+
+USAGE = """\
+python -m experiments list                         every experiment and what it shows
+python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
+python -m experiments report                       write experiments/README.md and the gallery from the records
+python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
+
+HELP = ("-h", "--help")
+Config = TypeVar("Config")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, with one message on stderr unless it is 0.
+
+    0: done; 1: the run failed (its loss is not finite, the disk is full); 2: bad input; 130, 143: interrupted, resumable.
+    """
+    from rich.console import Console
+
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if command in HELP or (command == "run" and rest[:1] and rest[0] in HELP):
+        console.print(USAGE, markup=False)
+        return 0
+    commands = {"list": list_experiments, "run": run, "report": report, "cite": cite}
+    try:
+        return commands[choose("command", command, commands)](rest, console)
+    except InvalidConfig as error:
+        errors.print(f"error: {error}", markup=False)
+        return 2
+    except (FloatingPointError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
+        notes = getattr(error, "__notes__", [])
+        errors.print(" ".join([f"{type(error).__name__}: {error}", *notes]), markup=False)
+        return 1
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command resumes the run", markup=False)
+        return 130
+
+
+def list_experiments(arguments: list[str], console: Any) -> int:
+    """Print the name and the title of every experiment; imports none of them."""
+    require(not arguments, "list", arguments, "no arguments")
+    experiments = discover()
+    width = max(map(len, experiments), default=0)
+    for name, file in experiments.items():
+        console.print(f"{name:{width}}  {title(file)}", markup=False)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Generic[Config]):
+    """How to run, beside what to run."""
+
+    config: Config
+    workspace: Path | None = None
+    """Run folder; by default runs/NAME/PRESET-HASH here."""
+    record: bool = False
+    """Copy the finished record to experiments/records, to be committed. Wants a clean tree and no overrides."""
+
+
+def run(arguments: list[str], console: Any) -> int:
+    """Start or resume a run, then judge and draw it; a finished one is only judged and drawn."""
+    names = positional(arguments, "run NAME [PRESET] [options]")
+    name, rest = names[0], arguments[len(names) :]
+    prepare_process()
+    module = load(name)
+    preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    options = parse_options(module.PRESETS[preset], rest, f"python -m experiments run {name} {preset}")
+
+    from experiments.harness.config import config_hash
+    from experiments.harness.record import (
+        commit_record,
+        describe_session,
+        finish,
+        imported_packages,
+        require_committed_code,
+    )
+    from experiments.harness.workspace import open_workspace, plain, write_json
+
+    identity = config_hash(options.config)
+    path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
+    if options.record:
+        require(
+            identity == config_hash(module.PRESETS[preset]),
+            "--record",
+            True,
+            f"only the preset {preset} itself, without overrides",
+        )
+    workspace = open_workspace(path, name, preset, options.config)
+    with workspace.locked():
+        if options.record:
+            require_committed_code(workspace)
+        complete = (path / "results.json").is_file()
+        if not complete:
+            console.print(
+                f"{'resuming' if workspace.sessions() else 'running'} {name} {preset} in {path}", markup=False
+            )
+            with workspace.session(describe_session()) as session:
+                write_json(path / "results.json", plain(module.run(options.config, workspace)))
+                session["packages"] = imported_packages()
+        claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
+        if options.record:
+            console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
+    show(claims, console)
+    state = "is complete; remove the folder to start again" if complete else "is done"
+    console.print(f"{name} {preset} {state}: {path}", markup=False)
+    return 0
+
+
+def positional(arguments: list[str], usage: str) -> list[str]:
+    """The leading arguments that are not options: one or two."""
+    end = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    require(1 <= end <= 2, "arguments", " ".join(arguments), usage)
+    return arguments[:end]
+
+
+def default_preset(presets: dict[str, Any]) -> str:
+    """What a bare `run NAME` starts: the preset that takes at most 15 minutes."""
+    return "quick" if "quick" in presets else "cpu"
+
+
+def parse_options(config: Any, arguments: list[str], program: str) -> Options:
+    """The options with the preset's configuration overridden by dotted names; tyro exits with code 2 for what it cannot take."""
+    import tyro
+
+    kind = Options[Annotated[type(config), tyro.conf.arg(name="")]]
+    return tyro.cli(
+        kind, default=Options(config=config), args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+
+
+def prepare_process() -> None:
+    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM."""
+    from lexinv.data.cache import cache_directory
+    from lexinv.training.allocator import keep_memory
+
+    keep_memory()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    # Outside `fit`, which ends with a checkpoint: leave the folder unlocked and its clock written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def show(claims: list[dict[str, Any]], console: Any) -> None:
+    """Print every claim with its verdict."""
+    from experiments.harness.report import VERDICTS, number
+
+    for claim in claims:
+        console.print(
+            f"  {VERDICTS[claim['holds']]:11}  {claim['name']}: {number(claim['measured'])}"
+            f" (threshold {number(claim['threshold'])}, published {number(claim['published'])})",
+            markup=False,
+        )
+
+
+def report(arguments: list[str], console: Any) -> int:
+    """Judge and draw every committed record again and write the pages that show them."""
+    from experiments.harness.report import write_report
+
+    require(not arguments, "report", arguments, "no arguments")
+    for path in write_report():
+        console.print(f"wrote {path}", markup=False)
+    return 0
+
+
+def cite(arguments: list[str], console: Any) -> int:
+    """Print BibTeX for the paper and for our record of it."""
+    from experiments.harness.report import citation
+
+    names = positional(arguments, "cite NAME [PRESET]")
+    require(len(names) == len(arguments), "arguments", " ".join(arguments), "cite NAME [PRESET]")
+    console.print(citation(*names), markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

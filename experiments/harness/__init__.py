@@ -1,0 +1,1 @@
+"""What every experiment shares: configurations, run folders, records, claims, the style of figures, reports."""

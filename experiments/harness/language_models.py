@@ -1,0 +1,102 @@
+"""Training language models over a lexicon, several seeds at once: what the experiments on text and on Markov sources share."""
+
+from dataclasses import dataclass
+
+import grain
+import jax
+
+from experiments.harness.workspace import Workspace
+from lexinv.data.windows import Windows, batches, population_batches
+from lexinv.nn.language_model import Params, initialize, make_loss
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.fit import fit
+from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.optimizers import OptimizerConfig, make_optimizer
+from lexinv.training.population import create_population, member
+from lexinv.training.state import TrainState, create_state
+from lexinv.training.step import make_train_step
+from lexinv.training.streams import stream
+from lexinv.validation import require
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How every model of an experiment is trained; each seed decides initialisation, order of the data and lexica.
+
+    On a mesh of more than one device the seeds are trained one after another, otherwise as one population.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    seeds: tuple[int, ...] = (0,)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    microbatches: int = 1
+    steps_per_dispatch: int = 1
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        for field in ("steps", "batch_size", "microbatches", "steps_per_dispatch"):
+            require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
+        require(len(self.seeds) > 0, "training.seeds", self.seeds, "at least one seed")
+        require(len(set(self.seeds)) == len(self.seeds), "training.seeds", self.seeds, "different seeds")
+        rows, devices = self.batch_size, self.mesh.data * self.mesh.fsdp
+        require(
+            rows % self.microbatches == 0, "training.microbatches", self.microbatches, f"a divisor of batch_size {rows}"
+        )
+        require(rows % devices == 0, "training.batch_size", rows, f"a multiple of the mesh's {devices} devices")
+        parts = self.steps % self.steps_per_dispatch == 0
+        require(
+            parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of training.steps = {self.steps}"
+        )
+        make_optimizer(self.optimizer, self.steps)
+
+
+def train_seeds(
+    name: str,
+    model: TransformerConfig,
+    lexicon: LexiconConfig,
+    vocab: int,
+    source: Windows,
+    training: TrainingConfig,
+    workspace: Workspace,
+) -> list[Params]:
+    """Parameters after training, one tree per seed. Runs in the workspace's folder `name`, resumes there, and returns at once when done.
+
+    Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`.
+    """
+    optimizer = make_optimizer(training.optimizer, training.steps)
+    loss = make_loss(model, lexicon, vocab)
+
+    def start(key: jax.Array) -> TrainState:
+        return create_state(initialize(model, lexicon, vocab, stream(key, "parameters")), optimizer, key)
+
+    def trained(folder: str, state: TrainState, dataset: grain.MapDataset, population: str, members: int) -> Params:
+        step = make_train_step(loss, optimizer, microbatches=training.microbatches, population=population)
+        return fit(
+            state,
+            step,
+            dataset,
+            steps=training.steps,
+            directory=workspace.folder(folder),
+            metadata={"config_hash": workspace.config_hash, "arm": name},
+            tokens_per_step=members * training.batch_size * source.length,
+            progress=workspace.progress,
+            description=name,
+        ).params
+
+    mesh = make_mesh(training.mesh)
+    if mesh.size == 1:
+        population = "map" if jax.default_backend() == "cpu" else "vmap"
+        dataset = population_batches(source, training.batch_size, training.seeds, training.steps_per_dispatch)
+        state = create_population(start, training.seeds)
+        params = trained(name, state, dataset, population, len(training.seeds))
+        return [member(params, index) for index in range(len(training.seeds))]
+    results = []
+    for seed in training.seeds:
+        dataset = batches(source, training.batch_size, seed, training.steps_per_dispatch)
+        state = shard_state(jax.jit(start)(jax.random.key(seed)), mesh)
+        results.append(
+            trained(f"{name}/seed-{seed}", state, dataset.map(lambda batch: shard_batch(batch, mesh)), "none", 1)
+        )
+    return results

@@ -1,0 +1,196 @@
+"""What a finished run leaves: environment, results, claims and figure; and the copy of it that is committed."""
+
+import dataclasses
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import experiments
+from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from lexinv.validation import InvalidConfig, require
+
+REPOSITORY = Path(experiments.__file__).parents[1]
+RECORDS = Path(experiments.__file__).parent / "records"
+FILES = ("config.json", "environment.json", "results.json", "claims.json", "figure.png")
+ENVIRONMENT = frozenset(
+    (
+        "git_commit",
+        "git_dirty",
+        "seeds",
+        "wall_clock_seconds",
+        "packages",
+        "device_kind",
+        "device_count",
+        "corpora",
+        "started",
+    )
+)
+# What `run --record` and `report` write does not make the tree dirty.
+OUTPUTS = ("experiments/records", "experiments/README.md", "README.md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A committed record as read from its folder `experiments/records/<family>/<name>/<preset>`."""
+
+    folder: Path
+    experiment: str
+    preset: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    results: dict[str, Any]
+    claims: list[dict[str, Any]]
+
+
+def git_state() -> tuple[str | None, bool]:
+    """The commit of the code and whether tracked or new files differ from it; (None, True) outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(("git", *arguments), cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return commit, bool(git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in OUTPUTS)).strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None, True
+
+
+def describe_session() -> dict[str, Any]:
+    """Where and with what code this start of a run happens."""
+    import jax
+
+    commit, dirty = git_state()
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "device_kind": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": processor(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def processor() -> str:
+    """The model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def imported_packages() -> dict[str, str]:
+    """The version of every distribution that this process has imported."""
+    distributions = packages_distributions()
+    names = {
+        name for module in {key.partition(".")[0] for key in sys.modules} for name in distributions.get(module, ())
+    }
+    return {name: version(name) for name in sorted(names, key=str.lower)}
+
+
+def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judge and draw finished results and write the environment, from the results and the sessions alone; returns the claims."""
+    sessions = workspace.sessions()
+    packages = {name: number for session in sessions for name, number in session.get("packages", {}).items()}
+    last = {key: value for key, value in sessions[-1].items() if key != "packages"}
+    environment = last | {
+        "git_dirty": any(session["git_dirty"] for session in sessions),
+        "wall_clock_seconds": round(sum(session["wall_clock_seconds"] for session in sessions), 1),
+        "seeds": results.get("seeds", []),
+        "corpora": results.get("corpora", {}),
+        "packages": packages,
+    }
+    if len(commits := list(dict.fromkeys(session["git_commit"] for session in sessions))) > 1:
+        environment["git_commits"] = commits
+    write_json(workspace.path / "environment.json", environment)
+    return judge_and_draw(workspace.path, module, results, pdf=True)
+
+
+def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The claims of an experiment on its results, as JSON."""
+    judged = plain([dataclasses.asdict(claim) for claim in module.claims(results)])
+    names = [claim["name"] for claim in judged]
+    require(len(set(names)) == len(names), "claims", names, "each name once")
+    return judged
+
+
+def draw(module: ModuleType, results: dict[str, Any], format: str) -> bytes:
+    """The figure of an experiment on its results. The bytes depend on nothing else (no date, no version)."""
+    from experiments.harness.style import styled
+
+    buffer = io.BytesIO()
+    with styled():
+        metadata = {"Software": None} if format == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
+        module.figure(results).savefig(buffer, format=format, metadata=metadata)
+    return buffer.getvalue()
+
+
+def judge_and_draw(
+    folder: Path, module: ModuleType, results: dict[str, Any], pdf: bool = False
+) -> list[dict[str, Any]]:
+    """Write claims.json and the figure beside results.json; returns the claims."""
+    claims = judge(module, results)
+    write_json(folder / "claims.json", claims)
+    for format in ("png", "pdf") if pdf else ("png",):
+        write_atomically(folder / f"figure.{format}", draw(module, results, format))
+    return claims
+
+
+def require_committed_code(workspace: Workspace) -> None:
+    """Raise `InvalidConfig` unless a record of this run can be traced: the tree is clean now and was at every start of the run."""
+    commit, dirty = git_state()
+    require(commit is not None, "--record", True, f"only from a git checkout, which {REPOSITORY} is not")
+    require(not dirty, "--record", True, "only with a clean tree: commit or remove what `git status` shows")
+    for session in workspace.sessions():
+        reason = f"the start of {session['started']} had uncommitted changes: remove {workspace.path} and start again"
+        require(not session["git_dirty"], "--record", True, reason)
+
+
+def commit_record(workspace: Workspace, experiment: str, preset: str) -> Path:
+    """Copy the record of a finished run to its place among the committed ones; returns the folder."""
+    target = RECORDS / experiment / preset
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(workspace.path / name, target / name)
+    return target
+
+
+def read_records() -> list[Record]:
+    """Every committed record, in the order of their names. Raises `InvalidConfig` naming a file that is missing or malformed."""
+    return [read_record(file.parent) for file in sorted(RECORDS.glob("*/*/*/config.json"))]
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a folder; the experiment and the preset are the folder's, and config.json has to agree."""
+
+    def read(name: str, kind: type) -> Any:
+        path = folder / f"{name}.json"
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InvalidConfig("record", str(path), f"a JSON file ({error})") from None
+        require(isinstance(value, kind), "record", str(path), f"JSON of type {kind.__name__}")
+        return value
+
+    experiment, preset = "/".join(folder.parts[-3:-1]), folder.name
+    config = read("config", dict)
+    held = (config.get("experiment"), config.get("preset"))
+    require(held == (experiment, preset), "record", str(folder / "config.json"), f"{experiment} {preset}, not {held}")
+    environment = read("environment", dict)
+    missing = ENVIRONMENT - environment.keys()
+    require(
+        not missing, "record", str(folder / "environment.json"), f"an environment with {', '.join(sorted(missing))}"
+    )
+    return Record(folder, experiment, preset, config, environment, read("results", dict), read("claims", list))

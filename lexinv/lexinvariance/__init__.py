@@ -1,0 +1,1 @@
+"""Language models that know no token by name: the exact theory, its oracles and its counters."""

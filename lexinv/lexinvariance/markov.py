@@ -1,0 +1,57 @@
+"""Markov sources: languages for which the lexinvariant model can be written down exactly."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+class MarkovSource(NamedTuple):
+    """A first-order language p over `vocab` symbols, in nats. Stack the leaves and `vmap` for many sources."""
+
+    log_transition: Float[Array, "vocab vocab"]
+    """ln p(next | current), current symbol first."""
+    log_initial: Float[Array, " vocab"]
+    """ln p(first)."""
+
+
+def dirichlet_source(rng: Key[Array, ""], vocab: int, concentration: float | Float[Array, ""]) -> MarkovSource:
+    """A stationary source whose rows are independent Dirichlet(concentration, ..., concentration) draws.
+
+    The smaller the concentration, the lower the entropy: 0.3 is nearly deterministic, 3 nearly uniform.
+    """
+    transition = jax.random.dirichlet(rng, jnp.full(vocab, concentration), (vocab,))
+    return MarkovSource(jnp.log(transition), jnp.log(stationary_distribution(transition)))
+
+
+def stationary_distribution(transition: Float[Array, "vocab vocab"]) -> Float[Array, " vocab"]:
+    """The distribution q with qP = q of an irreducible chain, by one linear solve.
+
+    q(I - P) = 0 and q1 = 1 add up to q(I - P + 11ᵀ) = 1ᵀ, whose matrix is invertible.
+    """
+    vocab = transition.shape[0]
+    system = jnp.eye(vocab, dtype=transition.dtype) - transition + 1
+    return jnp.linalg.solve(system.T, jnp.ones(vocab, transition.dtype))
+
+
+def sample_tokens(rng: Key[Array, ""], source: MarkovSource, length: int) -> Int[Array, " time"]:
+    """`length` symbols of the source."""
+    # categorical() takes the argmax of logits plus Gumbel noise; the noise is drawn ahead of the scan.
+    noise = jax.random.gumbel(rng, (length, source.log_initial.shape[0]), source.log_initial.dtype)
+
+    def step(log_probs, noise):
+        token = jnp.argmax(log_probs + noise).astype(jnp.int32)
+        return source.log_transition[token], token
+
+    return jax.lax.scan(step, source.log_initial, noise)[1]
+
+
+def predictions(source: MarkovSource, tokens: Int[Array, " time"]) -> Float[Array, "time vocab"]:
+    """ln p(. | tokens before position t): the source's own prediction at every position, in nats."""
+    return jnp.concatenate([source.log_initial[None], source.log_transition[tokens[:-1]]])
+
+
+def encipher(source: MarkovSource, key: Int[Array, " vocab"]) -> MarkovSource:
+    """The source seen through a substitution cipher: its law p(key[x_1], ..., key[x_T]) on cipher texts x."""
+    return MarkovSource(source.log_transition[key[:, None], key[None, :]], source.log_initial[key])

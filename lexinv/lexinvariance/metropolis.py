@@ -1,0 +1,185 @@
+"""Deciphering by sampling, for alphabets whose keys cannot be enumerated: Metropolis over keys with swap proposals.
+
+Under a Markov source the likelihood of a key π depends on a text only through its first symbol and its bigram counts N:
+
+    ℓ(π) = ln p(π x_1) + Σ_ab N_ab ln p(πb | πa)
+
+A proposal swaps the meanings of two symbols and touches two rows and two columns of N, so that it costs O(vocab). Markov chains over
+keys go back to Diaconis (2009). Where the source is fitted to text, smooth it: every probability must be positive.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from lexinv.lexinvariance.markov import MarkovSource
+
+
+class TextCounts(NamedTuple):
+    """All that the likelihood of a key depends on. A longer text has larger counts."""
+
+    first: Float[Array, " vocab"]
+    """1 for the first symbol, 0 for the others."""
+    bigrams: Float[Array, "vocab vocab"]
+    """How often the second symbol follows the first."""
+
+
+class Chain(NamedTuple):
+    """The state of one Markov chain over keys."""
+
+    key: Int[Array, " vocab"]
+    log_likelihood: Float[Array, ""]
+
+
+def count_text(tokens: Int[Array, " time"], vocab: int, length: int | Int[Array, ""], dtype=jnp.float32) -> TextCounts:
+    """Counts of the first `length` symbols (at least one), by one scatter-add."""
+    within = (jnp.arange(1, tokens.shape[0]) < length).astype(dtype)
+    bigrams = jnp.zeros((vocab, vocab), dtype).at[tokens[:-1], tokens[1:]].add(within)
+    return TextCounts(jax.nn.one_hot(tokens[0], vocab, dtype=dtype), bigrams)
+
+
+def key_log_likelihood(source: MarkovSource, counts: TextCounts, key: Int[Array, " vocab"]) -> Float[Array, ""]:
+    """ℓ(π) in nats, from scratch: O(vocab²)."""
+    bigrams = (counts.bigrams * source.log_transition[key[:, None], key[None, :]]).sum()
+    return bigrams + counts.first @ source.log_initial[key]
+
+
+def swap_delta(
+    source: MarkovSource, counts: TextCounts, key: Int[Array, " vocab"], pair: Int[Array, " 2"]
+) -> tuple[Int[Array, " vocab"], Float[Array, ""]]:
+    """The key with the meanings of two symbols swapped, and ℓ(swapped) - ℓ(key) in nats: O(vocab)."""
+    swapped = key.at[pair].set(key[pair[::-1]])
+
+    def affected(key):
+        """The terms of ℓ in which a symbol of the pair takes part."""
+        rows = counts.bigrams[pair] * source.log_transition[key[pair, None], key[None, :]]
+        columns = counts.bigrams[:, pair] * source.log_transition[key[:, None], key[None, pair]]
+        twice = counts.bigrams[pair[:, None], pair[None, :]] * source.log_transition[key[pair, None], key[None, pair]]
+        return rows.sum() + columns.sum() - twice.sum() + counts.first[pair] @ source.log_initial[key[pair]]
+
+    return swapped, affected(swapped) - affected(key)
+
+
+def start_chain(source: MarkovSource, counts: TextCounts) -> Chain:
+    """Begin with the frequency ranks: the most frequent cipher symbol stands for the source's most probable first symbol, and so on.
+
+    (For a stationary source that is its most frequent symbol.)
+    """
+    occurrences = counts.first + counts.bigrams.sum(0)
+    plain_by_rank = jnp.argsort(-source.log_initial).astype(jnp.int32)
+    key = jnp.zeros_like(plain_by_rank).at[jnp.argsort(-occurrences)].set(plain_by_rank)
+    return Chain(key, key_log_likelihood(source, counts, key))
+
+
+class Proposals(NamedTuple):
+    """Swaps to be tried one after another, drawn ahead of the chain."""
+
+    pair: Int[Array, "*proposals 2"]
+    log_uniform: Float[Array, "*proposals"]
+    """Logarithm of a uniform number to accept by."""
+
+
+def draw_proposals(rng: Key[Array, ""], vocab: int, count: int, dtype) -> Proposals:
+    """Swaps of two symbols, seen in the text or not.
+
+    Both symbols of a pair may be the same: were no swap ever idle, every accepted one would change the parity of the key, and where
+    most are accepted keys an even number of proposals apart would all have the same parity.
+    """
+    uniform = jax.random.uniform(rng, (count, 3), dtype)
+    return Proposals((uniform[:, :2] * vocab).astype(jnp.int32), jnp.log1p(-uniform[:, 2]))
+
+
+def metropolis_step(
+    source: MarkovSource, counts: TextCounts, chain: Chain, proposal: Proposals, beta: float | Float[Array, ""] = 1.0
+) -> Chain:
+    """Accept the proposed swap with probability min(1, exp(β Δ)). At β = 1 the posterior over keys is stationary."""
+    swapped, delta = swap_delta(source, counts, chain.key, proposal.pair)
+    accept = proposal.log_uniform < beta * delta
+    return Chain(
+        jnp.where(accept, swapped, chain.key), jnp.where(accept, chain.log_likelihood + delta, chain.log_likelihood)
+    )
+
+
+@partial(jax.jit, static_argnames=("proposals", "restarts"))
+def metropolis_decipher(
+    rng: Key[Array, ""],
+    source: MarkovSource,
+    tokens: Int[Array, " time"],
+    *,
+    proposals: int = 10_000,
+    restarts: int = 8,
+) -> Chain:
+    """The most likely key that any of `restarts` annealed chains met, with its log-likelihood in nats. `vmap` over texts.
+
+    Every chain starts at the frequency ranks and lets β rise from 0.1 to 1.
+    """
+    vocab, dtype = source.log_initial.shape[0], source.log_initial.dtype
+    counts = count_text(tokens, vocab, tokens.shape[0], dtype)
+    start = start_chain(source, counts)
+    betas = jnp.linspace(0.1, 1.0, proposals, dtype=dtype)
+
+    def restart(rng):
+        def step(carry, inputs):
+            chain, best = carry
+            chain = metropolis_step(source, counts, chain, *inputs)
+            better = chain.log_likelihood > best.log_likelihood
+            return (chain, jax.tree.map(partial(jnp.where, better), chain, best)), None
+
+        inputs = draw_proposals(rng, vocab, proposals, dtype), betas
+        return jax.lax.scan(step, (start, start), inputs)[0][1].key
+
+    keys = jax.vmap(restart)(jax.random.split(rng, restarts))
+    # Counted anew: thousands of float32 increments have drifted.
+    log_likelihoods = jax.vmap(partial(key_log_likelihood, source, counts))(keys)
+    best = jnp.argmax(log_likelihoods)
+    return Chain(keys[best], log_likelihoods[best])
+
+
+@partial(jax.jit, static_argnames=("lengths", "chains", "samples", "thin", "burn_in"))
+def sample_keys(
+    rng: Key[Array, ""],
+    source: MarkovSource,
+    tokens: Int[Array, " time"],
+    lengths: tuple[int, ...],
+    *,
+    chains: int = 4,
+    samples: int = 200,
+    thin: int = 20,
+    burn_in: int = 2000,
+) -> Int[Array, "lengths draws vocab"]:
+    """Keys drawn from the posterior given each prefix of the text: `chains` · `samples` draws, `thin` proposals apart. `vmap` over texts.
+
+    The chains of a prefix (the ascending `lengths`) start where those of the prefix before it ended, so that the growing text anneals
+    them; the first start at the frequency ranks. Chains that settle in separate modes all count alike, whatever the modes' weights.
+    """
+    vocab, dtype = source.log_initial.shape[0], source.log_initial.dtype
+
+    def sample_prefix(key, inputs):
+        rng, length = inputs
+        counts = count_text(tokens, vocab, length, dtype)
+
+        def propose(chain, proposal):
+            chain = metropolis_step(source, counts, chain, proposal)
+            return chain, chain.key
+
+        proposals = draw_proposals(rng, vocab, burn_in + samples * thin, dtype)
+        chain, keys = jax.lax.scan(propose, Chain(key, key_log_likelihood(source, counts, key)), proposals)
+        return chain.key, keys[burn_in + thin - 1 :: thin]
+
+    start = start_chain(source, count_text(tokens, vocab, lengths[0], dtype)).key
+    prefixes = jnp.array(lengths, jnp.int32)
+
+    def one_chain(rng):
+        return jax.lax.scan(sample_prefix, start, (jax.random.split(rng, len(lengths)), prefixes))[1]
+
+    keys = jax.vmap(one_chain, out_axes=1)(jax.random.split(rng, chains))
+    return keys.reshape(len(lengths), chains * samples, vocab)
+
+
+def predict_next(source: MarkovSource, keys: Int[Array, "draws vocab"], last: Int[Array, ""]) -> Float[Array, " vocab"]:
+    """ln of the mean over keys of p(π · | π last): p' after a prefix that ends in `last`, by keys drawn given that prefix. In nats."""
+    log_probs = source.log_transition[keys[:, last, None], keys]
+    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(keys.shape[0])

@@ -1,0 +1,112 @@
+"""A family `toy` of one small experiment, found beside the real ones, and a repository of its own for records."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import experiments
+from experiments.harness import record
+
+PACKAGES = functools.cache(record.packages_distributions)  # a second of reading that every run would repeat
+TOY = '''"""A line through noisy points: the least-squares slope is the true one.
+
+Only for tests: no JAX, a second at most.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.harness.claims import Claim, above, interval
+
+PAPER = "@article{gauss1809,\\n  title = {Theoria motus},\\n}"
+
+
+@dataclass(frozen=True)
+class Noise:
+    scale: float = 0.1
+    kind: Literal["normal", "uniform"] = "normal"
+
+
+@dataclass(frozen=True)
+class Config:
+    slope: float = 2.0
+    points: int = 50
+    seeds: tuple[int, ...] = (0, 1, 2)
+    noise: Noise = Noise()
+    fail_at: int | None = None
+
+
+PRESETS = {"smoke": Config(points=10), "cpu": Config(), "paper": Config(points=1000)}
+
+
+def run(config, workspace):
+    import numpy as np
+
+    def fit(seed):
+        with open(workspace.path / "computed.txt", "a") as file:
+            file.write(f"{seed} ")
+        if seed == config.fail_at and not (workspace.path / "mended").exists():
+            raise FloatingPointError(f"loss nan at step 3 of config {workspace.config_hash}")
+        x = np.linspace(-1, 1, config.points)
+        y = config.slope * x + config.noise.scale * np.random.default_rng(seed).normal(size=x.shape)
+        return float((x @ y) / (x @ x))
+
+    slopes = [workspace.cached(f"slope/seed-{seed}", lambda seed=seed: fit(seed)) for seed in config.seeds]
+    return {"slopes": slopes, "true": config.slope, "seeds": config.seeds, "corpora": {"noise": "c0ffee"}}
+
+
+def claims(results):
+    slope = interval(results["slopes"])
+    return [Claim("slope_above_one", "The slope is above 1 | <b>one</b>.", "section 1", None, slope, 1.0, above(slope, 1.0))]
+
+
+def figure(results):
+    from experiments.harness.style import panels, reference
+
+    figure, (axes,) = panels()
+    axes.plot(results["seeds"], results["slopes"], "o", label="fitted")
+    reference(axes, results["true"], "true")
+    axes.set_axis_off()  # text is what takes time to draw
+    return figure
+'''
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clean git repository that holds the toy experiment and nothing else; records and pages go there, runs beside it."""
+    root = tmp_path / "repository"
+    (root / "experiments/toy").mkdir(parents=True)
+    (root / "experiments/toy/line.py").write_text(TOY)
+    (root / "experiments/toy/helper.py").write_text('"""Not an experiment."""\n\nPRESETS = {}\n')
+    (root / "README.md").write_text(
+        "before\n<!-- gallery: written by `python -m experiments report` -->\n<!-- end of the gallery -->\nafter\n"
+    )
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for arguments in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "toy"]):
+        subprocess.run(["git", *arguments], cwd=root, check=True)
+    for module in ("experiments.toy", "experiments.toy.line"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    # A package's __path__ says where its parts are: with this one the family `toy` is found beside the real ones.
+    monkeypatch.setattr(experiments, "__path__", [str(root / "experiments"), *experiments.__path__])
+    monkeypatch.setattr(record, "packages_distributions", PACKAGES)
+    monkeypatch.setattr(record, "REPOSITORY", root)
+    monkeypatch.setattr(record, "RECORDS", root / "experiments/records")
+    monkeypatch.setenv("LEXINV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache/compiled"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return root
+
+
+@pytest.fixture(scope="session")
+def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    # The tests' two fake devices are not what a user has.
+    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {"LEXINV_CACHE": str(shared / "cache"), **variables}

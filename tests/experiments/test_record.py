@@ -1,0 +1,207 @@
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.harness import record, report
+from experiments.harness.registry import load
+from lexinv.validation import InvalidConfig
+
+PRESET = ("toy/line", "smoke")
+
+
+@pytest.fixture
+def recorded(repository, capsys):
+    """The folder of a committed record of the toy experiment."""
+    assert main(["run", *PRESET, "--record"]) == 0
+    capsys.readouterr()
+    return repository / "experiments/records/toy/line/smoke"
+
+
+def test_record_is_copied(recorded):
+    assert sorted(path.name for path in recorded.iterdir()) == sorted(record.FILES)
+    (item,) = record.read_records()
+    assert (item.experiment, item.preset) == PRESET
+    assert item.environment["git_dirty"] is False
+    assert item.claims == record.judge(load("toy/line"), item.results)
+
+
+def test_recording_does_not_make_the_tree_dirty(recorded, capsys):
+    commit, dirty = record.git_state()
+    assert (len(commit), dirty) == (40, False)
+    assert main(["run", "toy/line", "cpu", "--record"]) == 0
+    assert main(["report"]) == 0
+    assert record.git_state() == (commit, False)
+
+
+@pytest.mark.parametrize("change", ["experiments/toy/line.py", "new.py"])
+def test_dirty_tree_is_refused_up_front(repository, capsys, change):
+    with open(repository / change, "a") as file:
+        file.write("# changed\n")
+    assert main(["run", *PRESET, "--record"]) == 2
+    assert "clean tree" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("results.json"))
+
+
+def test_run_of_uncommitted_code_is_never_recorded(repository, capsys):
+    with open(repository / "experiments/toy/line.py", "a") as file:
+        file.write("# changed\n")
+    assert main(["run", *PRESET]) == 0
+    subprocess.run(["git", "checkout", "-q", "."], cwd=repository, check=True)
+    assert main(["run", *PRESET, "--record"]) == 2
+    assert "had uncommitted changes" in capsys.readouterr().err
+    assert not record.RECORDS.exists()
+
+
+def test_outside_git_nothing_is_recorded(repository, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(record, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert record.git_state() == (None, True)
+    assert main(["run", *PRESET, "--record"]) == 2
+    assert "git checkout" in capsys.readouterr().err
+
+
+def test_every_commit_of_a_resumed_run_is_named(repository, capsys):
+    assert main(["run", *PRESET]) == 0
+    (folder,) = Path("runs/toy/line").iterdir()
+    sessions = json.loads((folder / "sessions.json").read_text())
+    (folder / "sessions.json").write_text(json.dumps([{**sessions[0], "git_commit": "a" * 40}, *sessions]))
+    assert main(["run", *PRESET]) == 0
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["git_commits"] == ["a" * 40, sessions[0]["git_commit"]]
+    assert environment["git_commit"] == sessions[0]["git_commit"]
+
+
+def test_figure_is_a_function_of_results(recorded):
+    module, (item,) = load("toy/line"), record.read_records()
+    assert record.draw(module, item.results, "png") == (recorded / "figure.png").read_bytes()
+    changed = {**item.results, "slopes": [1.0, 2.0, 3.0]}
+    assert record.draw(module, changed, "png") != (recorded / "figure.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.json", "{", "results.json.*a JSON file"),
+        ("claims.json", "{}", "claims.json.*type list"),
+        ("environment.json", '{"seeds": []}', "environment.json.*git_commit"),
+        ("config.json", '{"experiment": "toy/../../x", "preset": "smoke"}', "toy/line smoke, not"),
+    ],
+)
+def test_malformed_records_are_named(recorded, capsys, name, content, message):
+    (recorded / name).write_text(content)
+    with pytest.raises(InvalidConfig, match=message):
+        record.read_records()
+    assert main(["report"]) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_missing_file_of_a_record_is_named(recorded):
+    (recorded / "results.json").unlink()
+    with pytest.raises(InvalidConfig, match="results.json"):
+        record.read_records()
+
+
+def test_claims_of_one_name_are_refused(repository, monkeypatch):
+    module = load("toy/line")
+    claims = module.claims
+    monkeypatch.setattr(module, "claims", lambda results: claims(results) * 2)
+    with pytest.raises(InvalidConfig, match="each name once"):
+        record.judge(module, {"slopes": [1.0, 2.0]})
+
+
+def test_report_shows_every_claim(recorded, repository):
+    assert report.write_report() == ["experiments/README.md", "README.md"]
+    page = (repository / "experiments/README.md").read_text()
+    (row,) = [line for line in page.splitlines() if "slope_above_one" in line]
+    (claim,) = json.loads((recorded / "claims.json").read_text())
+    assert row.endswith(
+        "| section 1 | - | {mean:.4g} [{low:.4g}, {high:.4g}] (n={n}) | 1 | holds |".format(**claim["measured"])
+    )
+    assert "](records/toy/line/smoke/figure.png)" in page
+    readme = (repository / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("after\n")
+    assert "experiments/records/toy/line/smoke/figure.png" in readme
+    assert "1 of 1 hold" in readme
+
+
+def test_text_of_records_cannot_leave_its_cell(recorded, repository):
+    report.write_report()
+    page = (repository / "experiments/README.md").read_text()
+    assert "above 1 \\| &lt;b&gt;one&lt;/b&gt;" in page
+    assert "<b>" not in page
+    assert report.cell("a\n| b") == "a \\| b"
+
+
+def test_report_is_idempotent(recorded, repository):
+    report.write_report()
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in repository.rglob("*") if path.is_file()}
+    report.write_report()
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+
+
+def test_report_judges_again_and_draws_again(recorded):
+    good = {name: (recorded / name).read_bytes() for name in ("claims.json", "figure.png")}
+    (recorded / "claims.json").write_text("[]\n")
+    (recorded / "figure.png").write_bytes(b"")
+    report.write_report()
+    assert {name: (recorded / name).read_bytes() for name in good} == good
+
+
+def test_report_says_that_the_preset_has_changed(recorded, repository, monkeypatch):
+    report.write_report()
+    page = repository / "experiments/README.md"
+    assert "The preset has changed since" not in page.read_text()
+    monkeypatch.setitem(load("toy/line").PRESETS, "smoke", load("toy/line").Config(points=11))
+    report.write_report()
+    assert "The preset has changed since" in page.read_text()
+
+
+def test_report_needs_the_markers(recorded, repository, capsys):
+    (repository / "README.md").write_text("no markers\n")
+    assert main(["report"]) == 2
+    assert "gallery" in capsys.readouterr().err
+    assert (repository / "README.md").read_text() == "no markers\n"
+
+
+def test_citation_names_commit_and_hash(recorded):
+    entry = report.citation("toy/line")
+    (item,) = record.read_records()
+    assert entry.startswith(load("toy/line").PAPER)
+    assert item.environment["git_commit"] in entry
+    assert item.config["config_hash"] in entry
+    assert "@misc{lexinv-toy-line-smoke," in entry
+    assert entry.count("{") == entry.count("}")
+    assert entry == report.citation("toy/line", "smoke")
+
+
+def test_citation_prefers_the_largest_preset(recorded, capsys):
+    assert main(["run", "toy/line", "cpu", "--record"]) == 0
+    assert "preset cpu" in report.citation("toy/line")
+
+
+def test_citation_without_a_record_is_the_paper_alone(repository, capsys):
+    assert main(["cite", "toy/line"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(load("toy/line").PAPER)
+    assert "no committed record" in out
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (0.123456, "0.1235"),
+        (3, "3"),
+        ("9x", "9x"),
+        ({"mean": 1.0, "low": 0.5, "high": 1.5, "n": 3}, "1 [0.5, 1.5] (n=3)"),
+        ({"mean": 1.0, "low": None, "high": None, "n": 1}, "1 (n=1)"),
+        ({"a": 1.25, "b": None}, "a 1.25, b -"),
+        ([1.5, 2], "1.5, 2"),
+    ],
+)
+def test_numbers_are_short(value, shown):
+    assert report.number(value) == shown

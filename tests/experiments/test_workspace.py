@@ -1,0 +1,156 @@
+import json
+import multiprocessing
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from experiments.harness import workspace as module
+from experiments.harness.workspace import Workspace, open_workspace, plain, write_atomically, write_json
+from lexinv.validation import InvalidConfig
+
+ESCAPES = ["../out", "/etc", "a/../../out", "", ".", "..", "a//b", "a/", "~", ".hidden", "a\nb", "a\\b", "C:x"]
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 4
+
+
+def test_stage_is_computed_once(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"tuple": (1, 2), "array": np.arange(3, dtype=np.int32), "scalar": np.float64(0.1)}
+
+    first = Workspace(tmp_path, "hash").cached("part/one", compute)
+    second = Workspace(tmp_path, "hash").cached("part/one", compute)
+    assert first == second == {"tuple": [1, 2], "array": [0, 1, 2], "scalar": 0.1}
+    assert len(calls) == 1
+    assert json.loads((tmp_path / "stages/part/one.json").read_text()) == first
+
+
+def test_failed_stage_leaves_nothing(tmp_path):
+    workspace = Workspace(tmp_path, "hash")
+    with pytest.raises(ZeroDivisionError):
+        workspace.cached("one", lambda: 1 / 0)
+    with pytest.raises(ValueError, match="JSON"):
+        workspace.cached("one", lambda: float("nan"))
+    with pytest.raises(TypeError, match="set is not JSON"):
+        workspace.cached("one", lambda: {"x": {1}})
+    assert workspace.cached("one", lambda: 2) == 2
+
+
+def test_damaged_stage_is_computed_again(tmp_path):
+    workspace = Workspace(tmp_path, "hash")
+    workspace.cached("one", lambda: [1, 2, 3])
+    (tmp_path / "stages/one.json").write_text("[1, 2")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert workspace.cached("one", lambda: [4]) == [4]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_names_stay_inside(tmp_path, name):
+    workspace = Workspace(tmp_path / "run", "hash")
+    with pytest.raises(InvalidConfig, match="name"):
+        workspace.folder(name)
+    with pytest.raises(InvalidConfig, match="name"):
+        workspace.cached(name, lambda: 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_out_are_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "run/stages").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidConfig, match="not a link out of it"):
+        Workspace(tmp_path / "run", "hash").cached("one", lambda: 1)
+    assert list((tmp_path / "secret").iterdir()) == []
+
+
+def test_folder(tmp_path):
+    folder = Workspace(tmp_path, "hash").folder("standard/seed-0")
+    assert folder == tmp_path / "standard/seed-0"
+    assert folder.is_dir()
+
+
+def test_another_configuration_is_refused_with_both_hashes(tmp_path):
+    first = open_workspace(tmp_path / "run", "toy/line", "cpu", Config())
+    assert open_workspace(tmp_path / "run", "toy/line", "cpu", Config()) == first
+    with pytest.raises(InvalidConfig) as error:
+        open_workspace(tmp_path / "run", "toy/line", "cpu", Config(width=8))
+    other = open_workspace(tmp_path / "other", "toy/line", "cpu", Config(width=8))
+    assert first.config_hash != other.config_hash
+    assert first.config_hash in str(error.value)
+    assert other.config_hash in str(error.value)
+    with pytest.raises(InvalidConfig, match="toy/circle"):
+        open_workspace(tmp_path / "run", "toy/circle", "cpu", Config())
+
+
+def test_folders_of_others_are_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InvalidConfig, match="a folder"):
+        open_workspace(tmp_path / "file", "toy/line", "cpu", Config())
+    with pytest.raises(InvalidConfig, match="new or empty"):
+        open_workspace(tmp_path, "toy/line", "cpu", Config())
+    (tmp_path / "damaged").mkdir()
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "damaged/config.json").write_text(content)
+        with pytest.raises(InvalidConfig, match="cannot be read"):
+            open_workspace(tmp_path / "damaged", "toy/line", "cpu", Config())
+
+
+def hold(path, held, release):
+    with Workspace(path, "hash").locked():
+        held.set()
+        release.wait(30)
+
+
+def test_one_process_at_a_time(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(30)
+    with pytest.raises(InvalidConfig, match="no other process"), Workspace(tmp_path, "hash").locked():
+        pass
+    process.kill()
+    process.join()
+    with Workspace(tmp_path, "hash").locked():  # a killed process lets go
+        assert (tmp_path / ".lock").exists()
+
+
+def test_clock_runs_while_the_session_lasts(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CLOCK_SECONDS", 0.01)
+    workspace = Workspace(tmp_path, "hash")
+    with workspace.session({"git_commit": "a"}):
+        time.sleep(0.15)
+        assert workspace.sessions()[0]["wall_clock_seconds"] >= 0.1  # what a killed process leaves
+    with pytest.raises(RuntimeError), workspace.session({"git_commit": "b"}):
+        raise RuntimeError
+    assert [session["git_commit"] for session in workspace.sessions()] == ["a", "b"]
+
+
+def test_writing_is_atomic_and_leaves_equal_files_alone(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"one")
+    before = path.stat()
+    write_atomically(path, b"one")
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("value", [{"a": [1, {"b": None}], "c": "ä"}, [], [{"x": 1.5}, 2], {}, 3, "text"])
+def test_json_round_trip(tmp_path, value):
+    write_json(tmp_path / "file.json", value)
+    assert json.loads((tmp_path / "file.json").read_text()) == value == plain(value)
