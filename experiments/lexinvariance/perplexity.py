@@ -59,6 +59,8 @@ class DataConfig:
 class EvaluationConfig:
     """Every seed is evaluated on `windows` held-out windows of its own, so that intervals over seeds hold the text's variation too.
 
+    A corpus whose held-out split is too small for that gives each seed an equal share of what it has.
+
     draws: lexica over which the averaged prediction is taken. max_order: of the in-context counters.
     """
 
@@ -246,7 +248,8 @@ def prepare(name: str, config: Config) -> Text:
         window_source(token_stream(corpus, split, tokenizer), config.data.context, config.data.packing)
         for split in ("train", "validation")
     )
-    seeds, each = len(config.training.seeds), config.evaluation.windows
+    seeds = len(config.training.seeds)
+    each = max(min(config.evaluation.windows, (len(held_out) - 1) // seeds), 1)  # the last window may be padded
     windows = evaluation_windows(held_out, seeds * each, seed=0)
     return Text(
         name, corpus.fingerprint, tokenizer.vocab_size, train, list(windows.reshape(seeds, each, -1)), tokenizer
