@@ -154,9 +154,9 @@ PRESETS = {
     "cpu": Config(
         data=DataConfig(("python-stdlib", "python-docs", "kjv")),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=1200, seeds=(0, 1, 2), optimizer=MUON),
+        training=TrainingConfig(steps=700, seeds=(0, 1, 2), optimizer=MUON),
         ablations=("smear", "plain"),
-        comparison_steps=200,
+        comparison_steps=120,
     ),
     "paper": PAPER_CONFIG,
     "paper-byte": replace(PAPER_CONFIG, data=replace(PAPER_CONFIG.data, tokenizer="byte")),
