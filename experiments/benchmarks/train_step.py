@@ -371,7 +371,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "population_throughput",
-            f"Time of {members} runs of {steps} steps one after another over that of one population (`{used}` here), all compiling included.",
+            f"Time of {members} runs of {steps} steps one after another over that of one population (`{used}` here), compiling included.",
             SOURCE,
             None,
             populations,

@@ -136,7 +136,7 @@ class Bench:
         return seconds
 
     def block(self, label: str, steps: int) -> dict[str, Any]:
-        """Do `steps` steps: wall clock of each, processor seconds per step, and the share of the time since the last block spent computing."""
+        """Do `steps` steps: wall clock of each, processor seconds per step, share of the time since the last block spent computing."""
         step, seconds = self.prepared[label], []
         began, idle = self.clock(), 0.0
         if self.idle_since is not None:

@@ -275,8 +275,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         if among:
             accuracy, accuracy_measured = worst(lambda s: np.asarray(s["accuracy"])[:, early], False, among)
             statement = (
-                f"After {times[early]} symbols the most probable meaning is right for at least {threshold} of the symbols that occurred, for "
-                f"sources of Dirichlet concentration {' and '.join(f'{c:g}' for c in sorted({s['concentration'] for s in among}))}"
+                f"After {times[early]} symbols the most probable meaning is right for at least {threshold} of the symbols that occurred, "
+                f"for sources of Dirichlet concentration {' and '.join(f'{c:g}' for c in sorted({s['concentration'] for s in among}))}"
             )
             judged.append(
                 Claim(name, statement, derived, None, accuracy_measured, threshold, above(accuracy, threshold))

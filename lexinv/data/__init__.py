@@ -1,0 +1,1 @@
+"""Corpora, tokenizers of language models, windows and batches."""

@@ -240,7 +240,10 @@ def test_sigterm_outside_training_leaves_a_resumable_folder(repository):
         "x = np.linspace", "__import__('time').sleep(60 if seed == 1 else 0)\n        x = np.linspace"
     )
     (repository / "experiments/toy/sleeping.py").write_text(sleeping)
-    program = "import sys, experiments; experiments.__path__.append(sys.argv.pop(1)); from experiments.__main__ import main; sys.exit(main())"
+    program = (
+        "import sys, experiments; experiments.__path__.append(sys.argv.pop(1)); "
+        "from experiments.__main__ import main; sys.exit(main())"
+    )
     command = [
         sys.executable,
         "-c",

@@ -67,7 +67,9 @@ def test_key_posterior_equals_brute_force(markov_source):
     keys = np.array(list(permutations(range(4))))
     for length in range(1, 7):
         weights = np.exp([log_likelihood(source, key[np.asarray(text[:length])]) for key in keys])
-        expected = [[weights[keys[:, cipher] == plain].sum() / weights.sum() for plain in range(4)] for cipher in range(4)]
+        expected = [
+            [weights[keys[:, cipher] == plain].sum() / weights.sum() for plain in range(4)] for cipher in range(4)
+        ]
         np.testing.assert_allclose(posterior[length - 1], expected, atol=1e-12)
 
 
@@ -96,7 +98,9 @@ def test_invariant_under_relabelling_of_the_text(markov_source):
     relabelled = bayes_decipher(source, relabelling[text]).log_probs
     np.testing.assert_allclose(relabelled[:, relabelling], log_probs, atol=1e-10)
     # The source itself is not lexinvariant: without this the test above would be vacuous.
-    assert float(jnp.abs(predictions(source, relabelling[text])[:, relabelling] - predictions(source, text)).max()) > 0.1
+    assert (
+        float(jnp.abs(predictions(source, relabelling[text])[:, relabelling] - predictions(source, text)).max()) > 0.1
+    )
 
 
 def adversarial_texts(rng: np.random.Generator, vocab: int, length: int, count: int) -> np.ndarray:
@@ -105,7 +109,9 @@ def adversarial_texts(rng: np.random.Generator, vocab: int, length: int, count: 
     texts[::7] = rng.integers(0, vocab, (len(texts[::7]), 1))
     texts[1::7] = np.arange(length) % rng.integers(1, vocab + 1, (len(texts[1::7]), 1))
     texts[2::7, : length - 1] = 0
-    return rng.permuted(np.tile(np.arange(vocab), (count, 1)), axis=1)[np.arange(count)[:, None], texts].astype(np.int32)
+    return rng.permuted(np.tile(np.arange(vocab), (count, 1)), axis=1)[np.arange(count)[:, None], texts].astype(
+        np.int32
+    )
 
 
 @pytest.mark.parametrize("vocab, concentration", [(3, 0.1), (4, 0.3), (5, 1.0)])

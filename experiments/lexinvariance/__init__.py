@@ -1,0 +1,1 @@
+"""Lexinvariance: what is left of a token without its identity."""

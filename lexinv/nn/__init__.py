@@ -1,0 +1,1 @@
+"""What several families use: lexica, the Transformer over them, attention, initial circuits."""
