@@ -21,7 +21,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.worker import Problem, Worker, WorkerError, environment
+from experiments.benchmarks.alternating import alternate, exponent, ratio
+from experiments.benchmarks.problems import Problem
+from experiments.benchmarks.worker import Worker, WorkerError, environment
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, panels, styled
 from experiments.harness.workspace import Workspace
@@ -162,19 +164,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return results
 
 
-def alternate(sides: Mapping[str, Worker], config: Config) -> dict[str, Any]:
-    """Blocks of every prepared side in turn, in the other direction every other round; median seconds of a step for each round."""
-    kinds = ("seconds", "processor_seconds", "idle_share")
-    measured = {kind: {label: [] for label in sides} for kind in kinds}
-    for number in range(config.rounds):
-        for label in list(sides) if number % 2 == 0 else reversed(list(sides)):
-            block = sides[label].ask("block", label=label, steps=config.steps)
-            block["seconds"] = median(block["seconds"])
-            for kind in kinds:
-                measured[kind][label].append(float(f"{block[kind]:.5g}"))
-    return measured
-
-
 def against_torch(config: Config, log: Path) -> dict[str, Any]:
     """The standard step and two without what speeds it up, PyTorch eager with and without the same microbatches, and compiled."""
     problem = config.problem
@@ -207,7 +196,7 @@ def against_torch(config: Config, log: Path) -> dict[str, Any]:
                 ):  # torch.compile needs a C++ compiler and more: where it does not work, that is a result
                     raise
                 left_out[label] = f"failed: {error}"
-        return {"tokens": problem.tokens, "left_out": left_out, **alternate(sides, config)}
+        return {"tokens": problem.tokens, "left_out": left_out, **alternate(sides, config.rounds, config.steps)}
 
 
 def lexinvariant(problem: Problem) -> Problem:
@@ -221,7 +210,8 @@ def overhead(config: Config, log: Path) -> list[dict[str, Any]]:
         with Worker(log, config.cores) as worker:
             worker.ask("prepare", label="standard", problem=problem)
             worker.ask("prepare", label="lexinvariant", problem=lexinvariant(problem))
-            times = alternate({"standard": worker, "lexinvariant": worker}, config)
+            sides = dict.fromkeys(("standard", "lexinvariant"), worker)
+            times = alternate(sides, config.rounds, config.steps)
         measured.append({"vocab": problem.vocab, "tokens": problem.tokens, **times})
     return measured
 
@@ -284,36 +274,28 @@ def start_up(config: Config, log: Path) -> dict[str, list[float]]:
 def sweep(config: Config, log: Path) -> dict[str, Any]:
     """Seconds of a standard step by size, and the exponent of a power law fitted to them in each round."""
     base, model = config.sweep, config.sweep.model
-    heads = model.width // model.heads
+    per_head = model.width // model.heads
+
+    def wide(width: int) -> TransformerConfig:
+        return replace(model, width=width, mlp_width=4 * width, heads=max(width // per_head, 1))
+
     axes = {
         "context": {n: replace(base, context=n, model=replace(model, max_length=n)) for n in config.contexts},
-        "width": {
-            n: replace(base, model=replace(model, width=n, mlp_width=4 * n, heads=max(n // heads, 1)))
-            for n in config.widths
-        },
+        "width": {n: replace(base, model=wide(n)) for n in config.widths},
         "vocabulary": {n: replace(base, vocab=n) for n in config.vocabs},
     }
+    labels = {problem: "" for problems in axes.values() for problem in problems.values()}
+    with Worker(log, config.cores) as worker:
+        for number, problem in enumerate(labels):  # the base is on every axis, and measured once
+            labels[problem] = str(number)
+            worker.ask("prepare", label=labels[problem], problem=problem)
+        seconds = alternate(dict.fromkeys(labels.values(), worker), config.rounds, config.steps)["seconds"]
     measured = {}
     for axis, problems in axes.items():
-        with Worker(log, config.cores) as worker:
-            for size, problem in problems.items():
-                worker.ask("prepare", label=str(size), problem=problem)
-            seconds = alternate({str(size): worker for size in problems}, config)["seconds"]
-        rows = list(seconds.values())
+        rows = [seconds[labels[problem]] for problem in problems.values()]
         exponents = [exponent(list(problems), times) for times in zip(*rows, strict=True)]
         measured[axis] = {"sizes": list(problems), "seconds": rows, "exponents": exponents}
     return measured
-
-
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """b of the least-squares fit seconds = a size^b in logarithms."""
-    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 4)
-
-
-def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
-    """The ratio of the medians over rounds, and the interval of the rounds' own ratios."""
-    by_round = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return {"ratio": median(numerator) / median(denominator), "by_round": interval(by_round)}
 
 
 def population_ratios(measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -389,9 +371,13 @@ def bars(axes: Axes, ratios: Mapping[str, dict[str, Any]], colors: Sequence[str]
         spread = measured.get("by_round")
         if spread is not None and spread.low is not None:
             axes.plot([spread.low, spread.high], [row, row], color="black", linewidth=1.2)
-        axes.annotate(f" {measured['ratio']:.2f}", (0, row), color="white", va="center", fontweight="bold")
+        axes.annotate(
+            f"{measured['ratio']:.2f}", (1.0, row), xycoords=("axes fraction", "data"), va="center", ha="right"
+        )
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
+    # The interval of a few wild rounds reaches far; the axis follows the bars.
+    axes.set_xlim(0, 1.25 * max([1.0, *values]))
     axes.axvline(1.0, color=GREY, linestyle="--", linewidth=1)
     axes.grid(visible=False, axis="y")
 
@@ -417,7 +403,7 @@ def figure(results: dict[str, Any]) -> Figure:
             ratios[f"speed of {members} seeds\nas one ({kind})"] = measured
         parts = [ORANGE] * len(results["overhead"]) + [GREEN] * 2 + [SKY] * 2
         bars(costs, ratios, parts)
-        costs.set(title="Lexinvariant over standard, population over runs", xlabel="ratio")
+        costs.set(title="What a lexicon and more seeds cost", xlabel="ratio")
         for (axis, measured), color in zip(results["sweep"].items(), PALETTE, strict=False):
             relative = np.array(measured["sizes"]) / measured["sizes"][0]
             fitted = interval(measured["exponents"]).mean
@@ -426,7 +412,8 @@ def figure(results: dict[str, Any]) -> Figure:
         sizes.set(title="Size sweep", xlabel="size, over the smallest", ylabel="milliseconds per step")
         sizes.legend()
         times = {label: median(values) for label, values in results["start_up"].items()}
-        begin.barh(range(len(times)), list(times.values()), color=BLUE, height=0.6)
+        drawn_bars = begin.barh(range(len(times)), list(times.values()), color=BLUE, height=0.6)
+        begin.bar_label(drawn_bars, fmt=" %.2f", fontsize=8)
         begin.set_yticks(range(len(times)), list(times))
         begin.invert_yaxis()
         begin.grid(visible=False, axis="y")

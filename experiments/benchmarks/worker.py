@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import experiments
+from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
 from experiments.harness.config import from_json, to_json
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.optimizers import OptimizerConfig
-from lexinv.validation import require
 
 # What lexinv.training.allocator does, for processes of any library: buffers are kept, not returned and faulted in again.
 ALLOCATOR = {
@@ -30,31 +27,6 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "67108864",
 }
-OPTIMIZER = OptimizerConfig(warmup_steps=0, weight_decay=0.01)
-STEPS = 1_000_000  # of the learning rate's schedule: so many that it is constant, as in PyTorch
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One train step to measure."""
-
-    model: TransformerConfig
-    lexicon: LexiconConfig = LexiconConfig()
-    vocab: int = 128
-    batch_size: int = 16
-    context: int = 256
-    microbatches: int = 1
-
-    def __post_init__(self):
-        for name in ("vocab", "batch_size", "context", "microbatches"):
-            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
-        divides = self.batch_size % self.microbatches == 0
-        require(divides, "problem.microbatches", self.microbatches, f"a divisor of batch_size {self.batch_size}")
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a step."""
-        return self.batch_size * self.context
 
 
 class WorkerError(RuntimeError):
@@ -93,15 +65,21 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with suppress(BrokenPipeError):
-            print(json.dumps({"request": request, "arguments": to_json_arguments(arguments)}), file=self.process.stdin)
+            values = {name: to_json(value) for name, value in arguments.items()}
+            print(json.dumps({"request": request, "arguments": values}), file=self.process.stdin)
             self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise WorkerError(f"the worker ended during {request!r}; see {self.log}")
+            raise self.failure("the process ended")
         answer = json.loads(line)
         if "error" in answer:
-            raise WorkerError(answer["error"])
+            raise self.failure(answer["error"])
         return answer["value"]
+
+    def failure(self, message: str) -> WorkerError:
+        error = WorkerError(message)
+        error.add_note(f"see {self.log}")  # apart from the message, which may enter a record
+        return error
 
     def __enter__(self) -> "Worker":
         return self
@@ -109,10 +87,6 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.process.kill()  # nothing in it is worth waiting for
         self.process.communicate()
-
-
-def to_json_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: to_json(value) for name, value in arguments.items()}
 
 
 @dataclass
@@ -136,12 +110,9 @@ class Bench:
         return seconds
 
     def block(self, label: str, steps: int) -> dict[str, Any]:
-        """Do `steps` steps: wall clock of each, processor seconds per step, share of the time since the last block spent computing."""
-        step, seconds = self.prepared[label], []
-        began, idle = self.clock(), 0.0
-        if self.idle_since is not None:
-            wall, processor = (now - before for now, before in zip(began, self.idle_since, strict=True))
-            idle = processor / wall
+        """Do `steps` steps: wall clock of each, processor seconds per step, and both clocks since the last block."""
+        step, seconds, began = self.prepared[label], [], self.clock()
+        waited = [now - before for now, before in zip(began, self.idle_since or began, strict=True)]
         for _ in range(steps):
             start = time.perf_counter()
             step()
@@ -150,7 +121,7 @@ class Bench:
         return {
             "seconds": seconds,
             "processor_seconds": (self.idle_since[1] - began[1]) / steps,
-            "idle_share": idle,
+            "waited": waited,
         }
 
     def clock(self) -> tuple[float, float]:
@@ -196,71 +167,6 @@ class Bench:
             jax.block_until_ready((state, metrics))
             totals = [totals[0] + compiled - began, totals[1] + time.perf_counter() - compiled]
         return totals
-
-
-def jax_problem(problem: Problem, population: Literal["none", "map", "vmap"] = "none"):
-    """(start(key) -> state, the train step, its batches [1, B, ...]) of a problem, nothing compiled."""
-    import numpy as np
-
-    from lexinv.nn.language_model import initialize, make_loss
-    from lexinv.training.optimizers import make_optimizer
-    from lexinv.training.state import create_state
-    from lexinv.training.step import make_train_step
-
-    optimizer = make_optimizer(OPTIMIZER, STEPS)
-
-    def start(key):
-        return create_state(initialize(problem.model, problem.lexicon, problem.vocab, key), optimizer, key)
-
-    loss = make_loss(problem.model, problem.lexicon, problem.vocab)
-    step = make_train_step(loss, optimizer, microbatches=problem.microbatches, population=population)
-    rows = np.arange(problem.batch_size, dtype=np.int32)
-    return start, step, {"tokens": random_tokens(problem)[None], "row": rows[None]}
-
-
-def random_tokens(problem: Problem):
-    import numpy as np
-
-    shape = (problem.batch_size, problem.context)
-    return np.random.default_rng(0).integers(problem.vocab, size=shape, dtype=np.int32)
-
-
-def jax_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
-    """Our train step; `compiled` says nothing, since it always is."""
-    import jax
-
-    del compiled
-    start, step, batches = jax_problem(problem)
-    state, batches = jax.jit(start)(jax.random.key(0)), jax.device_put(batches)
-
-    def call():
-        nonlocal state
-        state, metrics = step(state, batches)
-        return jax.block_until_ready((state, metrics))
-
-    return call
-
-
-def torch_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
-    """The same step in PyTorch, on its accelerator if there is one."""
-    import torch
-
-    from experiments.benchmarks.torch_language_model import LanguageModel, make_train_step
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = LanguageModel(problem.model, problem.vocab).to(device)
-    step = make_train_step(model, OPTIMIZER, problem.microbatches, compiled)
-    tokens = torch.from_numpy(random_tokens(problem)).long().to(device)
-
-    def call():
-        loss = step(tokens)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return loss
-
-    return call
 
 
 def main() -> None:

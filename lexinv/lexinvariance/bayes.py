@@ -38,7 +38,7 @@ def double_precision() -> AbstractContextManager:
     """A context in which JAX computes in float64 (not on TPU: place the work on its host's CPU)."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # the name before jax 0.8
+    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]  # its place before jax 0.8
 
     return enable_x64()
 

@@ -15,7 +15,10 @@ CONCENTRATIONS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def in_context_ngram(
-    tokens: Int[Array, " time"], vocab: int, discounts: Sequence[float], concentrations: Sequence[float]
+    tokens: Int[Array, " time"],
+    vocab: int,
+    discounts: Float[Array, " orders"],
+    concentrations: Float[Array, " orders"],
 ) -> Float[Array, "orders time"]:
     """Nats of each token under back-off counters of order 0 (frequencies), 1 (bigram), ... that have seen only the window before it.
 
@@ -36,7 +39,8 @@ def in_context_ngram(
     matches = earlier
     lower = jnp.full((time, vocab), 1.0 / vocab, jnp.float32)
     nats = []
-    for order, (discount, concentration) in enumerate(zip(discounts, concentrations, strict=True)):
+    for order in range(discounts.shape[0]):
+        discount, concentration = discounts[order], concentrations[order]
         if order:
             # The suffixes of this length before t and before j agree if those one shorter do and tokens t-order and j-order are equal.
             moved = jnp.concatenate([jnp.full((order,), -1), seen])[:time]
@@ -56,9 +60,8 @@ def counter_nll(
     windows: Int[np.ndarray, "n time"], vocab: int, discounts: Sequence[float], concentrations: Sequence[float]
 ) -> Float[np.ndarray, "orders n time"]:
     """`in_context_ngram` for each window, one after another in one program (bounded memory)."""
-    count = jax.jit(
-        lambda batch: jax.lax.map(lambda row: in_context_ngram(row, vocab, discounts, concentrations), batch)
-    )
+    parameters = jnp.asarray(discounts, jnp.float32), jnp.asarray(concentrations, jnp.float32)
+    count = jax.jit(lambda batch: jax.lax.map(lambda row: in_context_ngram(row, vocab, *parameters), batch))
     return np.moveaxis(np.asarray(count(jnp.asarray(windows))), 0, 1)
 
 
@@ -74,13 +77,13 @@ def tune_counter(windows: Int[np.ndarray, "n time"], vocab: int, max_order: int)
     rows = jnp.asarray(windows)
 
     @jax.jit
-    def last_order(discount_list, concentration_list):
-        nats = jax.lax.map(lambda row: in_context_ngram(row, vocab, discount_list, concentration_list)[-1], rows)
+    def last_order(parameters: Float[Array, "2 orders"]) -> Float[Array, ""]:
+        nats = jax.lax.map(lambda row: in_context_ngram(row, vocab, *parameters)[-1], rows)
         return jnp.mean(nats[:, half:])
 
     for _ in range(max_order + 1):
         grid = [(d, c) for d in DISCOUNTS for c in CONCENTRATIONS if d + c > 0]
-        losses = [float(last_order([*discounts, d], [*concentrations, c])) for d, c in grid]
+        losses = [float(last_order(jnp.array([[*discounts, d], [*concentrations, c]]))) for d, c in grid]
         discount, concentration = grid[int(np.argmin(losses))]
         discounts.append(discount)
         concentrations.append(concentration)

@@ -60,7 +60,7 @@ def suffix_taps(taps: int, heads: int, head_dim: int) -> tuple[Float[Array, "tap
     for head in range(heads):
         groups = max(taps - 1 if head % 2 == 0 else (taps - 1) // 2, 1)
         group = channel * groups // head_dim
-        query = query.at[group, head, channel].set(1.5 * jnp.exp(-0.4 * group))
+        query = query.at[group, head, channel].set(1.5 * jnp.exp(-0.4 * group.astype(jnp.float32)))
         key = key.at[group + 1, head, channel].set(1.0)
     return query.reshape(taps, -1), key.reshape(taps, -1)
 

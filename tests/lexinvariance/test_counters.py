@@ -33,7 +33,7 @@ def by_hand(tokens, vocab, discounts, concentrations):
 @given(st.lists(st.integers(0, 3), min_size=12, max_size=12), st.sampled_from([(0.5, 0.5, 0.9), (0.0, 0.3, 0.7)]))
 def test_counters_are_the_rule_counted_by_hand(tokens, discounts):
     concentrations = (1.0, 2.0, 0.5)
-    got = in_context_ngram(jnp.asarray(tokens), 4, discounts, concentrations)
+    got = in_context_ngram(jnp.asarray(tokens), 4, jnp.array(discounts), jnp.array(concentrations))
     np.testing.assert_allclose(got, by_hand(tokens, 4, discounts, concentrations), rtol=1e-4, atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_a_repeated_pattern_is_predicted_by_the_order_that_sees_it():
 
 
 def test_the_first_token_is_uniform_and_padding_is_free():
-    nats = in_context_ngram(jnp.array([2, 2, -1, -1]), 5, (0.5, 0.5), (1.0, 1.0))
+    nats = in_context_ngram(jnp.array([2, 2, -1, -1]), 5, jnp.full(2, 0.5), jnp.ones(2))
     np.testing.assert_allclose(nats[:, 0], np.log(5), rtol=1e-6)
     assert not nats[:, 2:].any()
 

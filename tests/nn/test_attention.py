@@ -86,8 +86,8 @@ def test_a_depthwise_causal_convolution_is_its_sum():
     assert not shift(x, 20).any()
 
 
-def test_suffix_taps_score_the_number_of_equal_symbols():
-    """With one-hot symbols repeated in every group the score of (t, j) counts the agreement of the suffixes ending at t and j-1."""
+def test_suffix_taps_weigh_the_equal_symbols_of_two_suffixes():
+    """With one-hot symbols repeated in every group the score of (t, j) is the agreement of the suffixes ending at t and j-1."""
     symbols, groups = 3, 4
     query_taps, key_taps = suffix_taps(5, heads=1, head_dim=symbols * groups)
     tokens = np.array([0, 1, 2, 0, 1, 2, 1, 0, 1, 2])
@@ -95,4 +95,5 @@ def test_suffix_taps_score_the_number_of_equal_symbols():
     scores = np.asarray(causal_convolution(x, query_taps)[0] @ causal_convolution(x, key_taps)[0].T)
     for t in range(groups, len(tokens)):
         for j in range(groups + 1, t + 1):
-            assert scores[t, j] == sum(tokens[t - g] == tokens[j - 1 - g] for g in range(groups))
+            want = sum(1.5 * np.exp(-0.4 * g) * (tokens[t - g] == tokens[j - 1 - g]) for g in range(groups))
+            np.testing.assert_allclose(scores[t, j], want, rtol=1e-5)

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.nn.language_model import BOS, LanguageModel, initialize, make_loss, make_nll, shift_right
+from lexinv.nn import language_model
+from lexinv.nn.language_model import BOS, LanguageModel, make_loss, make_nll, shift_right
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, row_keys
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import InvalidConfig
 
 VOCAB, WIDTH = 9, 16
+initialize = jax.jit(language_model.initialize, static_argnums=(0, 1, 2))
 PLAIN = TransformerConfig(depth=2, width=WIDTH, heads=2, mlp_width=32, max_length=128)
 CONFIGS = {
     "rope": PLAIN,
