@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.problems import Problem
 from experiments.benchmarks.worker import Worker
 from experiments.harness.claims import interval
 
@@ -43,3 +44,19 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """b of the least-squares fit seconds = a size^b in logarithms."""
     return significant(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]))
+
+
+def size_sweep(axes: Mapping[str, Mapping[int, Problem]], worker: Worker, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds of a step by size along each axis, [sizes][rounds], and the exponent of a power law fitted to them in each round."""
+    labels: dict[Problem, str] = {}
+    for problem in (problem for problems in axes.values() for problem in problems.values()):
+        if problem not in labels:  # the base is on every axis, and measured once
+            labels[problem] = str(len(labels))
+            worker.ask("prepare", label=labels[problem], problem=problem)
+    seconds = alternate(dict.fromkeys(labels.values(), worker), rounds, steps)["seconds"]
+    measured = {}
+    for axis, problems in axes.items():
+        rows = [seconds[labels[problem]] for problem in problems.values()]
+        exponents = [exponent(list(problems), times) for times in zip(*rows, strict=True)]
+        measured[axis] = {"sizes": list(problems), "seconds": rows, "exponents": exponents}
+    return measured

@@ -69,8 +69,8 @@ def initialize(config: TransformerConfig, lexicon: LexiconConfig, vocab: int, ke
     """Parameters: {"model": Flax parameters} and, where the lexicon is learned, {"table": E_0 ~ N(0, I)}."""
     model_key, table_key, scheme_key = jax.random.split(key, 3)
     tokens = jnp.zeros((1, 1), jnp.int32)
-    model = LanguageModel(config).init(model_key, tokens, jnp.zeros((1, config.width)))["params"]
-    params = {"model": initialization.apply_scheme(config, model, scheme_key)}
+    model: Params = dict(LanguageModel(config).init(model_key, tokens, jnp.zeros((1, config.width)))["params"])
+    params: Params = {"model": initialization.apply_scheme(config, model, scheme_key)}
     if lexicon.learned:
         params["table"] = jax.random.normal(table_key, (vocab, config.width))
     return params
@@ -101,7 +101,7 @@ def make_nll(
             table, drawn = bank(vocab, config.width), replace(lexicon, kind="standard")
         inputs = shift_right(targets)
         if not lexicon.vocab_block:
-            logits = model.apply(
+            logits: Any = model.apply(
                 {"params": params["model"]}, inputs, draw_lexicon(drawn, table, keys, vocab, config.width)
             )
             return token_nll(logits, targets)

@@ -153,11 +153,12 @@ class Transformer(nn.Module):
             table = self.param("relative_bias", nn.initializers.zeros, (RELATIVE_BUCKETS, config.heads))
             bias = relative_bias(table, time, config.causal)
         layer = nn.remat(Block, prevent_cse=False) if config.remat else Block
+        every_layer: Any = nn.broadcast  # Flax annotates in_axes too narrowly
         stack = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=every_layer,
             length=config.depth,
             unroll=min(config.unroll, config.depth),
         )

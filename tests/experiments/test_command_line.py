@@ -256,14 +256,14 @@ def test_sigterm_outside_training_leaves_a_resumable_folder(repository):
         "x",
     ]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(SOURCE)})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # on a busy machine
     while (
         not (Path("x/computed.txt").exists() and Path("x/computed.txt").read_text() == "0 1 ")
         and time.monotonic() < deadline
     ):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
+    assert process.wait(60) == 143
     assert sorted(path.name for path in Path("x/stages/slope").iterdir()) == ["seed-0.json"]
     assert len(json.loads(Path("x/sessions.json").read_text())) == 1
     with record.Workspace(Path("x"), "hash").locked():

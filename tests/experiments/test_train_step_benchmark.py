@@ -58,9 +58,7 @@ def results() -> dict:
         ],
         "memory": {
             "vocab": 32768,
-            "width": 512,
-            "batch": 8,
-            "context": 512,
+            "shape": "V=32768, D=512, B=8, T=512",
             "bytes": {"standard": 100, "standard, blockwise": 80, "lexinvariant, blockwise": 110},
         },
         "population": {
@@ -182,7 +180,7 @@ def test_worker_waits_idly_and_reports_failures(tmp_path):
         block = worker.ask("block", label="step", steps=3)
         assert len(block["seconds"]) == 3
         assert block["processor_seconds"] > 0
-        with pytest.raises(WorkerError, match="^KeyError$"):
+        with pytest.raises(WorkerError, match="^KeyError"):
             worker.ask("block", label="unknown", steps=1)
         assert worker.ask("block", label="step", steps=1)["seconds"][0] > 0
     assert worker.process.returncode is not None
