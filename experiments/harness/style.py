@@ -42,7 +42,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "pdf.fonttype": 42,
-    "savefig.dpi": 120,
+    "savefig.dpi": 105,
     "svg.hashsalt": "lexinv",
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
