@@ -1,5 +1,7 @@
 """Scaled dot-product attention behind one function, with the implementation chosen by device."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import jax
@@ -21,8 +23,9 @@ def attention(
 ) -> Float[Array, "batch time heads dim"]:
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
-    `chunked` takes the queries in chunks of 64 and leaves out the keys that a causal mask would hide: almost half of the work, in static
-    shapes. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first for causal attention on the CPU, the second elsewhere.
+    `chunked` takes the queries in chunks of 64, leaves out the keys that a causal mask would hide (almost half of the work, in static
+    shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first for causal attention
+    on the CPU, the second elsewhere.
     The softmax is computed in float32 whatever the dtype of the arguments.
     """
     if implementation == "auto":
@@ -30,15 +33,8 @@ def attention(
     if implementation == "dot_product":
         batched_bias = None if bias is None else bias[None]
         return jax.nn.dot_product_attention(queries, keys, values, bias=batched_bias, is_causal=causal)
-    time = queries.shape[1]
-    chunks = []
-    for start in range(0, time, QUERY_CHUNK):
-        stop = min(start + QUERY_CHUNK, time)
-        seen = stop if causal else time
-        chunk_bias = None if bias is None else bias[:, start:stop, :seen]
-        weights = _weights(queries[:, start:stop], keys[:, :seen], chunk_bias, start if causal else None)
-        chunks.append(jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values[:, :seen]))
-    return jnp.concatenate(chunks, axis=1)
+    heads_first = [jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys, values)]
+    return jnp.swapaxes(_chunked(*heads_first, bias, causal), 1, 2)
 
 
 def attention_weights(
@@ -48,16 +44,77 @@ def attention_weights(
     causal: bool = True,
 ) -> Float[Array, "batch heads time time"]:
     """The softmax weights that `attention` applies to the values, whole: for looking at, not for training."""
-    return _weights(queries, keys, bias, 0 if causal else None)
+    heads_first = [jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys)]
+    weights, total = _unnormalised(*heads_first, bias, 0 if causal else None)
+    return weights / total
 
 
-def _weights(queries, keys, bias, first_query):
-    """Float32 weights [batch, heads, queries, keys]; `first_query` is the time of the first query, None without a causal mask."""
-    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
-    scores = scores * jnp.float32(queries.shape[-1] ** -0.5)
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _chunked(queries, keys, values, bias, causal):
+    """`softmax(Q K^T + bias) V` on [batch, heads, time, dim].
+
+    Its gradient is written out since autodiff of the slices leaves, on the CPU, transposing copies that cost more than the products. The
+    products are ordered so that the long axis of keys stays last, which is the layout of the weights.
+    """
+    return _chunked_forward(queries, keys, values, bias, causal)[0]
+
+
+def _chunked_forward(queries, keys, values, bias, causal):
+    outputs, saved = [], []
+    for chunk, seen in _query_chunks(queries.shape[2], causal):
+        chunk_bias = None if bias is None else bias[:, chunk, :seen]
+        weights, total = _unnormalised(
+            queries[:, :, chunk], keys[:, :, :seen], chunk_bias, chunk.start if causal else None
+        )
+        weights, total = weights.astype(values.dtype), total.astype(values.dtype)
+        outputs.append(jnp.einsum("bhqk,bhkd->bhqd", weights, values[:, :, :seen]) / total)
+        saved.append((weights, total))
+    output = jnp.concatenate(outputs, axis=2)
+    return output, (queries, keys, values, bias, output, saved)
+
+
+def _chunked_backward(causal, residuals, gradient):
+    """With P = W / total and O = P V: dV = P^T dO and dS = P * (dO V^T - rowsum(dO * O)), then dQ = dS K and dK = dS^T Q."""
+    queries, keys, values, bias, output, saved = residuals
+    to_queries = []
+    to_keys, to_values = (jnp.zeros_like(jnp.swapaxes(x, 2, 3)) for x in (keys, values))
+    to_bias = None if bias is None else jnp.zeros_like(bias)
+    for (chunk, seen), (weights, total) in zip(_query_chunks(queries.shape[2], causal), saved, strict=True):
+        shared = gradient[:, :, chunk] / total
+        to_weights = jnp.einsum("bhqd,bhkd->bhqk", shared, values[:, :, :seen])
+        to_scores = weights * (to_weights - jnp.sum(shared * output[:, :, chunk], axis=-1, keepdims=True))
+        to_queries.append(jnp.einsum("bhqk,bhkd->bhqd", to_scores, keys[:, :, :seen]))
+        to_keys = to_keys.at[..., :seen].add(jnp.einsum("bhqd,bhqk->bhdk", queries[:, :, chunk], to_scores))
+        to_values = to_values.at[..., :seen].add(jnp.einsum("bhqd,bhqk->bhdk", shared, weights))
+        if to_bias is not None:
+            to_bias = to_bias.at[:, chunk, :seen].add(jnp.sum(to_scores, axis=0).astype(to_bias.dtype))
+    return jnp.concatenate(to_queries, axis=2), jnp.swapaxes(to_keys, 2, 3), jnp.swapaxes(to_values, 2, 3), to_bias
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _query_chunks(time: int, causal: bool) -> Iterator[tuple[slice, int]]:
+    """Consecutive slices of the queries, each with the number of keys that it can see."""
+    for start in range(0, time, QUERY_CHUNK):
+        stop = min(start + QUERY_CHUNK, time)
+        yield slice(start, stop), stop if causal else time
+
+
+def _scaled(queries):
+    return queries * jnp.asarray(queries.shape[-1] ** -0.5, queries.dtype)
+
+
+def _unnormalised(queries, keys, bias, first_query):
+    """Float32 exp(scores - their maximum) [batch, heads, queries, keys] and its sum over keys.
+
+    `first_query` is the time of the first query, None without a causal mask.
+    """
+    scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias[None].astype(jnp.float32)
     if first_query is not None:
-        visible = jnp.arange(keys.shape[1])[None, :] <= first_query + jnp.arange(queries.shape[1])[:, None]
+        visible = jnp.arange(keys.shape[2])[None, :] <= first_query + jnp.arange(queries.shape[2])[:, None]
         scores = jnp.where(visible[None, None], scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    return weights, jnp.sum(weights, axis=-1, keepdims=True)

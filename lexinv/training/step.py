@@ -30,9 +30,9 @@ def make_train_step(
     clipping) are added. Every leaf of `batches` is [K, B, ...]: K steps are done in one dispatch, and every metric is
     [K]. Step t draws from `fold_in(stream(state.key, "loss"), t)`, so nothing depends on how steps are cut up.
 
-    `microbatches` divides the B rows into that many slices and averages their gradients and metrics: less memory, and
-    the full batch's result within float tolerance where the loss is a mean over equally weighted rows, and where its
-    randomness is folded per row from the batch and not from the position in the slice.
+    `microbatches` divides the B rows into that many slices and averages their gradients and metrics: less memory, on the
+    CPU also less time, and the full batch's result within float tolerance where the loss is a mean over equally weighted
+    rows, and where its randomness is folded per row from the batch and not from the position in the slice.
 
     `population`: every leaf of the state has a leading axis of S members, `batches` are [K, S, B, ...], and metrics
     [K, S]. "vmap" computes the members together (accelerators), "map" one after another (CPU).
@@ -60,7 +60,8 @@ def make_train_step(
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
 
-        total, _ = jax.lax.scan(add, zeros, slices)
+        # Two at a time on the CPU, where what does not depend on each other runs side by side: the cores then wait less.
+        total, _ = jax.lax.scan(add, zeros, slices, unroll=2 if jax.default_backend() == "cpu" else 1)
         return jax.tree.map(lambda leaf: leaf / microbatches, total)
 
     def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:

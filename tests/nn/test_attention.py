@@ -31,6 +31,30 @@ def test_both_implementations_compute_the_definition(causal, biased, time):
     np.testing.assert_allclose(attention_weights(q, k, bias, causal), weights, atol=2e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_chunked_gradient_is_that_of_the_definition(causal, biased):
+    q, k, v, cotangent = jax.random.normal(KEY, (4, 2, 150, 3, 8))
+    bias = jax.random.normal(jax.random.key(1), (3, 150, 150)) if biased else None
+
+    def definition(q, k, v, bias):
+        return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias, causal), v)
+
+    def chunked(q, k, v, bias):
+        return attention(q, k, v, bias, causal, "chunked")
+
+    want, got = (jax.vjp(function, q, k, v, bias)[1](cotangent) for function in (definition, chunked))
+    for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):
+        if one is not None:
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_the_chunked_gradient_keeps_the_dtype():
+    x = jax.random.normal(KEY, (1, 70, 2, 8), jnp.bfloat16)
+    gradient = jax.grad(lambda x: attention(x, x, x, implementation="chunked").astype(jnp.float32).sum())(x)
+    assert gradient.dtype == jnp.bfloat16
+
+
 def test_written_out_gradients_are_those_of_autodiff():
     x, kernel = jax.random.normal(KEY, (2, 3, 5)), jax.random.normal(jax.random.key(1), (5, 4))
     gain = jax.random.normal(jax.random.key(2), (5,))
