@@ -67,9 +67,17 @@ def jax_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
     """Our train step; `compiled` says nothing, since it always is."""
     import jax
 
+    from lexinv.training.optimizers import make_optimizer
+    from lexinv.training.state import create_state
+
     del compiled
     start, step, batches = jax_problem(problem)
-    state, batches = jax.jit(start)(jax.random.key(0)), jax.device_put(batches)
+    key, generator = jax.random.key(0), np.random.default_rng(0)
+    # No initialisation is compiled here: any small numbers do.
+    params = jax.tree.map(
+        lambda leaf: 0.1 * generator.standard_normal(leaf.shape, np.float32), jax.eval_shape(start, key).params
+    )
+    state, batches = create_state(params, make_optimizer(OPTIMIZER, STEPS), key), jax.device_put(batches)
 
     def call():
         nonlocal state

@@ -22,7 +22,7 @@ from experiments.harness.config import from_json, to_json
 
 # What lexinv.training.allocator does, for processes of any library: buffers are kept, not returned and faulted in again.
 ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_ARENA_MAX": "3",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "67108864",
