@@ -148,15 +148,16 @@ PRESETS = {
     "quick": Config(
         data=DataConfig(),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=800, optimizer=MUON),
+        training=TrainingConfig(steps=1600, optimizer=MUON, microbatches=2),
         evaluation=EvaluationConfig(windows=512),
     ),
     "cpu": Config(
         data=DataConfig(("python-stdlib", "python-docs", "kjv")),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=700, seeds=(0, 1, 2), optimizer=MUON),
+        training=TrainingConfig(steps=2200, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
+        evaluation=EvaluationConfig(windows=512),
         ablations=("smear", "plain"),
-        comparison_steps=120,
+        comparison_steps=240,
     ),
     "paper": PAPER_CONFIG,
     "paper-byte": replace(PAPER_CONFIG, data=replace(PAPER_CONFIG.data, tokenizer="byte")),
@@ -246,7 +247,7 @@ def prepare(name: str, config: Config) -> Text:
     tokenizer = load_tokenizer(config.data.tokenizer, corpus)
     train, held_out = (
         window_source(token_stream(corpus, split, tokenizer), config.data.context, config.data.packing)
-        for split in ("train", "validation")
+        for split in ("train", "test")
     )
     seeds = len(config.training.seeds)
     each = max(min(config.evaluation.windows, (len(held_out) - 1) // seeds), 1)  # the last window may be padded
