@@ -74,7 +74,7 @@ PRESETS = {
     "cpu": Config(
         SourceConfig(),
         MODEL,
-        TrainingConfig(steps=800, batch_size=32, seeds=(0, 1, 2), optimizer=perplexity.MUON),
+        TrainingConfig(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2),
     ),
     "paper": Config(
         SourceConfig(vocab=8, context=512, sequences=262_144),

@@ -26,7 +26,7 @@ def attention(
     `chunked` takes the queries in chunks of 64, leaves out the keys that a causal mask would hide (almost half of the work, in static
     shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first for causal attention
     on the CPU, the second elsewhere.
-    The softmax is computed in float32 whatever the dtype of the arguments.
+    The softmax is computed in float32 whatever the dtype of the arguments. `chunked` is for reverse mode only.
     """
     if implementation == "auto":
         implementation = "chunked" if causal and jax.default_backend() == "cpu" else "dot_product"
