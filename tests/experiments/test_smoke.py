@@ -26,12 +26,8 @@ def test_face(name):
     assert len({config_hash(preset) for preset in module.PRESETS.values()}) == len(module.PRESETS)
 
 
-# A benchmark compiles some twenty programs, which takes longer than an experiment may.
-SMOKES = [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("benchmarks/")) for name in NAMES]
-
-
 @pytest.mark.experiment
-@pytest.mark.parametrize("name", SMOKES)
+@pytest.mark.parametrize("name", NAMES)
 def test_smoke(name, tmp_path, user_environment):
     command = [sys.executable, "-m", "experiments", "run", name, "smoke", "--workspace", str(tmp_path / "run")]
 
