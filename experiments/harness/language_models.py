@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import grain
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import Windows, batches, population_batches
@@ -12,6 +14,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState, create_state
@@ -50,6 +53,17 @@ class TrainingConfig:
             parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of training.steps = {self.steps}"
         )
         make_optimizer(self.optimizer, self.steps)
+
+
+def training_losses(name: str, training: TrainingConfig, workspace: Workspace) -> Float[np.ndarray, "seeds steps"]:
+    """The loss at every step of what `train_seeds` trained under this name, in its own units."""
+    alone = make_mesh(training.mesh).size == 1
+    folders = [name] if alone else [f"{name}/seed-{seed}" for seed in training.seeds]
+    losses = [
+        [line["loss"] for line in read_metrics(workspace.folder(folder) / "metrics.jsonl") if "loss" in line]
+        for folder in folders
+    ]
+    return np.atleast_3d(losses).swapaxes(1, 2).reshape(len(training.seeds), -1)  # a population logs a list per step
 
 
 def train_seeds(

@@ -86,6 +86,21 @@ class Workspace:
         write_json(path, value)
         return value
 
+    def pinned(self, name: str, value: Any) -> Any:
+        """`value`, which must be what it was when the run began; `InvalidConfig` otherwise.
+
+        For what a run stands on and its configuration does not hold, such as the fingerprints of its corpora: stages and checkpoints
+        of other texts are no part of this run.
+        """
+        began = self.cached(f"pinned/{name}", lambda: value)
+        require(
+            began == plain(value),
+            name,
+            value,
+            f"{began}, with which the run in {self.path} began; choose another folder",
+        )
+        return value
+
     def _inside(self, name: str) -> Path:
         require(
             NAME.fullmatch(name) is not None, "name", name, "letters, digits and _ . + = - joined by single slashes"

@@ -5,7 +5,6 @@ fixed Markov language; the model sees it through a fresh lexicon in every sequen
 the language in its weights and infer the key from the context.
 """
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
@@ -27,6 +26,7 @@ from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
+from lexinv.training.mesh import make_mesh
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -61,6 +61,17 @@ class Config:
     windows: int = 256
     plain: bool = True
 
+    def __post_init__(self):
+        require(self.windows >= 1, "windows", self.windows, "at least 1")
+        require(self.model.causal, "model.causal", self.model.causal, "True: the model predicts the next symbol")
+        longest = self.model.max_length
+        require(
+            self.source.context <= longest,
+            "source.context",
+            self.source.context,
+            f"at most model.max_length = {longest}",
+        )
+
 
 MODEL = replace(perplexity.SUFFIX_MATCH, depth=3, width=64, mlp_width=256, unroll=3)
 PRESETS = {
@@ -86,6 +97,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Nats per symbol by position, one row per seed, of the models, the oracle, the counters and the language itself."""
+    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
     source = dirichlet_source(jax.random.key(config.source.seed), config.source.vocab, config.source.concentration)
     train = windows_of(source, config, "train", config.source.sequences)
     held_out = [
@@ -108,7 +120,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             evaluate_by_position(nll, tree, windows, jax.random.key(0), config.windows)
             for tree, windows in zip(params, held_out, strict=True)
         ]
-        return {"nats": perplexity.by_position(nats), "training_loss": training_losses(workspace, name)}
+        losses = by_tens(training_losses(name, config.training, workspace))
+        return {"nats": perplexity.by_position(nats), "training_loss": losses}
 
     return {
         "corpora": {},
@@ -131,14 +144,10 @@ def windows_of(source: MarkovSource, config: Config, name: str, count: int) -> W
     return window_source(TokenStream(tokens, np.array([0, len(tokens)])), length)
 
 
-def training_losses(workspace: Workspace, name: str) -> list[list[float]]:
-    """Loss at every 10th step, averaged over the 10 steps, a row per seed (population runs log one list per step)."""
-    lines = (workspace.folder(name) / "metrics.jsonl").read_text().splitlines()
-    losses = np.array([record["loss"] for record in map(json.loads, lines) if "loss" in record])
-    count = max(len(losses) // 10, 1)
-    return [
-        perplexity.rounded(member) for member in losses[: count * 10].reshape(count, -1, losses.shape[1]).mean(axis=1).T
-    ]
+def by_tens(losses: np.ndarray) -> list[list[float]]:
+    """Losses [seeds, steps] averaged over every 10 steps."""
+    count = max(losses.shape[1] // 10, 1)
+    return perplexity.rounded(losses[:, : count * 10].reshape(len(losses), count, -1).mean(axis=2))
 
 
 def measure_baselines(source: MarkovSource, train: Windows, held_out: list[np.ndarray]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Transformer, data order and steps; beside them stand in-context n-gram counters,
 """
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ from lexinv.nn.language_model import Batch, LanguageModel, Params, make_nll, shi
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, readout, row_keys, token_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
+from lexinv.training.mesh import make_mesh
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import require
 
@@ -47,7 +49,7 @@ STANDARD, LEXINVARIANT = LexiconConfig("standard"), LexiconConfig("lexinvariant"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """corpora: all claims but the comparison of corpora are about the first; one whose package is missing is left out."""
+    """corpora: all claims but the comparison of corpora are about the first; a later one whose package is missing is left out."""
 
     corpora: tuple[str, ...] = ("python-stdlib",)
     tokenizer: str = "letters"
@@ -104,7 +106,16 @@ class Config:
             f"at most model.max_length = {self.model.max_length}",
         )
         require(self.model.causal, "model.causal", self.model.causal, "True: the model predicts the next token")
-        require(len(self.data.corpora) > 0, "data.corpora", self.data.corpora, "at least one corpus")
+        corpora = self.data.corpora
+        require(
+            len(corpora) > 0 and len(set(corpora)) == len(corpora), "data.corpora", corpora, "at least one, each once"
+        )
+        require(
+            self.data.packing == "stream" or self.training.microbatches == 1,
+            "training.microbatches",
+            self.training.microbatches,
+            "1 where data.packing pads windows: a mean over slices is not the mean over tokens",
+        )
         require(self.comparison_steps >= 0, "comparison_steps", self.comparison_steps, "0 or a number of steps")
         _ = self.comparison
 
@@ -180,7 +191,10 @@ class Text:
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Train and evaluate every arm; results by corpus, circuit and lexicon, nats per token by position, one row per seed."""
     seeds = config.training.seeds
-    texts = [prepare(corpus, config) for corpus in config.data.corpora if installed(corpus)]
+    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    first, *others = config.data.corpora
+    texts = [prepare(corpus, config) for corpus in (first, *filter(installed, others))]
+    fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint for text in texts})
     kinds = ("standard", "lexinvariant")
     arms = [Arm(texts[0], "main", kind, config.model, config.training) for kind in kinds]
     circuit = "comparison" if config.comparison_steps else "main"
@@ -190,8 +204,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         Arm(texts[0], name, "lexinvariant", ablated(config.model, name), config.comparison) for name in config.ablations
     ]
     results: dict[str, Any] = {
-        "corpora": {text.name: text.fingerprint for text in texts},
-        "left_out": [corpus for corpus in config.data.corpora if not installed(corpus)],
+        "corpora": fingerprints,
+        "left_out": [corpus for corpus in others if not installed(corpus)],
         "seeds": list(seeds),
         "context": config.data.context,
         "vocab": {text.name: text.vocab for text in texts},
@@ -230,8 +244,9 @@ def installed(corpus: str) -> bool:
 
 
 def slug(corpus: str) -> str:
-    """A corpus name as the name of a folder."""
-    return re.sub("[^A-Za-z0-9_-]+", "-", corpus)
+    """A corpus name as the name of a folder; different for different corpora."""
+    plain = re.sub("[^A-Za-z0-9_-]+", "-", corpus)
+    return plain if plain == corpus else f"{plain}-{zlib.crc32(corpus.encode()):08x}"
 
 
 def ablated(model: TransformerConfig, name: str) -> TransformerConfig:
@@ -379,7 +394,32 @@ def claims(results: dict[str, Any]) -> list[Claim]:
                 below(margin, 0.0),
             )
         )
+    averaged = np.array(arms["main"]["lexinvariant"]["nats_of_averaged_draws"])[:, half:].mean(axis=1)
+    margin = interval(averaged - orders[:, best])
+    judged.append(
+        Claim(
+            "averaged_draws_below_best_in_context_ngram",
+            "The same for the model's prediction averaged over several lexica, which is closer to its expectation over all lexica.",
+            "method card lexinvariant-lm, neural model (ours)",
+            None,
+            margin,
+            "whole interval of the difference below 0",
+            below(margin, 0.0),
+        )
+    )
     judged.append(comparison_claim(results, corpus))
+    first = interval(lexinvariant[:, 0] - np.log(results["vocab"][corpus]))
+    judged.append(
+        Claim(
+            "first_token_is_uniform",
+            "On the first token, where no lexinvariant model can know anything, the loss is ln V, in nats.",
+            "method card lexinvariant-lm, tests (ours)",
+            0.0,
+            first,
+            "whole interval of the difference within 0.02",
+            None if (near := below(first, 0.02)) is None else near and bool(above(first, -0.02)),
+        )
+    )
     judged.append(redrawn_claim(arms["main"]["lexinvariant"], lexinvariant, half))
     shuffled_margin = interval(
         np.array(arms["main"]["lexinvariant"]["nats_shuffled"])[:, half:].mean(axis=1)
@@ -467,6 +507,8 @@ def figure(results: dict[str, Any]) -> Figure:
     with styled():
         perplexity, ratio, circuits, controls = axes
         for kind, label, color in (("standard", "standard", BLUE), ("lexinvariant", "lexinvariant", VERMILION)):
+            bits = float(np.mean(arms["main"][kind]["bits_per_byte"]))
+            label = f"{label}, {bits:.2f} bits per byte"
             band(perplexity, x, np.exp(binned(arms["main"][kind]["nats"])), label, color)
         averaged = binned(arms["main"]["lexinvariant"]["nats_of_averaged_draws"])
         band(perplexity, x, np.exp(averaged), "lexinvariant, averaged draws", VERMILION, linestyle=":")
@@ -477,6 +519,7 @@ def figure(results: dict[str, Any]) -> Figure:
                 x, values, label=f"in-context counter, order {order}", color=shades[order], linestyle="--", linewidth=1
             )
         perplexity.set(title=corpus, ylabel="perplexity", yscale="log")
+        perplexity.set_ylim(top=4 * perplexity.get_ylim()[1])  # room for the legend
         colors = (VERMILION, BLUE, GREEN, PURPLE)
         for (name, circuit_arms), color in zip(results["arms"].items(), colors, strict=False):
             pair = circuit_arms[results["comparison_circuit"]]
@@ -507,9 +550,10 @@ def figure(results: dict[str, Any]) -> Figure:
         order_0 = binned(results["counters"][corpus]["shuffled"]).mean(axis=0)
         controls.plot(x, order_0, label="shuffled text, frequencies", color=GREY, linestyle="--", linewidth=1)
         controls.set(title="Controls", ylabel="nats per token")
+        controls.set_ylim(bottom=controls.get_ylim()[0] - 0.8)
         for panel in axes:
             panel.set_xlabel("position in the context")
-            panel.legend()
+            panel.legend(loc="upper right" if panel is perplexity else "lower left" if panel is controls else "best")
     return drawn
 
 

@@ -51,6 +51,14 @@ def test_damaged_stage_is_computed_again(tmp_path):
         assert workspace.cached("one", lambda: [4]) == [4]
 
 
+def test_what_a_run_stands_on_must_stay_as_it_began(tmp_path):
+    fingerprints = {"docs": "a1"}
+    assert Workspace(tmp_path, "hash").pinned("corpora", fingerprints) == fingerprints
+    assert Workspace(tmp_path, "hash").pinned("corpora", fingerprints) == fingerprints
+    with pytest.raises(InvalidConfig, match="'docs': 'b2'.*'docs': 'a1'.*began"):
+        Workspace(tmp_path, "hash").pinned("corpora", {"docs": "b2"})
+
+
 @pytest.mark.parametrize("name", ESCAPES)
 def test_names_stay_inside(tmp_path, name):
     workspace = Workspace(tmp_path / "run", "hash")
