@@ -111,8 +111,10 @@ def run(arguments: list[str], console: Any) -> int:
                 f"{'resuming' if workspace.sessions() else 'running'} {name} {preset} in {path}", markup=False
             )
             with workspace.session(describe_session()) as session:
-                write_json(path / "results.json", plain(module.run(options.config, workspace)))
-                session["packages"] = imported_packages()
+                try:
+                    write_json(path / "results.json", plain(module.run(options.config, workspace)))
+                finally:
+                    session["packages"] = imported_packages()
         claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
         if options.record:
             console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)

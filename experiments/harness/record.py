@@ -112,8 +112,9 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
         "corpora": results.get("corpora", {}),
         "packages": packages,
     }
-    if len(commits := list(dict.fromkeys(session["git_commit"] for session in sessions))) > 1:
-        environment["git_commits"] = commits
+    for field in ("git_commit", "device_kind", "cpu"):  # a run may be resumed elsewhere
+        if len(values := list(dict.fromkeys(session[field] for session in sessions))) > 1:
+            environment[f"{field}s"] = values
     write_json(workspace.path / "environment.json", environment)
     return judge_and_draw(workspace.path, module, results, pdf=True)
 

@@ -33,8 +33,8 @@ def attention(
     if implementation == "dot_product":
         batched_bias = None if bias is None else bias[None]
         return jax.nn.dot_product_attention(queries, keys, values, bias=batched_bias, is_causal=causal)
-    heads_first = [jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys, values)]
-    return jnp.swapaxes(_chunked(*heads_first, bias, causal), 1, 2)
+    queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys, values))
+    return jnp.swapaxes(_chunked(queries, keys, values, bias, causal), 1, 2)
 
 
 def attention_weights(
@@ -44,8 +44,8 @@ def attention_weights(
     causal: bool = True,
 ) -> Float[Array, "batch heads time time"]:
     """The softmax weights that `attention` applies to the values, whole: for looking at, not for training."""
-    heads_first = [jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys)]
-    weights, total = _unnormalised(*heads_first, bias, 0 if causal else None)
+    queries, keys = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys))
+    weights, total = _unnormalised(queries, keys, bias, 0 if causal else None)
     return weights / total
 
 

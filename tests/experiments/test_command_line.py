@@ -107,6 +107,7 @@ def test_failed_run_resumes_at_the_unfinished_stage(cli):
     sessions = json.loads((folder / "sessions.json").read_text())
     seconds = json.loads((folder / "environment.json").read_text())["wall_clock_seconds"]
     assert len(sessions) == 2
+    assert all("numpy" in session["packages"] for session in sessions)
     assert seconds == pytest.approx(sum(session["wall_clock_seconds"] for session in sessions))
 
 

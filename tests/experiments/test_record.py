@@ -67,11 +67,15 @@ def test_every_commit_of_a_resumed_run_is_named(repository, capsys):
     assert main(["run", *PRESET]) == 0
     (folder,) = Path("runs/toy/line").iterdir()
     sessions = json.loads((folder / "sessions.json").read_text())
-    (folder / "sessions.json").write_text(json.dumps([{**sessions[0], "git_commit": "a" * 40}, *sessions]))
+    (folder / "sessions.json").write_text(
+        json.dumps([{**sessions[0], "git_commit": "a" * 40, "cpu": "another"}, *sessions])
+    )
     assert main(["run", *PRESET]) == 0
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["git_commits"] == ["a" * 40, sessions[0]["git_commit"]]
     assert environment["git_commit"] == sessions[0]["git_commit"]
+    assert environment["cpus"] == ["another", sessions[0]["cpu"]]
+    assert "device_kinds" not in environment
 
 
 def test_figure_is_a_function_of_results(recorded):
