@@ -51,7 +51,7 @@ def results() -> dict:
         "corpora": {},
         "seeds": [0, 1, 2, 3],
         "used_population": "map",
-        "against_torch": {"tokens": 4096, "left_out": {}, "seconds": times},
+        "against_torch": {"tokens": 4096, "torch": "2.13.0", "left_out": {}, "seconds": times},
         "overhead": [
             {"vocab": vocab, "tokens": 4096, "seconds": {"standard": rounds(1.0), "lexinvariant": rounds(seconds)}}
             for vocab, seconds in ((128, 1.04), (32768, 1.4))
