@@ -125,9 +125,10 @@ class Config:
         return replace(self.training, steps=self.comparison_steps or self.training.steps)
 
 
+# Wide, since the vectors of two symbols must be told apart: their similarity is noise of size 1 / sqrt(width).
 SUFFIX_MATCH = TransformerConfig(
     depth=2,
-    width=128,
+    width=512,
     heads=2,
     mlp_width=512,
     positions="none",
@@ -159,16 +160,16 @@ PRESETS = {
     "quick": Config(
         data=DataConfig(),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=1600, optimizer=MUON, microbatches=2),
+        training=TrainingConfig(steps=300, optimizer=MUON, microbatches=2),
         evaluation=EvaluationConfig(windows=512),
     ),
     "cpu": Config(
         data=DataConfig(("python-stdlib", "python-docs", "kjv")),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=2200, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
+        training=TrainingConfig(steps=360, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
         evaluation=EvaluationConfig(windows=512),
         ablations=("smear", "plain"),
-        comparison_steps=240,
+        comparison_steps=90,
     ),
     "paper": PAPER_CONFIG,
     "paper-byte": replace(PAPER_CONFIG, data=replace(PAPER_CONFIG.data, tokenizer="byte")),
