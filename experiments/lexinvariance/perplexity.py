@@ -166,10 +166,10 @@ PRESETS = {
     "cpu": Config(
         data=DataConfig(("python-stdlib", "python-docs", "kjv")),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=360, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
+        training=TrainingConfig(steps=260, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
         evaluation=EvaluationConfig(windows=512),
         ablations=("smear", "plain"),
-        comparison_steps=90,
+        comparison_steps=70,
     ),
     "paper": PAPER_CONFIG,
     "paper-byte": replace(PAPER_CONFIG, data=replace(PAPER_CONFIG.data, tokenizer="byte")),
