@@ -29,7 +29,8 @@ def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""])
         return params
     value_key, rotation_key, noise_key = jax.random.split(key, 3)
     attention = dict(params["transformer"]["layers"]["attention"])
-    copy = jax.vmap(lambda k: orthogonal(k, config.width))(jax.random.split(value_key, config.depth))
+    # Not vmap: see `lexinv.training.population.create_population` on batched LAPACK calls.
+    copy = jax.lax.map(lambda k: orthogonal(k, config.width), jax.random.split(value_key, config.depth))
     back = jnp.swapaxes(copy, 1, 2)
     layers = dict(params["transformer"]["layers"])
     if config.initialization == "mimetic":

@@ -1,5 +1,6 @@
 """The language model: what it may know of tokens, and what each choice of architecture computes."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -202,3 +203,9 @@ def test_a_context_longer_than_the_positions_is_refused():
     short = LanguageModel(replace(PLAIN, max_length=4))
     with pytest.raises(InvalidConfig, match=r"model\.max_length"):
         short.apply({"params": params["model"]}, inputs, draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH))
+
+
+def test_suffix_match_starts_without_batched_lapack_calls():
+    config = CONFIGS["suffix_match"]
+    program = initialize.lower(config, LEXINVARIANT, VOCAB, jax.random.key(0)).as_text()
+    assert set(re.findall(r'num_batch_dims = "(\d+)"', program)) == {"0"}

@@ -1,5 +1,7 @@
 """The train step: golden values, one compile, and the equivalences that it promises."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +101,14 @@ def test_population_members_are_single_runs(train_step, mapped_step, population)
 def test_streams_differ_by_name_and_by_key():
     keys = [stream(jax.random.key(seed), name) for seed in (0, 1) for name in ("loss", "init", "evaluation")]
     assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == 6
+
+
+def test_population_starts_without_batched_lapack_calls():
+    # Two of them in one program wait for each other's threads on two cores: see create_population.
+    def init(key):
+        first, second = jax.random.split(key)
+        params = {"one": jax.random.orthogonal(first, 8), "other": jax.random.orthogonal(second, 8)}
+        return create_state(params, OPTIMIZER, key)
+
+    program = jax.jit(lambda: create_population(init, [0, 1, 2])).lower().as_text()
+    assert set(re.findall(r'num_batch_dims = "(\d+)"', program)) == {"0"}
