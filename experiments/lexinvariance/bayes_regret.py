@@ -22,13 +22,13 @@ from experiments.harness.workspace import Workspace
 from lexinv.lexinvariance.bayes import (
     LARGEST_VOCABULARY,
     bayes_decipher,
-    double_precision,
     key_accuracy,
     l1_bound,
     regret_bound,
     sequences_at_once,
 )
 from lexinv.lexinvariance.markov import dirichlet_source, encipher, predictions, sample_tokens
+from lexinv.precision import double_precision
 from lexinv.validation import require
 
 PAPER = """\
@@ -111,9 +111,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def decipher(config: Config, vocab: int, concentration: float, times: np.ndarray) -> dict[str, Any]:
     """Means over the texts of each seed [seeds, ...]; largest excess of any regret over its bound."""
-    # TPUs have no float64, which the bound needs: their host takes over.
-    device = jax.devices("cpu")[0] if jax.default_backend() == "tpu" else None
-    with double_precision(), jax.default_device(device):
+    with double_precision():
         rngs = jnp.stack([jax.random.key(seed) for seed in config.seeds])
         count = (config.sequences, config.adversarial)
         measured = Measurement(*map(np.asarray, measure(rngs, vocab, concentration, config.length, *count)))

@@ -6,11 +6,10 @@ p'(x) = (1/d!) Σ_π p(πx), the same for x and for every relabelling of x. Its 
     w_t(π) ∝ p(π x_{1:t}),      p'(x_{t+1} | x_{1:t}) = Σ_π w_t(π) p(π x_{t+1} | π x_{1:t})
 
 Since one key has prior mass 1/d!, no sequence can cost p' more than ln d! nats above p under that key (`regret_bound`). The bound is
-attained, so testing it needs float64: run these functions under `double_precision`. In float32, the rounding of T sums of d! terms
+attained, so testing it needs float64: run these under `lexinv.precision.double_precision`. In float32, the rounding of T sums of d! terms
 hides an excess below about 1e-3 nats.
 """
 
-from contextlib import AbstractContextManager
 from itertools import permutations
 from typing import NamedTuple
 
@@ -32,15 +31,6 @@ class Decipherment(NamedTuple):
     """ln p'(. | symbols before position t), in nats."""
     key_posterior: Float[Array, "time cipher plain"]
     """Probability that a cipher symbol stands for a plain symbol, given the symbols up to and including position t."""
-
-
-def double_precision() -> AbstractContextManager:
-    """A context in which JAX computes in float64 (not on TPU: place the work on its host's CPU)."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]  # its place before jax 0.8
-
-    return enable_x64()
 
 
 def all_keys(vocab: int) -> Int[np.ndarray, "keys vocab"]:

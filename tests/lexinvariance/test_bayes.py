@@ -10,7 +10,6 @@ import pytest
 from lexinv.lexinvariance.bayes import (
     all_keys,
     bayes_decipher,
-    double_precision,
     key_accuracy,
     l1_bound,
     regret_bound,
@@ -24,6 +23,7 @@ from lexinv.lexinvariance.markov import (
     sample_tokens,
     stationary_distribution,
 )
+from lexinv.precision import double_precision
 from lexinv.validation import InvalidConfig
 
 

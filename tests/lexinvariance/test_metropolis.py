@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.lexinvariance.bayes import all_keys, bayes_decipher, double_precision, key_accuracy
+from lexinv.lexinvariance.bayes import all_keys, bayes_decipher, key_accuracy
 from lexinv.lexinvariance.markov import MarkovSource, encipher, sample_tokens
 from lexinv.lexinvariance.metropolis import (
     count_text,
@@ -19,6 +19,7 @@ from lexinv.lexinvariance.metropolis import (
     start_chain,
     swap_delta,
 )
+from lexinv.precision import double_precision
 
 
 def test_counts_are_those_of_the_prefix():

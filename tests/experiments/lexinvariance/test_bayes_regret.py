@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.lexinvariance.bayes_regret import PRESETS, Config, claims, figure, measure, slope
-from lexinv.lexinvariance.bayes import double_precision, regret_bound
+from lexinv.lexinvariance.bayes import regret_bound
+from lexinv.precision import double_precision
 from lexinv.validation import InvalidConfig
 
 LENGTH, SEEDS = 256, 3
