@@ -123,3 +123,18 @@ def make_loss(
         return jnp.sum(nll(params, batch, key)) / count, {}
 
     return loss
+
+
+def make_logits(
+    config: TransformerConfig, lexicon: LexiconConfig, vocab: int
+) -> Callable[[Params, Batch, Key[Array, ""]], Float[Array, "batch time vocab"]]:
+    """`logits(params, batch, key)` of every token of batch {"tokens"[B, T], "row"[B]} given those before it; as `make_nll` draws lexica."""
+    model = LanguageModel(config)
+
+    def logits(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "batch time vocab"]:
+        keys = row_keys(key, batch["row"])
+        drawn = draw_lexicon(lexicon, params.get("table"), keys, vocab, config.width)
+        found: Any = model.apply({"params": params["model"]}, shift_right(batch["tokens"]), drawn)
+        return found
+
+    return logits

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lexinv.nn import language_model
-from lexinv.nn.language_model import BOS, LanguageModel, make_loss, make_nll, shift_right
+from lexinv.nn.language_model import BOS, LanguageModel, make_logits, make_loss, make_nll, shift_right
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, row_keys
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import InvalidConfig
@@ -209,3 +209,12 @@ def test_suffix_match_starts_without_batched_lapack_calls():
     config = CONFIGS["suffix_match"]
     program = initialize.lower(config, LEXINVARIANT, VOCAB, jax.random.key(0)).as_text()
     assert set(re.findall(r'num_batch_dims = "(\d+)"', program)) == {"0"}
+
+
+@pytest.mark.parametrize("kind", [STANDARD, LEXINVARIANT])
+def test_logits_and_nll_are_of_the_same_prediction(kind):
+    params = initialize(PLAIN, kind, VOCAB, jax.random.key(0))
+    batch = {"tokens": jax.random.randint(jax.random.key(1), (2, 12), 0, VOCAB), "row": jnp.array([3, 5])}
+    log_probs = jax.nn.log_softmax(make_logits(PLAIN, kind, VOCAB)(params, batch, jax.random.key(2)))
+    expected = -jnp.take_along_axis(log_probs, batch["tokens"][..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(make_nll(PLAIN, kind, VOCAB)(params, batch, jax.random.key(2)), expected, rtol=1e-5)
