@@ -281,7 +281,7 @@ def violated(
 
         def judge(predictor):
             gaps = invariance_gap(predictor, test)
-            counted = invariance_gap(predictor, train_m).max() < INVARIANT
+            counted = jnp.all(invariance_gap(predictor, train_m) < INVARIANT)
             return jnp.where(counted, jnp.mean(gaps > config.epsilon), 0.0), jnp.where(counted, gaps.max(), 0.0)
 
         def worst(m):

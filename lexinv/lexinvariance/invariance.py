@@ -248,7 +248,8 @@ def adversarial_predictors(
         return jacobian.T @ jnp.linalg.solve(jacobian @ jacobian.T + damping * jnp.eye(len(jacobian)), values)
 
     def objective(x):
-        return jnp.log(jnp.mean((residual(unpack(x), search) ** 2).sum(axis=1)))
+        # Where there is nothing left to climb the residuals may be exactly 0.
+        return jnp.log(jnp.mean((residual(unpack(x), search) ** 2).sum(axis=1)) + 1e-100)
 
     def climb(x, rate):
         gradient = jax.grad(objective)(x)
