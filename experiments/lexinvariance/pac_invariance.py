@@ -67,7 +67,8 @@ CARD = "method card pac-invariant-representations"
 Sites = Literal["one", "two", "all"]
 INVARIANT = 1e-8
 """Gap up to which a predictor counts as exactly invariant: rounding, at gaps of order 1."""
-IRM_PENALTY, IRM_STEPS = 1e3, 3000
+IRM_PENALTY, IRM_STEPS = 1e3, 30_000
+"""After 3000 steps its objective was still above that of the parents of the target, on seeds 100 to 104; after 30,000 it was below."""
 SEARCHED = 64
 """Environments on which the adversary climbs; it is judged on others."""
 TRANSFERRED = 50
@@ -84,6 +85,7 @@ class Config:
     latent_variables: sizes for which the covariates are also mixed, into twice as many observed ones.
     risk_variables: size for which risks are compared and moments estimated from samples.
     shifts: strengths of the test interventions, in units of `strength`.
+    seeds: the method card's 20 draws, but not 0 to 9, which were looked at before.
     """
 
     variables: tuple[int, ...] = (6, 12, 25, 50)
@@ -102,7 +104,7 @@ class Config:
     steps: int = 60
     shifts: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0)
     samples: tuple[int, ...] = (50, 150, 500, 1500, 5000)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    seeds: tuple[int, ...] = tuple(range(10, 30))
 
     def __post_init__(self):
         smallest = self.in_degree + 4
@@ -153,7 +155,6 @@ PRESETS = {
         test_environments=10_000,
         restarts=8,
         steps=200,
-        seeds=tuple(range(20)),
     ),
 }
 
