@@ -626,7 +626,6 @@ def figure(results: dict[str, Any]) -> Figure:
             title="Risk under stronger interventions",
             xlabel="strength over training",
             ylabel="risk over noise variance",
-            yscale="log",
         )
         band(sampled, results["samples"], stages["samples"], "causal predictor", BLUE)
         first = float(np.mean(stages["samples"], axis=0)[0])
