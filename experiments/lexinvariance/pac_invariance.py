@@ -41,7 +41,6 @@ from lexinv.lexinvariance.invariance import (
 from lexinv.lexinvariance.structural_equations import (
     LinearSEM,
     Moments,
-    check_sites,
     intervene,
     moments,
     random_sem,
@@ -199,7 +198,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     stages: dict[str, Callable[[], Any]] = {}
     for variables in config.variables:
-        check_sites(np.arange(variables) != variables // 2, variables // 2)
         for sites in ("one", "two", "all"):
             stages[f"rank-{sites}-{variables}"] = partial(ranks, config, variables, sites)
         for sites in ("two", "all"):
