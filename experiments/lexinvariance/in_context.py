@@ -82,6 +82,7 @@ class Config:
 
 
 MODEL = replace(perplexity.SUFFIX_MATCH, width=256, mlp_width=256)
+TRAINING = TrainingConfig(steps=150, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2)
 PRESETS = {
     "smoke": Config(
         replace(MODEL, width=32, mlp_width=32),
@@ -91,7 +92,8 @@ PRESETS = {
         perplexity.EvaluationConfig(windows=8, batch_size=8),
         shares=(0.0, 0.2, 1.0),
     ),
-    "cpu": Config(MODEL, TrainingConfig(steps=150, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2)),
+    "quick": Config(MODEL, TRAINING, shares=(0.0, 0.2, 1.0)),
+    "cpu": Config(MODEL, TRAINING),
     "paper": Config(
         perplexity.PAPER_CONFIG.model,
         perplexity.PAPER_CONFIG.training,
