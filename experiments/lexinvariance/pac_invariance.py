@@ -278,21 +278,18 @@ def violated(
         drawn = moments(family.second_moments(environment_rng, ends[2]), family.target, mixing)
         train, search, test = (part(drawn, start, end) for start, end in pairwise((0, *ends)))
 
-        def judge(predictor):
-            gaps = invariance_gap(predictor, test)
-            counted = jnp.all(invariance_gap(predictor, train_m) < INVARIANT)
-            return jnp.where(counted, jnp.mean(gaps > config.epsilon), 0.0), jnp.where(counted, gaps.max(), 0.0)
-
         def worst(m):
-            nonlocal train_m
-            train_m = jax.tree.map(lambda leaf: leaf[jnp.arange(total) % m], train)
-            found = adversarial_predictors(
-                adversary_rng, train_m, search, config.features, config.restarts, config.steps
-            )
+            seen = jax.tree.map(lambda leaf: leaf[jnp.arange(total) % m], train)
+
+            def judge(predictor):
+                gaps = invariance_gap(predictor, test)
+                counted = jnp.all(invariance_gap(predictor, seen) < INVARIANT)
+                return jnp.where(counted, jnp.mean(gaps > config.epsilon), 0.0), jnp.where(counted, gaps.max(), 0.0)
+
+            found = adversarial_predictors(adversary_rng, seen, search, config.features, config.restarts, config.steps)
             shares, gaps = jax.lax.map(judge, found)
             return shares.max(), gaps.max()
 
-        train_m = train
         return *jax.lax.map(worst, jnp.array(counts)), environment_vectors(part(train, 0, 512))
 
     name = f"violated-{sites}-{variables}{'-latent' if latent else ''}"
