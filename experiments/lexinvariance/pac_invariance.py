@@ -244,7 +244,9 @@ def ranks(config: Config, variables: int, sites: Sites) -> list[list[int]]:
 
     @jax.jit
     def draw(rng):
-        return draw_family(rng, config, variables, sites).second_moments(rng, config.rank_environments)
+        family_rng, environment_rng = jax.random.split(rng)
+        family = draw_family(family_rng, config, variables, sites)
+        return family.second_moments(environment_rng, config.rank_environments)
 
     rows = []
     for rng in keys(config, f"rank-{sites}-{variables}"):
