@@ -1,13 +1,22 @@
 """Training language models over a lexicon, several seeds at once: what the experiments on text and on Markov sources share."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 from jaxtyping import Float
 
+import lexinv
+from experiments.harness.record import describe_session
 from experiments.harness.workspace import Workspace
+from lexinv.data.cache import cache_directory
 from lexinv.data.windows import Windows, batches, population_batches
 from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
@@ -114,3 +123,61 @@ def train_seeds(
             trained(f"{name}/seed-{seed}", state, dataset.map(lambda batch: shard_batch(batch, mesh)), "none", 1)
         )
     return results
+
+
+@dataclass(frozen=True)
+class SharedModels:
+    """Models that several experiments use, one for each seed, with what a record says of them."""
+
+    params: list[Params]
+    identity: str
+    """Hash of all that decides the parameters."""
+    seconds: float
+    """What training them took, in this run or an earlier one."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """For the results: which models these are."""
+        return {"models": self.identity, "training_seconds": self.seconds}
+
+
+def shared_seeds(
+    text: Mapping[str, Any],
+    model: TransformerConfig,
+    lexicon: LexiconConfig,
+    vocab: int,
+    source: Windows,
+    training: TrainingConfig,
+    workspace: Workspace,
+) -> SharedModels:
+    """As `train_seeds`, but the models lie in the user's cache, where every experiment finds those that another one has trained.
+
+    `text` is JSON that decides `source`: fingerprint of the corpus, tokenizer, context. It is hashed together with the configurations
+    and the code that trains, so that models of other code are never found. Of several processes one trains and the others wait.
+    """
+    from filelock import FileLock
+
+    parts = {"text": dict(text), "model": asdict(model), "lexicon": asdict(lexicon), "training": asdict(training)}
+    content = json.dumps({**parts, "vocab": vocab, "code": training_code()}, sort_keys=True)
+    identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+    shared = Workspace(cache_directory() / "models" / identity, identity, workspace.progress)
+
+    def trained() -> list[Params]:
+        return train_seeds(lexicon.kind, model, lexicon, vocab, source, training, shared)
+
+    def seconds() -> float:
+        with shared.session(describe_session()):
+            trained()
+        return sum(session["wall_clock_seconds"] for session in shared.sessions())
+
+    with FileLock(shared.folder("lock") / "training"):
+        return SharedModels(identity=identity, seconds=shared.cached("seconds", seconds), params=trained())
+
+
+def training_code() -> str:
+    """Digest of the sources and the libraries that decide what training gives."""
+    root = Path(lexinv.__file__).parent
+    files = [file for part in ("data", "nn", "training") for file in sorted((root / part).glob("*.py"))]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*files, Path(__file__))))
+    digest.update(" ".join(version(name) for name in ("jax", "flax", "optax", "grain")).encode())
+    return digest.hexdigest()

@@ -5,7 +5,7 @@ E and F. One model for each probability p with which a symbol's vector is random
 one, all else equal; LookUp and Permutation tasks without any training on them, against the perplexity of text.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds
+from experiments.harness.language_models import SharedModels, TrainingConfig, shared_seeds
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
@@ -130,6 +130,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def train(share: float, text: perplexity.Text, config: Config, workspace: Workspace) -> SharedModels:
+    """The models of one share, one for each seed."""
+    identity = {"fingerprint": text.fingerprint, **asdict(config.data)}
+    return shared_seeds(identity, config.model, lexicon(share), text.vocab, text.train, config.training, workspace)
+
+
 def draw_tasks(config: Config, text: perplexity.Text, seed: int) -> dict[str, Items]:
     """The items of one seed, the same for all models. Raises `InvalidConfig` for characters that the tokenizer does not keep."""
     tasks = config.tasks
@@ -157,9 +163,9 @@ def measure(
     share: float, text: perplexity.Text, tasks: list[dict[str, Items]], config: Config, workspace: Workspace
 ) -> dict[str, Any]:
     """Train one model per seed and evaluate it: nothing is random in its embeddings any more, unless everything was (p = 1)."""
-    drawn, size = lexicon(share), config.evaluation.batch_size
-    params = train_seeds(f"share-{share:g}", config.model, drawn, text.vocab, text.train, config.training, workspace)
-    tested = drawn if share == 1 else LexiconConfig("standard")
+    models, size = train(share, text, config, workspace), config.evaluation.batch_size
+    params = models.params
+    tested = lexicon(share) if share == 1 else LexiconConfig("standard")
     nll, logits = (make(config.model, tested, text.vocab) for make in (make_nll, make_logits))
     key = jax.random.key(0)
     nats = [
@@ -176,7 +182,7 @@ def measure(
             scores.append([float(jnp.mean(judged.whole.all(axis=1))), float(jnp.mean(judged.prompt.all(axis=1)))])
         whole, prompt = zip(*scores, strict=True)
         accuracy[name] = {"whole": whole, "prompt": prompt}
-    return {"nats": perplexity.by_position(nats), "accuracy": accuracy}
+    return {"nats": perplexity.by_position(nats), "accuracy": accuracy, **models.origin}
 
 
 def accuracies(results: dict[str, Any], share: float, scoring: str) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""Models that experiments share: trained once, found by all that decides them, and by nothing less."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.harness import language_models
+from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.workspace import Workspace
+from lexinv.data.windows import TokenStream, window_source
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.optimizers import OptimizerConfig
+
+VOCAB = 5
+MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=8)
+TRAINING = TrainingConfig(steps=2, batch_size=2, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1))
+STANDARD = LexiconConfig()
+TEXT = {"fingerprint": "0"}
+
+
+@pytest.fixture
+def source():
+    return window_source(TokenStream((np.arange(200) % VOCAB).astype(np.uint8), np.array([0, 200])), 8)
+
+
+@pytest.fixture
+def train(tmp_path, source, monkeypatch):
+    monkeypatch.setenv("LEXINV_CACHE", str(tmp_path / "cache"))
+
+    def shared(run: str, text=TEXT, model=MODEL, lexicon=STANDARD, training=TRAINING):
+        workspace = Workspace(tmp_path / run, run, progress=False)
+        return shared_seeds(text, model, lexicon, VOCAB, source, training, workspace)
+
+    return shared
+
+
+def test_a_second_experiment_finds_what_the_first_trained(train, tmp_path, monkeypatch):
+    first = train("first")
+    monkeypatch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
+    second = train("second")
+    assert second.origin == first.origin and first.seconds > 0
+    for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(second.params) == len(TRAINING.seeds)
+
+
+def refuse(state, batch):
+    raise AssertionError("a finished model was trained again")
+
+
+def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
+    monkeypatch.setattr(language_models, "train_seeds", lambda *_: [])
+    changes = [
+        {},
+        {"text": {"fingerprint": "1"}},
+        {"model": replace(MODEL, mlp_width=16)},
+        {"lexicon": LexiconConfig("lexinvariant")},
+        {"training": replace(TRAINING, seeds=(0, 2))},
+    ]
+    identities = [train("run", **change).identity for change in changes]
+    monkeypatch.setattr(language_models, "training_code", lambda: "other code")
+    identities.append(train("run").identity)
+    assert len(set(identities)) == len(identities)
