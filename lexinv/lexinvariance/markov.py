@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 
@@ -23,6 +24,16 @@ def dirichlet_source(rng: Key[Array, ""], vocab: int, concentration: float | Flo
     """
     transition = jax.random.dirichlet(rng, jnp.full(vocab, concentration), (vocab,))
     return MarkovSource(jnp.log(transition), jnp.log(stationary_distribution(transition)))
+
+
+def estimate_source(tokens: Int[np.ndarray, " time"], vocab: int, pseudocount: float = 0.5) -> MarkovSource:
+    """The bigram model of a text, every cell of its table starting with `pseudocount`; the first symbol has the text's frequencies."""
+    flat = tokens[:-1].astype(np.int64) * vocab + tokens[1:]
+    bigrams = np.bincount(flat, minlength=vocab**2).reshape(vocab, vocab) + pseudocount
+    symbols = np.bincount(tokens, minlength=vocab) + pseudocount
+    transition = bigrams / bigrams.sum(axis=1, keepdims=True)
+    initial = symbols / symbols.sum()
+    return MarkovSource(jnp.log(jnp.asarray(transition, jnp.float32)), jnp.log(jnp.asarray(initial, jnp.float32)))
 
 
 def stationary_distribution(transition: Float[Array, "vocab vocab"]) -> Float[Array, " vocab"]:

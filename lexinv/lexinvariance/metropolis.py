@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from lexinv.lexinvariance.cipher import frequency_key
 from lexinv.lexinvariance.markov import MarkovSource
 
 
@@ -69,8 +70,7 @@ def start_chain(source: MarkovSource, counts: TextCounts) -> Chain:
     (For a stationary source that is its most frequent symbol.)
     """
     occurrences = counts.first + counts.bigrams.sum(0)
-    plain_by_rank = jnp.argsort(-source.log_initial).astype(jnp.int32)
-    key = jnp.zeros_like(plain_by_rank).at[jnp.argsort(-occurrences)].set(plain_by_rank)
+    key = frequency_key(occurrences, source.log_initial)
     return Chain(key, key_log_likelihood(source, counts, key))
 
 

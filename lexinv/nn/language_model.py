@@ -138,3 +138,21 @@ def make_logits(
         return found
 
     return logits
+
+
+def make_hidden_states(
+    config: TransformerConfig, lexicon: LexiconConfig, vocab: int
+) -> Callable[[Params, Batch, Key[Array, ""]], Float[Array, "levels batch time_read width"]]:
+    """`states(params, batch, key)`: the residual stream before the first layer and after each layer, depth + 1 levels.
+
+    Entry t has read the tokens x_0 to x_t of batch {"tokens"[B, T], "row"[B]}, t = 0 to T - 2. Lexica are drawn as by `make_nll`.
+    """
+    model = LanguageModel(config)
+
+    def states(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "levels batch time_read width"]:
+        drawn = draw_lexicon(lexicon, params.get("table"), row_keys(key, batch["row"]), vocab, config.width)
+        _, layers = model.apply({"params": params["model"]}, shift_right(batch["tokens"]), drawn, capture=True)
+        levels = jnp.concatenate([layers["residual_in"][:1], layers["residual_out"]])
+        return levels[:, :, 1:].astype(jnp.float32)  # without the one that has read nothing but BOS
+
+    return states

@@ -1,0 +1,63 @@
+"""Keys against brute force, and against a text whose meaning is known."""
+
+from itertools import permutations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.lexinvariance.cipher import elect_key, encipher, frequency_key, score_key, vote_shares
+from lexinv.validation import InvalidConfig
+
+KEY = np.array([2, 0, 3, 1], np.int32)
+
+
+def test_the_key_deciphers_what_it_enciphered():
+    plain = np.array([0, 1, 2, 3, 3, 0], np.int32)
+    cipher = encipher(plain, KEY)
+    assert (cipher != plain).any()
+    np.testing.assert_array_equal(KEY[cipher], plain)
+
+
+def test_every_text_has_its_own_key():
+    plain, keys = np.array([[0, 1, 2], [3, 3, 0]], np.int32), np.stack([KEY, KEY[::-1]])
+    for row, key, cipher in zip(plain, keys, encipher(plain, keys), strict=True):
+        np.testing.assert_array_equal(cipher, encipher(row, key))
+
+
+@pytest.mark.parametrize("key", [[0, 0, 1], [1, 2, 3], [0, -1, 1]])
+def test_a_cipher_that_is_no_permutation_is_refused(key):
+    with pytest.raises(InvalidConfig, match="key") as error:
+        encipher(np.array([0], np.int32), np.array(key, np.int32))
+    assert error.value.value == key
+
+
+def test_frequencies_are_matched_by_rank():
+    found = frequency_key(jnp.array([1.0, 7.0, 3.0]), jnp.array([0.2, 0.3, 0.5]))
+    np.testing.assert_array_equal(found, [0, 2, 1])
+
+
+def test_votes_are_means_by_symbol():
+    log_probs = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.25, 0.5, 0.25]]).astype(np.float32)
+    votes = vote_shares(log_probs, np.array([2, 0, 2]))
+    np.testing.assert_allclose(votes[2], (log_probs[0] + log_probs[2]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(votes[0], log_probs[1], rtol=1e-6)
+    np.testing.assert_array_equal(votes[1], 0)
+
+
+def test_the_elected_key_is_the_best_of_all():
+    votes = np.random.default_rng(0).normal(size=(5, 5))
+    best = max(permutations(range(5)), key=lambda key: votes[range(5), key].sum())
+    np.testing.assert_array_equal(elect_key(votes), best)
+
+
+def test_a_symbol_without_votes_takes_what_is_left():
+    votes = np.where(np.eye(4, dtype=bool)[KEY], 0.0, -9.0)
+    votes[1] = 0.0
+    np.testing.assert_array_equal(elect_key(votes), KEY)
+
+
+def test_score_weighs_by_position_and_by_symbol():
+    found = np.array([2, 0, 1, 3], np.int32)  # right about symbols 0 and 1
+    scored = score_key(found, KEY, np.array([0, 0, 0, 2]))
+    assert scored == (0.75, 0.5)
