@@ -6,6 +6,7 @@ computed in the step that uses them, so that only one batch of them exists at a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,9 @@ def fit_probe(
         gradient, losses = jax.grad(total, has_aux=True)(probe)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an int32
             updates, moments = optimizer.update(gradient, moments)
-        return (optax.apply_updates(probe, updates), moments), losses
+        updated: Any = optax.apply_updates(probe, updates)
+        return (updated, moments), losses
 
-    (probe, _), losses = jax.lax.scan(step, (probe, optimizer.init(probe)), (batches, labels))
-    return probe, losses
+    start = probe, optimizer.init(probe)
+    (fitted, _), losses = jax.lax.scan(step, start, (batches, labels))
+    return fitted, losses

@@ -151,7 +151,8 @@ def make_hidden_states(
 
     def states(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "levels batch time_read width"]:
         drawn = draw_lexicon(lexicon, params.get("table"), row_keys(key, batch["row"]), vocab, config.width)
-        _, layers = model.apply({"params": params["model"]}, shift_right(batch["tokens"]), drawn, capture=True)
+        read: Any = model.apply({"params": params["model"]}, shift_right(batch["tokens"]), drawn, capture=True)
+        layers = read[1]
         levels = jnp.concatenate([layers["residual_in"][:1], layers["residual_out"]])
         return levels[:, :, 1:].astype(jnp.float32)  # without the one that has read nothing but BOS
 
