@@ -132,13 +132,13 @@ class SharedModels:
     params: list[Params]
     identity: str
     """Hash of all that decides the parameters."""
-    seconds: float
-    """What training them took, in this run or an earlier one."""
+    seconds_elsewhere: float
+    """What training them took, where an earlier run did it; it belongs to the cost of every record that rests on them."""
 
     @property
     def origin(self) -> dict[str, Any]:
-        """For the results: which models these are."""
-        return {"models": self.identity, "training_seconds": self.seconds}
+        """For the results of an arm; the harness adds the seconds to the run's wall clock."""
+        return {"models": self.identity, "seconds_elsewhere": self.seconds_elsewhere}
 
 
 def shared_seeds(
@@ -171,7 +171,9 @@ def shared_seeds(
         return sum(session["wall_clock_seconds"] for session in shared.sessions())
 
     with FileLock(shared.folder("lock") / "training"):
-        return SharedModels(identity=identity, seconds=shared.cached("seconds", seconds), params=trained())
+        found = (shared.path / "stages/seconds.json").is_file()
+        spent = shared.cached("seconds", seconds)
+        return SharedModels(trained(), identity, spent if found else 0.0)
 
 
 def training_code() -> str:

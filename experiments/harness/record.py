@@ -104,10 +104,11 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
     """Judge and draw finished results and write the environment, from the results and the sessions alone; returns the claims."""
     sessions = workspace.sessions()
     packages = {name: number for session in sessions for name, number in session.get("packages", {}).items()}
+    elsewhere = sum(arm.get("seconds_elsewhere", 0.0) for arm in results.get("arms", {}).values())
     last = {key: value for key, value in sessions[-1].items() if key != "packages"}
     environment = last | {
         "git_dirty": any(session["git_dirty"] for session in sessions),
-        "wall_clock_seconds": round(sum(session["wall_clock_seconds"] for session in sessions), 1),
+        "wall_clock_seconds": round(sum(session["wall_clock_seconds"] for session in sessions) + elsewhere, 1),
         "seeds": results.get("seeds", []),
         "corpora": results.get("corpora", {}),
         "packages": packages,

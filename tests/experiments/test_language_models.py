@@ -41,7 +41,8 @@ def test_a_second_experiment_finds_what_the_first_trained(train, tmp_path, monke
     first = train("first")
     monkeypatch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
     second = train("second")
-    assert second.origin == first.origin and first.seconds > 0
+    assert second.identity == first.identity
+    assert first.seconds_elsewhere == 0 < second.seconds_elsewhere
     for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(second.params) == len(TRAINING.seeds)

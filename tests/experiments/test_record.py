@@ -7,6 +7,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.harness import record, report
 from experiments.harness.registry import load
+from experiments.harness.workspace import Workspace
 from lexinv.validation import InvalidConfig
 
 PRESET = ("toy/line", "smoke")
@@ -34,6 +35,18 @@ def test_recording_does_not_make_the_tree_dirty(recorded, capsys):
     assert main(["run", "toy/line", "cpu", "--record"]) == 0
     assert main(["report"]) == 0
     assert record.git_state() == (commit, False)
+
+
+def test_models_trained_elsewhere_count(repository, tmp_path, capsys):
+    assert main(["run", *PRESET, "--workspace", str(tmp_path / "run")]) == 0
+    workspace = Workspace(tmp_path / "run", "hash")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    arms = {"found": {"seconds_elsewhere": 100.0}, "trained here": {"seconds_elsewhere": 0.0}, "none": {}}
+    seconds = []
+    for more in ({}, {"arms": arms}):
+        record.finish(workspace, load("toy/line"), {**results, **more})
+        seconds.append(json.loads((tmp_path / "run/environment.json").read_text())["wall_clock_seconds"])
+    assert seconds[1] - seconds[0] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("change", ["experiments/toy/line.py", "new.py"])
