@@ -1,0 +1,150 @@
+"""The generated suite: every answer against a solver that reads the prompt, and symbols that carry nothing."""
+
+import json
+from collections import Counter
+from string import ascii_lowercase
+
+import numpy as np
+import pytest
+
+from lexinv.lexinvariance.symbol_tasks import FAMILIES, MARKS, symbol_task
+from lexinv.lexinvariance.tasks import as_bigbench, load_bigbench, prompts
+from lexinv.validation import InvalidConfig
+
+
+def drawn(name, seed=0, count=80, length=4, demonstrations=4, symbols=ascii_lowercase):
+    rng = np.random.default_rng(seed)
+    return symbol_task(name, rng, symbols, length=length, demonstrations=demonstrations, count=count)
+
+
+def deleted(line, header):
+    before, after = line.split(" ")
+    return before[:-1] + after
+
+
+def hopped(line, header):
+    facts = dict(header.split(" "))
+    return facts[facts[line]]
+
+
+# What a line's output must be, given the header. Labels of `same_or_different` are free, so its solver names the relation.
+SOLVERS = {
+    "copy": lambda line, header: line,
+    "reverse": lambda line, header: "".join(reversed(line)),
+    "first": lambda line, header: line[0],
+    "last": lambda line, header: line[len(line) - 1],
+    "swap_ends": lambda line, header: line[-1] + line[1:-1] + line[0],
+    "delete_marked": deleted,
+    "interleave": lambda line, header: "".join(map("".join, zip(*line.split(" "), strict=True))),
+    "odd_one_out": lambda line, header: Counter(line).most_common()[-1][0],
+    "repeated": lambda line, header: Counter(line).most_common(1)[0][0],
+    "missing": lambda line, header: "".join(set(line.split(" ")[0]) - set(line.split(" ")[1])),
+    "continue_cycle": lambda line, header: line[line.index(line[-1]) + 1],
+    "successor": lambda line, header: (header + header[0])[header.index(line) + 1],
+    "translate": lambda line, header: "".join(dict(header.split(" "))[symbol] for symbol in line),
+    "two_hop": hopped,
+    "same_or_different": lambda line, header: line[0] == line[1],
+}
+HEADED = {"successor", "translate", "two_hop"}
+
+
+def parsed(prompt, answer, headed):
+    """The header and the lines with their outputs, the asked one last, by splitting the text."""
+    parts = (prompt + answer).split(".")
+    header = parts.pop(0) if headed else ""
+    return header, [tuple(part.split(",")) for part in parts]
+
+
+@pytest.mark.parametrize("length, demonstrations", [(4, 4), (3, 2), (5, 3)])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_answers_are_what_an_independent_solver_says(name, length, demonstrations):
+    task = drawn(name, length=length, demonstrations=demonstrations)
+    answers = set()
+    for prompt, example in zip(prompts(task, np.random.default_rng(1)), task.examples, strict=True):
+        header, lines = parsed(prompt, example.targets[0], name in HEADED)
+        assert len(lines) == demonstrations + 1
+        if name == "same_or_different":
+            labels = {SOLVERS[name](line, header): output for line, output in lines}
+            assert len(set(labels.values())) == 2
+            assert {SOLVERS[name](line, header) for line, _ in lines[:-1]} == {True, False}
+            assert all(output == labels[SOLVERS[name](line, header)] for line, output in lines)
+        else:
+            assert all(output == SOLVERS[name](line, header) for line, output in lines)
+        answers.add(example.targets)
+    assert len(answers) > 15
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_choices_hold_the_answer_once_at_any_place_among_different_ones(name):
+    places = Counter()
+    for example in drawn(name).examples:
+        texts = [text for text, _ in example.choices]
+        assert 2 <= len(texts) == len(set(texts)) <= 4
+        assert [score for text, score in example.choices if text == example.targets[0]] == [1.0]
+        assert sum(score for _, score in example.choices) == 1.0
+        assert {len(text) for text in texts} == {len(example.targets[0])}
+        assert set("".join(texts)) <= set(example.input) - set(".,")
+        places[texts.index(example.targets[0])] += 1
+    assert min(places.values()) >= 10 and len(places) == max(map(len, (e.choices for e in drawn(name).examples)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_symbol_is_as_often_the_answer_as_any_other(name):
+    task = drawn(name, count=1000, symbols="abcdefghijklmnopqrst")
+    counts = Counter(example.targets[0][0] for example in task.examples)
+    # 1000 answers over 20 symbols: 50 each, standard deviation 7.
+    assert set(counts) == set("abcdefghijklmnopqrst")
+    assert all(abs(count - 50) < 5 * 7 for count in counts.values())
+    assert len({example.input for example in task.examples}) > 990
+
+
+def test_only_what_must_be_shared_is_shared():
+    for name in FAMILIES.keys() - HEADED - {"same_or_different"}:
+        for example in drawn(name).examples:
+            _, lines = parsed(example.input + ",", example.targets[0], False)
+            shown = [set(line) - {" "} for line, _ in lines]
+            assert sum(map(len, shown)) == len(set().union(*shown))
+
+
+def test_a_task_depends_on_its_generator_alone():
+    assert drawn("reverse") == drawn("reverse")
+    assert drawn("reverse").examples != drawn("reverse", seed=1).examples
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tasks_come_back_from_their_json_as_they_were(name, tmp_path):
+    task = drawn(name, count=5)
+    (tmp_path / "task.json").write_text(json.dumps(as_bigbench(task)))
+    loaded = load_bigbench(tmp_path / "task.json")
+    assert loaded.tasks == [task] and not loaded.problems
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_more_symbols_than_there_are_is_refused(name):
+    needed = FAMILIES[name].symbols(4, 5)
+    assert drawn(name, symbols=ascii_lowercase[:needed]).examples
+    with pytest.raises(InvalidConfig, match=f"at least {needed} for '{name}'") as error:
+        drawn(name, symbols=ascii_lowercase[: needed - 1])
+    assert error.value.field == "symbols" and error.value.value == ascii_lowercase[: needed - 1]
+    used = [len({*example.input, *example.targets[0]} - set(MARKS)) for example in drawn(name).examples]
+    if name == "same_or_different":  # a line of two equal symbols leaves one out, and so may all lines but one
+        assert needed - 4 <= min(used) and max(used) == needed - 1
+    else:
+        assert set(used) == {needed}
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"name": "revers"}, "family"),
+        ({"symbols": "aabcdefghijklmnopqrstuvw"}, "symbols"),
+        ({"symbols": "abcdefghijklmnopqrstuvw,"}, "symbols"),
+        ({"length": 2}, "length"),
+        ({"demonstrations": 1}, "demonstrations"),
+        ({"count": 0}, "count"),
+    ],
+)
+def test_impossible_tasks_are_refused(change, field):
+    with pytest.raises(InvalidConfig) as error:
+        drawn(**{"name": "reverse", **change})
+    assert error.value.field == field
