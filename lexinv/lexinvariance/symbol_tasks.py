@@ -5,8 +5,9 @@ can be asked. An item shows what a family does on `demonstrations` lines and ask
 
     header . input , output . input , output . ... input ,          answer: the output
 
-All symbols are drawn anew for every item, without replacement, so that which symbol it is says nothing; only four families use a symbol
-on several lines. The tasks are ordinary `lexinv.lexinvariance.tasks.Task`s, with the demonstrations in the input.
+All symbols are drawn anew for every item, so that which symbol it is says nothing. The families of RECALL ask for what the prompt has
+shown behind the same symbols, those of RULES for something it has not shown. The tasks are ordinary `lexinv.lexinvariance.tasks.Task`s,
+with the demonstrations in the input.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,11 +40,13 @@ class Family(NamedTuple):
 
     symbols: how many different ones an item has, by `length` and number of lines.
     draw: (rng, symbols, length, lines, gap) -> (header, the lines with their outputs, the last of which is asked).
+    arrow: whether there is a mark between input and output.
     """
 
     description: str
     symbols: Callable[[int, int], int]
     draw: Callable[[np.random.Generator, Symbols, int, int, str], tuple[str, list[Line]]]
+    arrow: bool = True
 
 
 def symbol_task(
@@ -65,18 +68,18 @@ def symbol_task(
     family = FAMILIES[choose("family", name, FAMILIES)]
     require(len(set(symbols + "".join(marks))) == len(symbols) + 3, "symbols", symbols, f"each once, none of {marks}")
     require(length >= 3, "length", length, "at least 3")
-    require(demonstrations >= 2, "demonstrations", demonstrations, "at least 2")
+    require(demonstrations >= 3, "demonstrations", demonstrations, "at least 3")
     require(count >= 1, "count", count, "at least 1")
     needed = family.symbols(length, demonstrations + 1)
     enough = f"at least {needed} for {name!r} with length {length} and {demonstrations} demonstrations"
     require(needed <= len(symbols), "symbols", symbols, enough)
-    examples = []
+    arrow, examples = marks.arrow if family.arrow else "", []
     for _ in range(count):
         drawn = [symbols[index] for index in rng.permutation(len(symbols))[:needed]]
         header, lines = family.draw(rng, drawn, length, demonstrations + 1, marks.gap)
         *shown, (asked, answer) = lines
         parts = [header] if header else []
-        parts += [*(before + marks.arrow + after for before, after in shown), asked]
+        parts += [*(before + arrow + after for before, after in shown), asked]
         examples.append(Example(marks.end.join(parts), (answer,), _choices(rng, lines, marks.gap)))
     return Task(
         name,
@@ -86,7 +89,7 @@ def symbol_task(
         metrics=("exact_str_match", "multiple_choice_grade"),
         preferred_score="exact_str_match",
         example_input_prefix="",
-        example_output_prefix=marks.arrow,
+        example_output_prefix=arrow,
         append_choices_to_input=False,
         few_shot_example_separator=marks.end,
     )
@@ -105,38 +108,63 @@ def _choices(rng: np.random.Generator, lines: list[Line], gap: str) -> tuple[tup
     return tuple((texts[index], offered[texts[index]]) for index in rng.permutation(len(texts)))
 
 
-# Families whose lines have nothing in common but the rule.
-
-
-def _by_line(description: str, taken: Callable[[int], int], rule: Callable[..., Line]) -> Family:
-    """`rule(rng, symbols, gap)` makes one line of `taken(length)` symbols that occur on no other."""
+def _by_line(description: str, rule: Callable[[np.random.Generator, str, str], Line], arrow: bool = True) -> Family:
+    """`rule(rng, symbols, gap)` makes one line of `length` symbols that occur on no other."""
 
     def draw(rng, symbols, length, lines, gap):
-        each = taken(length)
-        return "", [rule(rng, "".join(symbols[line * each : (line + 1) * each]), gap) for line in range(lines)]
+        return "", [rule(rng, "".join(symbols[line * length :][:length]), gap) for line in range(lines)]
 
-    return Family(description, lambda length, lines: lines * taken(length), draw)
-
-
-def _repeated(rng, symbols, gap):
-    shown = "".join(rng.permutation([*symbols, symbols[0]]))
-    return shown, symbols[0]
+    return Family(description, lambda length, lines: lines * length, draw, arrow)
 
 
-def _delete_marked(rng, symbols, gap):
-    place = rng.integers(len(symbols))
-    return symbols[: place + 1] + gap + symbols[place + 1 :], symbols[:place] + symbols[place + 1 :]
+def _again(rng: np.random.Generator, shown: list[Line]) -> tuple[str, list[Line]]:
+    """The lines, and one of them asked."""
+    return "", [*shown, shown[rng.integers(len(shown))]]
 
 
-def _interleave(rng, symbols, gap):
-    half = len(symbols) // 2
-    pairs = zip(symbols[:half], symbols[half:], strict=True)
-    return symbols[:half] + gap + symbols[half:], "".join(left + right for left, right in pairs)
+# Recall.
 
 
-def _missing(rng, symbols, gap):
-    missing, *others = rng.permutation(list(symbols))
-    return symbols + gap + "".join(others), str(missing)
+def _word(rng, symbols, length, lines, gap):
+    words = ["".join(symbols[line * length :][:length]) for line in range(lines - 1)]
+    return _again(rng, [(word[0], word[1:]) for word in words])
+
+
+def _by_word(rng, symbols, length, lines, gap):
+    words = ["".join(symbols[line * (length + 1) :][: length + 1]) for line in range(lines - 1)]
+    return _again(rng, [(word[:-1], word[-1]) for word in words])
+
+
+def _shared_ending(rng, symbols, length, lines, gap):
+    ending, *rest = symbols
+    return _again(rng, [(a + ending, b) for a, b in zip(rest[: lines - 1], rest[lines - 1 :], strict=True)])
+
+
+def _latest(rng, symbols, length, lines, gap):
+    facts = lines - 1
+    values, keys = symbols[:facts], symbols[facts:]
+    # All keys have a value each, and all but the last, where their number is odd, another one later.
+    inputs = [*keys, *rng.permutation(keys[: facts // 2])]
+    shown = list(zip(map(str, inputs), values, strict=True))
+    return "", [*shown, shown[rng.integers(len(keys), facts)]]
+
+
+def _majority(rng, symbols, length, lines, gap):
+    key, usual, other, *rest = symbols
+    others = zip(rest[::2], rest[1::2], strict=True)
+    shown = [(key, usual), (key, usual), (key, other), *others]
+    return "", [*(shown[index] for index in rng.permutation(len(shown))), (key, usual)]
+
+
+def _category(rng, symbols, length, lines, gap):
+    first, second, *keys = symbols
+    labels = rng.permutation([first, second, *rng.choice([first, second], len(keys) - 2)])
+    return _again(rng, list(zip(keys, map(str, labels), strict=True)))
+
+
+def _complete_word(rng, symbols, length, lines, gap):
+    words = ["".join(symbols[line * length :][:length]) for line in range(lines - 1)]
+    return _again(rng, [(word[: -(length // 2)], word[-(length // 2) :]) for word in words])
 
 
 def _continue_cycle(rng, symbols, gap):
@@ -144,7 +172,66 @@ def _continue_cycle(rng, symbols, gap):
     return symbols + symbols[:place], symbols[place]
 
 
-# Families whose lines have something in common, or symbols that they show several times.
+def _successor(rng, symbols, length, lines, gap):
+    places = rng.permutation(len(symbols))[:lines]
+    shown = [(symbols[place], symbols[(place + 1) % len(symbols)]) for place in places]
+    return "".join([*symbols, symbols[0]]), shown
+
+
+RECALL = {
+    "word": Family(
+        "The word that a symbol stands for: a,bcd. e,fgh. a -> bcd.", lambda length, lines: length * (lines - 1), _word
+    ),
+    "by_word": Family(
+        "The symbol that a word stands for: abc,d. efg,h. abc -> d.",
+        lambda length, lines: (length + 1) * (lines - 1),
+        _by_word,
+    ),
+    "shared_ending": Family(
+        "What two symbols stand for, the second of which is always the same: az,b. cz,d. az -> b.",
+        lambda length, lines: 1 + 2 * (lines - 1),
+        _shared_ending,
+    ),
+    "latest": Family(
+        "The value that a key was given last: a,b. c,d. a,e. a -> e.",
+        lambda length, lines: (lines - 1) + lines // 2,
+        _latest,
+    ),
+    "majority": Family(
+        "The value that a key has more often: a,b. a,c. d,e. a,b. a -> b.",
+        lambda length, lines: 3 + 2 * (lines - 4),
+        _majority,
+    ),
+    "category": Family(
+        "Which of two labels a symbol has: a,x. b,y. c,x. b -> y.", lambda length, lines: 2 + (lines - 1), _category
+    ),
+    "complete_word": Family(
+        "The end of a word that was shown: abcd. efgh. ab -> cd.",
+        lambda length, lines: length * (lines - 1),
+        _complete_word,
+        arrow=False,
+    ),
+    "continue_cycle": _by_line("The next symbol of a cycle: abcdab -> c.", _continue_cycle, arrow=False),
+    "successor": Family(
+        "The next symbol in the cyclic order of the header: abcdefgha. b -> c; h -> a.",
+        lambda length, lines: max(2 * length, lines),
+        _successor,
+        arrow=False,
+    ),
+}
+
+
+# Rules.
+
+
+def _delete_marked(rng, symbols, gap):
+    place = rng.integers(len(symbols))
+    return symbols[: place + 1] + gap + symbols[place + 1 :], symbols[:place] + symbols[place + 1 :]
+
+
+def _missing(rng, symbols, gap):
+    missing, *others = rng.permutation(list(symbols))
+    return symbols + gap + "".join(others), str(missing)
 
 
 def _odd_one_out(rng, symbols, length, lines, gap):
@@ -153,11 +240,6 @@ def _odd_one_out(rng, symbols, length, lines, gap):
         place = rng.integers(length)
         shown.append((usual * place + odd + usual * (length - place - 1), odd))
     return "", shown
-
-
-def _successor(rng, symbols, length, lines, gap):
-    places = rng.permutation(len(symbols))[:lines]
-    return "".join(symbols), [(symbols[place], symbols[(place + 1) % len(symbols)]) for place in places]
 
 
 def _translate(rng, symbols, length, lines, gap):
@@ -180,31 +262,13 @@ def _same_or_different(rng, symbols, length, lines, gap):
     return "", [(a + (a if alike else b), same if alike else different) for a, b, alike in pairs]
 
 
-FAMILIES = {
-    "copy": _by_line("The input again: abcd -> abcd.", lambda length: length, lambda rng, s, gap: (s, s)),
-    "reverse": _by_line("The input backwards: abcd -> dcba.", lambda length: length, lambda rng, s, gap: (s, s[::-1])),
-    "first": _by_line("The first symbol: abcd -> a.", lambda length: length, lambda rng, s, gap: (s, s[0])),
-    "last": _by_line("The last symbol: abcd -> d.", lambda length: length, lambda rng, s, gap: (s, s[-1])),
-    "swap_ends": _by_line(
-        "The first and the last symbol exchanged: abcd -> dbca.",
-        lambda length: length,
-        lambda rng, s, gap: (s, s[-1] + s[1:-1] + s[0]),
-    ),
-    "delete_marked": _by_line(
-        "The input without the symbol before the gap: abc d -> abd.", lambda length: length, _delete_marked
-    ),
-    "interleave": _by_line(
-        "Two halves merged symbol by symbol: ab cd -> acbd.", lambda length: length // 2 * 2, _interleave
-    ),
-    "repeated": _by_line("The symbol that occurs twice: acba -> a.", lambda length: length - 1, _repeated),
-    "missing": _by_line("The symbol that the second group lacks: abcd bda -> c.", lambda length: length, _missing),
-    "continue_cycle": _by_line("The next symbol of a cycle: abcdab -> c.", lambda length: length, _continue_cycle),
+RULES = {
+    "copy": _by_line("The input again: abcd -> abcd.", lambda rng, symbols, gap: (symbols, symbols)),
+    "reverse": _by_line("The input backwards: abcd -> dcba.", lambda rng, symbols, gap: (symbols, symbols[::-1])),
+    "first": _by_line("The first symbol: abcd -> a.", lambda rng, symbols, gap: (symbols, symbols[0])),
+    "delete_marked": _by_line("The input without the symbol before the gap: abc d -> abd.", _delete_marked),
+    "missing": _by_line("The symbol that the second group lacks: abcd bda -> c.", _missing),
     "odd_one_out": Family("The symbol that occurs once: aaba -> b.", lambda length, lines: 2 * lines, _odd_one_out),
-    "successor": Family(
-        "The symbol after this one in the cyclic order of the header: abcdefgh. b -> c; h -> a.",
-        lambda length, lines: max(2 * length, lines),
-        _successor,
-    ),
     "translate": Family(
         "Symbol by symbol by the dictionary of the header: ax by cz dw. bdc -> ywz.",
         lambda length, lines: 2 * length,
@@ -219,3 +283,4 @@ FAMILIES = {
         _same_or_different,
     ),
 }
+FAMILIES = RECALL | RULES

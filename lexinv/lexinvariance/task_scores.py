@@ -49,34 +49,52 @@ class Judged(NamedTuple):
     log_likelihood: float
 
 
+def encode_answers(
+    task: Task, prompts: Sequence[str], encode: Encode, longest: int | None = None
+) -> list[list[Answer]]:
+    """Every accepted answer and every choice of each example behind its prompt (see `lexinv.lexinvariance.tasks.prompts`).
+
+    Raises `InvalidConfig` for an answer that the tokenizer keeps nothing of, and for a prompt with answer of more than `longest` tokens.
+    """
+    answers = []
+    for index, (example, prompt) in enumerate(zip(task.examples, prompts, strict=True)):
+        field, before, possible = f"{task.name}: examples[{index}]", encode(prompt), []
+        for text in dict.fromkeys((*example.targets, *(choice for choice, _ in example.choices))):
+            tokens = encode(prompt + text)
+            shared = tokens[: len(before)] == before[: len(tokens)]
+            start = len(shared) if shared.all() else int(shared.argmin())  # a tokenizer may merge across the seam
+            require(start < len(tokens), field, text, "an answer of which the tokenizer keeps something")
+            fits = longest is None or len(tokens) <= longest
+            require(fits, field, f"{len(tokens)} tokens", f"at most {longest} with the prompt")
+            possible.append(Answer(text, tokens, start))
+        answers.append(possible)
+    return answers
+
+
 def score_task(
     logits: Logits,
     task: Task,
-    prompts: Sequence[str],
-    encode: Encode,
+    answers: list[list[Answer]],
     *,
     marks: Collection[int] = (),
     batch_size: int = 32,
-    longest: int | None = None,
 ) -> Scores:
-    """Score every example of the task after its prompt (see `lexinv.lexinvariance.tasks.prompts`).
+    """Score a model on every example of the task, of which `encode_answers` gives the answers.
 
-    `row` is the example's index in all batches, so that what is drawn for a sequence is the same for all its possible answers.
-    marks: token ids that are no candidates where the choice is among the prompt's symbols. Raises `InvalidConfig` for an answer that the
-    tokenizer keeps nothing of, and for a prompt with answer of more than `longest` tokens.
+    Sequences are padded behind to a multiple of `LENGTHS`. `row` is the example's index in all batches, so that what is drawn for a
+    sequence is the same for all its possible answers. marks: token ids that are no candidates among the prompt's symbols.
     """
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    answers = encoded_answers(task, prompts, encode, longest)
     # The last token is only predicted: all answers of one token are read off one sequence.
     readers: dict[tuple[int, bytes], list[Answer]] = {}
     for row, possible in enumerate(answers):
         for answer in possible:
             readers.setdefault((row, answer.tokens[:-1].tobytes()), []).append(answer)
-    judged: list[dict[str, Judged]] = [{} for _ in answers]
     by_width: dict[int, list[tuple[int, list[Answer]]]] = {}
     for (row, _), sharing in readers.items():
         width = -(-len(sharing[0].tokens) // LENGTHS) * LENGTHS
         by_width.setdefault(width, []).append((row, sharing))
+    judged: list[dict[str, Judged]] = [{} for _ in answers]
     for width, sequences in by_width.items():
         for begin in range(0, len(sequences), batch_size):
             part = sequences[begin : begin + batch_size]
@@ -98,25 +116,6 @@ def score_task(
     return Scores(*(np.array(column, np.float64) for column in (whole, prompt, grade)))
 
 
-def encoded_answers(
-    task: Task, prompts: Sequence[str], encode: Encode, longest: int | None = None
-) -> list[list[Answer]]:
-    """Every accepted answer and choice of every example behind its prompt. Raises `InvalidConfig` as `score_task` does."""
-    answers = []
-    for index, (example, prompt) in enumerate(zip(task.examples, prompts, strict=True)):
-        field, before, possible = f"{task.name}: examples[{index}]", encode(prompt), []
-        for text in dict.fromkeys((*example.targets, *(choice for choice, _ in example.choices))):
-            tokens = encode(prompt + text)
-            shared = tokens[: len(before)] == before[: len(tokens)]
-            start = len(shared) if shared.all() else int(shared.argmin())  # a tokenizer may merge across the seam
-            require(start < len(tokens), field, text, "an answer of which the tokenizer keeps something")
-            fits = longest is None or len(tokens) <= longest
-            require(fits, field, f"{len(tokens)} tokens", f"at most {longest} with the prompt")
-            possible.append(Answer(text, tokens, start))
-        answers.append(possible)
-    return answers
-
-
 def judge(logits: Float[np.ndarray, "time vocab"], answer: Answer, marks: Collection[int]) -> Judged:
     """One answer by the logits of its sequence, padding behind it left out."""
     right = answer.tokens[answer.start :]
@@ -132,10 +131,10 @@ def candidates(answer: Answer, marks: Collection[int]) -> Int[np.ndarray, " show
     return np.setdiff1d(answer.tokens[: answer.start], np.array(sorted(marks), np.int32))
 
 
-def chance(task: Task, prompts: Sequence[str], encode: Encode, vocab: int, marks: Collection[int] = ()) -> Scores:
+def chance(task: Task, answers: list[list[Answer]], vocab: int, marks: Collection[int] = ()) -> Scores:
     """What guessing gets in expectation: any token, or any symbol of the prompt, at each place of the answer; any of the choices."""
     whole, prompt, grade = [], [], []
-    for example, possible in zip(task.examples, encoded_answers(task, prompts, encode), strict=True):
+    for example, possible in zip(task.examples, answers, strict=True):
         accepted = [answer for answer in possible if answer.text in example.targets]
         whole.append(sum(float(vocab) ** -len(answer.tokens[answer.start :]) for answer in accepted))
         prompt.append(sum(_chance(answer, candidates(answer, marks)) for answer in accepted))

@@ -8,7 +8,7 @@ import pytest
 from lexinv.data.corpora import Corpus
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.lexinvariance.symbol_tasks import MARKS, symbol_task
-from lexinv.lexinvariance.task_scores import chance, score_task
+from lexinv.lexinvariance.task_scores import chance, encode_answers, score_task
 from lexinv.lexinvariance.tasks import Example, Task, prompts
 from lexinv.nn.language_model import initialize, make_logits
 from lexinv.nn.lexicon import LexiconConfig
@@ -29,16 +29,19 @@ def spelled(task, shots=0):
     return prompts(task, np.random.default_rng(1), shots)
 
 
-def knows(task, tokenizer=LETTERS, shots=0, shift=0):
-    """Logits that are highest for the true continuation of every prompt (of ids moved by `shift`), at random elsewhere."""
+def answers(task, tokenizer=LETTERS, shots=0):
+    return encode_answers(task, spelled(task, shots), tokenizer.encode)
+
+
+def knows(task, shots=0):
+    """Logits that are highest for the true continuation of every prompt, at random elsewhere."""
     rng, texts = np.random.default_rng(2), spelled(task, shots)
 
     def logits(batch):
-        found = rng.normal(size=(*batch["tokens"].shape, tokenizer.vocab_size))
+        found = rng.normal(size=(*batch["tokens"].shape, VOCAB))
         for place, row in enumerate(batch["row"]):
-            start = len(tokenizer.encode(texts[row]))
-            answer = tokenizer.encode(texts[row] + task.examples[row].targets[0])[start:]
-            found[place, np.arange(start, start + len(answer)), (answer + shift) % tokenizer.vocab_size] = 50.0
+            start, answer = len(texts[row]), task.examples[row].targets[0]  # a character is a token
+            found[place, np.arange(start, start + len(answer)), LETTERS.encode(answer)] = 50.0
         return found
 
     return logits
@@ -52,10 +55,10 @@ def uniform(batch):
 @pytest.mark.parametrize("shots", [0, 2])
 def test_whoever_knows_the_answers_scores_one_and_whoever_never_says_them_nothing(name, shots):
     asked = task(name)
-    texts = spelled(asked, shots)
-    right = score_task(knows(asked, shots=shots), asked, texts, LETTERS.encode, marks=IDS)
+    possible = answers(asked, shots=shots)
+    right = score_task(knows(asked, shots=shots), asked, possible, marks=IDS)
     assert [column.mean() for column in right] == [1.0, 1.0, 1.0] and right.whole.shape == right.grade.shape == (40,)
-    never = score_task(lambda batch: -knows(asked, shots=shots)(batch), asked, texts, LETTERS.encode, marks=IDS)
+    never = score_task(lambda batch: -knows(asked, shots=shots)(batch), asked, possible, marks=IDS)
     assert [column.mean() for column in never] == [0.0, 0.0, 0.0]
 
 
@@ -68,7 +71,7 @@ def test_one_wrong_token_spoils_an_exact_match():
             found[place, len(spelled(asked)[row]) + 3] *= -1.0  # the last of four
         return found
 
-    scores = score_task(almost, asked, spelled(asked), LETTERS.encode, marks=IDS)
+    scores = score_task(almost, asked, answers(asked), marks=IDS)
     assert scores.whole.sum() == scores.prompt.sum() == 0
 
 
@@ -80,19 +83,19 @@ def test_marks_and_symbols_that_the_prompt_does_not_show_are_no_candidates_there
         found[..., [*IDS, int(LETTERS.encode("z")[0])]] = 99.0
         return found
 
-    scores = score_task(distracted, asked, spelled(asked), LETTERS.encode, marks=IDS)
+    scores = score_task(distracted, asked, answers(asked), marks=IDS)
     assert scores.whole.sum() == 0 and scores.prompt.mean() == 1.0 and scores.grade.mean() == 1.0
-    assert score_task(distracted, asked, spelled(asked), LETTERS.encode).prompt.sum() == 0
+    assert score_task(distracted, asked, answers(asked)).prompt.sum() == 0
 
 
-@pytest.mark.parametrize("name", ["copy", "odd_one_out", "repeated"])
+@pytest.mark.parametrize("name", ["copy", "odd_one_out", "majority"])
 def test_a_model_that_knows_nothing_grades_at_chance(name):
     """All choices are equally probable, wherever the right one stands: the expected grade of a guess, exactly."""
     asked = task(name)
-    scores = score_task(uniform, asked, spelled(asked), LETTERS.encode)
-    expected = chance(asked, spelled(asked), LETTERS.encode, VOCAB, IDS)
+    scores = score_task(uniform, asked, answers(asked))
+    expected = chance(asked, answers(asked), VOCAB, IDS)
     np.testing.assert_allclose(scores.grade, expected.grade)
-    assert expected.grade.mean() == pytest.approx({"copy": 1 / 4, "odd_one_out": 1 / 2, "repeated": 1 / 3}[name])
+    assert expected.grade.mean() == pytest.approx({"copy": 1 / 4, "odd_one_out": 1 / 2, "majority": 1 / 2}[name])
 
 
 def test_guesses_come_to_chance():
@@ -102,8 +105,8 @@ def test_guesses_come_to_chance():
     def guess(batch):
         return rng.normal(size=(*batch["tokens"].shape, VOCAB))
 
-    scores = score_task(guess, asked, spelled(asked), LETTERS.encode, marks=IDS)
-    expected = chance(asked, spelled(asked), LETTERS.encode, VOCAB, IDS)
+    scores = score_task(guess, asked, answers(asked), marks=IDS)
+    expected = chance(asked, answers(asked), VOCAB, IDS)
     assert [column.mean() for column in expected] == pytest.approx([1 / 29, 1 / 16, 1 / 4])
     for measured, value in zip(scores, expected, strict=True):
         deviation = np.sqrt(value.mean() * (1 - value.mean()) / 3000)
@@ -112,10 +115,10 @@ def test_guesses_come_to_chance():
 
 def test_chance_of_several_symbols_is_a_power():
     asked = task("reverse")
-    expected = chance(asked, spelled(asked), LETTERS.encode, VOCAB, IDS)
+    expected = chance(asked, answers(asked), VOCAB, IDS)
     assert expected.whole == pytest.approx(29.0**-4) and expected.prompt == pytest.approx(16.0**-4)
     hidden = Task("hidden", "", (Example("ab", ("c",)),))
-    assert chance(hidden, spelled(hidden), CHAR.encode, 130).prompt.tolist() == [0.0]
+    assert chance(hidden, answers(hidden, CHAR), 130).prompt.tolist() == [0.0]
 
 
 TRIVIA = Task(
@@ -149,24 +152,24 @@ def says(*texts):
     "said, whole, grade", [(("Paris", "4"), [1, 1], 1.0), (("paris", "5"), [1, 0], 1.0), (("Rome", "4"), [0, 1], 0.0)]
 )
 def test_any_accepted_answer_counts_and_choices_have_their_scores(said, whole, grade):
-    scores = score_task(says(*said), TRIVIA, spelled(TRIVIA), CHAR.encode)
+    scores = score_task(says(*said), TRIVIA, answers(TRIVIA, CHAR))
     assert scores.whole.tolist() == whole and scores.grade.tolist() == [grade]
-    partly = score_task(says("Lyon, perhaps", "4"), TRIVIA, spelled(TRIVIA), CHAR.encode)
+    partly = score_task(says("Lyon, perhaps", "4"), TRIVIA, answers(TRIVIA, CHAR))
     assert partly.grade.tolist() == [0.25]
 
 
 def test_log_likelihoods_are_sums_over_the_tokens():
     """With choices of different lengths under uniform logits the shorter one wins: nothing is divided by the length."""
     asked = Task("t", "", (Example("x", ("ab",), (("ab", 1.0), ("a", 0.0))),))
-    assert score_task(uniform, asked, spelled(asked), CHAR.encode).grade.tolist() == [0.0]
+    assert score_task(uniform, asked, answers(asked, CHAR)).grade.tolist() == [0.0]
 
 
 def test_what_the_tokenizer_cannot_spell_or_the_context_cannot_hold_is_refused():
     plus = Task("signs", "", (Example("a", ("b",)), Example("a", ("+",))))
     with pytest.raises(InvalidConfig, match=r"signs: examples\[1\] = '\+'"):
-        score_task(pytest.fail, plus, spelled(plus), LETTERS.encode)
+        answers(plus)
     with pytest.raises(InvalidConfig, match=r"reverse: examples\[0\] = '39 tokens' is not possible: at most 30"):
-        score_task(pytest.fail, task(), spelled(task()), LETTERS.encode, longest=30)
+        encode_answers(task(), spelled(task()), LETTERS.encode, longest=30)
 
 
 def test_a_spelling_that_changes_at_the_seam_is_scored_from_there():
@@ -180,7 +183,7 @@ def test_a_spelling_that_changes_at_the_seam_is_scored_from_there():
         seen.append(LETTERS.decode(batch["tokens"][0, :7]))
         return found
 
-    assert score_task(logits, asked, spelled(asked), LETTERS.encode).whole.tolist() == [1.0]
+    assert score_task(logits, asked, answers(asked)).whole.tolist() == [1.0]
     assert seen == ["q ab cd"]
 
 
@@ -196,7 +199,7 @@ def test_scores_of_a_network_depend_neither_on_batches_nor_on_padding(kind):
         return compiled(params, {name: jnp.asarray(value) for name, value in batch.items()}, jax.random.key(1))
 
     asked = task("missing", count=20)
-    scores = [score_task(logits, asked, spelled(asked), LETTERS.encode, batch_size=size) for size in (7, 20)]
+    scores = [score_task(logits, asked, answers(asked), batch_size=size) for size in (7, 20)]
     assert shapes == {(7, 64), (20, 64)}
     for one, other in zip(*scores, strict=True):
         np.testing.assert_array_equal(one, other)
