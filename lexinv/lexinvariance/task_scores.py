@@ -18,7 +18,7 @@ Logits = Callable[[dict[str, np.ndarray]], Array | np.ndarray]
 
 Encode = Callable[[str], Int[np.ndarray, " tokens"]]
 
-LENGTHS = 64
+LENGTHS = 32
 """Sequences are padded to multiples of it: a few static shapes."""
 
 
