@@ -11,6 +11,7 @@ import json
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,10 +206,7 @@ def measure(
     ]
     scores: dict[str, list[dict[str, float | None]]] = {name: [] for name in asked[0]}
     for tree, tasks in zip(params, asked, strict=True):
-
-        def model(batch: dict[str, np.ndarray], tree: Params = tree) -> jax.Array:
-            return compiled(tree, batch, key)
-
+        model = partial(compiled, tree, key=key)
         for name, (task, answers) in tasks.items():
             scores[name].append(means(score_task(model, task, answers, marks=marks, batch_size=size)))
     return {
@@ -296,7 +294,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Every task of the suite under the standard, the regularised and the lexinvariant model, and text against the suite."""
+    """Every task, recall above the line and rules below, under the standard, the regularised and the lexinvariant model; the trade-off."""
     shares, tasks = results["shares"], names(results)[::-1]
     shown = [share for share in (0.0, REGULARISED, 1.0) if share in shares]
     drawn, (whole, grade, trade) = panels(1, 3, width=4.2, height=4.6)

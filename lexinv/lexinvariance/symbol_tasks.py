@@ -22,30 +22,23 @@ from lexinv.validation import choose, require
 CHOICES = 4
 
 
-class Marks(NamedTuple):
-    """The characters that are no symbols: between input and output, after a line, and within an input."""
+ARROW, END, GAP = MARKS = ",. "
+"""The characters that are no symbols: between input and output, after a line, and within an input."""
 
-    arrow: str = ","
-    end: str = "."
-    gap: str = " "
-
-
-MARKS = Marks()
 Line = tuple[str, str]
-Symbols = Sequence[str]
 
 
 class Family(NamedTuple):
     """How the items of one task are made.
 
     symbols: how many different ones an item has, by `length` and number of lines.
-    draw: (rng, symbols, length, lines, gap) -> (header, the lines with their outputs, the last of which is asked).
+    draw: (rng, symbols, length, lines) -> (header, the lines with their outputs, the last of which is asked).
     arrow: whether there is a mark between input and output.
     """
 
     description: str
     symbols: Callable[[int, int], int]
-    draw: Callable[[np.random.Generator, Symbols, int, int, str], tuple[str, list[Line]]]
+    draw: Callable[[np.random.Generator, Sequence[str], int, int], tuple[str, list[Line]]]
     arrow: bool = True
 
 
@@ -57,7 +50,6 @@ def symbol_task(
     length: int,
     demonstrations: int,
     count: int,
-    marks: Marks = MARKS,
 ) -> Task:
     """`count` items of the family `name`; an input has about `length` symbols.
 
@@ -66,21 +58,21 @@ def symbol_task(
     among them, and fewer symbols than an item needs.
     """
     family = FAMILIES[choose("family", name, FAMILIES)]
-    require(len(set(symbols + "".join(marks))) == len(symbols) + 3, "symbols", symbols, f"each once, none of {marks}")
+    require(len({*symbols, *MARKS}) == len(symbols) + len(MARKS), "symbols", symbols, f"each once, none of {MARKS!r}")
     require(length >= 3, "length", length, "at least 3")
     require(demonstrations >= 3, "demonstrations", demonstrations, "at least 3")
     require(count >= 1, "count", count, "at least 1")
     needed = family.symbols(length, demonstrations + 1)
     enough = f"at least {needed} for {name!r} with length {length} and {demonstrations} demonstrations"
     require(needed <= len(symbols), "symbols", symbols, enough)
-    arrow, examples = marks.arrow if family.arrow else "", []
+    arrow, examples = ARROW if family.arrow else "", []
     for _ in range(count):
         drawn = [symbols[index] for index in rng.permutation(len(symbols))[:needed]]
-        header, lines = family.draw(rng, drawn, length, demonstrations + 1, marks.gap)
+        header, lines = family.draw(rng, drawn, length, demonstrations + 1)
         *shown, (asked, answer) = lines
         parts = [header] if header else []
         parts += [*(before + arrow + after for before, after in shown), asked]
-        examples.append(Example(marks.end.join(parts), (answer,), _choices(rng, lines, marks.gap)))
+        examples.append(Example(END.join(parts), (answer,), _choices(rng, lines)))
     return Task(
         name,
         family.description,
@@ -91,13 +83,13 @@ def symbol_task(
         example_input_prefix="",
         example_output_prefix=arrow,
         append_choices_to_input=False,
-        few_shot_example_separator=marks.end,
+        few_shot_example_separator=END,
     )
 
 
-def _choices(rng: np.random.Generator, lines: list[Line], gap: str) -> tuple[tuple[str, float], ...]:
+def _choices(rng: np.random.Generator, lines: list[Line]) -> tuple[tuple[str, float], ...]:
     asked, answer = lines[-1]
-    pool = set(asked) - {gap}
+    pool = set(asked) - {GAP}
     if not set(answer) <= pool:
         pool = set("".join(output for _, output in lines))
     ordered, size = sorted(pool), len(answer)
@@ -108,13 +100,17 @@ def _choices(rng: np.random.Generator, lines: list[Line], gap: str) -> tuple[tup
     return tuple((texts[index], offered[texts[index]]) for index in rng.permutation(len(texts)))
 
 
-def _by_line(description: str, rule: Callable[[np.random.Generator, str, str], Line], arrow: bool = True) -> Family:
-    """`rule(rng, symbols, gap)` makes one line of `length` symbols that occur on no other."""
+def _by_line(description: str, rule: Callable[[np.random.Generator, str], Line], arrow: bool = True) -> Family:
+    """`rule(rng, symbols)` makes one line of `length` symbols that occur on no other."""
 
-    def draw(rng, symbols, length, lines, gap):
-        return "", [rule(rng, "".join(symbols[line * length :][:length]), gap) for line in range(lines)]
+    def draw(rng, symbols, length, lines):
+        return "", [rule(rng, word) for word in _words(symbols, length)]
 
     return Family(description, lambda length, lines: lines * length, draw, arrow)
+
+
+def _words(symbols: Sequence[str], length: int) -> list[str]:
+    return ["".join(symbols[start : start + length]) for start in range(0, len(symbols), length)]
 
 
 def _again(rng: np.random.Generator, shown: list[Line]) -> tuple[str, list[Line]]:
@@ -125,22 +121,20 @@ def _again(rng: np.random.Generator, shown: list[Line]) -> tuple[str, list[Line]
 # Recall.
 
 
-def _word(rng, symbols, length, lines, gap):
-    words = ["".join(symbols[line * length :][:length]) for line in range(lines - 1)]
-    return _again(rng, [(word[0], word[1:]) for word in words])
+def _word(rng, symbols, length, lines):
+    return _again(rng, [(word[0], word[1:]) for word in _words(symbols, length)])
 
 
-def _by_word(rng, symbols, length, lines, gap):
-    words = ["".join(symbols[line * (length + 1) :][: length + 1]) for line in range(lines - 1)]
-    return _again(rng, [(word[:-1], word[-1]) for word in words])
+def _by_word(rng, symbols, length, lines):
+    return _again(rng, [(word[:-1], word[-1]) for word in _words(symbols, length + 1)])
 
 
-def _shared_ending(rng, symbols, length, lines, gap):
+def _shared_ending(rng, symbols, length, lines):
     ending, *rest = symbols
     return _again(rng, [(a + ending, b) for a, b in zip(rest[: lines - 1], rest[lines - 1 :], strict=True)])
 
 
-def _latest(rng, symbols, length, lines, gap):
+def _latest(rng, symbols, length, lines):
     facts = lines - 1
     values, keys = symbols[:facts], symbols[facts:]
     # All keys have a value each, and all but the last, where their number is odd, another one later.
@@ -149,30 +143,30 @@ def _latest(rng, symbols, length, lines, gap):
     return "", [*shown, shown[rng.integers(len(keys), facts)]]
 
 
-def _majority(rng, symbols, length, lines, gap):
+def _majority(rng, symbols, length, lines):
     key, usual, other, *rest = symbols
     others = zip(rest[::2], rest[1::2], strict=True)
     shown = [(key, usual), (key, usual), (key, other), *others]
     return "", [*(shown[index] for index in rng.permutation(len(shown))), (key, usual)]
 
 
-def _category(rng, symbols, length, lines, gap):
+def _category(rng, symbols, length, lines):
     first, second, *keys = symbols
     labels = rng.permutation([first, second, *rng.choice([first, second], len(keys) - 2)])
     return _again(rng, list(zip(keys, map(str, labels), strict=True)))
 
 
-def _complete_word(rng, symbols, length, lines, gap):
-    words = ["".join(symbols[line * length :][:length]) for line in range(lines - 1)]
-    return _again(rng, [(word[: -(length // 2)], word[-(length // 2) :]) for word in words])
+def _complete_word(rng, symbols, length, lines):
+    half = length // 2
+    return _again(rng, [(word[:-half], word[-half:]) for word in _words(symbols, length)])
 
 
-def _continue_cycle(rng, symbols, gap):
+def _continue_cycle(rng, symbols):
     place = rng.integers(1, len(symbols))
     return symbols + symbols[:place], symbols[place]
 
 
-def _successor(rng, symbols, length, lines, gap):
+def _successor(rng, symbols, length, lines):
     places = rng.permutation(len(symbols))[:lines]
     shown = [(symbols[place], symbols[(place + 1) % len(symbols)]) for place in places]
     return "".join([*symbols, symbols[0]]), shown
@@ -224,17 +218,17 @@ RECALL = {
 # Rules.
 
 
-def _delete_marked(rng, symbols, gap):
+def _delete_marked(rng, symbols):
     place = rng.integers(len(symbols))
-    return symbols[: place + 1] + gap + symbols[place + 1 :], symbols[:place] + symbols[place + 1 :]
+    return symbols[: place + 1] + GAP + symbols[place + 1 :], symbols[:place] + symbols[place + 1 :]
 
 
-def _missing(rng, symbols, gap):
+def _missing(rng, symbols):
     missing, *others = rng.permutation(list(symbols))
-    return symbols + gap + "".join(others), str(missing)
+    return symbols + GAP + "".join(others), str(missing)
 
 
-def _odd_one_out(rng, symbols, length, lines, gap):
+def _odd_one_out(rng, symbols, length, lines):
     shown = []
     for usual, odd in zip(symbols[:lines], symbols[lines:], strict=True):
         place = rng.integers(length)
@@ -242,20 +236,20 @@ def _odd_one_out(rng, symbols, length, lines, gap):
     return "", shown
 
 
-def _translate(rng, symbols, length, lines, gap):
+def _translate(rng, symbols, length, lines):
     meaning = dict(zip(symbols[:length], symbols[length:], strict=True))
     inputs = ["".join(rng.permutation(list(meaning))[: length - 1]) for _ in range(lines)]
-    header = gap.join(key + value for key, value in meaning.items())
+    header = GAP.join(key + value for key, value in meaning.items())
     return header, [(text, "".join(meaning[key] for key in text)) for text in inputs]
 
 
-def _two_hop(rng, symbols, length, lines, gap):
+def _two_hop(rng, symbols, length, lines):
     starts, middles, ends = (symbols[part * lines : (part + 1) * lines] for part in range(3))
     facts = [a + b for a, b in zip([*starts, *middles], [*middles, *ends], strict=True)]
-    return gap.join(rng.permutation(facts)), list(zip(starts, ends, strict=True))
+    return GAP.join(rng.permutation(facts)), list(zip(starts, ends, strict=True))
 
 
-def _same_or_different(rng, symbols, length, lines, gap):
+def _same_or_different(rng, symbols, length, lines):
     same, different, *rest = symbols
     equal = np.append(rng.permutation([True, False, *(rng.random(lines - 3) < 0.5)]), rng.random() < 0.5)
     pairs = zip(rest[:lines], rest[lines:], equal, strict=True)
@@ -263,9 +257,9 @@ def _same_or_different(rng, symbols, length, lines, gap):
 
 
 RULES = {
-    "copy": _by_line("The input again: abcd -> abcd.", lambda rng, symbols, gap: (symbols, symbols)),
-    "reverse": _by_line("The input backwards: abcd -> dcba.", lambda rng, symbols, gap: (symbols, symbols[::-1])),
-    "first": _by_line("The first symbol: abcd -> a.", lambda rng, symbols, gap: (symbols, symbols[0])),
+    "copy": _by_line("The input again: abcd -> abcd.", lambda rng, symbols: (symbols, symbols)),
+    "reverse": _by_line("The input backwards: abcd -> dcba.", lambda rng, symbols: (symbols, symbols[::-1])),
+    "first": _by_line("The first symbol: abcd -> a.", lambda rng, symbols: (symbols, symbols[0])),
     "delete_marked": _by_line("The input without the symbol before the gap: abc d -> abd.", _delete_marked),
     "missing": _by_line("The symbol that the second group lacks: abcd bda -> c.", _missing),
     "odd_one_out": Family("The symbol that occurs once: aaba -> b.", lambda length, lines: 2 * lines, _odd_one_out),

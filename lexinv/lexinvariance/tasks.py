@@ -159,8 +159,8 @@ def load_bigbench(path: Path) -> Loaded:
 def _read(file: Path) -> tuple[Task | None, list[Problem]]:
     try:
         content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        return None, [Problem(file, "as a whole", f"is no JSON: {error}")]
+    except (OSError, ValueError, RecursionError) as error:
+        return None, [Problem(file, "as a whole", f"cannot be read as JSON: {error}")]
     if not isinstance(content, dict):
         return None, [Problem(file, "as a whole", f"is {_shown(content)}, not an object")]
     fields, problems = _fields(content, FIELDS, REQUIRED, file)

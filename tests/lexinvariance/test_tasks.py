@@ -144,6 +144,13 @@ def test_a_folder_has_json_files_of_its_own_and_task_files_below(tmp_path):
     assert len(loaded.tasks) == 2 and not loaded.problems
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    written(tmp_path, GOOD, "one.json")
+    (tmp_path / "task.json").mkdir()
+    loaded = load_bigbench(tmp_path)
+    assert len(loaded.tasks) == 1 and [problem.file for problem in loaded.problems] == [tmp_path / "task.json"]
+
+
 def test_a_place_without_task_files_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InvalidConfig, match="JSON task file"):
