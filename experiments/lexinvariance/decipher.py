@@ -6,7 +6,7 @@ lexinvariant model: the same probes on an untrained network and on the standard 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, interval
-from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.language_models import TrainingConfig
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
@@ -251,16 +251,8 @@ def frozen(
     if arm == "untrained":
         keys = [stream(jax.random.key(seed), "parameters") for seed in config.training.seeds]
         return [initialize(config.model, ARMS[arm], text.vocab, key) for key in keys], {}
-    identity = {"fingerprint": text.fingerprint, **asdict(config.data)}
-    models = shared_seeds(
-        identity,
-        config.model,
-        in_context.lexicon(float(arm == "lexinvariant")),
-        text.vocab,
-        text.train,
-        config.training,
-        workspace,
-    )
+    share = float(arm == "lexinvariant")
+    models = in_context.train(share, text, config.data, config.model, config.training, workspace)
     return models.params, models.origin
 
 

@@ -130,10 +130,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def train(share: float, text: perplexity.Text, config: Config, workspace: Workspace) -> SharedModels:
-    """The models of one share, one for each seed."""
-    identity = {"fingerprint": text.fingerprint, **asdict(config.data)}
-    return shared_seeds(identity, config.model, lexicon(share), text.vocab, text.train, config.training, workspace)
+def train(
+    share: float,
+    text: perplexity.Text,
+    data: perplexity.DataConfig,
+    model: TransformerConfig,
+    training: TrainingConfig,
+    workspace: Workspace,
+) -> SharedModels:
+    """The models of one share, one for each seed; `lexinvariance/semi` and `lexinvariance/decipher` ask the same ones."""
+    identity = {"fingerprint": text.fingerprint, **asdict(data)}
+    return shared_seeds(identity, model, lexicon(share), text.vocab, text.train, training, workspace)
 
 
 def draw_tasks(config: Config, text: perplexity.Text, seed: int) -> dict[str, Items]:
@@ -163,8 +170,8 @@ def measure(
     share: float, text: perplexity.Text, tasks: list[dict[str, Items]], config: Config, workspace: Workspace
 ) -> dict[str, Any]:
     """Train one model per seed and evaluate it: nothing is random in its embeddings any more, unless everything was (p = 1)."""
-    models, size = train(share, text, config, workspace), config.evaluation.batch_size
-    params = models.params
+    models = train(share, text, config.data, config.model, config.training, workspace)
+    params, size = models.params, config.evaluation.batch_size
     tested = lexicon(share) if share == 1 else LexiconConfig("standard")
     nll, logits = (make(config.model, tested, text.vocab) for make in (make_nll, make_logits))
     key = jax.random.key(0)

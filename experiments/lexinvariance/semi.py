@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds
+from experiments.harness.language_models import TrainingConfig
 from experiments.harness.style import BLUE, GREEN, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
@@ -28,7 +28,7 @@ from experiments.lexinvariance.in_context import REGULARISED, SEMI, late
 from lexinv.lexinvariance.symbol_tasks import FAMILIES, MARKS, RECALL, RULES, symbol_task
 from lexinv.lexinvariance.task_scores import LENGTHS, Answer, Scores, chance, encode_answers, score_task
 from lexinv.lexinvariance.tasks import Task, as_bigbench, load_bigbench, prompts
-from lexinv.nn.language_model import Params, make_logits, make_nll
+from lexinv.nn.language_model import make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
@@ -182,12 +182,6 @@ def means(scores: Scores) -> dict[str, float | None]:
     return {name: float(column.mean()) if len(column) else None for name, column in scores._asdict().items()}
 
 
-def trained(share: float, text: perplexity.Text, config: Config, workspace: Workspace) -> list[Params]:
-    """The models of one share, by seed."""
-    drawn = in_context.lexicon(share)
-    return train_seeds(f"share-{share:g}", config.model, drawn, text.vocab, text.train, config.training, workspace)
-
-
 def measure(
     share: float,
     text: perplexity.Text,
@@ -197,7 +191,8 @@ def measure(
     workspace: Workspace,
 ) -> dict[str, Any]:
     """Evaluate the models of one share: nothing is random in their embeddings any more, unless everything was (p = 1)."""
-    params, size = trained(share, text, config, workspace), config.evaluation.batch_size
+    models = in_context.train(share, text, config.data, config.model, config.training, workspace)
+    params, size = models.params, config.evaluation.batch_size
     tested = LexiconConfig("lexinvariant" if share == 1 else "standard")
     nll, logits = (make(config.model, tested, text.vocab) for make in (make_nll, make_logits))
     key, compiled = jax.random.key(0), jax.jit(logits)
@@ -215,6 +210,7 @@ def measure(
             name: {scoring: [seed[scoring] for seed in seeds] for scoring in Scores._fields}
             for name, seeds in scores.items()
         },
+        **models.origin,
     }
 
 
