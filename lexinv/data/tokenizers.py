@@ -1,4 +1,4 @@
-"""Tokenizers of language models: `letters`, `char`, `byte` and `bpe:V`."""
+"""Tokenizers of language models: `letters`, `char`, `byte`, `bpe:V` and `unigram:V`."""
 
 import re
 import unicodedata
@@ -18,6 +18,7 @@ TOKENIZERS = {
     "char": "130 symbols: ASCII, one for every other character, one between documents",
     "byte": "257 symbols: UTF-8 bytes and one between documents",
     "bpe:V": "V byte-level subwords, trained on the corpus's train split",
+    "unigram:V": "the same, but chosen as a unigram language model",
 }
 
 
@@ -40,14 +41,14 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Tokenizer:
-    """Make the tokenizer called `name` (see `TOKENIZERS`); `bpe:V` is trained once per corpus and cached.
+    """Make the tokenizer called `name` (see `TOKENIZERS`); `bpe:V` and `unigram:V` are trained once per corpus and cached.
 
     Raises `InvalidConfig` for an unknown name, and for a V below 257 or above what the corpus can fill.
     """
     kind, _, size = name.partition(":")
-    if kind == "bpe":
-        require(size.isdecimal(), "tokenizer", name, "bpe:V with a number V, such as bpe:4096")
-        return _bpe(int(size), corpus, cache)
+    if kind in ("bpe", "unigram"):
+        require(size.isdecimal(), "tokenizer", name, f"{kind}:V with a number V, such as {kind}:4096")
+        return _subwords(kind, int(size), corpus, cache)
     return {"letters": _letters, "char": _char, "byte": _byte}[choose("tokenizer", name, TOKENIZERS)]()
 
 
@@ -111,18 +112,19 @@ def _byte() -> Tokenizer:
     return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode)
 
 
-def _bpe(size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
-    """Byte-level byte-pair encoding as in GPT-2 (pre-split by its regular expression); the separator is id 0."""
-    name, special = f"bpe:{size}", "<separator>"
+def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
+    """Byte-pair encoding or a unigram model (Kudo 2018) on bytes, pre-split by GPT-2's regular expression; the separator is id 0."""
+    name, special = f"{kind}:{size}", "<separator>"
     require(size >= 257, "tokenizer", name, "at least 257: the bytes and the separator")
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     def build(folder: Path) -> None:
-        model = tokenizers.Tokenizer(models.BPE())
+        bpe = kind == "bpe"
+        model = tokenizers.Tokenizer(models.BPE() if bpe else models.Unigram())
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
+        trainer = (trainers.BpeTrainer if bpe else trainers.UnigramTrainer)(
             vocab_size=size,
             special_tokens=[special],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -130,10 +132,10 @@ def _bpe(size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
         )
         model.train_from_iterator(corpus.splits["train"], trainer)
         reached = model.get_vocab_size()
-        require(reached == size, "tokenizer", name, f"at most {reached}: the corpus has no more pairs to merge")
+        require(reached == size, "tokenizer", name, f"at most {reached}: the corpus has no more subwords")
         model.save(str(folder / "tokenizer.json"))
 
-    folder = prepared(cache, "tokenizers", f"bpe-{size}-{corpus.fingerprint}", build)
+    folder = prepared(cache, "tokenizers", f"{kind}-{size}-{corpus.fingerprint}", build)
     model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     model.encode_special_tokens = True  # text that looks like the separator is text
     ids = model.get_vocab()

@@ -91,8 +91,8 @@ def setting(
     require(1 <= threads <= limits.threads, "threads", threads, f"1 to {limits.threads}")
     require(1 <= length <= limits.length, "length", length, f"1 to {limits.length}")
     require(threads * length <= pairs, "length", length, f"at most {pairs // threads}: the haystack has {pairs} pairs")
-    numbers = (jnp.int32(number) for number in (pairs, threads, length, DIRECTIONS.index(direction)))
-    return Setting(*numbers, jnp.bool_(direct))
+    way = DIRECTIONS.index(direction)
+    return Setting(jnp.int32(pairs), jnp.int32(threads), jnp.int32(length), jnp.int32(way), jnp.bool_(direct))
 
 
 def draw_setting(rng: Key[Array, ""], limits: Limits, fewest_pairs: int) -> Setting:

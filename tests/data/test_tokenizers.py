@@ -1,5 +1,8 @@
 """Tokenizers: what they fold, what they keep, and that every byte of the normalised text is counted once."""
 
+import inspect
+import json.decoder
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from lexinv.validation import InvalidConfig
 
 TEXT = "def naïve(x):\n    return 'ﬁve  “words”' + str(x) # 日本, e.g. Ünïcode…\n"
 CORPUS = Corpus("test", "0123456789abcdef", {"train": [TEXT * 3, "the cat sat on the mat. " * 20], "validation": [""]})
-NAMES = ["letters", "char", "byte", "bpe:300"]
+NAMES = ["letters", "char", "byte", "bpe:300", "unigram:260"]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +32,16 @@ def test_bytes_and_round_trip(name, text, cache):
     normalised = tokenizer.decode(tokens)
     assert tokenizer.token_bytes[tokens].sum() == len(normalised.encode())
     assert np.array_equal(tokenizer.encode(normalised), tokens) or name == "char"  # U+FFFD is folded like any other
-    if name in ("byte", "bpe:300"):
+    if name not in ("letters", "char"):
         assert normalised == text
     if name != "letters":
         assert tokenizer.separator not in tokens
         assert tokenizer.token_bytes[tokenizer.separator] == 0
 
 
-@pytest.mark.parametrize(("name", "size"), [("letters", 29), ("char", 130), ("byte", 257), ("bpe:300", 300)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("letters", 29), ("char", 130), ("byte", 257), ("bpe:300", 300), ("unigram:260", 260)]
+)
 def test_sizes_and_symbols(name, size, cache):
     tokenizer = load_tokenizer(name, CORPUS, cache)
     assert tokenizer.name == name
@@ -74,6 +79,14 @@ def test_bpe_merges_what_is_frequent(cache):
     assert tokenizer.decode(tokenizer.encode("<separator>")) == "<separator>"
 
 
+def test_unigram_model_joins_bytes(tmp_path):
+    source = inspect.getsource(json.decoder)
+    tokenizer = load_tokenizer("unigram:400", Corpus("source", "a" * 16, {"train": [source]}), tmp_path)
+    tokens = tokenizer.encode(source)
+    assert len(tokens) < 0.6 * len(source) and tokenizer.decode(tokens) == source
+    assert tokenizer.decode(tokenizer.encode("<separator>")) == "<separator>"
+
+
 def test_bpe_is_trained_once_per_corpus_on_its_train_split(cache, tmp_path):
     first = load_tokenizer("bpe:300", CORPUS, cache)
     retrained = load_tokenizer("bpe:300", CORPUS, tmp_path)
@@ -91,8 +104,10 @@ def test_bpe_is_trained_once_per_corpus_on_its_train_split(cache, tmp_path):
         ("leters", "did you mean 'letters'"),
         ("bpe", "bpe:V with a number V"),
         ("bpe:V", "bpe:V with a number V"),
+        ("unigram:", "unigram:V with a number V"),
+        ("unigram:100", "at least 257"),
         ("bpe:100", "at least 257"),
-        ("bpe:50000", r"at most \d+: the corpus has no more pairs to merge"),
+        ("bpe:50000", r"at most \d+: the corpus has no more subwords"),
     ],
 )
 def test_bad_names(name, allowed, tmp_path):
