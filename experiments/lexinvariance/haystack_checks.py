@@ -10,6 +10,7 @@ from lexinv.data.fertility import fertility
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.lexinvariance import haystack_scores, haystacks
 from lexinv.lexinvariance.haystack_solvers import Solver, hop_error, middle_blind, perfect, window_limited
+from lexinv.validation import require
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class SolverConfig:
     hops: tuple[int, ...] = (1, 2, 4, 8, 16, 25)
     repeats: int = 200
 
+    def __post_init__(self):
+        for field, least in (("step", 1), ("lengths", 1), ("depths", 2), ("repeats", 1)):
+            value = getattr(self, field)
+            require(value >= least, f"solvers.{field}", value, f"at least {least}")
+        hops, field = self.hops, "solvers.hops"
+        require(len(hops) > 0 and 1 <= min(hops) <= max(hops) <= self.step, field, hops, f"1 to step = {self.step}")
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -47,6 +55,12 @@ class TokenizerConfig:
         ("bpe:8192", "python-stdlib"),
     )
     characters: int = 100_000
+
+    def __post_init__(self):
+        pair = haystacks.PAIR_CHARACTERS
+        require(self.characters >= pair, "tokenizers.characters", self.characters, f"at least the {pair} of a pair")
+        subwords = [name for name, _ in self.tokenizers if name != "byte"]
+        require(len(subwords) > 0, "tokenizers.tokenizers", self.tokenizers, "some besides `byte`, to compare")
 
 
 def planted(config: SolverConfig, seed: int) -> dict[str, Any]:

@@ -93,15 +93,18 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     fingerprints = workspace.pinned("corpora", {name: corpus.fingerprint for name, corpus in corpora.items()})
     models = config.models
     seeds, task = models.training.seeds, models.task
+    # First what takes seconds: its configuration is refused before anything is trained.
+    solvers = workspace.cached("solvers", lambda: [planted(config.solvers, seed) for seed in seeds])
+    costs = workspace.cached("fertility", lambda: [fertilities(chosen, corpora, seed) for seed in seeds])
     arms = {kind: workspace.cached(f"models/{kind}", partial(trained, kind, models, workspace)) for kind in KINDS}
     for name in ("circuit", "plain"):
         arms[name] = workspace.cached(f"models/{name}", partial(untrained, name, models))
     return {
         "seeds": list(seeds),
         "corpora": fingerprints,
-        "solvers": workspace.cached("solvers", lambda: [planted(config.solvers, seed) for seed in seeds]),
+        "solvers": solvers,
         "planted": {name: getattr(config.solvers, name) for name in ("window", "error", "blind", "step", "hops")},
-        "fertility": workspace.cached("fertility", lambda: [fertilities(chosen, corpora, seed) for seed in seeds]),
+        "fertility": costs,
         "task": {name: getattr(task, name) for name in ("pairs", "compared", "threads", "thread_length")},
         "trained_pairs": task.trained.pairs,
         "models": arms,

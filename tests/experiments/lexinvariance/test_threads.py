@@ -178,7 +178,9 @@ def test_solvers_are_found_out_as_planted():
 
 
 def test_tokens_are_counted_per_pair():
-    config = TokenizerConfig(prose="accents", code="plain", tokenizers=(("byte", "plain"),), characters=800)
+    config = TokenizerConfig(
+        prose="accents", code="plain", tokenizers=(("byte", "plain"), ("char", "plain")), characters=800
+    )
     corpora = {
         name: Corpus(name, "0", {"test": [text * 100, text * 100]})
         for name, text in {"accents": "éé e", "plain": "if x"}.items()
@@ -255,6 +257,10 @@ def task(**changes):
         (task(threads=(2, 4)), "task.threads"),
         (task(threads=(1, 5)), "task.threads"),
         (task(items=1), "task.items"),
+        (lambda: SolverConfig(depths=1), "solvers.depths"),
+        (lambda: SolverConfig(hops=(1, 26)), "solvers.hops"),
+        (lambda: TokenizerConfig(characters=79), "tokenizers.characters"),
+        (lambda: TokenizerConfig(tokenizers=(("byte", "kjv"),)), "tokenizers.tokenizers"),
         (lambda: replace(SMOKE, model=TransformerConfig(max_length=50)), "model.max_length"),
         (lambda: replace(SMOKE, training=replace(SMOKE.training, microbatches=2)), "training"),
         (lambda: replace(SMOKE, training=replace(SMOKE.training, mesh=MeshConfig(data=2))), "training"),
