@@ -70,7 +70,7 @@ PRESETS = {
         ),
     ),
     "cpu": Config(
-        ModelsConfig(MODEL, TrainingConfig(steps=400, batch_size=32, seeds=SEEDS, optimizer=perplexity.MUON))
+        ModelsConfig(MODEL, TrainingConfig(steps=300, batch_size=32, seeds=SEEDS, optimizer=perplexity.MUON))
     ),
     "paper": Config(
         ModelsConfig(
@@ -330,7 +330,7 @@ def figure(results: dict[str, Any]) -> Figure:
         axes[4].set_yticks(range(len(names)), names, fontsize=7)
         axes[4].invert_yaxis()
         axes[4].set(title="Tokens by text", xlabel="tokens per 80 characters", xlim=(0, 85))
-        axes[4].legend(loc="upper center", fontsize=7)
+        axes[4].legend(loc="center left", fontsize=7, handletextpad=0.0, borderaxespad=0.0, frameon=True)
 
         lengths = range(1, accuracy(results, "standard", "chains").shape[1] + 1)
         for kind, color in colors.items():
