@@ -1,0 +1,169 @@
+"""The generator against its law, and against two solvers written by hand: one looks at slots only, the other at classes only."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from lexinv.lexinvariance.part_of_speech import (
+    COPULA,
+    MASK,
+    SETS,
+    PosTask,
+    is_ambiguous,
+    sample,
+    slots,
+    unambiguous,
+    zipf,
+)
+from lexinv.validation import InvalidConfig
+
+TASK = PosTask(vocab=40, holdout=8, alpha=1.2, ambiguity=0.25, bins=5, head=3)
+PLAIN = PosTask(vocab=40, holdout=8, alpha=1.2, ambiguity=0.0, bins=5, head=3)
+COUNT = 4000
+
+
+def draw(kind: str, task: PosTask = TASK, seed: int = 0):
+    batch = sample(jax.random.key(seed), slots(task, kind), COUNT)
+    return np.asarray(batch.tokens), np.asarray(batch.labels)
+
+
+def in_slots(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(noun, adjective) by their place: [copula, a, n] or [n, copula, a]."""
+    first = tokens[:, 0] == COPULA
+    return np.where(first, tokens[:, 2], tokens[:, 0]), np.where(first, tokens[:, 1], tokens[:, 2])
+
+
+def by_slot(tokens: np.ndarray) -> np.ndarray:
+    """The answers of one who sees the slots and not what a token is."""
+    _, adjective = in_slots(tokens)
+    query = tokens[:, 3]
+    return np.stack([adjective, query, query], axis=1)
+
+
+def by_class(tokens: np.ndarray, task: PosTask = TASK) -> np.ndarray:
+    """The answers of one who takes the query for what its id says: an adjective copies itself, a noun wants the other token first."""
+    first, second = in_slots(tokens)
+    query = tokens[:, 3]
+    other = np.where(query == first, second, first)
+    is_adjective = (query >= task.words) & (query < task.vocab)
+    return np.stack([np.where(is_adjective, query, other), query, query], axis=1)
+
+
+def right(answers: np.ndarray, labels: np.ndarray) -> float:
+    return (answers == labels).all(axis=1).mean()
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_the_slots_solve_every_set(kind):
+    tokens, labels = draw(kind)
+    assert right(by_slot(tokens), labels) == 1.0
+
+
+def test_the_classes_solve_what_is_not_ambiguous_and_fail_where_they_are_switched():
+    assert right(by_class(*draw("val", PLAIN)[:1], PLAIN), draw("val", PLAIN)[1]) == 1.0
+    for kind in ("switch", "tail_switch", "head_switch"):
+        assert right(by_class(draw(kind, PLAIN)[0], PLAIN), draw(kind, PLAIN)[1]) == 0.0
+    assert right(by_class(draw("holdout")[0]), draw("holdout")[1]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_grammar_query_and_masks():
+    tokens, _ = draw("val")
+    assert (tokens[:, 4:] == MASK).all()
+    assert ((tokens[:, :3] == COPULA).sum(axis=1) == 1).all()
+    assert (tokens[:, 2] != COPULA).all()
+    noun, adjective = in_slots(tokens)
+    asks_adjective = tokens[:, 3] == adjective
+    assert (asks_adjective | (tokens[:, 3] == noun)).all()
+    for share in (asks_adjective.mean(), (tokens[:, 0] == COPULA).mean()):
+        assert share == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(COUNT))
+
+
+def test_marginals_are_truncated_zipf():
+    tokens, _ = draw("val", PLAIN)
+    noun, adjective = in_slots(tokens)
+    expected = COUNT * zipf(PLAIN.words, PLAIN.alpha)
+    for drawn, begin in ((noun, 0), (adjective, PLAIN.words)):
+        assert chisquare(np.bincount(drawn - begin, minlength=PLAIN.words), expected).pvalue > 1e-3
+    wrong = COUNT * zipf(PLAIN.words, 1.5)
+    assert chisquare(np.bincount(noun, minlength=PLAIN.words), wrong).pvalue < 1e-3
+
+
+def test_ambiguous_tokens_are_a_share_of_every_bin():
+    ambiguous = is_ambiguous(TASK)
+    assert not ambiguous[TASK.vocab :].any()
+    per_bin = ambiguous[: TASK.vocab].reshape(2 * TASK.bins, -1).sum(axis=1)
+    np.testing.assert_array_equal(per_bin, np.ceil(0.25 * TASK.words / TASK.bins))
+
+
+def test_an_ambiguous_noun_gives_way_half_of_the_time():
+    law, before, ambiguous = slots(TASK, "val"), unambiguous(TASK), is_ambiguous(TASK)
+    nouns = np.arange(TASK.types) < TASK.words
+    np.testing.assert_allclose(law.noun[nouns & ambiguous], before.noun[nouns & ambiguous] / 2)
+    np.testing.assert_allclose(law.noun[nouns & ~ambiguous], before.noun[nouns & ~ambiguous])
+    strangers = law.noun[~nouns]
+    assert strangers[~ambiguous[~nouns]].sum() == 0
+    assert strangers.sum() == pytest.approx(before.noun[ambiguous].sum() / 2)
+    assert law.noun.sum() == pytest.approx(1)
+
+
+def test_held_out_tokens_never_occur_in_training():
+    tokens, labels = draw("val")
+    assert tokens.max() < TASK.vocab and labels.max() < TASK.vocab
+    held, _ = draw("holdout")
+    assert held[:, 3].min() >= TASK.vocab
+    assert set(held[:, 3]) == set(range(TASK.vocab, TASK.types))
+
+
+def test_switching_exchanges_the_classes_in_every_row():
+    noun, adjective = in_slots(draw("switch")[0])
+    assert (noun >= TASK.words).all() and (adjective < TASK.words).all()
+
+
+def test_tail_and_head_are_the_rarest_tenth_and_the_most_frequent():
+    noun, adjective = in_slots(draw("tail")[0])
+    assert set(noun) == {18, 19} and set(adjective) == {38, 39}
+    noun, _ = in_slots(draw("head")[0])
+    assert set(noun) == {0, 1, 2}
+
+
+def test_bins_divide_the_words_by_frequency_and_ambiguity():
+    seen = {kind: set(in_slots(draw(kind)[0])[0]) for kind in ("amb_1", "nonamb_1")}
+    assert seen["amb_1"] | seen["nonamb_1"] == {4, 5, 6, 7}
+    assert not seen["amb_1"] & seen["nonamb_1"]
+
+
+def test_the_same_key_gives_the_same_batch():
+    np.testing.assert_array_equal(draw("val", seed=1)[0], draw("val", seed=1)[0])
+    assert (draw("val", seed=1)[0] != draw("val", seed=2)[0]).any()
+
+
+def test_sampling_is_one_compiled_program():
+    law = slots(TASK, "val")
+    jitted = jax.jit(lambda key: sample(key, law, COUNT))
+    np.testing.assert_array_equal(jitted(jax.random.key(0)).tokens, draw("val")[0])
+    assert jitted(jax.random.key(0)).tokens.dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"vocab": 7}, "task.vocab"),
+        ({"holdout": 3}, "task.holdout"),
+        ({"alpha": -1.0}, "task.alpha"),
+        ({"ambiguity": 1.0}, "task.ambiguity"),
+        ({"ambiguity": 0.9}, "task.ambiguity"),
+        ({"bins": 3}, "task.bins"),
+        ({"head": 0}, "task.head"),
+    ],
+)
+def test_impossible_tasks_are_refused(change, field):
+    with pytest.raises(InvalidConfig) as error:
+        PosTask(**{"vocab": 40, "holdout": 8, "bins": 5, "head": 3, **change})
+    assert error.value.field == field
+
+
+def test_unknown_sets_are_refused():
+    with pytest.raises(InvalidConfig, match="kind"):
+        slots(TASK, "heads")
