@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import experiments
+from experiments.benchmarks.forgetting_problem import ForgettingProblem, jax_steps, torch_steps
 from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
 from experiments.harness.config import from_json, to_json
 
@@ -97,12 +98,20 @@ class Bench:
     idle_since: tuple[float, float] | None = None
 
     def prepare(
-        self, label: str, problem: Any, library: Literal["jax", "torch"] = "jax", compiled: bool = False
+        self,
+        label: str,
+        problem: Any,
+        library: Literal["jax", "torch"] = "jax",
+        compiled: bool = False,
+        kind: Literal["language_model", "forgetting"] = "language_model",
     ) -> float:
         """Make a step ready under `label`; seconds that its first call took, which compiles."""
-        make = jax_step if library == "jax" else torch_step
+        parse, makers = {
+            "language_model": (Problem, {"jax": jax_step, "torch": torch_step}),
+            "forgetting": (ForgettingProblem, {"jax": jax_steps, "torch": torch_steps}),
+        }[kind]
         start = time.perf_counter()
-        step = make(from_json(Problem, problem), compiled)
+        step = makers[library](from_json(parse, problem), compiled)
         step()
         seconds = time.perf_counter() - start
         step()
