@@ -66,7 +66,7 @@ class Config:
 
     task: PosTask
     model: TransformerConfig
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 128
     seeds: tuple[int, ...] = (0, 1, 2)
     learning_rate: float = 1e-3
@@ -222,7 +222,7 @@ def measure(name: str, arm: Arm, sets: tuple[Batch, Batch], config: Config, work
             if not np.isfinite(loss).all():
                 raise NonFiniteLoss(f"loss {loss} before step {done} of {name}, config {workspace.config_hash}")
             show(done, float(loss.mean()))
-    at_end = np.round(jax.device_get(judged(states, sets))[0], 4).T
+    at_end = np.round(np.array(jax.device_get(judged(states, sets)[0]), np.float64), 4).T
     trained, unseen = (np.round(np.array(column, np.float64), 4) for column in zip(*rows, strict=True))
     return {
         "accuracy": {

@@ -202,11 +202,12 @@ def figure(results: dict[str, Any]) -> Figure:
                 )
                 read = bytes_.mean(axis=0).cumsum() - bytes_.mean(axis=0) / 2
                 label = f"{tokenizer} (V = {size:,})"
-                band(levels, read, bits[0] / bytes_, f"{label}, standard", color, linestyle="--")
-                band(levels, read, bits[1] / bytes_, f"{label}, lexinvariant", color)
+                band(levels, read, bits[0] / bytes_, "_standard", color, linestyle="--")
+                band(levels, read, bits[1] / bytes_, "_lexinvariant", color)
                 band(gaps, read, (bits[1] - bits[0]) / bytes_, label, color)
             levels.set(title=corpus, xlabel="bytes read", ylabel="bits per byte", xscale="log")
             gaps.set(title="Lexinvariant minus standard", xlabel="bytes read", ylabel="bits per byte", xscale="log")
-            levels.legend(fontsize=6.5, ncols=2)
+            note = {"xycoords": "axes fraction", "ha": "right", "va": "top", "fontsize": 8}
+            levels.annotate("solid: lexinvariant, dashed: standard", (0.99, 0.99), **note)
             gaps.legend(fontsize=7)
     return drawn
