@@ -92,6 +92,11 @@ PRESETS = {
         in_context.PRESETS["smoke"].data,
         DecipherConfig((ProbeConfig(steps=8),), batch_size=4, windows=4, read=(16,), proposals=200, restarts=2),
     ),
+    "quick": Config(
+        in_context.MODEL,
+        in_context.TRAINING,
+        decipher=DecipherConfig((ProbeConfig(hidden=256, steps=100),), windows=32, proposals=3000, restarts=4),
+    ),
     "cpu": Config(in_context.MODEL, in_context.TRAINING),
     "paper": Config(
         perplexity.PAPER_CONFIG.model,

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from lexinv.nn import language_model
-from lexinv.nn.language_model import BOS, LanguageModel, make_logits, make_loss, make_nll, shift_right
-from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, row_keys
+from lexinv.nn.language_model import (
+    BOS,
+    LanguageModel,
+    make_hidden_states,
+    make_logits,
+    make_loss,
+    make_nll,
+    shift_right,
+)
+from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, readout, row_keys
+from lexinv.nn.linear import rms_norm
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import InvalidConfig
 
@@ -218,3 +227,30 @@ def test_logits_and_nll_are_of_the_same_prediction(kind):
     log_probs = jax.nn.log_softmax(make_logits(PLAIN, kind, VOCAB)(params, batch, jax.random.key(2)))
     expected = -jnp.take_along_axis(log_probs, batch["tokens"][..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(make_nll(PLAIN, kind, VOCAB)(params, batch, jax.random.key(2)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [LEXINVARIANT, STANDARD])
+def test_hidden_states_are_those_that_the_logits_are_read_from(kind):
+    config, tokens = CONFIGS["rope"], jax.random.randint(jax.random.key(1), (2, 12), 0, VOCAB)
+    params = initialize(config, kind, VOCAB, jax.random.key(0))
+    batch, key = {"tokens": tokens, "row": jnp.arange(2)}, jax.random.key(2)
+    states = jax.jit(make_hidden_states(config, kind, VOCAB))(params, batch, key)
+    assert states.shape == (config.depth + 1, 2, 11, WIDTH)
+    lexicon = draw_lexicon(kind, params.get("table"), row_keys(key, batch["row"]), VOCAB, WIDTH)
+    np.testing.assert_allclose(states[0], embed(lexicon, tokens[:, :-1]), rtol=1e-6)
+    model = params["model"]
+    features = rms_norm(states[-1], model["transformer"]["final_norm"]) @ (model["logit_scale"] * model["readout"])
+    expected = jax.jit(make_logits(config, kind, VOCAB))(params, batch, key)[:, 1:]  # the first has read BOS alone
+    np.testing.assert_allclose(readout(features, lexicon), expected, atol=1e-5)
+
+
+def test_a_hidden_state_has_read_its_own_token_and_no_later_one():
+    config, tokens = CONFIGS["suffix_match"], jax.random.randint(jax.random.key(1), (1, 12), 0, VOCAB)
+    params = initialize(config, LEXINVARIANT, VOCAB, jax.random.key(0))
+    states = jax.jit(make_hidden_states(config, LEXINVARIANT, VOCAB))
+    changed = tokens.at[0, 5].set((tokens[0, 5] + 1) % VOCAB)
+    before, after = (
+        states(params, {"tokens": each, "row": jnp.arange(1)}, jax.random.key(2)) for each in (tokens, changed)
+    )
+    np.testing.assert_array_equal(before[:, 0, :5], after[:, 0, :5])
+    assert (before[:, 0, 5] != after[:, 0, 5]).any(axis=-1).all()
