@@ -59,21 +59,22 @@ CONTROLS = [f"holdout {rows}{scoring}" for rows in HELD_OUT for scoring in ("", 
 @dataclass(frozen=True)
 class Config:
     """std: of the table at first and whenever it is re-initialised. period: of active forgetting; temporary forgetting re-initialises every
-    `temporary_period` steps below `temporary_until`.
+    `temporary_period` steps below `temporary_until`. weight_decay: AdamW's. In a short run at a high rate nothing is forgotten by itself
+    without a large one (ours, found on other seeds); the paper's is 0.01 over 62,500 steps.
 
     evaluate_every: steps from one evaluation to the next, each on `sequences` sequences of every set.
     """
 
     task: PosTask
     model: TransformerConfig
-    steps: int = 3000
-    batch_size: int = 128
+    steps: int = 5000
+    batch_size: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
     learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    std: float = 1.0
+    weight_decay: float = 1.0
+    std: float = 0.3
     period: int = 200
-    temporary_period: int = 50
+    temporary_period: int = 20
     temporary_until: int = 1000
     p_random: float = 0.1
     evaluate_every: int = 200
@@ -139,12 +140,14 @@ PRESETS = {
         evaluate_every=20,
         sequences=50,
     ),
-    "cpu": Config(PosTask(alpha=1.5), MODEL),
+    "cpu": Config(PosTask(vocab=1000, holdout=100), MODEL, steps=7000, evaluate_every=350, temporary_until=1050),
     "paper": Config(
         PosTask(vocab=10_000, holdout=1000, alpha=1.5, bins=10),
         replace(MODEL, depth=6, unroll=6),
         steps=62_500,
+        batch_size=128,
         learning_rate=5e-5,
+        weight_decay=0.01,
         std=0.02,
         period=1000,
         temporary_period=10,
@@ -300,6 +303,25 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             falls,
             "whole interval above 0.3 (card)",
             above(falls[STRUCTURAL], 0.3),
+        ),
+        *(
+            Claim(
+                f"fall_survives_{name}",
+                f"That fall is a loss of the strategy and not of the measure: it is also seen {how} (measured: highest minus last).",
+                f"{CARD}, controls",
+                None,
+                falls[kind],
+                "whole interval above 0.3",
+                above(falls[kind], 0.3),
+            )
+            for name, kind, how in (
+                ("fitted_vectors", "holdout fitted", "with vectors from the Gaussian fitted to the trained embeddings"),
+                (
+                    "context_scoring",
+                    f"{STRUCTURAL} in context",
+                    "when only tokens that the sequence shows can be answered",
+                ),
+            )
         ),
         Claim(
             "active_keeps_structural",

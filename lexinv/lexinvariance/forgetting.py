@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from lexinv.lexinvariance.part_of_speech import LENGTH, Batch
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon
 from lexinv.nn.masked_encoder import MaskedEncoder
+from lexinv.training.optimizers import is_matrix
 from lexinv.training.state import TrainState
 from lexinv.training.streams import stream
 from lexinv.validation import require
@@ -67,9 +68,13 @@ def initialize(key: Key[Array, ""], encoder: MaskedEncoder) -> Params:
 
 
 def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW at a constant rate, in two groups, so that the state of the table can be made anew alone, its step count included."""
+    """AdamW at a constant rate, in two groups, so that the state of the table can be made anew alone, its step count included.
+
+    Only the matrices of the encoder's linear maps decay: neither the table nor the gains.
+    """
+    adamw = optax.adamw(learning_rate, weight_decay=weight_decay, mask=is_matrix)
     return optax.multi_transform(
-        {group: optax.adamw(learning_rate, weight_decay=weight_decay) for group in ("table", "model")},
+        {"table": adamw, "model": adamw},
         lambda params: {group: jax.tree.map(lambda _, group=group: group, params[group]) for group in params},
     )
 

@@ -55,6 +55,9 @@ def made_up() -> dict:
     }
 
 
+FALLS = {"structural_rises_and_falls", "fall_survives_fitted_vectors", "fall_survives_context_scoring"}
+
+
 def verdicts(results: dict) -> dict:
     return {claim.name: claim.holds for claim in claims(results)}
 
@@ -66,7 +69,7 @@ def test_all_claims_hold_on_results_that_satisfy_them():
 @pytest.mark.parametrize(
     "changed, value, broken",
     [
-        ("vanilla", arm((0.0, 0.6, 0.4), (0.0, 0.5, 0.1)), {"structural_rises_and_falls"}),
+        ("vanilla", arm((0.0, 0.6, 0.4), (0.0, 0.5, 0.1)), FALLS),
         (
             "vanilla",
             arm((0.0, 0.9, 0.4), (0.0, 0.9, 0.9)),
@@ -93,6 +96,20 @@ def test_each_claim_can_fail(changed, value, broken):
     results = copy.deepcopy(made_up())
     results["arms"][changed] = value
     assert {name for name, holds in verdicts(results).items() if not holds} == broken
+
+
+@pytest.mark.parametrize(
+    "kind, broken",
+    [
+        (STRUCTURAL, "structural_rises_and_falls"),
+        ("holdout fitted", "fall_survives_fitted_vectors"),
+        (f"{STRUCTURAL} in context", "fall_survives_context_scoring"),
+    ],
+)
+def test_every_fall_is_judged_on_its_own(kind, broken):
+    results = made_up()
+    results["arms"]["vanilla"]["accuracy"][kind] = (np.array((0.0, 0.5, 0.4)) - SPREAD).tolist()
+    assert {name for name, holds in verdicts(results).items() if not holds} == {broken}
 
 
 def test_fitted_gaussian_is_judged_on_its_own():
