@@ -1,4 +1,4 @@
-"""A probe on a lexinvariant model's hidden states reads the plain text under a substitution cipher, better than symbol frequencies do.
+"""Probes look for the plain text under a cipher in a lexinvariant model's hidden states, beside frequencies and the sampling of keys.
 
 Huang et al. 2023 (arXiv 2305.16349), deciphering; method card lexinvariant-lm, experiment D. Every window is enciphered with a key of its
 own and the label is the plain symbol under the present one, so that only what was inferred from the context can tell. Beside the

@@ -1,4 +1,4 @@
-"""The larger the vocabulary, the further a lexinvariant model stays behind a standard one; on code less than on prose.
+"""How far a lexinvariant model stays behind a standard one, by vocabulary and for code and prose, in bits per byte.
 
 Huang et al. 2023 (arXiv 2305.16349), perplexity against position for three corpora and three tokenizers; method card lexinvariant-lm.
 For every corpus and tokenizer a lexinvariant and a standard model, all else equal. What a token is differs between tokenizers, so that
