@@ -59,6 +59,9 @@ class Config:
 
 
 MODEL = replace(perplexity.SUFFIX_MATCH, width=256, mlp_width=256)
+TRAINING = TrainingConfig(
+    steps=60, seeds=(0, 1, 2), optimizer=replace(perplexity.MUON, warmup_steps=20), microbatches=2
+)
 PRESETS = {
     "smoke": Config(
         replace(MODEL, width=32, mlp_width=32),
@@ -67,10 +70,8 @@ PRESETS = {
         context=64,
         evaluation=perplexity.EvaluationConfig(windows=8, batch_size=8),
     ),
-    "cpu": Config(
-        MODEL,
-        TrainingConfig(steps=60, seeds=(0, 1, 2), optimizer=replace(perplexity.MUON, warmup_steps=20), microbatches=2),
-    ),
+    "quick": Config(MODEL, TRAINING, tokenizers=("letters", "bpe:1024")),
+    "cpu": Config(MODEL, TRAINING),
     "paper": Config(
         perplexity.PAPER_CONFIG.model,
         perplexity.PAPER_CONFIG.training,
