@@ -1,4 +1,4 @@
-"""Forgetting the embeddings keeps a masked model able to learn in context; forgetting them for a while gives it both strategies.
+"""Whether a masked model answers from the context or from its weights, under ways to forget its embeddings.
 
 Anand et al. 2024 (arXiv 2406.00053), the synthetic setting; method card dual-process-learning. A noun or an adjective is asked for that
 can be told by its slot in the sequence (in context, structurally) or by its embedding (in weights). Where the two disagree or the
