@@ -5,6 +5,7 @@ can be told by its slot in the sequence (in context, structurally) or by its emb
 embedding says nothing, one sees which strategy a model has.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, interval
 from experiments.harness.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, band, panels, styled
-from experiments.harness.workspace import Workspace
+from experiments.harness.workspace import Workspace, plain
 from lexinv.lexinvariance import part_of_speech
 from lexinv.lexinvariance.forgetting import (
     HELD_OUT,
@@ -169,12 +170,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "bins": config.task.bins,
         "arms": {
             name: workspace.cached(
-                f"arms/{name.replace(', ', '-').replace(' ', '-')}",
+                f"arms/{slug(name)}",
                 lambda name=name, arm=arm: measure(name, arm, sets, config, workspace),
             )
             for name, arm in config.arms.items()
         },
     }
+
+
+def slug(arm: str) -> str:
+    """The name of an arm as the name of a folder."""
+    return arm.replace(", ", "-").replace(" ", "-")
 
 
 def kinds(task: PosTask) -> list[str]:
@@ -195,8 +201,20 @@ def draw_sets(config: Config) -> tuple[Batch, Batch]:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *trained), draw("holdout")
 
 
-def measure(name: str, arm: Arm, sets: tuple[Batch, Batch], config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch."""
+def measure(
+    name: str,
+    arm: Arm,
+    sets: tuple[Batch, Batch],
+    config: Config,
+    workspace: Workspace,
+    checkpoint_seconds: float = 120.0,
+) -> dict[str, Any]:
+    """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch.
+
+    Continues after the newest checkpoint, of which there is one at least every `checkpoint_seconds`.
+    """
+    from lexinv.training.checkpoint import Checkpoints
+
     task = config.task
     encoder = MaskedEncoder(config.model, ANSWER, marks=2, std=config.std, vocab=task.types, bias=arm.bias)
     optimizer = make_optimizer(config.learning_rate, config.weight_decay)
@@ -215,15 +233,25 @@ def measure(name: str, arm: Arm, sets: tuple[Batch, Batch], config: Config, work
     judged = jax.jit(lambda states, sets: jax.lax.map(lambda each: evaluate(*each), (states, *sets)))
     every, held_out = sets
     sets_followed = jax.tree.map(lambda leaf: leaf[:, : len(FOLLOWED)], every), held_out
-    states = create_population(start, config.seeds)
-    rows = [jax.device_get(judged(states, sets_followed))]
-    tokens = len(config.seeds) * config.batch_size * part_of_speech.LENGTH
-    with progress_bar(name, config.steps, 0, tokens, workspace.progress) as show:
-        for done in range(config.evaluate_every, config.steps + 1, config.evaluate_every):
+    states, begun = create_population(start, config.seeds), 0
+    checkpoints = Checkpoints(workspace.folder(f"checkpoints/{slug(name)}"))
+    restored = checkpoints.restore_latest(states, workspace.config_hash)
+    if restored is None:
+        rows = [plain(jax.device_get(judged(states, sets_followed)))]
+    else:
+        begun, states, rows = restored.step, restored.state, restored.iterator
+    tokens, saved = len(config.seeds) * config.batch_size * part_of_speech.LENGTH, time.monotonic()
+    with progress_bar(name, config.steps, begun, tokens, workspace.progress) as show:
+        for done in range(begun + config.evaluate_every, config.steps + 1, config.evaluate_every):
             states, loss = advanced(states)
-            rows.append(jax.device_get(judged(states, sets_followed)))
+            rows.append(plain(jax.device_get(judged(states, sets_followed))))
             if not np.isfinite(loss).all():
-                raise NonFiniteLoss(f"loss {loss} before step {done} of {name}, config {workspace.config_hash}")
+                good = checkpoints.latest()
+                at = f"step {done} of {name}, config {workspace.config_hash}"
+                raise NonFiniteLoss(f"loss {loss} before {at}; the last good checkpoint is of step {good}")
+            if time.monotonic() - saved >= checkpoint_seconds:
+                checkpoints.save(done, states, rows, {"config_hash": workspace.config_hash, "arm": name})
+                saved = time.monotonic()
             show(done, float(loss.mean()))
     at_end = np.round(np.array(jax.device_get(judged(states, sets)[0]), np.float64), 4).T
     trained, unseen = (np.round(np.array(column, np.float64), 4) for column in zip(*rows, strict=True))

@@ -1,11 +1,14 @@
 """The claims on results made up to satisfy all of them, then spoilt one by one; and what a configuration may not be."""
 
 import copy
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from experiments.harness.workspace import Workspace, plain
+from experiments.lexinvariance import forgetting
 from experiments.lexinvariance.forgetting import (
     CONTROLS,
     FOLLOWED,
@@ -134,6 +137,34 @@ def test_seeds_and_sets_have_sequences_of_their_own():
 
 def test_structural_is_judged_on_initial_vectors_among_the_whole_vocabulary():
     assert STRUCTURAL in CONTROLS
+
+
+def test_an_interrupted_arm_continues_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    config, shown = replace(SMOKE, seeds=(0,), evaluate_every=10), []
+
+    def interrupted_at(stop: int | None):
+        @contextmanager
+        def bar(*_):
+            def show(done: int, loss: float) -> None:
+                shown.append(done)
+                if done == stop:
+                    raise KeyboardInterrupt
+
+            yield show
+
+        return bar
+
+    def measured(folder: str, stop: int | None) -> dict:
+        monkeypatch.setattr(forgetting, "progress_bar", interrupted_at(stop))
+        workspace = Workspace(tmp_path / folder, "hash", progress=False)
+        return forgetting.measure("active", config.arms["active"], draw_sets(config), config, workspace, 0.0)
+
+    undisturbed = measured("undisturbed", None)
+    with pytest.raises(KeyboardInterrupt):
+        measured("stopped", 20)
+    shown.clear()
+    assert plain(measured("stopped", None)) == plain(undisturbed)
+    assert shown == [30, 40]
 
 
 @pytest.mark.parametrize(
