@@ -141,6 +141,7 @@ def test_structural_is_judged_on_initial_vectors_among_the_whole_vocabulary():
 
 def test_an_interrupted_arm_continues_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     config, shown = replace(SMOKE, seeds=(0,), evaluate_every=10), []
+    sets = draw_sets(config)
 
     def interrupted_at(stop: int | None):
         @contextmanager
@@ -157,7 +158,7 @@ def test_an_interrupted_arm_continues_and_ends_as_if_it_had_not_been(tmp_path, m
     def measured(folder: str, stop: int | None) -> dict:
         monkeypatch.setattr(forgetting, "progress_bar", interrupted_at(stop))
         workspace = Workspace(tmp_path / folder, "hash", progress=False)
-        return forgetting.measure("active", config.arms["active"], draw_sets(config), config, workspace, 0.0)
+        return forgetting.measure("active", config.arms["active"], sets, config, workspace, 0.0)
 
     undisturbed = measured("undisturbed", None)
     with pytest.raises(KeyboardInterrupt):
