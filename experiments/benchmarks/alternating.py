@@ -1,13 +1,17 @@
 """Comparing sides that take turns in short blocks: what disturbs the machine then disturbs all of them, and ratios stay."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from experiments.benchmarks.problems import Problem
-from experiments.benchmarks.worker import Worker
+from experiments.benchmarks.worker import Worker, WorkerError
 from experiments.harness.claims import interval
 
 
@@ -28,6 +32,40 @@ def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str,
         measured["processor_seconds"][label] = [significant(block["processor_seconds"]) for block in done]
         measured["idle_share"][label] = significant(processor / wall) if wall > 0 else 0.0
     return measured
+
+
+def alternate_with_torch(
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, tuple[Any, bool]],
+    log: Path,
+    cores: int,
+    rounds: int,
+    steps: int,
+    kind: str = "language_model",
+) -> dict[str, Any]:
+    """`alternate` with our problems in one process and each of PyTorch's, (problem, whether compiled), in one of its own.
+
+    With `torch`, the version or None, and `left_out`, why a side of PyTorch was not measured. Raises `WorkerError`.
+    """
+    installed = find_spec("torch") is not None
+    left_out = {} if installed else dict.fromkeys(theirs, "PyTorch is not installed (extra `interop`)")
+    with ExitStack() as stack:
+        jax_worker = stack.enter_context(Worker(log, cores))
+        sides = dict.fromkeys(ours, jax_worker)
+        for label, problem in ours.items():
+            jax_worker.ask("prepare", label=label, problem=problem, kind=kind)
+        for label in [label for label in theirs if label not in left_out]:
+            problem, compiled = theirs[label]
+            worker = stack.enter_context(Worker(log, cores))
+            try:
+                worker.ask("prepare", label=label, problem=problem, library="torch", compiled=compiled, kind=kind)
+                sides[label] = worker
+            except WorkerError as error:
+                if not compiled:  # torch.compile needs a C++ compiler and more: that it does not work is a result
+                    raise
+                left_out[label] = f"failed: {error}"
+        measured = alternate(sides, rounds, steps)
+    return {"torch": version("torch") if installed else None, "left_out": left_out, **measured}
 
 
 def significant(value: float) -> float:

@@ -4,18 +4,16 @@ A small model is bound by dispatch, not by arithmetic: our batches, updates and 
 host is asked once in many steps. The sides take turns, as in `benchmarks/train_step`.
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import alternate, exponent, ratio
+from experiments.benchmarks.alternating import alternate, alternate_with_torch, exponent, ratio
 from experiments.benchmarks.forgetting_problem import ForgettingProblem
-from experiments.benchmarks.worker import Worker, WorkerError
+from experiments.benchmarks.worker import Worker
 from experiments.harness.claims import Claim
 from experiments.harness.style import BLUE, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
@@ -83,31 +81,16 @@ def per_step(measured: dict[str, Any], steps: int) -> dict[str, Any]:
     return {label: [seconds / steps for seconds in rounds] for label, rounds in measured["seconds"].items()}
 
 
-def against_torch(config: Config, log: Any) -> dict[str, Any]:
-    """Ours and PyTorch's, eager and compiled, in processes of their own."""
-    left_out = {}
-    theirs = {"torch": False} | ({"torch.compile": True} if config.compiled else {})
-    if find_spec("torch") is None:
-        left_out = dict.fromkeys(theirs, "PyTorch is not installed (extra `interop`)")
-    with ExitStack() as stack:
-        sides = {"lexinv": stack.enter_context(Worker(log, config.cores))}
-        sides["lexinv"].ask("prepare", label="lexinv", problem=config.problem, kind="forgetting")
-        for label in [label for label in theirs if label not in left_out]:
-            worker, compiled = stack.enter_context(Worker(log, config.cores)), theirs[label]
-            asked = {"label": label, "problem": config.problem, "library": "torch", "compiled": compiled}
-            try:
-                worker.ask("prepare", kind="forgetting", **asked)
-                sides[label] = worker
-            except WorkerError as error:
-                if not compiled:  # torch.compile needs a C++ compiler and more: that it does not work is a result
-                    raise
-                left_out[label] = f"failed: {error}"
-        measured = alternate(sides, config.rounds, config.calls)
-    torch = None if find_spec("torch") is None else version("torch")
-    return {"torch": torch, "left_out": left_out, "seconds": per_step(measured, config.problem.steps)}
+def against_torch(config: Config, log: Path) -> dict[str, Any]:
+    """Ours and PyTorch's, eager and compiled."""
+    theirs = {"torch": (config.problem, False)} | ({"torch.compile": (config.problem, True)} if config.compiled else {})
+    sizes = config.cores, config.rounds, config.calls
+    measured = alternate_with_torch({"lexinv": config.problem}, theirs, log, *sizes, kind="forgetting")
+    kept = {name: measured[name] for name in ("torch", "left_out")}
+    return {**kept, "seconds": per_step(measured, config.problem.steps)}
 
 
-def sweep(config: Config, log: Any) -> dict[str, Any]:
+def sweep(config: Config, log: Path) -> dict[str, Any]:
     """Ours by size of the vocabulary, which the readout's cost grows with."""
     with Worker(log, config.cores) as worker:
         for vocab, problem in config.sweep.items():

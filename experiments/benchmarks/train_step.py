@@ -9,10 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -22,9 +19,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import alternate, ratio, size_sweep
+from experiments.benchmarks.alternating import alternate, alternate_with_torch, ratio, size_sweep
 from experiments.benchmarks.problems import Problem
-from experiments.benchmarks.worker import Worker, WorkerError, environment
+from experiments.benchmarks.worker import Worker, environment
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, panels, styled
 from experiments.harness.workspace import Workspace
@@ -177,31 +174,12 @@ def against_torch(config: Config, log: Path) -> dict[str, Any]:
         "lexinv, full attention": replace(problem, model=replace(problem.model, attention="dot_product")),
     }
     theirs = {"torch": (whole, False), "torch, microbatches": (problem, False), "torch.compile": (whole, True)}
-    left_out = {}
     if problem.microbatches == 1:
         del ours["lexinv, whole batch"], theirs["torch, microbatches"]
     if not config.variants:
         ours, theirs = {"lexinv": problem}, {"torch": (whole, False)}
-    if find_spec("torch") is None:
-        left_out = dict.fromkeys(theirs, "PyTorch is not installed (extra `interop`)")
-    with ExitStack() as stack:
-        jax_worker = stack.enter_context(Worker(log, config.cores))
-        sides = dict.fromkeys(ours, jax_worker)
-        for label, variant in ours.items():
-            jax_worker.ask("prepare", label=label, problem=variant)
-        for label in [label for label in theirs if label not in left_out]:
-            variant, compiled = theirs[label]
-            worker = stack.enter_context(Worker(log, config.cores))
-            try:
-                worker.ask("prepare", label=label, problem=variant, library="torch", compiled=compiled)
-                sides[label] = worker
-            except WorkerError as error:
-                if not compiled:  # torch.compile needs a C++ compiler and more: that it does not work is a result
-                    raise
-                left_out[label] = f"failed: {error}"
-        measured = alternate(sides, config.rounds, config.steps)
-    torch = None if find_spec("torch") is None else version("torch")
-    return {"tokens": problem.tokens, "torch": torch, "left_out": left_out, **measured}
+    measured = alternate_with_torch(ours, theirs, log, config.cores, config.rounds, config.steps)
+    return {"tokens": problem.tokens, **measured}
 
 
 def lexinvariant(problem: Problem) -> Problem:
