@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,8 +54,7 @@ class Checkpoints:
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
             self._manager.save(step, args=items, force=True)
         except Exception as error:
-            for remains in (str(step), *(path.name for path in self.directory.glob(f"{step}.*"))):
-                shutil.rmtree(self.directory / remains, ignore_errors=True)
+            self._remove_remains(step)
             self._manager.reload()
             error.add_note(f"The checkpoint of step {step} could not be written. {self._last_good()}")
             raise
@@ -90,6 +90,17 @@ class Checkpoints:
             except Exception as error:
                 self._set_aside(step, error)
         return None
+
+    def _remove_remains(self, step: int) -> None:
+        """Remove what a failed write left. Orbax raises while other threads of it still write, and those make the
+        folder anew: it is gone when it has stayed away for a quarter of a second (after 10 seconds we give up)."""
+        absent, deadline = 0, time.monotonic() + 10
+        while absent < 5 and time.monotonic() < deadline:
+            remains = [path for path in self.directory.iterdir() if path.name.split(".")[0] == str(step)]
+            for path in remains:
+                shutil.rmtree(path, ignore_errors=True)
+            absent = 0 if remains else absent + 1
+            time.sleep(0.05)
 
     def _last_good(self) -> str:
         if self.latest() is None:
