@@ -1,0 +1,1 @@
+"""Reproductions of the theory of tokenization."""

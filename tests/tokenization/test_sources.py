@@ -1,0 +1,176 @@
+"""Sources against closed forms, enumeration and samples."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import entr
+
+from lexinv.tokenization.sources import (
+    block_distribution,
+    block_entropy,
+    check_kernel,
+    digits,
+    entropy_rate,
+    mixing_time,
+    order,
+    random_kernel,
+    sample,
+    sample_stream,
+    stationary_distribution,
+    switching_kernel,
+    symbol_distribution,
+)
+from lexinv.validation import InvalidConfig
+
+
+def binary_entropy(p: float) -> float:
+    return float(entr(p) + entr(1 - p))
+
+
+def make_random_kernel(seed: int, k: int, symbols: int) -> np.ndarray:
+    return check_kernel(np.asarray(random_kernel(jax.random.key(seed), k, symbols), np.float64))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("p, q", [(0.9, 0.9), (0.2, 0.3), (0.5, 0.8)])
+def test_switching_process_has_its_closed_forms(k, p, q):
+    kernel = check_kernel(switching_kernel(k, p, q))
+    np.testing.assert_allclose(symbol_distribution(kernel), np.array([q, p]) / (p + q), rtol=1e-12)
+    assert entropy_rate(kernel) == pytest.approx((q * binary_entropy(p) + p * binary_entropy(q)) / (p + q), rel=1e-12)
+    assert block_entropy(kernel, k) == pytest.approx(
+        k * block_entropy(kernel, 1), rel=1e-12
+    )  # k symbols are independent
+
+
+@given(seed=st.integers(0, 99), k=st.integers(1, 3), symbols=st.integers(2, 3), length=st.integers(1, 6))
+@settings(max_examples=20, deadline=None)
+def test_block_entropy_is_that_of_the_enumerated_blocks(seed, k, symbols, length):
+    kernel = make_random_kernel(seed, k, symbols)
+    blocks = block_distribution(kernel, length)
+    assert blocks.sum() == pytest.approx(1.0)
+    assert block_entropy(kernel, length) == pytest.approx(float(entr(blocks).sum()), rel=1e-9)
+    brute = np.array([probability(kernel, block) for block in digits(np.arange(symbols**length), length, symbols)])
+    np.testing.assert_allclose(blocks, brute, atol=1e-12)
+
+
+def probability(kernel, block) -> float:
+    """By summing over every context that may have come before the block."""
+    k, symbols = order(kernel), kernel.shape[1]
+    total = 0.0
+    for context, weight in enumerate(stationary_distribution(kernel)):
+        product = weight
+        for symbol in block:
+            product *= kernel[context, symbol]
+            context = (context * symbols + symbol) % symbols**k
+        total += product
+    return total
+
+
+def test_stationary_distribution_is_kept_by_the_chain():
+    kernel = make_random_kernel(3, 2, 3)
+    law = stationary_distribution(kernel)
+    following = np.zeros_like(law)
+    for context in range(9):
+        for symbol in range(3):
+            following[(context * 3 + symbol) % 9] += law[context] * kernel[context, symbol]
+    np.testing.assert_allclose(following, law, atol=1e-14)
+
+
+def test_mixing_time_by_hand():
+    """p = q = 0.9: the distance is 0.8^t / 2, below 1/4 from t = 4 on. With order 2 each chain moves every other step."""
+    assert mixing_time(switching_kernel(1, 0.9, 0.9)) == 4
+    assert mixing_time(switching_kernel(1, 0.6, 0.6)) == 1
+    slow = mixing_time(switching_kernel(1, 0.9, 0.9), 0.01)
+    assert 0.8**slow / 2 <= 0.01 < 0.8 ** (slow - 1) / 2
+    assert mixing_time(switching_kernel(2, 0.9, 0.9), 0.01) > slow
+
+
+@pytest.mark.parametrize("draw", ["many", "stream"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_samples_have_the_transitions_of_the_kernel(draw, k):
+    kernel = make_random_kernel(k, k, 2) if k == 1 else switching_kernel(3, 0.9, 0.6)
+    arguments = jnp.asarray(kernel, jnp.float32), jnp.asarray(stationary_distribution(kernel), jnp.float32)
+    if draw == "many":
+        keys = jax.random.split(jax.random.key(0), 400)
+        rows = np.asarray(jax.jit(jax.vmap(lambda key: sample(key, *arguments, 500)))(keys))
+    else:
+        rows = np.asarray(jax.jit(partial(sample_stream, length=200_000, segments=64))(jax.random.key(1), *arguments))[
+            None
+        ]
+    contexts = sum(rows[:, i : rows.shape[1] - k + i] * 2 ** (k - 1 - i) for i in range(k))
+    for context in range(2**k):
+        after = rows[:, k:][contexts == context]
+        p = kernel[context, 1]
+        assert abs(after.mean() - p) < 4 * np.sqrt(p * (1 - p) / after.size)
+    pi = symbol_distribution(kernel)[1]
+    assert abs(rows[:, 0].mean() - pi) < 4 * np.sqrt(pi * (1 - pi) / rows.shape[0])
+
+
+def test_lags_below_the_order_are_uncorrelated():
+    kernel = switching_kernel(3, 0.9, 0.9)
+    law = jnp.asarray(stationary_distribution(kernel), jnp.float32)
+    x = np.asarray(sample_stream(jax.random.key(5), jnp.asarray(kernel, jnp.float32), law, 100_000)) - 0.5
+    correlations = [4 * np.mean(x[:-lag] * x[lag:]) for lag in (1, 2, 3)]
+    assert max(map(abs, correlations[:2])) < 4 / np.sqrt(len(x))
+    assert correlations[2] == pytest.approx(-0.8, abs=0.02)
+
+
+def test_stream_does_not_depend_on_where_pieces_meet():
+    """One piece is the plain recursion; the same uniforms cut otherwise give other numbers but the same law at the seams."""
+    kernel = switching_kernel(1, 0.95, 0.95)
+    law = jnp.asarray(stationary_distribution(kernel), jnp.float32)
+    x = np.asarray(sample_stream(jax.random.key(2), jnp.asarray(kernel, jnp.float32), law, 8192 * 8 + 1, segments=8192))
+    seams = np.arange(8, 8192 * 8, 8)  # the last symbol of each piece: the context, then pieces of 8
+    switched = x[seams + 1] != x[seams]
+    assert abs(switched.mean() - 0.95) < 4 * np.sqrt(0.95 * 0.05 / len(seams))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+def test_short_samples_have_their_length(length):
+    kernel = jnp.asarray(switching_kernel(3, 0.5, 0.5), jnp.float32)
+    uniform = jnp.full(8, 1 / 8)
+    assert sample(jax.random.key(0), kernel, uniform, length).shape == (length,)
+    assert sample_stream(jax.random.key(0), kernel, uniform, length, 4).shape == (length,)
+
+
+def test_same_key_same_symbols():
+    kernel, uniform = jnp.asarray(switching_kernel(2, 0.3, 0.6), jnp.float32), jnp.full(4, 1 / 4)
+    draw = partial(sample, kernel=kernel, initial=uniform, length=50)
+    np.testing.assert_array_equal(draw(jax.random.key(7)), draw(jax.random.key(7)))
+    assert not np.array_equal(draw(jax.random.key(7)), draw(jax.random.key(8)))
+
+
+@pytest.mark.parametrize(
+    "kernel, message",
+    [
+        ([[0.5, 0.4], [0.5, 0.5]], r"kernel\[0\].*sums to one, not 0.9"),
+        ([[0.5, 0.5], [1.2, -0.2]], r"kernel\[1, 1\].*zero or more"),
+        ([[0.5, 0.5], [np.nan, 0.2]], r"kernel\[1, 0\]"),
+        ([[1.0, 0.0], [0.0, 1.0]], r"irreducible.*\{0\} and \{1\}"),
+        ([[0.0, 1.0], [1.0, 0.0]], r"period 2.*\{0\} and \{1\}"),
+        ([[0.5, 0.5]] * 3, "a power of the 2 symbols"),
+        ([[0, 1, 0], [0, 0, 1], [1, 0, 0]], "period 3"),
+        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.0, 1.0]], r"irreducible.*\{11\}"),
+    ],
+)
+def test_bad_kernels_are_refused(kernel, message):
+    with pytest.raises(InvalidConfig, match=message):
+        check_kernel(np.array(kernel, np.float64))
+
+
+def test_enumeration_names_its_limit_and_the_alternative():
+    with pytest.raises(InvalidConfig, match="at most 20.*sample"):
+        block_distribution(switching_kernel(1, 0.5, 0.4), 21)
+    assert block_entropy(switching_kernel(1, 0.5, 0.4), 1000) > 0  # no enumeration beyond the order
+
+
+@pytest.mark.parametrize("p, q, field", [(0.0, 0.5, "p"), (0.5, 1.0, "q")])
+def test_degenerate_switching_is_refused(p, q, field):
+    with pytest.raises(InvalidConfig) as error:
+        switching_kernel(2, p, q)
+    assert error.value.field == field
