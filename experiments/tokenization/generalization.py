@@ -242,7 +242,7 @@ def figure(results: dict[str, Any]) -> Figure:
             band(memorised, results["lengths"], [seed[field] for seed in seeds], label, color, marker="o", markersize=3)
         reference(memorised, results["source"]["stationary_entropy"], "H(π)", GREY)
         reference(memorised, results["source"]["entropy_rate"], "entropy rate", BLACK)
-        memorised.set(title="Dictionary of substrings", xlabel="length of the substrings", xscale="log")
+        memorised.set(title="Dictionary of substrings", xlabel="length of the substrings")
         for name, label, color in (("greedy", "greedy", VERMILION), ("minimum_length", "fewest tokens", BLUE)):
             values = [[point[name] for point in seed["trap"]] for seed in seeds]
             band(trapped, results["slips"], values, label, color, marker="o", markersize=3)
@@ -262,8 +262,10 @@ def figure(results: dict[str, Any]) -> Figure:
                 values = [[point["loss"] for point in seed["trained"][kind][name]] for seed in seeds]
                 label = f"{kind.upper()}, {name.replace('_', ' ')}"
                 band(trained, results["sizes"], values, label, color, linestyle=styles[name], marker="o", markersize=3)
-        trained.set(title="Trained dictionaries", xlabel="dictionary size", xscale="log")
+        trained.set(title="Trained dictionaries", xlabel="dictionary size")
         reference(trained, results["source"]["entropy_rate"], "entropy rate", BLACK)
+        for panel in (memorised, trained):
+            panel.set_xscale("log", base=2)
         for panel in (memorised, trapped, trained):
             panel.set_ylabel("nats per character")
             panel.legend(fontsize=7)

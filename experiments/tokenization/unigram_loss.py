@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key
 from matplotlib.figure import Figure
 from scipy.special import entr
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.claims import Claim, Interval, above, below, interval
 from experiments.harness.style import (
     BLACK,
     BLUE,
@@ -119,7 +119,7 @@ class Config:
         SourceConfig(2, symbols=3),
     )
     sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    characters: int = 250_000
+    characters: int = 400_000
     unigram_sizes: tuple[int, ...] = (16, 256)
     unigram_characters: int = 10_000
     bound_sources: int = 7
@@ -282,6 +282,21 @@ def remaining(source: dict[str, Any], kind: str) -> np.ndarray:
     return (losses(source, kind)[:, -1] - rate) / (single - rate)
 
 
+def half_of_the_gap(name: str, where: str, left: dict[str, dict[str, Interval]]) -> Claim:
+    """The ordering characters >> tokens -> H_inf, for some of the sources."""
+    halved = [below(value, 0.5) for kinds in left.values() for value in kinds.values()]
+    return Claim(
+        name,
+        f"{where}, LZW and BPE with the largest dictionary leave less than half of the gap between H(pi), where characters stay, and the "
+        "entropy rate (measured: share left, by source).",
+        f"{SOURCE}, ordering characters >> tokens -> H_inf",
+        "near-optimal",
+        left,
+        "every whole interval below 0.5",
+        None if None in halved or not halved else all(halved),
+    )
+
+
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Theorems 2 to 4 and the ordering characters >> tokens -> H_inf, with the places where it fails."""
     sources, sizes = results["sources"], np.array(results["sizes"])
@@ -317,7 +332,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     left = {
         name: {kind: interval(remaining(source, kind)) for kind in ("lzw", "bpe")} for name, source in sources.items()
     }
-    halved = [below(value, 0.5) for kinds in left.values() for value in kinds.values()]
+    costly = [name for name, source in sources.items() if source["stationary_entropy"] > 2 * source["entropy_rate"]]
     against_blocks = {
         name: interval(losses(source, "blocks")[:, -1] - losses(source, "lzw")[:, -1])
         for name, source in sources.items()
@@ -368,15 +383,15 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "at most 2, and at every size at most `bounds.bpe_bound`",
             everywhere and max(ratio for kinds in bpe.values() for ratio in kinds.values()) <= 2,
         ),
-        Claim(
+        half_of_the_gap(
             "tokens_close_half_of_the_gap",
-            "With the largest dictionary LZW and BPE leave less than half of the gap between H(pi), where characters stay, and the entropy "
-            "rate (measured: share left, by source).",
-            f"{SOURCE}, ordering characters >> tokens -> H_inf",
-            "near-optimal",
-            left,
-            "every whole interval below 0.5",
-            None if None in halved else all(halved),
+            "Where characters cost more than twice the entropy rate",
+            {name: left[name] for name in costly},
+        ),
+        half_of_the_gap(
+            "tokens_close_half_of_the_gap_everywhere",
+            "On the other sources, too",
+            {name: kinds for name, kinds in left.items() if name not in costly},
         ),
         Claim(
             "lzw_beats_blocks",
@@ -448,7 +463,8 @@ def figure(results: dict[str, Any]) -> Figure:
                 panel.plot(*zip(*bound, strict=True), color=BLUE, linestyle=":", linewidth=1, label="bound for LZW")
             reference(panel, single, "H(π): unigram over characters", GREY)
             reference(panel, rate, "entropy rate", BLACK)
-            panel.set(title=name, xlabel="dictionary size", xscale="log", ylabel="nats per character")
+            panel.set(title=name, xlabel="dictionary size", ylabel="nats per character")
+            panel.set_xscale("log", base=2)
             panel.title.set_fontsize(8.5)
             panel.set_ylim(rate - 0.06 * (top - rate), top + 0.06 * (top - rate))
         for panel in axes[len(sources) :]:
