@@ -1,0 +1,96 @@
+"""Selection by bisection against sorting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.sae.selection import AXES, smallest_kept
+from lexinv.sae.selection import select as select_eagerly
+
+select = jax.jit(select_eagerly, static_argnums=2)
+
+PERS = ("token", "batch", "feature")
+
+
+def by_sorting(values: np.ndarray, budget: np.ndarray, per: str) -> np.ndarray:
+    """Largest first, of equal ones the smallest index; only positive values."""
+    lines = {"token": values, "batch": values.reshape(1, -1), "feature": values.T}[per]
+    kept = np.zeros(lines.shape, bool)
+    for number, (line, count) in enumerate(zip(lines, np.broadcast_to(budget, len(lines)), strict=True)):
+        kept[number, np.argsort(-line, kind="stable")[:count]] = True
+    kept &= lines > 0
+    return {"token": kept, "batch": kept.reshape(values.shape), "feature": kept.T}[per]
+
+
+VALUES = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "tied": lambda rng, shape: rng.integers(0, 3, shape).astype(float),
+    "zero": lambda rng, shape: np.zeros(shape),
+    "denormal": lambda rng, shape: rng.integers(0, 9, shape) * 1e-44,
+    "huge": lambda rng, shape: rng.normal(size=shape) * 1e37,
+    "negative zero": lambda rng, shape: np.where(rng.random(shape) < 0.5, -0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("per", PERS)
+@given(seed=st.integers(0, 10**6), budget=st.integers(0, 40))
+@settings(max_examples=12, deadline=None)
+def test_selects_what_sorting_selects(per, kind, seed, budget):
+    values = VALUES[kind](np.random.default_rng(seed), (5, 7)).astype(np.float32)
+    found = np.asarray(select(jnp.asarray(values), budget, per))
+    np.testing.assert_array_equal(found, by_sorting(values, np.array(budget), per))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_every_feature_has_its_own_budget(seed):
+    rng = np.random.default_rng(seed)
+    values, budgets = rng.normal(size=(9, 6)).astype(np.float32), rng.integers(0, 10, 6)
+    found = np.asarray(select(jnp.asarray(values), jnp.asarray(budgets), "feature"))
+    np.testing.assert_array_equal(found, by_sorting(values, budgets, "feature"))
+
+
+@pytest.mark.parametrize("per", PERS)
+def test_permuting_tokens_and_features_permutes_the_selection(per):
+    rng = np.random.default_rng(0)
+    values, rows, columns = rng.normal(size=(20, 30)).astype(np.float32), rng.permutation(20), rng.permutation(30)
+    whole = np.asarray(select(jnp.asarray(values), 12, per))
+    permuted = np.asarray(select(jnp.asarray(values[rows][:, columns]), 12, per))
+    np.testing.assert_array_equal(permuted, whole[rows][:, columns])
+
+
+def test_one_token_is_served_alike_by_batch_and_token():
+    values = jnp.asarray(np.random.default_rng(1).normal(size=(1, 50)), jnp.float32)
+    np.testing.assert_array_equal(select(values, 7, "batch"), select(values, 7, "token"))
+    np.testing.assert_array_equal(select(values, 1, "feature"), values > 0)
+
+
+@pytest.mark.parametrize("per", PERS)
+def test_smallest_kept_is_the_threshold(per):
+    values = np.abs(np.random.default_rng(2).normal(size=(6, 8))).astype(np.float32)
+    mask = select(jnp.asarray(values), 3, per)
+    found = smallest_kept(jnp.asarray(values), mask, per)
+    expected = np.sort(values.reshape(-1) if per == "batch" else values, axis=None if per == "batch" else AXES[per][0])
+    expected = expected[-3] if per == "batch" else np.take(expected, -3, axis=AXES[per][0])
+    np.testing.assert_array_equal(found, expected)
+    assert np.isinf(smallest_kept(jnp.asarray(values), jnp.zeros((6, 8), bool), "batch"))
+
+
+def test_budgets_may_be_traced_and_batched():
+    values = jnp.asarray(np.random.default_rng(3).normal(size=(4, 10, 6)), jnp.float32)
+    counts = jnp.array([1, 5, 20, 60])
+    found = jax.jit(jax.vmap(lambda v, m: select(v, m, "batch")))(values, counts)
+    for index in range(4):
+        np.testing.assert_array_equal(
+            found[index], by_sorting(np.asarray(values[index]), np.asarray(counts[index]), "batch")
+        )
+
+
+def test_the_mask_has_no_gradient():
+    values = jnp.asarray(np.random.default_rng(4).normal(size=(3, 5)), jnp.float32)
+    gradient = jax.grad(lambda v: jnp.sum(jnp.where(select(v, 4, "batch"), v, 0.0)))(values)
+    np.testing.assert_array_equal(gradient, np.asarray(select(values, 4, "batch")).astype(np.float32))
