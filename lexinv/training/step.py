@@ -1,7 +1,7 @@
 """The train step: one jitted function from state and batches to state and metrics, compiled once per run."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,18 @@ from lexinv.validation import choose, require
 
 Metrics = dict[str, Array]
 LossFn = Callable[[PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
+StatisticsLossFn = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    loss_fn: LossFn,
+    loss_fn: LossFn | StatisticsLossFn,
     optimizer: optax.GradientTransformation,
     *,
     microbatches: int = 1,
     population: Literal["none", "map", "vmap"] = "none",
+    shared_batches: bool = False,
+    statistics: bool = False,
 ) -> TrainStep:
     """The jitted `step(state, batches) -> (state, metrics)`. It donates `state`.
 
@@ -35,15 +38,21 @@ def make_train_step(
     rows, and where its randomness is folded per row from the batch and not from the position in the slice.
 
     `population`: every leaf of the state has a leading axis of S members, `batches` are [K, S, B, ...], and metrics
-    [K, S]. "vmap" computes the members together (accelerators), "map" one after another (CPU).
+    [K, S]. "vmap" computes the members together (accelerators), "map" one after another (CPU). With `shared_batches` all
+    members read the same batches, [K, B, ...].
+
+    `statistics`: the loss also keeps `state.statistics`. It is called as `loss_fn(params, statistics, batch, key)` and
+    returns (loss, (metrics, statistics after this batch)); not with microbatches, which would not see each other's.
 
     Raises `InvalidConfig` when traced, before anything is compiled, if `microbatches` does not divide B.
     """
     choose("population", population, ("none", "map", "vmap"))
     require(microbatches >= 1, "microbatches", microbatches, "at least 1")
+    require(microbatches == 1 or not statistics, "microbatches", microbatches, "1, since the loss keeps statistics")
+    evaluate: Callable[..., tuple[Array, Any]] = loss_fn
 
     def gradient(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> tuple[PyTree, Metrics]:
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+        (loss, metrics), gradients = jax.value_and_grad(evaluate, has_aux=True)(params, batch, key)
         return gradients, {**metrics, "loss": loss}
 
     def accumulated_gradient(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> tuple[PyTree, Metrics]:
@@ -66,25 +75,34 @@ def make_train_step(
 
     def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(state.key, "loss"), state.step)
-        gradients, metrics = (gradient if microbatches == 1 else accumulated_gradient)(state.params, batch, key)
+        kept = state.statistics
+        if statistics:
+            evaluated = jax.value_and_grad(evaluate, has_aux=True)(state.params, kept, batch, key)
+            (loss, (metrics, kept)), gradients = evaluated
+            metrics = {**metrics, "loss": loss}
+        else:
+            gradients, metrics = (gradient if microbatches == 1 else accumulated_gradient)(state.params, batch, key)
         # Optax is not written for the strict modes that our tests switch on.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, optimizer_state, state.key), metrics
+        return TrainState(state.step + 1, params, optimizer_state, state.key, kept), metrics
 
     def steps(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(one_step, state, batches)
 
     def steps_one_member_after_another(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
-        by_member = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
-        state, metrics = jax.lax.map(lambda member: steps(*member), (state, by_member))
+        if shared_batches:
+            state, metrics = jax.lax.map(lambda member: steps(member, batches), state)
+        else:
+            by_member = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
+            state, metrics = jax.lax.map(lambda member: steps(*member), (state, by_member))
         return state, jax.tree.map(jnp.transpose, metrics)
 
     dispatch = {
         "none": steps,
         "map": steps_one_member_after_another,
-        "vmap": jax.vmap(steps, in_axes=(0, 1), out_axes=(0, 1)),
+        "vmap": jax.vmap(steps, in_axes=(0, None if shared_batches else 1), out_axes=(0, 1)),
     }[population]
     return jax.jit(dispatch, donate_argnums=0)

@@ -1,0 +1,222 @@
+"""What a sparse autoencoder minimises: normalised reconstruction, sparsity, and a second chance for features that are hardly used.
+
+Errors are divided by the variance of the batch, so that coefficients do not depend on the scale or the width of the activations. (OpenAI's
+code does the same; papers that sum over D have coefficients larger by that variance.)
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lexinv.sae.autoencoders import PER, AutoencoderConfig, Codes, Params, decode, encode, step
+from lexinv.sae.budgets import fit_zipf, largest_remainder, ranks
+from lexinv.sae.selection import select, smallest_kept
+from lexinv.validation import require
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Terms beside the reconstruction error.
+
+    auxiliary: "dead": aux_k of Gao et al. 2024, for features that have not fired for `dead_after` tokens. "zipf": aux_zipf of Ayonrinde
+        2024, for those below `under_use` times the density of their rank under a Zipf law fitted to all (the form is ours: the paper's
+        could not be read). "none".
+    auxiliary_k: how many of them reconstruct the error of a token. auxiliary_coefficient: 1/32 in both papers.
+    multi: TopK's second loss at 4k, with weight 1/8, for progressive codes (Gao et al. 2024, section 5.2.2).
+    dynamic_ranks: Feature Choice gives rank r's budget to the feature of the r-th largest running density; otherwise to feature r.
+    anneal_steps: over how many steps Feature Choice goes from Mutual Choice's budgets, the running densities, to its own.
+    """
+
+    auxiliary: Literal["none", "dead", "zipf"] = "none"
+    auxiliary_k: int = 32
+    auxiliary_coefficient: float = 1 / 32
+    dead_after: int = 100_000
+    under_use: float = 0.3
+    multi: bool = False
+    dynamic_ranks: bool = False
+    anneal_steps: int = 0
+
+    def __post_init__(self):
+        require(self.auxiliary_k >= 1, "loss.auxiliary_k", self.auxiliary_k, "at least 1")
+        require(
+            self.auxiliary_coefficient >= 0, "loss.auxiliary_coefficient", self.auxiliary_coefficient, "zero or more"
+        )
+        require(self.dead_after >= 1, "loss.dead_after", self.dead_after, "at least 1 token")
+        require(0 <= self.under_use <= 1, "loss.under_use", self.under_use, "0 to 1")
+        require(self.anneal_steps >= 0, "loss.anneal_steps", self.anneal_steps, "zero or more")
+
+
+class Statistics(NamedTuple):
+    """What is kept from batch to batch and not trained. `coefficient`, `k` and `budgets` are settings: members of a population may differ.
+
+    threshold: running mean of the smallest kept affinity, [] for `mutual` and `matryoshka`, [F] for `feature`.
+    """
+
+    coefficient: Float[Array, ""]
+    k: Float[Array, ""]
+    budgets: Int[Array, " features"]
+    tokens_since_fired: Int[Array, " features"]
+    density: Float[Array, " features"]
+    threshold: Float[Array, "..."]
+    batches: Int[Array, ""]
+
+
+DENSITY_DECAY = 0.99
+THRESHOLD_DECAY = 0.99
+
+
+def start_statistics(
+    config: AutoencoderConfig,
+    k: float | Array,
+    coefficient: float | Array,
+    budgets: Int[Array, " features"] | None = None,
+) -> Statistics:
+    """Before the first batch. k may be a fraction where the budget is the batch's; `budgets` are Feature Choice's m_j by rank."""
+    if isinstance(k, float) and isinstance(coefficient, float):  # traced numbers cannot be looked at
+        require(0 < k <= config.features, "k", k, f"above 0, at most the {config.features} features")
+        require(coefficient >= 0, "coefficient", coefficient, "zero or more")
+    require(
+        (config.kind == "feature") == (budgets is not None),
+        "budgets",
+        budgets,
+        "m_j by rank for kind = 'feature', else None",
+    )
+    zeros = jnp.zeros(config.features, jnp.int32)
+    return Statistics(
+        coefficient=jnp.asarray(coefficient, jnp.float32),
+        k=jnp.asarray(k, jnp.float32),
+        budgets=zeros if budgets is None else jnp.asarray(budgets, jnp.int32),
+        tokens_since_fired=zeros,
+        density=jnp.full(config.features, jnp.asarray(k, jnp.float32) / config.features),
+        threshold=jnp.zeros(config.features if config.kind == "feature" else ()),
+        batches=jnp.zeros((), jnp.int32),
+    )
+
+
+def loss(
+    config: AutoencoderConfig,
+    terms: LossConfig,
+    params: Params,
+    statistics: Statistics,
+    x: Float[Array, "tokens width"],
+) -> tuple[Float[Array, ""], tuple[dict[str, Array], Statistics]]:
+    """(loss, (metrics, statistics after this batch)). Metrics: fvu, l0 and dead (share of the features)."""
+    tokens = x.shape[0]
+    budget = _budget(config, terms, statistics, tokens)
+    codes = encode(config, params, x, budget)
+    error = x - decode(params, codes.activations)
+    variance = jnp.mean(jnp.sum(jnp.square(x - jnp.mean(x, axis=0, keepdims=True)), axis=1))
+    fvu = _mean_square(error) / variance
+    total = _nested(config, params, x, codes.activations) / variance if config.prefixes else fvu
+    total += statistics.coefficient * _sparsity(config, params, codes, statistics, variance)
+    if config.kind == "gated":  # the gate must reconstruct by itself, with the decoder held fixed
+        frozen = jax.lax.stop_gradient({name: params[name] for name in ("decoder", "decoder_bias")})
+        total += _mean_square(x - decode(frozen, codes.affinities)) / variance
+    if terms.multi:
+        wider = jnp.where(select(codes.affinities, jnp.int32(4 * statistics.k), "token"), codes.affinities, 0.0)
+        total += _mean_square(x - decode(params, wider)) / variance / 8
+    fired = jnp.sum(codes.activations > 0, axis=0)
+    after = _updated(config, statistics, codes, fired, tokens)
+    if terms.auxiliary != "none":
+        total += terms.auxiliary_coefficient * _second_chance(terms, params, after, codes.affinities, error)
+    metrics = {
+        "fvu": fvu,
+        "l0": jnp.sum(fired) / tokens,
+        "dead": jnp.mean((after.tokens_since_fired >= terms.dead_after).astype(jnp.float32)),
+    }
+    return total, (metrics, after)
+
+
+def _budget(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
+    """k, M = round(k N), or m_j."""
+    if config.kind == "topk":
+        return jnp.int32(statistics.k)
+    total = jnp.round(statistics.k * tokens).astype(jnp.int32)
+    if config.kind in ("mutual", "matryoshka"):
+        return total
+    if config.kind != "feature":
+        return None
+    target = statistics.budgets
+    if terms.dynamic_ranks:
+        target = target[ranks(statistics.density)]
+    if not terms.anneal_steps:
+        return target
+    share = jnp.minimum(statistics.batches / terms.anneal_steps, 1.0)
+    empirical = statistics.density / jnp.sum(statistics.density) * total.astype(jnp.float32)
+    return largest_remainder((1 - share) * empirical + share * target.astype(jnp.float32), total)
+
+
+def _sparsity(
+    config: AutoencoderConfig, params: Params, codes: Codes, statistics: Statistics, variance: Float[Array, ""]
+) -> Float[Array, ""]:
+    """L1 of relu and of a gate, in units of the data's spread; (L0 / k - 1)^2 of JumpReLU; 0 where a selection decides."""
+    if config.kind in ("relu", "gated"):
+        norms = jnp.linalg.norm(params["decoder"], axis=1) if config.free_norms else jnp.ones(config.features)
+        return jnp.mean(codes.affinities @ norms) / jnp.sqrt(variance)
+    if config.kind == "jumprelu":
+        l0 = jnp.mean(jnp.sum(step(codes.affinities, params["threshold"], config.bandwidth), axis=1))
+        return jnp.square(l0 / statistics.k - 1)
+    return jnp.float32(0.0)
+
+
+def _nested(
+    config: AutoencoderConfig,
+    params: Params,
+    x: Float[Array, "tokens width"],
+    activations: Float[Array, "tokens features"],
+) -> Float[Array, ""]:
+    """Mean over the prefixes of the error of the reconstruction from their features alone."""
+    errors, reconstruction, start = [], jnp.broadcast_to(params["decoder_bias"][None], x.shape), 0
+    for stop in config.prefixes:
+        reconstruction = reconstruction + activations[:, start:stop] @ params["decoder"][start:stop]
+        errors.append(_mean_square(x - reconstruction))
+        start = stop
+    return jnp.mean(jnp.stack(errors))
+
+
+def _second_chance(
+    terms: LossConfig, params: Params, statistics: Statistics, affinities: Float[Array, "tokens features"], error: Array
+) -> Float[Array, ""]:
+    """||e - za W_dec||^2 / ||e||^2, with za the largest affinities of under-used features and e the error, held fixed; without b_dec.
+
+    Weighted by the number of such features over `auxiliary_k` where that is below 1 (EleutherAI's sparsify; SAELens).
+    """
+    if terms.auxiliary == "dead":
+        chosen = statistics.tokens_since_fired >= terms.dead_after
+    else:
+        law = fit_zipf(statistics.density)
+        chosen = statistics.density < terms.under_use * law.density(ranks(statistics.density))
+    residual = jax.lax.stop_gradient(error)
+    candidates = jnp.where(chosen[None], affinities, 0.0)
+    kept = jnp.where(select(candidates, terms.auxiliary_k, "token"), candidates, 0.0)
+    share = _mean_square(residual - kept @ params["decoder"]) / jnp.maximum(_mean_square(residual), 1e-12)
+    return share * jnp.minimum(jnp.sum(chosen) / terms.auxiliary_k, 1.0)
+
+
+def _updated(
+    config: AutoencoderConfig, statistics: Statistics, codes: Codes, fired: Int[Array, " features"], tokens: int
+) -> Statistics:
+    """Counters, running densities and thresholds after a batch; the first batch replaces the guesses."""
+    first = statistics.batches == 0
+    density = _running(statistics.density, fired / tokens, DENSITY_DECAY, first)
+    threshold = statistics.threshold
+    if PER.get(config.kind) in ("batch", "feature"):
+        kept = smallest_kept(codes.affinities, codes.activations > 0, PER[config.kind])
+        seen = jax.lax.stop_gradient(jnp.where(jnp.isfinite(kept), kept, threshold))
+        threshold = _running(threshold, seen, THRESHOLD_DECAY, first)
+    since = jnp.where(fired > 0, 0, statistics.tokens_since_fired + tokens)
+    return statistics._replace(
+        tokens_since_fired=since, density=density, threshold=threshold, batches=statistics.batches + 1
+    )
+
+
+def _running(old: Array, new: Array, decay: float, first: Bool[Array, ""]) -> Array:
+    return jnp.where(first, new, decay * old + (1 - decay) * new)
+
+
+def _mean_square(error: Float[Array, "tokens width"]) -> Float[Array, ""]:
+    """Mean over tokens of the squared norm."""
+    return jnp.mean(jnp.sum(jnp.square(error), axis=1))

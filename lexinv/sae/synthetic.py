@@ -1,0 +1,87 @@
+"""Activations whose features are known: a dictionary of unit vectors, Zipf frequencies, and tokens that are easy or hard."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lexinv.validation import require
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Feature r (from 1) of `features` is in a token with probability proportional to r^-alpha, on average `l0` features at once.
+
+    Each token is easy or hard, by halves: all its probabilities are multiplied by 1 - difficulty or 1 + difficulty. A feature that is there
+    has magnitude 1 + spread |N(0, 1)|.
+    orthogonal: the directions are orthonormal, where there are no more of them than dimensions; otherwise uniform on the sphere.
+    offset: added to every coordinate of every token. noise: standard deviation of white noise.
+    parents: so many of the most frequent features have one rare feature each as their child, which is only there where its parent is.
+    """
+
+    width: int = 64
+    features: int = 128
+    l0: float = 5.0
+    alpha: float = 0.9
+    difficulty: float = 0.65
+    spread: float = 0.25
+    orthogonal: bool = False
+    offset: float = 0.0
+    noise: float = 0.0
+    parents: int = 0
+
+    def __post_init__(self):
+        for field in ("width", "features"):
+            require(getattr(self, field) >= 1, f"data.{field}", getattr(self, field), "at least 1")
+        require(0 < self.l0 <= self.features, "data.l0", self.l0, f"above 0, at most the {self.features} features")
+        require(0 <= self.difficulty < 1, "data.difficulty", self.difficulty, "at least 0 and below 1")
+        for field in ("alpha", "spread", "noise"):
+            require(getattr(self, field) >= 0, f"data.{field}", getattr(self, field), "zero or more")
+        fits = not self.orthogonal or self.features <= self.width
+        require(fits, "data.orthogonal", self.orthogonal, f"False for more features than the {self.width} dimensions")
+        require(0 <= self.parents <= self.features // 2, "data.parents", self.parents, "at most half of the features")
+
+
+class Tokens(NamedTuple):
+    """Activations x = c V + offset, with the codes c and the difficulty that made them."""
+
+    activations: Float[Array, "tokens width"]
+    codes: Float[Array, "tokens features"]
+    difficulty: Float[Array, " tokens"]
+
+
+def make_dictionary(config: SyntheticConfig, key: Key[Array, ""]) -> Float[Array, "features width"]:
+    """The directions V, unit vectors."""
+    if config.orthogonal:
+        return jax.random.orthogonal(key, config.width)[: config.features]
+    directions = jax.random.normal(key, (config.features, config.width))
+    return directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def probabilities(config: SyntheticConfig) -> Float[Array, " features"]:
+    """Of each feature in a token of mean difficulty; at most 1/(1 + difficulty), so that none exceeds 1 in a hard one.
+
+    Where the most frequent ones reach that, the mean number of features is below `l0`.
+    """
+    weights = jnp.arange(1, config.features + 1, dtype=jnp.float32) ** -config.alpha
+    return jnp.minimum(config.l0 * weights / jnp.sum(weights), 1 / (1 + config.difficulty))
+
+
+def sample_tokens(
+    config: SyntheticConfig, dictionary: Float[Array, "features width"], tokens: int, key: Key[Array, ""]
+) -> Tokens:
+    """Independent tokens."""
+    hard_key, present_key, size_key, noise_key = jax.random.split(key, 4)
+    shape = (tokens, config.features)
+    hard = jax.random.bernoulli(hard_key, 0.5, (tokens,))
+    difficulty = jnp.where(hard, 1 + config.difficulty, 1 - config.difficulty)
+    present = jax.random.uniform(present_key, shape) < difficulty[:, None] * probabilities(config)[None]
+    if config.parents:
+        children = present[:, config.features - config.parents :] & present[:, : config.parents]
+        present = jnp.concatenate([present[:, : config.features - config.parents], children], axis=1)
+    magnitudes = 1 + config.spread * jnp.abs(jax.random.normal(size_key, shape))
+    codes = jnp.where(present, magnitudes, 0.0)
+    noise = config.noise * jax.random.normal(noise_key, (tokens, config.width))
+    return Tokens(codes @ dictionary + config.offset + noise, codes, difficulty)
