@@ -66,8 +66,8 @@ def fit_zipf(densities: Float[Array, " features"], beta: float = 0.0, head: floa
     Feature densities follow a Zipf law except at the low end (Ayonrinde 2024), which is therefore left out.
     """
     rank = ranks(densities)
-    count = jnp.maximum(jnp.ceil(head * jnp.sum(densities > 0)), 2.0)
-    used = ((rank < count) & (densities > 0)).astype(jnp.float32)
+    count = jnp.maximum(jnp.ceil(head * jnp.sum(densities > 0).astype(jnp.float32)), 2.0)
+    used = ((rank.astype(jnp.float32) < count) & (densities > 0)).astype(jnp.float32)
     x = jnp.log(rank.astype(jnp.float32) + 1.0 + beta)
     y = jnp.log(jnp.where(densities > 0, densities, 1.0))
     weight = jnp.maximum(jnp.sum(used), 1.0)

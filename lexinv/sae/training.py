@@ -142,7 +142,7 @@ def resample(
     drawn = jax.random.categorical(key, 2 * jnp.log(jnp.maximum(losses, 1e-30)), shape=dead.shape)
     directions = centred[drawn] / jnp.maximum(jnp.linalg.norm(centred[drawn], axis=1, keepdims=True), 1e-12)
     norms = jnp.linalg.norm(params["encoder"], axis=0)
-    alive = jnp.sum(jnp.where(dead, 0.0, norms)) / jnp.maximum(jnp.sum(~dead), 1)
+    alive = jnp.sum(jnp.where(dead, 0.0, norms)) / jnp.maximum(jnp.sum((~dead).astype(jnp.float32)), 1.0)
     fresh = params | {
         "decoder": jnp.where(dead[:, None], directions, params["decoder"]),
         "encoder": jnp.where(dead[None], 0.2 * alive * directions.T, params["encoder"]),

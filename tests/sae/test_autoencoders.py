@@ -1,0 +1,157 @@
+"""Activations and their gradients: brute force, invariances, and estimators against the derivative they estimate."""
+
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.sae.autoencoders import (
+    AutoencoderConfig,
+    decode,
+    encode,
+    encode_by_threshold,
+    initialize,
+    jump_relu,
+    normalise_decoder,
+    progressive,
+    step,
+)
+from lexinv.validation import InvalidConfig
+
+KINDS = ("relu", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka")
+
+
+def config_of(kind: str, width: int = 6, features: int = 10) -> AutoencoderConfig:
+    return AutoencoderConfig(width, features, kind, prefixes=(3, features) if kind == "matryoshka" else ())
+
+
+def data(tokens: int = 20, width: int = 6, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(tokens, width)) + 0.5, jnp.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_parameters(kind):
+    x, config = data(), config_of(kind)
+    params = initialize(config, x, jax.random.key(0))
+    np.testing.assert_allclose(np.linalg.norm(params["decoder"], axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(params["encoder"], params["decoder"].T)
+    np.testing.assert_allclose(params["decoder_bias"], np.asarray(x).mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, budget, axis, expected", [("topk", 3, 1, 3), ("mutual", 40, None, 40), ("matryoshka", 40, None, 40)]
+)
+def test_budgets_are_spent(kind, budget, axis, expected):
+    config, x = config_of(kind), data()
+    codes = encode(config, initialize(config, x, jax.random.key(1)), x, budget)
+    positive = np.sum(np.asarray(codes.affinities) > 0, axis=axis)
+    np.testing.assert_array_equal(np.sum(np.asarray(codes.activations) > 0, axis=axis), np.minimum(expected, positive))
+
+
+def test_feature_choice_spends_each_budget():
+    config, x, budgets = config_of("feature"), data(), jnp.array([1, 2, 3, 4, 5, 0, 20, 1, 1, 1])
+    codes = encode(config, initialize(config, x, jax.random.key(1)), x, budgets)
+    positive = np.sum(np.asarray(codes.affinities) > 0, axis=0)
+    np.testing.assert_array_equal(np.sum(np.asarray(codes.activations) > 0, axis=0), np.minimum(budgets, positive))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mutual_choice_is_optimal_on_an_orthonormal_dictionary(seed):
+    """Tied weights, no biases: of all selections of M matches (enumerated) none has a smaller error; so neither TopK nor Feature Choice."""
+    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0].astype(np.float32)
+    zeros = jnp.zeros(4)
+    params = {
+        "encoder": jnp.asarray(rotation.T),
+        "decoder": jnp.asarray(rotation),
+        "encoder_bias": zeros,
+        "decoder_bias": zeros,
+    }
+    x = data(3, 4, seed + 10)
+
+    def error(kind: str, budget) -> float:
+        codes = encode(config_of(kind, 4, 4), params, x, budget)
+        return float(jnp.sum(jnp.square(x - decode(params, codes.activations))))
+
+    affinities = np.maximum(np.asarray(x) @ rotation.T, 0)
+    places = [(n, j) for n in range(3) for j in range(4)]
+    best = np.inf
+    for chosen in combinations(places, 4):
+        z = np.zeros((3, 4), np.float32)
+        for n, j in chosen:
+            z[n, j] = affinities[n, j]
+        best = min(best, float(np.square(np.asarray(x) - z @ rotation).sum()))
+    assert error("mutual", 4) == pytest.approx(best, rel=1e-5)
+    assert error("mutual", 3) <= error("topk", 1) + 1e-5
+    assert error("mutual", 4) <= error("feature", jnp.array([1, 1, 1, 1])) + 1e-5
+
+
+def test_gate_and_magnitude_by_hand():
+    config = AutoencoderConfig(1, 1, "gated")
+    params = {name: jnp.zeros(1) for name in ("encoder_bias", "decoder_bias", "magnitude_bias")}
+    params |= {"encoder": jnp.ones((1, 1)), "decoder": jnp.ones((1, 1)), "log_magnitude": jnp.log(jnp.array([3.0]))}
+    params |= {"encoder_bias": jnp.array([-1.0]), "magnitude_bias": jnp.array([0.5])}
+    codes = encode(config, params, jnp.array([[0.5], [2.0]]))
+    np.testing.assert_allclose(codes.activations, [[0.0], [6.5]], rtol=1e-6)
+    np.testing.assert_allclose(codes.affinities, [[0.0], [1.0]])
+
+
+def test_threshold_encoding_is_jumprelu():
+    config, x = config_of("jumprelu"), data()
+    params = initialize(config, x, jax.random.key(0))
+    trained = encode(config, params, x).activations
+    np.testing.assert_array_equal(encode_by_threshold(params, x, params["threshold"]), trained)
+    np.testing.assert_array_equal(encode_by_threshold(params, x, jnp.float32(0.1)), trained)
+
+
+def test_progressive_codes_keep_the_largest():
+    codes = jnp.array([[3.0, 0.0, 1.0, 2.0]])
+    np.testing.assert_array_equal(progressive(codes, 2), [[3.0, 0.0, 0.0, 2.0]])
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
+def test_scaling_encoder_against_decoder_changes_nothing(kind):
+    config, x = config_of(kind), data()
+    params = initialize(config, x, jax.random.key(2))
+    scaled = params | {name: 3.0 * params[name] for name in ("encoder", "encoder_bias", "threshold") if name in params}
+    scaled["decoder"] = params["decoder"] / 3.0
+    before, after = (decode(p, encode(config, p, x).activations) for p in (params, scaled))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function, scale", [(jump_relu, 1.0), (step, 1.0)])
+def test_threshold_gradients_estimate_the_derivative_of_the_mean(function, scale):
+    """For a smooth density p of affinities: d/dtheta E[a 1(a > theta)] = -theta p(theta), d/dtheta P(a > theta) = -p(theta)."""
+    a = jnp.abs(jax.random.normal(jax.random.key(0), (400_000, 1)))
+    theta = 0.7
+    gradient = jax.grad(lambda t: jnp.mean(function(a, t, 0.05)))(jnp.array([theta]))[0]
+    density = 2 * np.exp(-(theta**2) / 2) / np.sqrt(2 * np.pi)
+    assert float(gradient) == pytest.approx(-density * (theta if function is jump_relu else 1.0), rel=0.02)
+
+
+def test_jumprelu_passes_gradients_above_the_threshold_only():
+    a, theta = jnp.array([[0.5, 2.0]]), jnp.array([1.0, 1.0])
+    np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(jump_relu(a, theta, 0.1)))(a), [[0.0, 1.0]])
+    np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(step(a, theta, 0.1)))(a), [[0.0, 0.0]])
+
+
+def test_normalised_decoder_keeps_directions():
+    params = {"decoder": jnp.array([[3.0, 4.0], [0.0, 2.0]])}
+    np.testing.assert_allclose(normalise_decoder(params)["decoder"], [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"features": 0}, "autoencoder.features"),
+        ({"bandwidth": 0.0}, "autoencoder.bandwidth"),
+        ({"free_norms": True}, "autoencoder.free_norms"),
+        ({"kind": "matryoshka", "prefixes": (3, 9)}, "autoencoder.prefixes"),
+        ({"prefixes": (3, 10)}, "autoencoder.prefixes"),
+    ],
+)
+def test_impossible_configurations_are_refused(change, field):
+    with pytest.raises(InvalidConfig) as error:
+        AutoencoderConfig(**{"width": 6, "features": 10, "kind": "topk"} | change)
+    assert error.value.field == field

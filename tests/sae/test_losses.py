@@ -1,0 +1,155 @@
+"""Losses by hand, and where their gradients do and do not go."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.sae.autoencoders import AutoencoderConfig, decode, encode, initialize, pre_activations
+from lexinv.sae.losses import LossConfig, loss, start_statistics
+from lexinv.validation import InvalidConfig
+
+WIDTH, FEATURES, TOKENS = 5, 12, 40
+X = jnp.asarray(np.random.default_rng(0).normal(size=(TOKENS, WIDTH)), jnp.float32)
+
+
+def started(kind: str, k: float = 2.0, coefficient: float = 0.0, **fields):
+    config = AutoencoderConfig(WIDTH, FEATURES, kind, **fields)
+    budgets = jnp.full(FEATURES, round(k * TOKENS / FEATURES)) if kind == "feature" else None
+    return config, initialize(config, X, jax.random.key(0)), start_statistics(config, k, coefficient, budgets)
+
+
+def variance() -> float:
+    return float(np.square(np.asarray(X) - np.asarray(X).mean(axis=0)).sum(axis=1).mean())
+
+
+def test_reconstruction_is_divided_by_the_variance():
+    config, params, statistics = started("topk")
+    total, (metrics, _) = loss(config, LossConfig(), params, statistics, X)
+    error = X - decode(params, encode(config, params, X, 2).activations)
+    assert float(total) == pytest.approx(np.square(error).sum(axis=1).mean() / variance(), rel=1e-5)
+    assert float(metrics["fvu"]) == float(total) and float(metrics["l0"]) == 2.0
+
+
+def test_losses_do_not_depend_on_the_scale_of_the_activations():
+    """Thresholds and biases scaled along, everything is the same in other units."""
+    for kind in ("relu", "gated", "topk"):
+        config, params, statistics = started(kind, coefficient=0.3)
+        scaled = params | {
+            name: 10 * params[name] for name in ("encoder_bias", "decoder_bias", "magnitude_bias") if name in params
+        }
+        once, ten = (float(loss(config, LossConfig(), p, statistics, x)[0]) for p, x in ((params, X), (scaled, 10 * X)))
+        assert ten == pytest.approx(once, rel=1e-4)
+
+
+def test_l1_by_both_conventions():
+    for free in (False, True):
+        config, params, statistics = started("relu", coefficient=0.5, free_norms=free)
+        params["decoder"] = 2.0 * params["decoder"]
+        total, (metrics, _) = loss(config, LossConfig(), params, statistics, X)
+        l1 = np.maximum(np.asarray(pre_activations(params, X)), 0).sum(axis=1).mean() * (2.0 if free else 1.0)
+        assert float(total - metrics["fvu"]) == pytest.approx(0.5 * l1 / np.sqrt(variance()), rel=1e-4)
+
+
+def test_gated_auxiliary_reconstruction_does_not_move_the_decoder():
+    config, params, statistics = started("gated")
+    params["magnitude_bias"] = jnp.full(
+        FEATURES, -1e9
+    )  # nothing is decoded: only the gate's own reconstruction remains
+    gradient = jax.grad(lambda p: loss(config, LossConfig(), p, statistics, X)[0])(params)
+    np.testing.assert_array_equal(gradient["decoder"], 0.0)
+    assert np.abs(gradient["encoder"]).max() > 0
+
+
+def test_jumprelu_is_drawn_to_its_target():
+    config, params, statistics = started("jumprelu", k=0.5, coefficient=1.0)
+    total, (metrics, _) = loss(config, LossConfig(), params, statistics, X)
+    assert float(total - metrics["fvu"]) == pytest.approx((float(metrics["l0"]) / 0.5 - 1) ** 2, rel=1e-4)
+    gradient = jax.grad(lambda p: loss(config, LossConfig(), p, statistics, X)[0])(params)["threshold"]
+    assert (np.asarray(gradient) <= 1e-6).all() and np.asarray(
+        gradient
+    ).min() < 0  # too many are active: thresholds rise
+
+
+def test_matryoshka_averages_its_prefixes():
+    config, params, statistics = started("matryoshka", prefixes=(4, FEATURES))
+    total, _ = loss(config, LossConfig(), params, statistics, X)
+    z = encode(config, params, X, 2 * TOKENS).activations
+    errors = [np.square(X - decode(params, z.at[:, stop:].set(0.0))).sum(axis=1).mean() for stop in (4, FEATURES)]
+    assert float(total) == pytest.approx(np.mean(errors) / variance(), rel=1e-4)
+
+
+def test_multi_topk_adds_an_eighth_at_four_times_k():
+    config, params, statistics = started("topk")
+    alone, wide = (float(loss(config, LossConfig(multi=multi), params, statistics, X)[0]) for multi in (False, True))
+    error = X - decode(params, encode(config, params, X, 8).activations)
+    assert wide - alone == pytest.approx(np.square(error).sum(axis=1).mean() / variance() / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize("auxiliary", ["dead", "zipf"])
+def test_auxiliary_gradients_reach_under_used_features_only(auxiliary):
+    """The difference that the term makes: zero for living features' encoder and decoder, not for those without use."""
+    config, params, statistics = started("topk")
+    unused = np.arange(FEATURES) >= 8
+    since = jnp.asarray(np.where(unused, 10**6, 0), jnp.int32)
+    density = jnp.asarray(np.where(unused, 1e-6, 0.5), jnp.float32)
+    statistics = statistics._replace(tokens_since_fired=since, density=density, batches=jnp.int32(5))
+    params["encoder"] = params["encoder"] * jnp.where(unused, 0.05, 1.0)[None]
+    idle = unused & ~np.any(
+        np.asarray(encode(config, params, X, 2).activations) > 0, axis=0
+    )  # the others are alive again
+    assert idle.sum() >= 2
+
+    def gradient(coefficient: float) -> dict:
+        terms = LossConfig(auxiliary=auxiliary, auxiliary_k=3, auxiliary_coefficient=coefficient, dead_after=10**6)
+        return jax.grad(lambda p: loss(config, terms, p, statistics, X)[0])(params)
+
+    with_term, without = gradient(1.0), gradient(0.0)
+    added = {name: np.asarray(with_term[name]) - np.asarray(without[name]) for name in params}
+    np.testing.assert_array_equal(added["decoder"][~unused], 0.0)
+    np.testing.assert_array_equal(added["encoder"][:, ~unused], 0.0)
+    assert (np.abs(added["decoder"][idle]).max(axis=1) > 0).all()
+    assert (np.abs(added["encoder"][:, idle]).max(axis=0) > 0).all()
+
+
+def test_statistics_count_tokens_and_firing():
+    config, params, statistics = started("mutual")
+    params["encoder_bias"] = params["encoder_bias"].at[3].set(-100.0)
+    _, (_, once) = loss(config, LossConfig(), params, statistics, X)
+    _, (_, twice) = loss(config, LossConfig(), params, once, X)
+    assert int(twice.tokens_since_fired[3]) == 2 * TOKENS and int(twice.batches) == 2
+    codes = np.asarray(encode(config, params, X, 2 * TOKENS).activations)
+    np.testing.assert_allclose(once.density, (codes > 0).mean(axis=0), rtol=1e-6)
+    assert float(once.threshold) == pytest.approx(codes[codes > 0].min())
+
+
+def test_feature_choice_follows_ranks_and_anneals():
+    config, params, statistics = started("feature")
+    budgets = jnp.arange(FEATURES, 0, -1)
+    statistics = statistics._replace(budgets=budgets, density=jnp.linspace(0.01, 0.2, FEATURES))
+
+    def firing(terms: LossConfig) -> np.ndarray:
+        _, (_, after) = loss(config, terms, params, statistics, X)
+        return np.round(np.asarray(after.density) * TOKENS)
+
+    np.testing.assert_array_equal(firing(LossConfig()), budgets)
+    np.testing.assert_array_equal(firing(LossConfig(dynamic_ranks=True)), budgets[::-1])
+    annealed = firing(LossConfig(anneal_steps=10))  # at the first batch: the running densities' budgets, 2 * 40 in all
+    density = np.linspace(0.01, 0.2, FEATURES)
+    np.testing.assert_allclose(annealed, density / density.sum() * 80, atol=1.01)
+
+
+@pytest.mark.parametrize(
+    "attempt, field",
+    [
+        (lambda: LossConfig(auxiliary_k=0), "loss.auxiliary_k"),
+        (lambda: LossConfig(under_use=2.0), "loss.under_use"),
+        (lambda: started("topk", k=13.0), "k"),
+        (lambda: started("topk", coefficient=-1.0), "coefficient"),
+        (lambda: start_statistics(AutoencoderConfig(5, 6, "feature"), 2.0, 0.0), "budgets"),
+    ],
+)
+def test_impossible_settings_are_refused(attempt, field):
+    with pytest.raises(InvalidConfig) as error:
+        attempt()
+    assert error.value.field == field

@@ -1,0 +1,145 @@
+"""The step: constraint, recovery, populations, resumption, resampling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.sae.autoencoders import AutoencoderConfig
+from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.losses import LossConfig
+from lexinv.sae.metrics import recovery
+from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens
+from lexinv.sae.training import (
+    OptimizerConfig,
+    create_autoencoder_state,
+    make_autoencoder_step,
+    make_optimizer,
+    resample,
+)
+from lexinv.training.checkpoint import Checkpoints
+from lexinv.training.population import create_population, member
+from lexinv.validation import InvalidConfig
+
+WIDTH, FEATURES, TOKENS = 8, 16, 64
+X = jnp.asarray(np.random.default_rng(0).normal(size=(6, TOKENS, WIDTH)), jnp.float32)
+TERMS = LossConfig(auxiliary="dead", auxiliary_k=4, dead_after=100)
+
+
+def started(kind: str = "mutual", steps: int = 6, seed: int = 0):
+    config = AutoencoderConfig(WIDTH, FEATURES, kind)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, steps)
+    state = create_autoencoder_state(config, optimizer, X[0], 2.0, 0.1, jax.random.key(seed))
+    return config, optimizer, state
+
+
+def leaves(tree) -> list[np.ndarray]:
+    return [
+        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        for x in jax.tree.leaves(tree)
+    ]
+
+
+def assert_equal(a, b):
+    for left, right in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_decoder_stays_on_the_sphere_and_moves_along_it():
+    config, optimizer, state = started()
+    step, before = make_autoencoder_step(config, TERMS, optimizer), np.asarray(state.params["decoder"])
+    for index in range(3):
+        state, _ = step(state, {"activations": X[index : index + 1]})
+        np.testing.assert_allclose(np.linalg.norm(state.params["decoder"], axis=1), 1.0, atol=1e-6)
+    assert np.abs(np.asarray(state.params["decoder"]) - before).max() > 1e-4
+
+
+def test_gradients_of_unit_rows_are_orthogonal_to_them():
+    state = started()[2]
+    gradients = jax.tree.map(
+        lambda leaf: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), jnp.float32), state.params
+    )
+    projected = _tangent(gradients, state.params)["decoder"]
+    np.testing.assert_allclose(
+        np.sum(np.asarray(projected) * np.asarray(state.params["decoder"]), axis=1), 0.0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, coefficient",
+    [("relu", 0.2), ("gated", 0.3), ("jumprelu", 0.1), ("topk", 0.0), ("mutual", 0.0), ("feature", 0.0)],
+)
+def test_orthogonal_features_are_recovered(kind, coefficient):
+    """Twice as many latents as features, so that none is stuck between two; Feature Choice, which uses all it has, as many as there are."""
+    data = SyntheticConfig(width=16, features=16, l0=2.0, alpha=0.0, difficulty=0.0, orthogonal=True, spread=1.0)
+    dictionary = make_dictionary(data, jax.random.key(0))
+    tokens = sample_tokens(data, dictionary, 500 * 128, jax.random.key(1))
+    batches = {"activations": tokens.activations.reshape(500, 128, 16)}
+    features = 16 if kind == "feature" else 32
+    config = AutoencoderConfig(16, features, kind)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=10), config, 500)
+    budgets = jnp.asarray(zipf_budgets(256, 16, 128, 0.0)) if kind == "feature" else None
+    sample = batches["activations"][0]
+    state = create_autoencoder_state(config, optimizer, sample, 2.0, coefficient, jax.random.key(2), budgets)
+    terms = LossConfig(auxiliary="dead", auxiliary_k=4, dead_after=1000, auxiliary_coefficient=0.25)
+    state, _ = make_autoencoder_step(config, terms, optimizer)(state, batches)
+    found = recovery(
+        np.asarray(state.params["decoder"]), np.asarray(dictionary), np.ones((1, features)), np.ones((1, 16))
+    )
+    assert found.mcc > 0.99
+
+
+def test_members_of_a_population_are_single_runs():
+    config, optimizer, _ = started()
+    seeds, ks, coefficients = (0, 1, 2, 3), (1.0, 2.0, 3.0, 2.5), (0.0,) * 4
+
+    def start(key, k, coefficient):
+        return create_autoencoder_state(config, optimizer, X[0], k, coefficient, key)
+
+    together = create_population(start, seeds, ks, coefficients)
+    together, metrics = make_autoencoder_step(config, TERMS, optimizer, "vmap")(together, {"activations": X})
+    assert metrics["fvu"].shape == (6, 4)
+    for index, (seed, k) in enumerate(zip(seeds, ks, strict=True)):
+        alone = start(jax.random.key(seed), jnp.float32(k), jnp.float32(0.0))
+        alone, _ = make_autoencoder_step(config, TERMS, optimizer)(alone, {"activations": X})
+        for left, right in zip(leaves(member(together, index)), leaves(alone), strict=True):
+            np.testing.assert_allclose(left, right, rtol=2e-4, atol=1e-5)
+
+
+def test_a_resumed_run_is_bitwise_the_undisturbed_one(tmp_path):
+    """Parameters, moments, thresholds, densities and counters."""
+    config, optimizer, state = started()
+    step = make_autoencoder_step(config, TERMS, optimizer)
+    whole, _ = step(state, {"activations": X})
+    _, _, state = started()
+    half, _ = step(state, {"activations": X[:3]})
+    Checkpoints(tmp_path).save(3, half, None, {"config_hash": "0"})
+    restored = Checkpoints(tmp_path).restore_latest(started()[2], "0")
+    assert restored is not None
+    resumed, _ = step(restored.state, {"activations": X[3:]})
+    assert_equal(resumed, whole)
+
+
+def test_resampling_renews_the_dead_only():
+    config, optimizer, state = started()
+    state, _ = make_autoencoder_step(config, LossConfig(), optimizer)(state, {"activations": X})
+    dead = np.arange(FEATURES) % 4 == 0
+    since = jnp.asarray(np.where(dead, 1000, 10), jnp.int32)
+    state = state._replace(statistics=state.statistics._replace(tokens_since_fired=since))
+    after = resample(state, optimizer, X[0], 500, jax.random.key(3))
+    for name, rows in (("decoder", lambda p: p), ("encoder", lambda p: p.T), ("encoder_bias", lambda p: p)):
+        before, now = (np.asarray(rows(tree.params[name])) for tree in (state, after))
+        np.testing.assert_array_equal(now[~dead], before[~dead])
+        assert (now[dead] != before[dead]).any()
+    decoder, encoder = np.asarray(after.params["decoder"])[dead], np.asarray(after.params["encoder"]).T[dead]
+    np.testing.assert_allclose(np.linalg.norm(decoder, axis=1), 1.0, rtol=1e-5)
+    alive = np.linalg.norm(np.asarray(state.params["encoder"]), axis=0)[~dead].mean()
+    np.testing.assert_allclose(encoder, 0.2 * alive * decoder, rtol=1e-4)
+    moments = [leaf for leaf in leaves(after.optimizer_state) if leaf.shape == (FEATURES, WIDTH)]
+    assert len(moments) == 2 and all((leaf[dead] == 0).all() and (leaf[~dead] != 0).any() for leaf in moments)
+    np.testing.assert_array_equal(after.statistics.tokens_since_fired, np.where(dead, 0, 10))
+
+
+def test_warmup_beyond_the_run_is_refused():
+    with pytest.raises(InvalidConfig, match="warmup_steps"):
+        make_optimizer(OptimizerConfig(warmup_steps=10), AutoencoderConfig(4, 4), 10)
