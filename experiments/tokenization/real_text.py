@@ -6,7 +6,8 @@ unigram models and k-grams are all trained on, and those on which they are measu
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,7 +24,7 @@ from lexinv.data.corpora import SPLITS, Corpus, load_corpus
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
 from lexinv.tokenization.library import train_library_bpe, train_unigram, train_wordpiece
-from lexinv.tokenization.tokenizers import Tokenizer, to_text, train_bpe, train_lzw, with_encoder
+from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_bpe, train_lzw
 from lexinv.tokenization.unigram import cross_entropy
 from lexinv.validation import require
 
@@ -123,12 +124,15 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     measured: dict[str, list[dict[str, Any]]] = {corpus.name: [] for corpus in corpora}
     for corpus, seed in track(divisions, "real_text", disable=not workspace.progress):
         train, test = divide(corpus, config.train_characters, config.test_characters, seed)
-        stage = partial(measure, train, test, config)
-        names = ("kgrams", "compressors", *LABELS)
         folder = f"{slug(corpus.name)}/seed-{seed}"
-        measured[corpus.name].append(
-            {name: workspace.cached(f"{folder}/{name}", partial(stage, name)) for name in names}
-        )
+
+        def stage(kind: str, folder=folder, train=train, test=test) -> dict[str, Any]:
+            return workspace.cached(f"{folder}/{kind}", lambda: measure(train, test, config, kind))
+
+        # The library lets other threads run while it trains. Unigram, which takes longest, goes first.
+        kinds = ("unigram", *(kind for kind in LABELS if kind != "unigram"), "kgrams", "compressors")
+        with ThreadPoolExecutor(2) as pool:
+            measured[corpus.name].append(dict(zip(kinds, pool.map(stage, kinds), strict=True)))
     for name, seeds in measured.items():
         by_kind = {kind: by_seed(seed[kind] for seed in seeds) for kind in seeds[0]}
         tokens = {kind: by_kind.pop(kind) for kind in LABELS}
@@ -184,18 +188,7 @@ def tokenizers(kind: str, text: str, sizes: Sequence[int]) -> list[Tokenizer]:
     if kind != "bpe_whole":
         return [TRAINERS[kind](text, size) for size in sizes]
     largest = train_bpe(text, sizes[-1], ALPHABET)
-    return [
-        with_encoder(
-            replace(
-                largest,
-                name=f"bpe:{size}",
-                vocabulary=largest.vocabulary[:size],
-                merges=largest.merges[: size - len(ALPHABET)],
-            ),
-            "merges",
-        )
-        for size in sizes
-    ]
+    return [shortened(largest, size) for size in sizes]
 
 
 def measure_kgrams(train: np.ndarray, test: np.ndarray, grams: int) -> dict[str, Any]:
@@ -338,7 +331,7 @@ def draw(axes: Axes, found: dict[str, Any], label: str, color: str, **line: Any)
 
 def figure(results: dict[str, Any]) -> Figure:
     """Cross-entropy against the number of parameters: a line for each tokenizer, the k-grams, and the compressors."""
-    drawn, axes = panels(1, len(results["texts"]), width=5.2, height=4.2)
+    drawn, axes = panels(1, len(results["texts"]), width=5.2, height=4.4)
     with styled():
         for panel, (corpus, text) in zip(axes, results["texts"].items(), strict=True):
             for kind, (label, color) in LABELS.items():
@@ -348,7 +341,7 @@ def figure(results: dict[str, Any]) -> Figure:
             for k, (size, nats) in enumerate(
                 zip(np.mean(kgrams["sizes"], axis=0), np.mean(kgrams["nats"], axis=0), strict=True), 1
             ):
-                panel.annotate(f"k={k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
+                panel.annotate(f"k = {k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
             for (name, nats), color in zip(text["compressors"].items(), (GREY, BLACK), strict=True):
                 reference(panel, float(np.mean(nats)), f"{name} (learns on the test text)", color)
             panel.set(
@@ -357,5 +350,5 @@ def figure(results: dict[str, Any]) -> Figure:
                 ylabel="nats per character",
                 xscale="log",
             )
-        axes[0].legend()
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn
