@@ -317,18 +317,17 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def bars(axes: Axes, rates: dict[str, float], ours: Sequence[str]) -> None:
-    """Horizontal bars on a logarithmic axis, ours in blue."""
+    """Horizontal bars, ours in blue."""
     drawn = axes.barh(list(rates), list(rates.values()), color=[BLUE if k in ours else GREY for k in rates], height=0.6)
     axes.bar_label(drawn, fmt=" %.3g", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlim(min(rates.values()) / 3, 4 * max(rates.values()))
+    axes.margins(x=0.2)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
 
 
 def figure(results: dict[str, Any]) -> Figure:
     """Samplers, trainers by length of the text, encoders."""
-    drawn, (sampling, training, encoding) = panels(1, 3, width=4.6, height=3.3)
+    drawn, (sampling, training, encoding) = panels(1, 3, width=4.4, height=3.6)
     with styled():
         bars(sampling, {label: median(rates) / 1e6 for label, rates in results["samplers"]["rates"].items()}, OURS)
         sampling.set(title="Sampling", xlabel="million symbols per second")
@@ -338,12 +337,10 @@ def figure(results: dict[str, Any]) -> Figure:
                 name = f"{label}: exponent {interval(part['exponents'][label]).mean:.2f}"
                 training.loglog(np.array(part["characters"]) / 1e6, times, "o-", color=COLORS[label], label=name)
         training.set(title=f"Training {results['size']} tokens", xlabel="MB of text", ylabel="seconds")
-        training.legend(fontsize=7)
+        training.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
         found = results["encoders"]
         speeds = {label: found["characters"] / 1e6 / median(times) for label, times in found["seconds"].items()}
         bars(encoding, speeds, [label for label in speeds if not label.startswith("library")])
-        encoding.set(
-            title=f"Encoding; {1 / median(found['unigram']):,.0f} unigram points per second",
-            xlabel="MB per second",
-        )
+        points = f"{1 / median(found['unigram']):,.0f} unigram cross-entropies of this text per second"
+        encoding.set(title=f"Encoding {found['characters'] / 1e6:g} MB", xlabel=f"MB per second\n({points})")
     return drawn
