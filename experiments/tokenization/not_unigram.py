@@ -62,7 +62,7 @@ class Config:
         require(self.rows >= 1, "rows", self.rows, "at least 1")
 
 
-TRAINING = PopulationConfig(steps=800, learning_rates=(2e-3, 6e-3, 1.8e-2), evaluate_every=40)
+TRAINING = PopulationConfig(steps=800, learning_rates=(6e-3, 1.8e-2), evaluate_every=40)
 FAST, SLOW = SourceConfig(2, 0.9, 0.9), SourceConfig(2, 0.2, 0.2)
 PRESETS = {
     "smoke": Config(

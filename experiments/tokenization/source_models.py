@@ -67,7 +67,7 @@ def draw(source: SourceConfig, name: str, length: int) -> Int[np.ndarray, " leng
     law = jnp.asarray(sources.stationary_distribution(source.kernel), jnp.float32)
     key = stream(jax.random.key(0), f"{source.name} {name}")
     sampler = jax.jit(sources.sample_stream, static_argnums=3)
-    symbols = np.asarray(sampler(key, jnp.asarray(source.kernel, jnp.float32), law, length)).astype(np.uint8)
+    symbols = np.asarray(sampler(key, jnp.asarray(source.kernel, jnp.float32), law, length)).astype(np.int8)
     symbols.flags.writeable = False  # it is shared
     return symbols
 
@@ -82,7 +82,7 @@ class PopulationConfig:
     steps: int = 1000
     batch_size: int = 16
     seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    learning_rates: tuple[float, ...] = (2e-3, 8e-3)
     optimizer: OptimizerConfig = OptimizerConfig("adamw", 1.0, 20, weight_decay=1e-3, b1=0.9, b2=0.95)
     evaluate_every: int = 20
     held_out: int = 32_768
