@@ -62,12 +62,12 @@ class Config:
         require(self.rows >= 1, "rows", self.rows, "at least 1")
 
 
-TRAINING = PopulationConfig(steps=800, learning_rates=(6e-3, 1.8e-2), evaluate_every=40)
+TRAINING = PopulationConfig(steps=800, learning_rates=(8e-3, 1.6e-2), evaluate_every=40)
 FAST, SLOW = SourceConfig(2, 0.9, 0.9), SourceConfig(2, 0.2, 0.2)
 PRESETS = {
     "smoke": Config(
         (FAST,),
-        replace(barrier.PRESETS["smoke"].training, learning_rates=(6e-3,)),
+        replace(barrier.PRESETS["smoke"].training, learning_rates=(8e-3,)),
         barrier.PRESETS["smoke"].model,
         dictionaries=(4, 8),
         time=16,

@@ -82,10 +82,10 @@ class PopulationConfig:
     steps: int = 1000
     batch_size: int = 16
     seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = (2e-3, 8e-3)
+    learning_rates: tuple[float, ...] = (2e-3, 8e-3, 1.6e-2)
     optimizer: OptimizerConfig = OptimizerConfig("adamw", 1.0, 20, weight_decay=1e-3, b1=0.9, b2=0.95)
     evaluate_every: int = 20
-    held_out: int = 32_768
+    held_out: int = 16_384
 
     def __post_init__(self):
         for field in ("steps", "batch_size", "evaluate_every", "held_out"):
