@@ -1,7 +1,7 @@
 """The optimisers of the experiments: AdamW, or Muon for the matrices with Adam for the rest."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def scaled_in_state(
         del params
         return Scale(jnp.asarray(value, jnp.float32))
 
-    def update(updates: PyTree, state: Scale, params: PyTree = None) -> tuple[PyTree, Scale]:
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Scale]:
         del params
         return jax.tree.map(lambda leaf: state.value * leaf, updates), state
 
