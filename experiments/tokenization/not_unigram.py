@@ -62,7 +62,7 @@ class Config:
         require(self.rows >= 1, "rows", self.rows, "at least 1")
 
 
-TRAINING = PopulationConfig(steps=800, learning_rates=(8e-3, 1.6e-2), evaluate_every=40)
+TRAINING = PopulationConfig(steps=800, learning_rates=(8e-3, 1.6e-2), evaluate_every=40, held_out=65_536)
 FAST, SLOW = SourceConfig(2, 0.9, 0.9), SourceConfig(2, 0.2, 0.2)
 PRESETS = {
     "smoke": Config(
@@ -199,18 +199,21 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Losses against the size of the dictionary, a panel per source, and the distance of the rows from the marginal."""
+    """Losses against the size of the dictionary, a panel per source, and the distance of the rows from the marginal.
+
+    Both losses are drawn as H_inf and what they are above the source's own loss on the same characters, without the text's luck.
+    """
     sources = results["sources"]
     drawn, axes = panels(1, len(sources) + 1, width=4.2, height=3.4)
     with styled():
         for panel, (name, found) in zip(axes, sources.items(), strict=False):
-            arms = found["dictionaries"]
+            arms, rate = found["dictionaries"], found["entropy_rate"]
             sizes = [int(size) for size in arms]
-            panel.plot(
-                sizes, [arm["unigram"] for arm in arms.values()], "o-", color=ORANGE, label="unigram model of tokens"
-            )
-            losses = np.array([arm["loss"] for arm in arms.values()]).T
-            band(panel, sizes, losses, "Transformer on tokens", BLUE, marker="o")
+            excess = np.array([arm["excess"] for arm in arms.values()]).T
+            own = np.array([arm["loss"][0] - arm["excess"][0] for arm in arms.values()])
+            unigram = np.array([arm["unigram"] for arm in arms.values()]) - own
+            panel.plot(sizes, rate + unigram, "o-", color=ORANGE, label="unigram model of tokens")
+            band(panel, sizes, rate + excess, "Transformer on tokens", BLUE, marker="o")
             reference(panel, found["stationary_entropy"], "H(π)")
             reference(panel, found["entropy_rate"], "H∞", BLACK)
             panel.set(title=name, xlabel="tokens d", ylabel="held-out nats per character", xscale="log")
