@@ -125,6 +125,20 @@ def with_encoder(tokenizer: Tokenizer, encoder: Literal["greedy", "minimum_lengt
     return replace(tokenizer, encoder=encoder, encode_text=encode)
 
 
+def shortened(tokenizer: Tokenizer, size: int) -> Tokenizer:
+    """The first `size` tokens of an LZW or BPE dictionary: what training with that size would have given.
+
+    Raises `InvalidConfig` for a size below the alphabet or above the tokenizer's, and for dictionaries that do not grow token by token.
+    """
+    kind = tokenizer.name.partition(":")[0]
+    choose("tokenizer", kind, ("lzw", "bpe"))
+    least = len(tokenizer.alphabet)
+    require(least <= size <= tokenizer.size, "size", size, f"{least} to {tokenizer.size}")
+    if kind == "lzw":
+        return dictionary(f"lzw:{size}", tokenizer.alphabet, tokenizer.vocabulary[:size])
+    return _from_merges(f"bpe:{size}", tokenizer.alphabet, tokenizer.merges[: size - least])
+
+
 def characters(alphabet: str) -> Tokenizer:
     """No tokenization: every character is a token."""
     return dictionary("characters", alphabet, tuple(alphabet))

@@ -15,6 +15,7 @@ from lexinv.tokenization.tokenizers import (
     dictionary,
     for_language_model,
     long_substrings,
+    shortened,
     to_symbols,
     to_text,
     train_bpe,
@@ -112,6 +113,13 @@ def test_lzw_dictionary_is_prefix_closed_and_has_its_size():
     assert all(token[:-1] in vocabulary for token in vocabulary if len(token) > 1)
 
 
+@pytest.mark.parametrize("train", [train_lzw, train_bpe])
+def test_a_shortened_dictionary_is_that_of_a_shorter_training(train):
+    shorter, trained = shortened(train(WORDS, 30, ALPHABET), 12), train(WORDS, 12, ALPHABET)
+    assert (shorter.name, shorter.vocabulary, shorter.merges) == (trained.name, trained.vocabulary, trained.merges)
+    assert shorter.encode(WORDS).tolist() == trained.encode(WORDS).tolist()
+
+
 def test_blocks_are_numbered_in_base_of_the_alphabet():
     tokenizer = blocks("01", 3)
     assert tokenizer.encode("000101111").tolist() == [0, 5, 7]
@@ -192,6 +200,8 @@ def test_symbols_and_text_are_the_same(text):
         (lambda: train_unigram("abab", 1, "ab", True), "at least 2"),
         (lambda: blocks("01", 21), "1 to 20 for 2 characters"),
         (lambda: with_encoder(characters("ab"), "merges"), "has no merges"),
+        (lambda: shortened(blocks("ab", 2), 3), "known: lzw, bpe"),
+        (lambda: shortened(made()["lzw"], 41), "3 to 40"),
         (lambda: long_substrings("ab" * 50, 12, 11, "ab", np.random.default_rng(0)), "2 to 10"),
     ],
 )
