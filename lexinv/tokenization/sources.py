@@ -41,6 +41,17 @@ def switching_kernel(order: int, p: float, q: float) -> Kernel:
     return np.stack([1 - one, one], axis=1)
 
 
+def cyclic_kernel(symbols: int, slip: float) -> Kernel:
+    """X_{n+1} = X_n + 1 modulo `symbols` with probability 1 - slip, otherwise any other symbol, all alike. pi is uniform.
+
+    Ours, for the interaction of dictionary and encoder: H(pi) = ln(symbols) while the entropy rate goes to 0 with the slip.
+    """
+    require(symbols >= 3, "symbols", symbols, "at least 3")
+    require(0 < slip < 1, "slip", slip, "between 0 and 1, both excluded: the process is periodic at 0")
+    following = np.roll(np.eye(symbols), 1, axis=1)
+    return following * (1 - slip) + (1 - following) * (slip / (symbols - 1))
+
+
 def random_kernel(
     key: Key[Array, ""], order: int, symbols: int, concentration: float = 1.0
 ) -> Float[Array, "contexts symbols"]:
@@ -263,7 +274,7 @@ def _context_symbols(kernel: Float[Array, "contexts symbols"], context: Int[Arra
 def _period(graph: coo_array) -> tuple[int, np.ndarray]:
     """The greatest common divisor of the lengths of all cycles of a strongly connected graph, and the distances from state 0."""
     reached, parents = breadth_first_order(graph, 0, directed=True)
-    distance = np.zeros(graph.shape[0], np.int64)
+    distance = np.zeros(len(reached), np.int64)
     for state in reached[1:]:
         distance[state] = distance[parents[state]] + 1
     sources, targets = graph.coords

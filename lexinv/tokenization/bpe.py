@@ -1,0 +1,106 @@
+"""Byte-pair encoding on one sequence of symbols, and the sequential variant that the theory analyses."""
+
+from heapq import heappop, heappush
+
+import numpy as np
+from jaxtyping import Int
+
+from lexinv.tokenization.encoders import apply_merges
+from lexinv.validation import InvalidConfig, require
+
+Merges = list[tuple[int, int]]
+
+
+def learn_merges(ids: Int[np.ndarray, " n"], symbols: int, size: int) -> Merges:
+    """The merges of byte-pair encoding (Gage 1994; Sennrich et al. 2016), `size` - `symbols` of them, over one text without word limits.
+
+    Each step merges the most frequent adjacent pair, from left to right. Pairs are counted where they are adjacent, so that `aaa` holds
+    `aa` twice; of equally frequent pairs the smallest (left, right) is taken. These are the rules of the `tokenizers` library.
+    The occurrences of every pair are kept and only those beside a merge change, so that the work of a merge is that of its occurrences.
+
+    Raises `InvalidConfig` if `size` is below the number of symbols or no pair is left before it is reached.
+    """
+    require(size >= symbols, "size", size, f"at least the {symbols} characters of the alphabet")
+    end = len(ids)
+    token = np.append(ids.astype(np.int32), -1)
+    following, preceding = np.arange(1, end + 2), np.arange(-1, end)
+    counts: dict[int, int] = {}
+    occurrences: dict[int, list[np.ndarray]] = {}  # where the left one may be; some may be out of date
+    heap: list[tuple[int, int]] = []  # (-count, pair); some may be out of date
+
+    def pairs_at(lefts: np.ndarray) -> np.ndarray:
+        return token[lefts].astype(np.int64) * size + token[following[lefts]]
+
+    def add(lefts: np.ndarray) -> None:
+        pairs = pairs_at(lefts)
+        by_pair = np.argsort(pairs, kind="stable")
+        distinct, starts = np.unique(pairs[by_pair], return_index=True)
+        for pair, places in zip(distinct.tolist(), np.split(lefts[by_pair], starts)[1:], strict=True):
+            counts[pair] = counts.get(pair, 0) + len(places)
+            occurrences.setdefault(pair, []).append(places)
+            heappush(heap, (-counts[pair], pair))
+
+    def remove(lefts: np.ndarray) -> None:
+        for pair, count in zip(*(x.tolist() for x in np.unique(pairs_at(lefts), return_counts=True)), strict=True):
+            counts[pair] -= count
+
+    add(np.arange(end - 1))
+    merges: Merges = []
+    while symbols + len(merges) < size:
+        pair = _most_frequent(heap, counts)
+        if pair is None:
+            raise InvalidConfig("size", size, f"at most {symbols + len(merges)}: the text has no more pairs to merge")
+        left, right = divmod(pair, size)
+        places = np.sort(np.concatenate(occurrences.pop(pair)))
+        places = places[(token[places] == left) & (token[following[places]] == right)]
+        if left == right:
+            places = _every_other(places, following)
+        seconds = following[places]
+        afters = following[seconds]
+        touched = np.unique(np.concatenate([preceding[places], places, seconds[afters < end]]))
+        remove(touched[touched >= 0])
+        token[places], token[seconds] = symbols + len(merges), -1
+        following[places], preceding[afters] = afters, places
+        touched = np.unique(np.concatenate([preceding[places], places[following[places] < end]]))
+        add(touched[touched >= 0])
+        merges.append((left, right))
+    return merges
+
+
+def learn_merges_sequentially(ids: Int[np.ndarray, " n"], symbols: int, size: int, threshold: float) -> Merges:
+    """Sequential byte-pair encoding (Rajaraman et al. 2024, section on BPE; constants [recalled], unverified).
+
+    The text is cut into as many equal chunks as there are merges to learn. Phase i encodes chunk i, which nothing has seen, with the
+    merges so far and adds its most frequent adjacent pair, if that occurs more than `threshold` times; otherwise it stops early: the
+    tokens are then nearly independent. Ties are broken as in `learn_merges`.
+    """
+    require(size >= symbols, "size", size, f"at least the {symbols} characters of the alphabet")
+    require(threshold >= 0, "threshold", threshold, "zero or more")
+    merges: Merges = []
+    for chunk in np.array_split(ids, max(size - symbols, 1)):
+        encoded = apply_merges(chunk, merges, symbols).astype(np.int64)
+        if symbols + len(merges) == size or len(encoded) < 2:
+            break
+        pairs, counts = np.unique(encoded[:-1] * size + encoded[1:], return_counts=True)
+        best = int(np.argmax(counts))  # the first of the largest: the smallest pair
+        if counts[best] <= threshold:
+            break
+        merges.append(divmod(int(pairs[best]), size))
+    return merges
+
+
+def _most_frequent(heap: list[tuple[int, int]], counts: dict[int, int]) -> int | None:
+    while heap:
+        count, pair = heappop(heap)
+        if counts[pair] == -count and count < 0:
+            return pair
+        if 0 < counts[pair] < -count:
+            heappush(heap, (-counts[pair], pair))
+    return None
+
+
+def _every_other(places: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Of each run of overlapping occurrences, the first, third, ..."""
+    number = np.arange(len(places))
+    begins = np.concatenate([[True], following[places[:-1]] != places[1:]])
+    return places[(number - np.maximum.accumulate(np.where(begins, number, 0))) % 2 == 0]

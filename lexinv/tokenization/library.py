@@ -1,0 +1,119 @@
+"""Tokenizers trained by the `tokenizers` library, and ours in its format."""
+
+from typing import Any
+
+import numpy as np
+
+from lexinv.tokenization.tokenizers import Tokenizer, check_alphabet, to_symbols
+from lexinv.validation import InvalidConfig, require
+
+PIECE = 256
+"""Characters of the pieces into which a text without word limits is cut for WordPiece and Unigram, whose time is not linear in a piece."""
+INSIDE = "\ue000"
+"""Marks WordPiece's tokens inside of a word. A private-use character, since `##` may be text."""
+
+
+def train_wordpiece(text: str, size: int, alphabet: str, split_words: bool) -> Tokenizer:
+    """WordPiece (Schuster and Nakajima 2012) as the library trains it: merges by count, then greedy longest match in each word.
+
+    `split_words`: a space begins a new word, and no token crosses one; otherwise the text is cut into pieces of 256 characters. Tokens
+    inside of a word are other tokens than those at its beginning, though they may be the same strings.
+    """
+    from tokenizers import models, trainers
+
+    require(
+        INSIDE not in alphabet, "alphabet", alphabet, f"anything without {INSIDE!r}, which marks the inside of words"
+    )
+    model = models.WordPiece(unk_token=alphabet[0], max_input_chars_per_word=2**31, continuing_subword_prefix=INSIDE)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        initial_alphabet=list(alphabet),
+        show_progress=False,
+        continuing_subword_prefix=INSIDE,
+    )
+    return _train("wordpiece", model, trainer, text, size, 2 * len(alphabet), alphabet, split_words, PIECE)
+
+
+def train_unigram(text: str, size: int, alphabet: str, split_words: bool) -> Tokenizer:
+    """The unigram language model of Kudo 2018 as the library trains it: the most probable segmentation of each word.
+
+    `split_words` as for `train_wordpiece`. The library may stop at fewer than `size` tokens where the text has no more.
+    """
+    from tokenizers import models, trainers
+
+    trainer = trainers.UnigramTrainer(vocab_size=size, initial_alphabet=list(alphabet), show_progress=False)
+    return _train("unigram", models.Unigram(), trainer, text, size, len(alphabet), alphabet, split_words, PIECE)
+
+
+def train_library_bpe(text: str, size: int, alphabet: str, split_words: bool) -> Tokenizer:
+    """Byte-pair encoding by the library. `split_words`: a space begins a new word; otherwise the whole text is one word."""
+    from tokenizers import models, trainers
+
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(alphabet), show_progress=False)
+    return _train("bpe", models.BPE(), trainer, text, size, len(alphabet), alphabet, split_words, None)
+
+
+def export(tokenizer: Tokenizer) -> str:
+    """The content of a `tokenizer.json` that gives the `tokenizers` library the same ids for every text over the alphabet.
+
+    Merges become the library's BPE, and a greedy dictionary its WordPiece without a mark for the inside of words (whose time is quadratic
+    in the text: cut it first). Raises `InvalidConfig` for minimum-length encoding, which the library does not have.
+    """
+    import tokenizers
+    from tokenizers import decoders, models
+
+    if isinstance(tokenizer.encode_text, LibraryEncoder):
+        return tokenizer.encode_text.model.to_str(pretty=True)
+    ids = {token: index for index, token in enumerate(tokenizer.vocabulary)}
+    if tokenizer.encoder == "merges":
+        strings = tokenizer.vocabulary
+        require(len(ids) == len(strings), "vocabulary", tokenizer.name, "tokens that are all different strings")
+        model: Any = models.BPE(vocab=ids, merges=[(strings[left], strings[right]) for left, right in tokenizer.merges])
+    elif tokenizer.encoder == "greedy":
+        model = models.WordPiece(
+            vocab=ids, unk_token=tokenizer.alphabet[0], max_input_chars_per_word=2**31, continuing_subword_prefix=""
+        )
+    else:
+        raise InvalidConfig("encoder", tokenizer.encoder, "merges or greedy: the library has no such encoder")
+    exported = tokenizers.Tokenizer(model)
+    exported.decoder = decoders.Fuse()
+    return exported.to_str(pretty=True)
+
+
+class LibraryEncoder:
+    """Encodes with a tokenizer of the library."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __call__(self, text: str) -> np.ndarray:
+        return np.array(self.model.encode(text, add_special_tokens=False).ids, np.int32)
+
+
+def _train(
+    kind: str,
+    model: Any,
+    trainer: Any,
+    text: str,
+    size: int,
+    least: int,
+    alphabet: str,
+    split_words: bool,
+    piece: int | None,
+) -> Tokenizer:
+    """Train a model of the library. Tokens that are marked as inside of a word stand for the string without the mark."""
+    import tokenizers
+    from tokenizers import pre_tokenizers
+
+    to_symbols(text, check_alphabet(alphabet))
+    require(size >= least, "size", size, f"at least {least}: every character must be a token")
+    trained = tokenizers.Tokenizer(model)
+    if split_words:
+        trained.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    elif piece is not None:
+        trained.pre_tokenizer = pre_tokenizers.FixedLength(piece)
+    # The alphabet twice: every character is then seen inside of a word, too.
+    trained.train_from_iterator([2 * alphabet, text], trainer)
+    ids = trained.get_vocab()
+    vocabulary = tuple(token.removeprefix(INSIDE) for token in sorted(ids, key=ids.__getitem__))
+    return Tokenizer(f"{kind}:{size}", alphabet, vocabulary, (), "library", LibraryEncoder(trained))

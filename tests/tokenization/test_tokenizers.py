@@ -1,0 +1,216 @@
+"""Round trips, encoders against brute force, the library's reading of what we export, and refusals."""
+
+import functools
+
+import numpy as np
+import pytest
+import tokenizers as library
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.tokenization.library import export, train_library_bpe, train_unigram, train_wordpiece
+from lexinv.tokenization.tokenizers import (
+    blocks,
+    characters,
+    dictionary,
+    for_language_model,
+    long_substrings,
+    shortened,
+    to_symbols,
+    to_text,
+    train_bpe,
+    train_lzw,
+    train_sequential_bpe,
+    trap,
+    with_encoder,
+)
+from lexinv.validation import InvalidConfig
+
+ALPHABET = " ab"
+WORDS = "".join(np.random.default_rng(0).choice(list(ALPHABET), 2000, p=[0.2, 0.5, 0.3]))
+
+
+@functools.cache
+def made() -> dict:
+    return {
+        "characters": characters(ALPHABET),
+        "blocks": blocks(ALPHABET, 3),
+        "lzw": train_lzw(WORDS, 40, ALPHABET),
+        "bpe": train_bpe(WORDS, 30, ALPHABET),
+        "sequential": train_sequential_bpe(WORDS, 30, ALPHABET),
+        "substrings": long_substrings(WORDS, 30, 20, ALPHABET, np.random.default_rng(1)),
+        "trap": trap(ALPHABET, "greedy"),
+        "wordpiece": train_wordpiece(WORDS, 30, ALPHABET, split_words=True),
+        "wordpiece whole": train_wordpiece(WORDS, 30, ALPHABET, split_words=False),
+        "unigram": train_unigram(WORDS, 30, ALPHABET, split_words=True),
+        "library bpe": train_library_bpe(WORDS, 30, ALPHABET, split_words=False),
+    }
+
+
+@pytest.mark.parametrize("name", made())
+@given(text=st.text(ALPHABET, max_size=300))
+@settings(max_examples=40, deadline=None)
+def test_every_tokenizer_is_lossless(name, text):
+    tokenizer = made()[name]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.lengths[ids].sum() == len(text)
+
+
+VOCABULARIES = st.lists(st.text("ab", min_size=1, max_size=5), max_size=8).map(
+    lambda tokens: list(dict.fromkeys(["a", "b", *tokens]))
+)
+
+
+@given(vocabulary=VOCABULARIES, text=st.text("ab", max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_greedy_takes_the_longest_match(vocabulary, text):
+    rest, expected = text, []
+    while rest:
+        longest = max((token for token in vocabulary if rest.startswith(token)), key=len)
+        expected.append(vocabulary.index(longest))
+        rest = rest[len(longest) :]
+    assert dictionary("any", "ab", vocabulary).encode(text).tolist() == expected
+
+
+@given(vocabulary=VOCABULARIES, text=st.text("ab", max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_minimum_length_is_the_shortest_of_all_encodings(vocabulary, text):
+    @functools.cache
+    def shortest(rest: str) -> tuple[int, list[int]]:
+        """Tokens, then minus their lengths from the first on: fewest, then longest first."""
+        if not rest:
+            return 0, []
+        options = []
+        for token in vocabulary:
+            if rest.startswith(token):
+                count, lengths = shortest(rest[len(token) :])
+                options.append((count + 1, [-len(token), *lengths]))
+        return min(options)
+
+    tokenizer = dictionary("any", "ab", vocabulary, "minimum_length")
+    ids = tokenizer.encode(text)
+    assert [-int(length) for length in tokenizer.lengths[ids]] == shortest(text)[1]
+
+
+@given(text=st.text(ALPHABET, max_size=200))
+@settings(max_examples=40, deadline=None)
+def test_minimum_length_is_never_longer(text):
+    for name in ("lzw", "bpe", "sequential", "trap"):
+        tokenizer = made()[name]
+        fewest = len(with_encoder(tokenizer, "minimum_length").encode(text))
+        assert fewest <= min(len(tokenizer.encode(text)), len(with_encoder(tokenizer, "greedy").encode(text)))
+
+
+def test_lzw_by_hand():
+    """a | b | ab | aba: each match with the character after it."""
+    assert train_lzw("abababa", 5, "ab").vocabulary == ("a", "b", "ab", "ba", "aba")
+
+
+def test_lzw_dictionary_is_prefix_closed_and_has_its_size():
+    vocabulary = made()["lzw"].vocabulary
+    assert len(set(vocabulary)) == 40
+    assert all(token[:-1] in vocabulary for token in vocabulary if len(token) > 1)
+
+
+@pytest.mark.parametrize("train", [train_lzw, train_bpe])
+def test_a_shortened_dictionary_is_that_of_a_shorter_training(train):
+    shorter, trained = shortened(train(WORDS, 30, ALPHABET), 12), train(WORDS, 12, ALPHABET)
+    assert (shorter.name, shorter.vocabulary, shorter.merges) == (trained.name, trained.vocabulary, trained.merges)
+    assert shorter.encode(WORDS).tolist() == trained.encode(WORDS).tolist()
+
+
+def test_blocks_are_numbered_in_base_of_the_alphabet():
+    tokenizer = blocks("01", 3)
+    assert tokenizer.encode("000101111").tolist() == [0, 5, 7]
+    assert [tokenizer.vocabulary[i] for i in tokenizer.encode("11101")] == ["111", "01"]
+    assert tokenizer.size == 8 + 4 + 2
+
+
+def test_trap_encodes_a_cycle_as_its_docstring_says():
+    cycles = "abcd" * 10
+    assert [trap("abcd", "minimum_length").vocabulary[i] for i in trap("abcd", "minimum_length").encode(cycles)] == [
+        "abcd"
+    ] * 10
+    greedy = trap("abcd", "greedy")
+    assert [greedy.vocabulary[i] for i in greedy.encode(cycles)] == ["abcda", "b", "c", "d"] * 5
+
+
+def test_substrings_encode_their_own_text_in_few_tokens():
+    tokenizer = made()["substrings"]
+    place = WORDS.index(tokenizer.vocabulary[3])
+    assert len(tokenizer.encode(WORDS[place : place + 27 * 20])) == 27
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["characters", "blocks", "lzw", "bpe", "sequential", "wordpiece", "wordpiece whole", "unigram", "library bpe"],
+)
+def test_the_library_reads_what_is_exported(name, tmp_path):
+    tokenizer = made()[name]
+    (tmp_path / "tokenizer.json").write_text(export(tokenizer), encoding="utf-8")
+    loaded = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in (WORDS[:500], "a", "bb  a"):
+        assert loaded.encode(text).ids == tokenizer.encode(text).tolist()
+    if tokenizer.encoder != "library":
+        assert loaded.decode(loaded.encode(WORDS[:500]).ids) == WORDS[:500]
+
+
+def test_minimum_length_has_no_counterpart_in_the_library():
+    with pytest.raises(InvalidConfig, match="no such encoder"):
+        export(with_encoder(made()["lzw"], "minimum_length"))
+
+
+def test_words_are_not_crossed_when_they_are_split():
+    for name in ("wordpiece", "unigram"):
+        assert all(" " not in token[1:] for token in made()[name].vocabulary)
+    assert any(" " in token[1:] for token in made()["library bpe"].vocabulary)
+
+
+def test_for_language_model_adds_a_separator():
+    tokenizer = for_language_model(made()["bpe"])
+    ids = [*tokenizer.encode("ab a").tolist(), tokenizer.separator]
+    assert tokenizer.vocab_size == 31 and tokenizer.separator == 30
+    assert tokenizer.decode(ids) == "ab a"
+    assert tokenizer.token_bytes[ids].sum() == 4
+
+
+@given(text=st.text("zä€𝄞", max_size=20))
+def test_symbols_and_text_are_the_same(text):
+    symbols = to_symbols(text, "zä€𝄞")
+    assert ["zä€𝄞"[i] for i in symbols] == list(text)
+    assert to_text(symbols, "zä€𝄞") == text
+
+
+@pytest.mark.parametrize(
+    "attempt, message",
+    [
+        (lambda: characters("a"), "at least two characters"),
+        (lambda: characters("aa"), "each once"),
+        (lambda: dictionary("d", "ab", ["a", "ab"]), "every character of the alphabet; 'b' cannot be encoded"),
+        (lambda: dictionary("d", "ab", ["a", "b", ""]), "at least one"),
+        (lambda: dictionary("d", "ab", ["a", "b", "a"]), "all different"),
+        (lambda: dictionary("d", "ab", ["a", "b", "ac"]), "token = 'ac'"),
+        (lambda: characters("ab").encode("abca"), "'c'.*position 2"),
+        (lambda: characters("ab").decode([0, 2]), r"ids\[1\] = 2"),
+        (lambda: train_bpe("abxab", 3, "ab"), "position 2"),
+        (lambda: train_lzw("abab", 1, "ab"), "at least the 2 characters"),
+        (lambda: train_lzw("abab", 50, "ab"), "at most 4"),
+        (lambda: train_wordpiece("abab", 3, "ab", True), "at least 4"),
+        (lambda: train_unigram("abab", 1, "ab", True), "at least 2"),
+        (lambda: blocks("01", 21), "1 to 20 for 2 characters"),
+        (lambda: with_encoder(characters("ab"), "merges"), "has no merges"),
+        (lambda: shortened(blocks("ab", 2), 3), "known: lzw, bpe"),
+        (lambda: shortened(made()["lzw"], 41), "3 to 40"),
+        (lambda: long_substrings("ab" * 50, 12, 11, "ab", np.random.default_rng(0)), "2 to 10"),
+    ],
+)
+def test_bad_input_is_refused(attempt, message):
+    with pytest.raises(InvalidConfig, match=message):
+        attempt()
+
+
+def test_merge_vocabulary_joins_its_parts():
+    tokenizer = made()["bpe"]
+    for (left, right), token in zip(tokenizer.merges, tokenizer.vocabulary[3:], strict=True):
+        assert token == tokenizer.vocabulary[left] + tokenizer.vocabulary[right]
