@@ -2,13 +2,13 @@
 
 Makkuva et al. 2024 (arXiv 2402.04161), weight tying and p + q against 1; method card theory-of-tokenization. P(1|0) = p, P(0|1) = q. With
 p + q < 1 a tied model finds the kernel; with p + q > 1 it is said to stay at a local minimum that gives the stationary distribution pi
-whatever the last symbol was; untied it escapes. The result is one on small initial parameters: we train from GPT-2's scale and from
-tables of unit variance. Ours differs from the paper's model by root-mean-square norms instead of LayerNorm, a learned vector before the
-first symbol, a learned scale of the logits, float32, a last learning rate of a tenth, and a shorter context; data are fresh at every step.
+whatever the last symbol was; untied it escapes. The result is one on small initial parameters: we train from GPT-2's scale, also with half
+the width, and from tables of unit variance. Ours differs from the paper's model by root-mean-square norms instead of LayerNorm, a learned
+vector before the first symbol, a learned scale of the logits, float32, a last learning rate of a tenth, and a shorter context. No symbol
+is seen twice by a seed.
 """
 
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from scipy.special import entr
 
 from experiments.harness.claims import Claim, Interval, above, below, interval
 from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
-from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import by_tens, crossing
 from experiments.lexinvariance.perplexity import bins, rounded
@@ -50,14 +50,19 @@ PAPER = """@inproceedings{makkuva2025attention,
 }"""
 SOURCE = "Makkuva et al. 2024, weight tying and p + q"
 CARD = "method card theory-of-tokenization"
-SCALES = {"gpt2": "GPT-2's scale", "normal": "unit scale"}
-OUTPUTS = ("tied", "untied")
+ARMS = {
+    "tied": "tied",
+    "untied": "untied",
+    "tied_narrow": "tied, narrow",
+    "untied_narrow": "untied, narrow",
+    "tied_unit": "tied, unit scale",
+}
 LEXICON = LexiconConfig("standard")
 
 
 @dataclass(frozen=True)
 class Config:
-    """sources: pairs (p, q) of first-order sources. windows: held-out windows per source.
+    """sources: pairs (p, q) of first-order sources. windows: held-out windows per source. narrow: the width of the narrow arms.
 
     model: its `output` and `initialization` are those of each arm. seed: of the data; those of `training` decide the rest.
     """
@@ -65,8 +70,9 @@ class Config:
     sources: tuple[tuple[float, float], ...]
     model: TransformerConfig
     training: TrainingConfig
-    context: int = 128
+    context: int = 64
     windows: int = 256
+    narrow: int = 4
     seed: int = 0
 
     def __post_init__(self):
@@ -83,8 +89,25 @@ class Config:
         require(both, "sources", self.sources, "different pairs, some with p + q below and some above 1")
         require(self.model.causal, "model.causal", self.model.causal, "True: the model predicts the next symbol")
         require(self.windows >= 2, "windows", self.windows, "at least 2, for a standard error")
+        require(0 < self.narrow < self.model.width, "narrow", self.narrow, f"below model.width = {self.model.width}")
+        variants(self)
         longest = self.model.max_length
         require(2 <= self.context <= longest, "context", self.context, f"from 2 to model.max_length = {longest}")
+
+
+def variants(config: Config) -> dict[str, TransformerConfig]:
+    """The model of every arm: tied and untied from GPT-2's initial scale, the same with fewer dimensions, and tied with unit variance."""
+    small = replace(config.model, initialization="gpt2")
+    narrow = replace(
+        small, width=config.narrow, mlp_width=max(config.model.mlp_width * config.narrow // config.model.width, 1)
+    )
+    return {
+        "tied": replace(small, output="tied"),
+        "untied": replace(small, output="untied"),
+        "tied_narrow": replace(narrow, output="tied"),
+        "untied_narrow": replace(narrow, output="untied"),
+        "tied_unit": replace(config.model, initialization="normal", output="tied"),
+    }
 
 
 MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=32, positions="learned", max_length=1024)
@@ -99,13 +122,13 @@ PRESETS = {
         windows=8,
     ),
     "cpu": Config(
-        SOURCES, MODEL, TrainingConfig(steps=600, seeds=(0, 1, 2, 3, 4), optimizer=ADAMW, steps_per_dispatch=50)
+        SOURCES, MODEL, TrainingConfig(steps=600, seeds=tuple(range(8)), optimizer=ADAMW, steps_per_dispatch=50)
     ),
     "paper": Config(
         SOURCES,
         MODEL,
         TrainingConfig(
-            steps=1000, seeds=(0, 1, 2, 3, 4), optimizer=replace(ADAMW, warmup_steps=20), steps_per_dispatch=50
+            steps=1000, seeds=tuple(range(8)), optimizer=replace(ADAMW, warmup_steps=20), steps_per_dispatch=50
         ),
         context=1024,
     ),
@@ -113,7 +136,7 @@ PRESETS = {
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """For every source, initial scale and output: excess loss in nats per symbol, final state and next-symbol map, a row per seed."""
+    """For every source and arm: excess loss in nats per symbol, final state and next-symbol map, a row per seed."""
     make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
     sources, arms = {}, {}
     for p, q in config.sources:
@@ -124,24 +147,24 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         train = windows_of(kernel, config, f"{name}/train", config.training.steps * config.training.batch_size)
         held_out = windows_of(kernel, config, f"{name}/held-out", config.windows).gather(np.arange(config.windows))
 
-        def measure(arm: str, output: str, scale: str, name=name, kernel=kernel, train=train, held_out=held_out):
-            model = replace(config.model, output=output, initialization=scale)
-            params = train_seeds(f"{name}/{arm}", model, LEXICON, 2, train, config.training, workspace)
-            losses = by_tens(training_losses(f"{name}/{arm}", config.training, workspace))
+        def measure(arm: str, name=name, kernel=kernel, train=train, held_out=held_out) -> dict[str, Any]:
+            model, folder = variants(config)[arm], f"{name}/{arm}"
+            params = train_seeds(folder, model, LEXICON, 2, train, config.training, workspace)
+            losses = by_tens(training_losses(folder, config.training, workspace))
             return {"training_loss": losses, **evaluate(model, params, kernel, held_out)}
 
         arms[name] = {
-            scale: {
-                output: workspace.cached(
-                    f"arms/{name}/{scale}-{output}",
-                    lambda output=output, scale=scale: measure(f"{scale}-{output}", output, scale),
-                )
-                for output in OUTPUTS
-            }
-            for scale in SCALES
+            arm: workspace.cached(f"arms/{name}/{arm}", lambda arm=arm, measure=measure: measure(arm)) for arm in ARMS
         }
-    seeds = list(config.training.seeds)
-    return {"corpora": {}, "seeds": seeds, "steps": config.training.steps, "sources": sources, "arms": arms}
+    return {
+        "corpora": {},
+        "seeds": list(config.training.seeds),
+        "steps": config.training.steps,
+        "width": config.model.width,
+        "narrow": config.narrow,
+        "sources": sources,
+        "arms": arms,
+    }
 
 
 def windows_of(kernel: np.ndarray, config: Config, name: str, count: int) -> Windows:
@@ -185,17 +208,17 @@ def state(predicted: np.ndarray, truth: np.ndarray, pi: float) -> str:
     return next((name for name, distance in distances.items() if distance < 0.1 * span), "between")
 
 
-def share_left(results: dict[str, Any], source: str, scale: str, output: str) -> np.ndarray:
+def share_left(results: dict[str, Any], source: str, arm: str) -> np.ndarray:
     """How much of H(pi) - H_inf the final model leaves on the table, per seed: 0 at the kernel, 1 at the stationary distribution."""
     levels = results["sources"][source]
-    return np.array(results["arms"][source][scale][output]["excess"]) / (levels["entropy"] - levels["entropy_rate"])
+    return np.array(results["arms"][source][arm]["excess"]) / (levels["entropy"] - levels["entropy_rate"])
 
 
-def steps_to_half(results: dict[str, Any], source: str, output: str) -> np.ndarray:
-    """Steps until half of H(pi) - H_inf is gone from the training loss, from GPT-2's scale; all steps where it never is."""
+def steps_to_half(results: dict[str, Any], source: str, arm: str) -> np.ndarray:
+    """Steps until half of H(pi) - H_inf is gone from the training loss; all steps where it never is."""
     levels, steps = results["sources"][source], results["steps"]
     half = (levels["entropy"] + levels["entropy_rate"]) / 2
-    return np.array([crossing(row, half) or steps for row in results["arms"][source]["gpt2"][output]["training_loss"]])
+    return np.array([crossing(row, half) or steps for row in results["arms"][source][arm]["training_loss"]])
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
@@ -203,23 +226,24 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     fast = [name for name, levels in results["sources"].items() if levels["p"] + levels["q"] > 1]
     slow = [name for name in results["sources"] if name not in fast]
 
-    def shares(names: list[str], scale: str, output: str) -> dict[str, Interval]:
-        return {name: interval(share_left(results, name, scale, output)) for name in names}
+    def shares(names: list[str], arm: str) -> dict[str, Interval]:
+        return {name: interval(share_left(results, name, arm)) for name in names}
 
     def every(verdicts: list[bool | None]) -> bool | None:
         return None if None in verdicts else all(verdicts)
 
-    stuck, escaped = shares(fast, "gpt2", "tied"), shares(fast, "gpt2", "untied")
-    found, from_unit = shares(slow, "gpt2", "tied"), shares(fast, "normal", "tied")
+    stuck, escaped = shares(fast, "tied"), shares(fast, "untied")
+    found, from_unit = shares(slow, "tied"), shares(fast, "tied_unit")
     later = {
         name: interval(np.log(steps_to_half(results, name, "tied") / steps_to_half(results, name, "untied")))
         for name in fast
     }
+    at_pi = {arm: sum(results["arms"][name][arm]["state"].count("stationary") for name in fast) for arm in ARMS}
+    only_tied = at_pi["tied"] + at_pi["tied_narrow"] > 0 and at_pi["untied"] + at_pi["untied_narrow"] == 0
     lowest = min(
         min(np.array(arm["excess"]) + 3 * np.array(arm["error"]))
-        for scales in results["arms"].values()
-        for outputs in scales.values()
-        for arm in outputs.values()
+        for arms in results["arms"].values()
+        for arm in arms.values()
     )
     left = "(measured: share of H(pi) - H_inf left at the end, by source)"
     return [
@@ -261,6 +285,16 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             every([above(value, 0.0) for value in later.values()]),
         ),
         Claim(
+            "only_tied_models_ever_stay",
+            "With p + q > 1 and GPT-2's initial scale some tied runs end at the stationary distribution, and no untied one (measured: runs "
+            f"there by arm, of {len(fast) * len(results['seeds'])} each; narrow: width {results['narrow']} instead of {results['width']}).",
+            SOURCE,
+            "tied: a local minimum; untied: a saddle",
+            at_pi,
+            "tied above 0, untied 0, both widths together",
+            only_tied if len(results["seeds"]) > 1 else None,
+        ),
+        Claim(
             "unit_scale_escapes",
             f"With p + q > 1 the tied model finds the kernel where its tables start with unit variance {left}.",
             "ours; the published analysis is one of small parameters",
@@ -284,43 +318,36 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Training loss of every seed against both entropies; below, the next-symbol map of every seed by position; a column per source."""
     names = list(results["sources"])
-    drawn, axes = panels(2, len(names), width=4.3, height=3.6)
-    colors = {
-        ("tied", "gpt2"): VERMILION,
-        ("untied", "gpt2"): BLUE,
-        ("tied", "normal"): ORANGE,
-        ("untied", "normal"): SKY,
-    }
+    drawn, axes = panels(2, len(names), width=4.0, height=3.3)
+    colors = dict(zip(ARMS, (VERMILION, BLUE, ORANGE, SKY, GREEN), strict=True))
     with styled():
         for column, (name, levels) in enumerate(results["sources"].items()):
             losses, heat = axes[column], axes[len(names) + column]
             p, q, rows, labels = levels["p"], levels["q"], [], []
-            for scale, output in product(SCALES, OUTPUTS):
-                arm = results["arms"][name][scale][output]
-                for seed, row in enumerate(arm["training_loss"]):
-                    label = f"{output}, {SCALES[scale]}" if seed == 0 else None
+            for arm, label in ARMS.items():
+                found = results["arms"][name][arm]
+                for seed, row in enumerate(found["training_loss"]):
                     x = 10 * (1 + np.arange(len(row)))
-                    losses.plot(x, row, color=colors[output, scale], label=label, linewidth=1.0, alpha=0.8)
-                rows += [np.concatenate(member) for member in arm["map"]]
-                labels.append(
-                    f"{output}\n{SCALES[scale]}\n{arm['state'].count('stationary')} of {len(arm['state'])} at pi"
-                )
+                    losses.plot(x, row, color=colors[arm], label=label if seed == 0 else None, linewidth=0.8)
+                rows += [np.concatenate(member) for member in found["map"]]
+                labels.append(f"{label}\n{found['state'].count('stationary')} of {len(found['state'])} at pi")
             reference(losses, levels["entropy"], "H(pi)", BLACK)
             reference(losses, levels["entropy_rate"], "H_inf", GREY)
             title = f"p = {p}, q = {q}: p + q {'<' if p + q < 1 else '>'} 1"
             losses.set(title=title, xlabel="step", ylabel="training loss, nats per symbol", xscale="log")
-            losses.set_ylim(levels["entropy_rate"] - 0.02, levels["entropy"] + 0.1)
+            gap = levels["entropy"] - levels["entropy_rate"]
+            losses.set_ylim(levels["entropy_rate"] - 0.2 * gap, levels["entropy"] + 0.5 * gap)
             size, half = len(rows) // len(labels), len(rows[0]) // 2
             image = heat.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
-            heat.set_yticks([size * (i + 0.5) - 0.5 for i in range(len(labels))], labels, fontsize=6)
-            heat.set_xticks(
-                [half / 2 - 0.5, 1.5 * half - 0.5], [f"after 0 (kernel {p:.2g})", f"after 1 (kernel {1 - q:.2g})"]
-            )
+            heat.set_yticks([size * (i + 0.5) - 0.5 for i in range(len(labels))], labels, fontsize=7)
+            sides = [f"last = 0: kernel {p:.2g}", f"last = 1: kernel {1 - q:.2g}"]
+            heat.set_xticks([half / 2 - 0.5, 1.5 * half - 0.5], sides)
             heat.axvline(half - 0.5, color="white", linewidth=1.5)
             for i in range(1, len(labels)):
                 heat.axhline(size * i - 0.5, color="white", linewidth=0.8)
             heat.grid(False)
-            heat.set(title=f"P(next = 1) by position and seed; pi gives {p / (p + q):.2f}")
-            drawn.colorbar(image, ax=heat, shrink=0.8)
+            heat.set(title=f"P(next = 1), positions left to right; pi: {p / (p + q):.2f}")
+            heat.title.set_fontsize(9)
+        drawn.colorbar(image, ax=axes[-1], shrink=0.8)
         axes[0].legend(fontsize=7)
     return drawn
