@@ -318,7 +318,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Training loss of every seed against both entropies; below, the next-symbol map of every seed by position; a column per source."""
     names = list(results["sources"])
-    drawn, axes = panels(2, len(names), width=4.0, height=3.3)
+    drawn, axes = panels(2, len(names), width=3.7, height=2.9)
     colors = dict(zip(ARMS, (VERMILION, BLUE, ORANGE, SKY, GREEN), strict=True))
     with styled():
         for column, (name, levels) in enumerate(results["sources"].items()):
