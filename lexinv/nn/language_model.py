@@ -84,8 +84,8 @@ class LanguageModel(nn.Module):
 def initialize(config: TransformerConfig, lexicon: LexiconConfig, vocab: int, key: Key[Array, ""]) -> Params:
     """Parameters: {"model": Flax parameters} and, where the lexicon is learned, {"table": E_0 ~ N(0, I)}.
 
-    An untied output adds {"output_table": U ~ N(0, I)}. Raises `InvalidConfig` for a tied or untied output over another lexicon than a
-    standard one.
+    An untied output adds {"output_table": U ~ N(0, I)}; `config.initialization` may scale both tables. Raises `InvalidConfig` for a tied
+    or untied output over another lexicon than a standard one.
     """
     fits = config.output == "matrix" or lexicon.kind == "standard"
     require(fits, "model.output", config.output, f"'matrix' for a {lexicon.kind} lexicon")
@@ -93,10 +93,11 @@ def initialize(config: TransformerConfig, lexicon: LexiconConfig, vocab: int, ke
     tokens = jnp.zeros((1, 1), jnp.int32)
     model: Params = dict(LanguageModel(config).init(model_key, tokens, jnp.zeros((1, config.width)))["params"])
     params: Params = {"model": initialization.apply_scheme(config, model, scheme_key)}
+    scale = initialization.table_scale(config)
     if lexicon.learned:
-        params["table"] = jax.random.normal(table_key, (vocab, config.width))
+        params["table"] = scale * jax.random.normal(table_key, (vocab, config.width))
     if config.output == "untied":
-        params["output_table"] = jax.random.normal(jax.random.fold_in(table_key, 1), (vocab, config.width))
+        params["output_table"] = scale * jax.random.normal(jax.random.fold_in(table_key, 1), (vocab, config.width))
     return params
 
 

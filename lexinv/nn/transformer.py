@@ -40,7 +40,7 @@ class TransformerConfig:
     window: int = 0
     mixing: Literal["none", "smear", "convolution"] = "none"
     convolution_width: int = 5
-    initialization: Literal["normal", "mimetic", "suffix_match"] = "normal"
+    initialization: Literal["normal", "gpt2", "mimetic", "suffix_match"] = "normal"
     output: Literal["matrix", "tied", "untied"] = "matrix"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Implementation = "auto"
@@ -62,8 +62,8 @@ class TransformerConfig:
             self.initialization,
             "suffix_match initialises model.mixing = 'convolution'",
         )
-        plain = self.output == "matrix" or self.initialization == "normal"
-        require(plain, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
+        free = self.output == "matrix" or self.initialization in ("normal", "gpt2")
+        require(free, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
 
     @property
     def head_dim(self) -> int:

@@ -180,6 +180,23 @@ def test_tied_and_untied_outputs_need_a_standard_lexicon(kind):
             language_model.initialize(replace(PLAIN, output=output), LexiconConfig(kind), VOCAB, KEY)
 
 
+def test_the_gpt2_scheme_is_small_and_its_logits_are_plain_inner_products():
+    config = replace(PLAIN, width=64, mlp_width=256, depth=8, output="tied", initialization="gpt2", positions="learned")
+    params = initialize(config, STANDARD, 500, KEY)
+    layers = params["model"]["transformer"]["layers"]
+    small = {name: layers["attention"][name] for name in ("query", "key", "value")} | {"mlp_in": layers["mlp_in"]}
+    small |= {"table": params["table"], "positions": params["model"]["transformer"]["positions"]}
+    for name, leaf in small.items():
+        assert float(jnp.std(leaf)) == pytest.approx(0.02, rel=0.05), name
+    for name, leaf in {"output": layers["attention"]["output"], "mlp_out": layers["mlp_out"]}.items():
+        assert float(jnp.std(leaf)) == pytest.approx(0.005, rel=0.05), name
+    assert float(jnp.std(params["model"]["bos"])) < 0.03
+    batch = {"tokens": jnp.arange(12)[None], "row": jnp.arange(1)}
+    hidden = rms_norm(make_hidden_states(config, STANDARD, 500)(params, batch, KEY)[-1], jnp.ones(64))
+    logits = make_logits(config, STANDARD, 500)(params, batch, KEY)[:, 1:]
+    np.testing.assert_allclose(logits, hidden @ params["table"].T, atol=1e-5)
+
+
 def test_the_suffix_match_starts_below_the_plain_model_on_repeating_text():
     """At step 0 the circuit already predicts a repetition that the plain model cannot."""
     tokens = jnp.tile(jax.random.randint(jax.random.key(1), (8, 8), 0, VOCAB), (1, 6))
