@@ -134,7 +134,7 @@ PRESETS = {
     ),
     "cpu": Config(
         (
-            TaskConfig(K1, 16, deep=False),
+            TaskConfig(K1, 16, window=False, deep=False),
             TaskConfig(K2, 16, times=(64, 256), widths=(8,)),
             TaskConfig(K4, 64, deep=False),
         ),
