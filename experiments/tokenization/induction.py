@@ -80,7 +80,7 @@ class Config:
 MODEL = TransformerConfig(
     depth=2, width=32, heads=2, mlp_width=64, positions="relative", max_length=1024, convolution_width=4, unroll=2
 )
-ADAMW = OptimizerConfig(learning_rate=3e-3, warmup_steps=30, b1=0.9, b2=0.95)
+ADAMW = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, b1=0.9, b2=0.95)
 PRESETS = {
     "smoke": Config(
         replace(MODEL, width=8, mlp_width=8),
@@ -91,7 +91,7 @@ PRESETS = {
     ),
     "cpu": Config(
         MODEL,
-        TrainingConfig(steps=600, batch_size=32, seeds=(0, 1, 2), optimizer=ADAMW, steps_per_dispatch=20),
+        TrainingConfig(steps=1000, batch_size=32, seeds=(0, 1, 2), optimizer=ADAMW, steps_per_dispatch=20),
     ),
     "paper": Config(
         replace(MODEL, width=16, heads=1, mlp_width=64, convolution_width=5),
@@ -256,25 +256,28 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Nats per symbol by position, and the training loss, of both models against Bayes and frequencies; a column per order."""
+    """Nats per symbol by position, the same above Bayes, and the training loss, of models and predictors; a column per order."""
     orders = results["orders"]
-    drawn, axes = panels(2, len(orders), width=4.4, height=3.2)
+    drawn, axes = panels(3, len(orders), width=4.6, height=2.5)
     x, binned = bins(results["context"], max(results["context"] // 32, 1))
     with styled():
         for column, (k, found) in enumerate(orders.items()):
-            position, training = axes[column], axes[len(orders) + column]
-            levels = (("in-context frequencies", "unigram", GREY), (f"Bayes, order {k} known", "bayes", GREEN))
-            for label, name, color in levels:
-                mean = binned(found[name]).mean(axis=0)
-                position.plot(x, mean, label=label, color=color, linestyle="--", linewidth=1.2)
-                reference(training, float(np.mean(found[name])), label, color)
+            position, above_bayes, training = axes[column :: len(orders)]
+            bayes, best, frequencies = binned(found["bayes"]), f"Bayes, order {k} known", "in-context frequencies"
             for (arm, label), color in zip(ARMS.items(), (BLUE, VERMILION), strict=True):
-                band(position, x, binned(found["arms"][arm]["nats"]), label, color)
-                losses = found["arms"][arm]["training_loss"]
-                band(training, 10 * (1 + np.arange(len(losses[0]))), losses, label, color)
-            position.set(title=f"A new source of order {k} per sequence", xlabel="position", ylabel="nats per symbol")
-            training.set(
-                xlabel="step", ylabel="training loss, nats per symbol", ylim=(0.9 * np.mean(found["bayes"]), 0.75)
+                nats, losses = binned(found["arms"][arm]["nats"]), found["arms"][arm]["training_loss"]
+                position.plot(x, nats.mean(axis=0), label=label, color=color)
+                band(above_bayes, x, nats - bayes, label, color)
+                training.plot(10 * (1 + np.arange(len(losses[0]))), np.mean(losses, axis=0), label=label, color=color)
+            for name, label, color in (("unigram", frequencies, GREY), ("bayes", best, GREEN)):
+                nats = binned(found[name])
+                position.plot(x, nats.mean(axis=0), label=label, color=color, linestyle="--", linewidth=1.2)
+                reference(training, float(np.mean(found[name])), label, color)
+            band(above_bayes, x, binned(found["unigram"]) - bayes, frequencies, GREY, linestyle="--")
+            position.set(
+                title=f"A new source of order {k} in every sequence", xlabel="position", ylabel="nats per symbol"
             )
-        axes[0].legend(fontsize=7)
+            above_bayes.set(xlabel="position", ylabel="nats above Bayes")
+            training.set(xlabel="step", ylabel="training loss", ylim=(0.95 * np.mean(found["bayes"]), 0.75))
+            position.legend(fontsize=7)
     return drawn

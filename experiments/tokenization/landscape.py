@@ -5,7 +5,8 @@ p + q < 1 a tied model finds the kernel; with p + q > 1 it is said to stay at a 
 whatever the last symbol was; untied it escapes. The result is one on small initial parameters: we train from GPT-2's scale, also with half
 the width, and from tables of unit variance. Ours differs from the paper's model by root-mean-square norms instead of LayerNorm, a learned
 vector before the first symbol, a learned scale of the logits, float32, a last learning rate of a tenth, and a shorter context. No symbol
-is seen twice by a seed.
+is seen twice by a seed. In a pilot (p = q = 0.8, 8 seeds each) 2 tied runs stayed, 1 with centred norms, 1 from a fifth of the scale, and 5
+at half the width: width decides more than these differences.
 """
 
 from dataclasses import dataclass, replace
@@ -328,7 +329,9 @@ def figure(results: dict[str, Any]) -> Figure:
                 found = results["arms"][name][arm]
                 for seed, row in enumerate(found["training_loss"]):
                     x = 10 * (1 + np.arange(len(row)))
-                    losses.plot(x, row, color=colors[arm], label=label if seed == 0 else None, linewidth=0.8)
+                    name_once = label if seed == 0 else None
+                    order = 1.5 if arm == "tied_unit" else 2.0  # behind those that the claims compare
+                    losses.plot(x, row, color=colors[arm], label=name_once, linewidth=0.8, zorder=order)
                 rows += [np.concatenate(member) for member in found["map"]]
                 labels.append(f"{label}\n{found['state'].count('stationary')} of {len(found['state'])} at pi")
             reference(losses, levels["entropy"], "H(pi)", BLACK)
@@ -346,8 +349,7 @@ def figure(results: dict[str, Any]) -> Figure:
             for i in range(1, len(labels)):
                 heat.axhline(size * i - 0.5, color="white", linewidth=0.8)
             heat.grid(False)
-            heat.set(title=f"P(next = 1), positions left to right; pi: {p / (p + q):.2f}")
-            heat.title.set_fontsize(9)
+            heat.set(title=f"P(next = 1) by position; pi: {p / (p + q):.2f}")
         drawn.colorbar(image, ax=axes[-1], shrink=0.8)
-        axes[0].legend(fontsize=7)
+        axes[0].legend(fontsize=7, loc="center right")
     return drawn
