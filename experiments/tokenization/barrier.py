@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
+from experiments.tokenization import source_config
+from experiments.tokenization.source_config import SourceConfig
 from experiments.tokenization.source_models import (
     PopulationConfig,
-    SourceConfig,
     Text,
     by_rate,
     characters_of,
@@ -30,14 +31,7 @@ from experiments.tokenization.source_models import (
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import require
 
-PAPER = """@inproceedings{rajaraman2024analysis,
-  title = {An Analysis of Tokenization: {T}ransformers under {M}arkov Data},
-  author = {Rajaraman, Nived and Jiao, Jiantao and Ramchandran, Kannan},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2404.08335},
-  archiveprefix = {arXiv}
-}"""
+PAPER = source_config.PAPER
 SOURCE = "Rajaraman et al. 2024, Transformers on order-k switching sources"
 MAKKUVA = "Makkuva et al. 2024 (arXiv 2402.04161), attention windows"
 CARD = "method card theory-of-tokenization, experiment B (ours)"
@@ -79,6 +73,7 @@ class Config:
         require(plain, "model.window", self.model.window, "0 and causal: the windowed arm is one of its own")
         for task in self.tasks:
             k, size = task.source.order, task.dictionary
+            require(task.source.symbols == 2, "source.symbols", task.source.symbols, "2")
             require(2 < size <= 2**12, "dictionary", size, "3 to 4096 tokens, the 2 characters among them")
             for time in (self.time, *task.times):
                 require(time > k, "time", time, f"more than the order {k}: nothing could be predicted")

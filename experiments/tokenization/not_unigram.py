@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, below, interval
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import barrier
+from experiments.tokenization import barrier, source_config
+from experiments.tokenization.source_config import SourceConfig
 from experiments.tokenization.source_models import (
     LEXICON,
     PopulationConfig,
-    SourceConfig,
     Tokens,
     by_rate,
     size_of,
@@ -35,7 +35,7 @@ from lexinv.tokenization.unigram import add_constant, cross_entropy, token_count
 from lexinv.training.population import member
 from lexinv.validation import require
 
-PAPER = barrier.PAPER
+PAPER = source_config.PAPER
 SOURCE = "Rajaraman et al. 2024, next-token distributions by position"
 CARD = "method card theory-of-tokenization, experiment D (ours)"
 
@@ -54,6 +54,8 @@ class Config:
 
     def __post_init__(self):
         names = [source.name for source in self.sources]
+        binary = all(source.symbols == 2 for source in self.sources)
+        require(binary, "sources", names, "switching processes, of two symbols")
         require(0 < len(set(names)) == len(names), "sources", names, "at least one, each once")
         sizes = self.dictionaries
         rising = len(sizes) >= 2 and list(sizes) == sorted(set(sizes)) and sizes[0] > 2 and sizes[-1] <= 2**12

@@ -20,6 +20,7 @@ from experiments.harness.claims import Claim, Interval, below, interval
 from experiments.harness.corpora import installed, slug
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
+from experiments.tokenization import source_config
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
@@ -28,15 +29,7 @@ from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_
 from lexinv.tokenization.unigram import cross_entropy
 from lexinv.validation import require
 
-PAPER = """\
-@inproceedings{rajaraman2024analysis,
-  title     = {An Analysis of Tokenization: Transformers under {Markov} Data},
-  author    = {Rajaraman, Nived and Jiao, Jiantao and Ramchandran, Kannan},
-  booktitle = {Advances in Neural Information Processing Systems},
-  volume    = {37},
-  year      = {2024},
-  note      = {arXiv:2404.08335, "Toward a Theory of Tokenization in LLMs"}
-}"""
+PAPER = source_config.PAPER
 SOURCE = (
     "Rajaraman et al. 2024, Wikitext-103 ([recalled], unverified); method card theory-of-tokenization, experiment C"
 )

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from experiments.harness.workspace import Workspace
+from experiments.tokenization.source_config import SourceConfig
 from lexinv.data.windows import TokenStream, Windows, population_batches, window_source
 from lexinv.nn.language_model import Params, initialize, make_loss, make_nll
 from lexinv.nn.lexicon import LexiconConfig
@@ -35,39 +36,10 @@ BINARY = "01"
 TOKENIZER_TEXT = 200_000
 
 
-@dataclass(frozen=True)
-class SourceConfig:
-    """A switching process on {0, 1}: see `lexinv.tokenization.sources.switching_kernel`."""
-
-    order: int = 2
-    p: float = 0.8
-    q: float = 0.8
-
-    def __post_init__(self):
-        sources.switching_kernel(self.order, self.p, self.q)
-
-    @property
-    def kernel(self) -> Float[np.ndarray, "contexts symbols"]:
-        return sources.switching_kernel(self.order, self.p, self.q)
-
-    @property
-    def name(self) -> str:
-        return f"k{self.order}-p{self.p}-q{self.q}"
-
-    @property
-    def entropies(self) -> dict[str, float]:
-        """H_inf and H(pi) in nats per character."""
-        single = sources.block_entropy(self.kernel, 1)
-        return {"entropy_rate": sources.entropy_rate(self.kernel), "stationary_entropy": single}
-
-
 @cache
-def draw(source: SourceConfig, name: str, length: int) -> Int[np.ndarray, " length"]:
+def draw(source: SourceConfig, name: str, length: int) -> Integer[np.ndarray, " length"]:
     """A stretch of the stationary source; different names give independent ones. All seeds of a run read the same, in their own orders."""
-    law = jnp.asarray(sources.stationary_distribution(source.kernel), jnp.float32)
-    key = stream(jax.random.key(0), f"{source.name} {name}")
-    sampler = jax.jit(sources.sample_stream, static_argnums=3)
-    symbols = np.asarray(sampler(key, jnp.asarray(source.kernel, jnp.float32), law, length)).astype(np.int8)
+    symbols = sources.stationary_text(stream(jax.random.key(0), f"{source.name} {name}"), source.kernel, length)
     symbols.flags.writeable = False  # it is shared
     return symbols
 
@@ -119,8 +91,8 @@ class Text(NamedTuple):
     """
 
     train: Windows
-    held_out: Int[np.ndarray, "windows time"]
-    lengths: Int[np.ndarray, " vocab"]
+    held_out: Integer[np.ndarray, "windows time"]
+    lengths: Integer[np.ndarray, " vocab"]
     skipped: int
     source_nll: Float[np.ndarray, " windows"]
     floor: float
@@ -130,7 +102,7 @@ class Text(NamedTuple):
         return len(self.lengths)
 
     @property
-    def characters(self) -> Int[np.ndarray, " windows"]:
+    def characters(self) -> Integer[np.ndarray, " windows"]:
         """Characters of the counted targets of each held-out window."""
         return self.lengths[self.held_out[:, self.skipped :]].sum(axis=1)
 
@@ -140,19 +112,10 @@ class Text(NamedTuple):
         return float(self.lengths[self.held_out].mean())
 
 
-def windows_of(ids: Int[np.ndarray, " n"], length: int) -> Windows:
+def windows_of(ids: Integer[np.ndarray, " n"], length: int) -> Windows:
     """Disjoint windows, each whole."""
     whole = np.asarray(ids[: len(ids) // length * length], np.uint16)
     return window_source(TokenStream(whole, np.array([0, len(whole)])), length)
-
-
-def character_nll(kernel: Float[np.ndarray, "contexts symbols"], symbols: Int[np.ndarray, " n"]) -> np.ndarray:
-    """-log p(x_n | the k before) under the source, float64 in nats; 0 for the first k."""
-    k, (_, base) = sources.order(kernel), kernel.shape
-    context = np.zeros(len(symbols) - k, np.int64)
-    for lag in range(k, 0, -1):
-        context = context * base + symbols[k - lag : len(symbols) - lag]
-    return np.concatenate([np.zeros(k), -np.log(kernel[context, symbols[k:]])])
 
 
 def as_characters(source: SourceConfig, train: np.ndarray, held_out: np.ndarray, time: int) -> Text:
@@ -164,7 +127,11 @@ def as_characters(source: SourceConfig, train: np.ndarray, held_out: np.ndarray,
     windows = windows_of(held_out, time).gather(np.arange(len(held_out) // time))
     first = sources.digits(np.arange(len(kernel)), source.order, 2)
     numbers = (windows[:, None, : source.order] == first[None]).all(axis=2).argmax(axis=1)
-    nll = character_nll(kernel, held_out[: windows.size]).reshape(windows.shape)[:, source.order :].sum(axis=1)
+    nll = (
+        sources.negative_log_likelihood(kernel, held_out[: windows.size])
+        .reshape(windows.shape)[:, source.order :]
+        .sum(axis=1)
+    )
     nll = nll - np.log(sources.stationary_distribution(kernel)[numbers])
     floor = sources.block_entropy(kernel, time) / time
     return Text(windows_of(train, time), windows, np.ones(2, np.int32), 0, nll, floor)
@@ -175,8 +142,8 @@ class Tokens(NamedTuple):
 
     text: Text
     tokenizer: Tokenizer
-    train: Int[np.ndarray, " n"]
-    held_out: Int[np.ndarray, " m"]
+    train: Integer[np.ndarray, " n"]
+    held_out: Integer[np.ndarray, " m"]
 
 
 def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, held_out: np.ndarray, time: int) -> Tokens:
@@ -188,7 +155,7 @@ def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, hel
     ids = [tokenizer.encode(to_text(symbols, BINARY)) for symbols in (train, held_out)]
     lengths, (_, held) = np.asarray(tokenizer.lengths), ids
     ends = np.cumsum(lengths[held])
-    sums = np.concatenate([[0.0], np.cumsum(character_nll(source.kernel, held_out))])
+    sums = np.concatenate([[0.0], np.cumsum(sources.negative_log_likelihood(source.kernel, held_out))])
     nll = sums[ends] - sums[ends - lengths[held]]
     count = len(held) // time
     windows = windows_of(held, time).gather(np.arange(count))

@@ -18,7 +18,8 @@ from experiments.tokenization.barrier import (
     steps_to_threshold,
     summarise,
 )
-from experiments.tokenization.source_models import PopulationConfig, SourceConfig
+from experiments.tokenization.source_config import SourceConfig
+from experiments.tokenization.source_models import PopulationConfig
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]

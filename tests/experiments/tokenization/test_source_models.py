@@ -9,14 +9,13 @@ import pytest
 
 from experiments.harness.workspace import Workspace
 from experiments.tokenization.barrier import MODEL
+from experiments.tokenization.source_config import SourceConfig
 from experiments.tokenization.source_models import (
     LEXICON,
     PopulationConfig,
-    SourceConfig,
     as_characters,
     as_tokens,
     by_rate,
-    character_nll,
     characters_of,
     draw,
     evaluator,
@@ -47,7 +46,7 @@ def test_stretches_are_reproducible_and_differ_by_name():
 
 def test_nll_of_the_source_by_hand():
     # X_n depends on X_{n-2}: P(1 | 0) = 0.8, P(0 | 1) = 0.7.
-    nll = character_nll(SOURCE.kernel, np.array([0, 1, 1, 1, 0]))
+    nll = sources.negative_log_likelihood(SOURCE.kernel, np.array([0, 1, 1, 1, 0]))
     np.testing.assert_allclose(np.exp(-nll), [1, 1, 0.8, 0.3, 0.7])
 
 
@@ -77,7 +76,7 @@ def test_characters_as_tokens_are_characters_but_for_the_first():
     by_character = as_characters(SOURCE, symbols, symbols, 16)
     np.testing.assert_array_equal(by_token.held_out, by_character.held_out)
     np.testing.assert_array_equal(by_token.characters, by_character.characters - 1)
-    whole = character_nll(SOURCE.kernel, symbols).reshape(-1, 16)
+    whole = sources.negative_log_likelihood(SOURCE.kernel, symbols).reshape(-1, 16)
     np.testing.assert_allclose(by_token.source_nll, whole[:, 1:].sum(axis=1))
     np.testing.assert_allclose(by_character.source_nll[1:] - whole[1:, 2:].sum(axis=1), pair_nll(symbols)[1:])
 
