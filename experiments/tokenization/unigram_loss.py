@@ -11,11 +11,9 @@ from math import log
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 from matplotlib.figure import Figure
-from scipy.special import entr
 
 from experiments.harness.claims import Claim, Interval, above, below, interval
 from experiments.harness.style import (
@@ -32,6 +30,8 @@ from experiments.harness.style import (
     styled,
 )
 from experiments.harness.workspace import Workspace
+from experiments.tokenization import source_config
+from experiments.tokenization.source_config import ALPHABET, SourceConfig
 from lexinv.tokenization.bounds import block_cross_entropy, bpe_bound, lzw_bound
 from lexinv.tokenization.library import train_unigram
 from lexinv.tokenization.sources import (
@@ -39,13 +39,11 @@ from lexinv.tokenization.sources import (
     check_kernel,
     entropy_rate,
     mixing_time,
+    negative_log_likelihood,
     order,
     random_kernel,
-    sample_stream,
     smallest_probability,
-    stationary_distribution,
-    switching_kernel,
-    symbol_distribution,
+    stationary_text,
 )
 from lexinv.tokenization.tokenizers import (
     Tokenizer,
@@ -61,45 +59,10 @@ from lexinv.tokenization.unigram import asymptotic_cross_entropy, cross_entropy
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
-PAPER = """@inproceedings{rajaraman2024tokenization,
-  title = {An Analysis of Tokenization: Transformers under Markov Data},
-  author = {Rajaraman, Nived and Jiao, Jiantao and Ramchandran, Kannan},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2404.08335},
-  archivePrefix = {arXiv}
-}"""
+PAPER = source_config.PAPER
 SOURCE = "Rajaraman et al. 2024"
 CARD = "method card theory-of-tokenization, experiment A (ours)"
-ALPHABET = "0123456789"
 NAMES = {"blocks": "blocks", "lzw": "LZW", "bpe": "BPE", "sequential_bpe": "sequential BPE", "unigram": "Unigram"}
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """A source: the switching process of this order, p and q; or, with `symbols` above 2, a random kernel over so many symbols."""
-
-    order: int = 1
-    p: float = 0.9
-    q: float = 0.9
-    symbols: int = 2
-
-    def __post_init__(self):
-        require(2 <= self.symbols <= len(ALPHABET), "source.symbols", self.symbols, f"2 to {len(ALPHABET)}")
-        if self.symbols == 2:
-            switching_kernel(self.order, self.p, self.q)
-
-    @property
-    def name(self) -> str:
-        if self.symbols > 2:
-            return f"random, k = {self.order}, {self.symbols} symbols"
-        return f"switching, k = {self.order}, p = {self.p:g}, q = {self.q:g}"
-
-    def kernel(self) -> Kernel:
-        """The same in every run: a random kernel is drawn from key 0."""
-        if self.symbols == 2:
-            return switching_kernel(self.order, self.p, self.q)
-        return check_kernel(np.asarray(random_kernel(jax.random.key(0), self.order, self.symbols), np.float64))
 
 
 @dataclass(frozen=True)
@@ -111,9 +74,9 @@ class Config:
     """
 
     sources: tuple[SourceConfig, ...] = (
-        SourceConfig(1),
-        SourceConfig(2),
-        SourceConfig(4),
+        SourceConfig(1, 0.9, 0.9),
+        SourceConfig(2, 0.9, 0.9),
+        SourceConfig(4, 0.9, 0.9),
         SourceConfig(2, 0.2, 0.2),
         SourceConfig(2, 0.5, 0.8),
         SourceConfig(2, symbols=3),
@@ -143,7 +106,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        sources=(SourceConfig(1), SourceConfig(2)),
+        sources=(SourceConfig(1, 0.9, 0.9), SourceConfig(2, 0.9, 0.9)),
         sizes=(4, 16),
         characters=20_000,
         unigram_sizes=(16,),
@@ -168,8 +131,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "corpora": {},
         "sizes": list(config.sizes),
         "sources": {
-            source.name: workspace.cached(f"sources/{number}", lambda source=source: measure_source(source, config))
-            for number, source in enumerate(config.sources)
+            source.title: workspace.cached(
+                f"sources/{source.name}", lambda source=source: measure_source(source, config)
+            )
+            for source in config.sources
         },
         "lzw_bounds": workspace.cached("lzw_bounds", lambda: measure_bounds(config)),
     }
@@ -177,24 +142,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def texts(kernel: Kernel, key: Key[Array, ""], lengths: dict[str, int]) -> dict[str, str]:
     """Independent stationary texts of a source, one for each name."""
-    law = jnp.asarray(stationary_distribution(kernel), jnp.float32)
-    draw = jax.jit(sample_stream, static_argnums=3)
-    table = jnp.asarray(kernel, jnp.float32)
     return {
-        name: to_text(np.asarray(draw(stream(key, name), table, law, length)), ALPHABET)
-        for name, length in lengths.items()
+        name: to_text(stationary_text(stream(key, name), kernel, length), ALPHABET) for name, length in lengths.items()
     }
 
 
 def measure_source(source: SourceConfig, config: Config) -> dict[str, Any]:
     """Facts of the source, the block formula, and per seed what every tokenizer costs, in nats per character."""
-    kernel = source.kernel()
+    kernel = source.kernel
     rate, delta = entropy_rate(kernel), smallest_probability(kernel)
     by_seed = [measure_seed(kernel, jax.random.key(seed), config) for seed in config.seeds]
     lengths = {size: int(log(size) / log(source.symbols) + 1e-9) for size in config.sizes}
     return {
-        "entropy_rate": rate,
-        "stationary_entropy": float(entr(symbol_distribution(kernel)).sum()),
+        **source.entropies,
         "delta": delta,
         "mixing_time": mixing_time(kernel),
         "order": order(kernel),
@@ -233,7 +193,8 @@ def measure_seed(kernel: Kernel, key: Key[Array, ""], config: Config) -> dict[st
         rows = [evaluate(make(size), kernel, found) for size in config.sizes]
         for field in result:
             result[field][kind] = [None if row is None else row[field] for row in rows]
-    return result | {"own_loss": source_loss(kernel, to_symbols(found["test"], alphabet))}
+    own = negative_log_likelihood(kernel, to_symbols(found["test"], alphabet))[order(kernel) :]
+    return result | {"own_loss": float(own.mean())}
 
 
 def evaluate(tokenizer: Tokenizer | None, kernel: Kernel, found: dict[str, str]) -> dict[str, Any] | None:
@@ -246,13 +207,6 @@ def evaluate(tokenizer: Tokenizer | None, kernel: Kernel, found: dict[str, str])
         "exact": asymptotic_cross_entropy(tokenizer, kernel) if tokenizer.encoder == "greedy" else None,
         "characters_per_token": len(found["test"]) / len(test),
     }
-
-
-def source_loss(kernel: Kernel, symbols: Int[np.ndarray, " n"]) -> float:
-    """-ln p(x_t | the k before) of the source itself, averaged over a text, in nats per character."""
-    k, size = order(kernel), kernel.shape[1]
-    contexts = sum(symbols[i : len(symbols) - k + i].astype(np.int64) * size ** (k - 1 - i) for i in range(k))
-    return float(-np.log(kernel[contexts, symbols[k:]]).mean())
 
 
 def measure_bounds(config: Config) -> list[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Initial circuits: parameters set so that attention starts out matching what repeats in the context.
+"""Initial parameters: small ones as in GPT-2, and circuits with which attention starts out matching what repeats in the context.
 
 A small lexinvariant model cannot use any token's identity before it has found out how to compare random vectors, and stays at the
 frequencies of the context's symbols until it does. These schemes hand it that comparison at step 0. Ours, but for the parts cited.
@@ -14,10 +14,15 @@ from lexinv.nn.transformer import TransformerConfig
 
 Params = dict[str, Any]
 
+GPT2_STD = 0.02
+
 
 def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""]) -> Params:
     """The parameters of a `LanguageModel` with `config.initialization` applied; `normal` leaves them alone.
 
+    gpt2: every matrix, table and position is N(0, 0.02^2), W_o and the second matrix of the MLP divided by sqrt(2 depth) besides, and
+        logits are plain inner products, without 1/sqrt(width), as in the released code of GPT-2 (Radford et al. 2019). The token tables'
+        part is `table_scale`.
     mimetic: W_k = W_q, and W_v = Q, W_o = Q^T / 2 with Q orthogonal (Trockman and Kolter 2023), W_out = I: attention compares inputs and
         copies them to where the readout looks.
     suffix_match: W_k = W_q with the convolutions of `suffix_taps`, so that a head's score counts the symbols on which two suffixes agree;
@@ -27,6 +32,8 @@ def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""])
     """
     if config.initialization == "normal":
         return params
+    if config.initialization == "gpt2":
+        return _as_gpt2(config, params)
     value_key, rotation_key, noise_key = jax.random.split(key, 3)
     attention = dict(params["transformer"]["layers"]["attention"])
     # Not vmap: see `lexinv.training.population.create_population` on batched LAPACK calls.
@@ -45,6 +52,27 @@ def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""])
         layers["mlp_out"] = jnp.zeros_like(layers["mlp_out"])
     layers["attention"] = attention | {"key": jnp.array(attention["query"]), "value": copy, "output": back}
     return params | {"transformer": params["transformer"] | {"layers": layers}}
+
+
+def table_scale(config: TransformerConfig) -> float:
+    """The standard deviation of the entries of token tables at the start."""
+    return GPT2_STD if config.initialization == "gpt2" else 1.0
+
+
+def _as_gpt2(config: TransformerConfig, params: Params) -> Params:
+    """The draws of `normal`, whose matrices [n, m] are N(0, 1/n), rescaled; learned positions already are N(0, 0.02^2)."""
+
+    def rescaled(path: tuple[Any, ...], leaf: Array) -> Array:
+        name = path[-1].key
+        if name == "bos":
+            return GPT2_STD * leaf
+        if name not in ("query", "key", "value", "output", "mlp_in", "mlp_out", "readout"):
+            return leaf
+        shrunk = (2 * config.depth) ** -0.5 if name == "output" else 1.0  # mlp_out is divided by it in every scheme
+        return GPT2_STD * leaf.shape[-2] ** 0.5 * shrunk * leaf
+
+    small = jax.tree_util.tree_map_with_path(rescaled, params)
+    return small | {"logit_scale": jnp.float32(config.width**0.5)}
 
 
 def suffix_taps(taps: int, heads: int, head_dim: int) -> tuple[Float[Array, "taps width"], Float[Array, "taps width"]]:

@@ -24,6 +24,7 @@ from lexinv.nn.lexicon import (
 )
 from lexinv.nn.linear import linear
 from lexinv.nn.transformer import Transformer, TransformerConfig
+from lexinv.validation import require
 
 BOS = -1
 """Token id of the beginning of a sequence: a learned vector that no lexicon touches, and no target."""
@@ -36,6 +37,11 @@ class LanguageModel(nn.Module):
     """A decoder-only Transformer over any lexicon (Huang et al. 2023, section 2).
 
     Apart from the vector for BOS it has no parameter that belongs to a token.
+
+    With a = `logit_scale` and the lexicon E, the logits of v after h_t are, by `config.output`,
+    matrix: <a LN(h_t) W_out, E[v]> / sqrt(width), so that reading and predicting are told apart by a matrix of no token.
+    tied: <a LN(h_t), E[v]> / sqrt(width), one table for both (Press and Wolf 2017).
+    untied: <a LN(h_t), U[v]> / sqrt(width) with a table U of its own. Both are for a standard lexicon.
     """
 
     config: TransformerConfig
@@ -44,35 +50,54 @@ class LanguageModel(nn.Module):
     def features(
         self, tokens: Int[Array, "batch time"], embeddings: Float[Array, "batch time width"], capture: bool = False
     ) -> tuple[Float[Array, "batch time width"], dict[str, Array]]:
-        """`a LN(h_t) W_out`, whose inner products with the lexicon are the logits, and the Transformer's intermediates."""
+        """`a LN(h_t) W_out`, whose inner products with the output table are the logits, and the Transformer's intermediates.
+
+        Without W_out unless `config.output` is "matrix".
+        """
         width = self.config.width
         bos = self.param("bos", nn.initializers.normal(1.0), (width,))
         x = jnp.where((tokens == BOS)[..., None], bos[None, None].astype(embeddings.dtype), embeddings)
         hidden, intermediates = Transformer(self.config, name="transformer")(x, capture)
-        kernel = self.param("readout", nn.initializers.normal(width**-0.5), (width, width))
+        if self.config.output == "matrix":
+            kernel = self.param("readout", nn.initializers.normal(width**-0.5), (width, width))
+            scale = self.param("logit_scale", nn.initializers.ones, ())
+            return linear(hidden, (scale * kernel).astype(hidden.dtype)), intermediates
         scale = self.param("logit_scale", nn.initializers.ones, ())
-        return linear(hidden, (scale * kernel).astype(hidden.dtype)), intermediates
+        return scale.astype(hidden.dtype) * hidden, intermediates
 
     def __call__(
         self,
         tokens: Int[Array, "batch time"],
         lexicon: Float[Array, "batch vocab width"] | Float[Array, "vocab width"],
         capture: bool = False,
+        output_table: Float[Array, "vocab width"] | None = None,
     ) -> Any:
-        """float32 logits[batch, time, vocab] of the token after each; with `capture`, (logits, intermediates)."""
+        """float32 logits[batch, time, vocab] of the token after each; with `capture`, (logits, intermediates).
+
+        `output_table` is U where `config.output` is "untied".
+        """
         features, intermediates = self.features(tokens, embed(lexicon, tokens), capture)
-        logits = readout(features, lexicon)
+        logits = readout(features, lexicon if output_table is None else output_table)
         return (logits, intermediates) if capture else logits
 
 
 def initialize(config: TransformerConfig, lexicon: LexiconConfig, vocab: int, key: Key[Array, ""]) -> Params:
-    """Parameters: {"model": Flax parameters} and, where the lexicon is learned, {"table": E_0 ~ N(0, I)}."""
+    """Parameters: {"model": Flax parameters} and, where the lexicon is learned, {"table": E_0 ~ N(0, I)}.
+
+    An untied output adds {"output_table": U ~ N(0, I)}; `config.initialization` may scale both tables. Raises `InvalidConfig` for a tied
+    or untied output over another lexicon than a standard one.
+    """
+    fits = config.output == "matrix" or lexicon.kind == "standard"
+    require(fits, "model.output", config.output, f"'matrix' for a {lexicon.kind} lexicon")
     model_key, table_key, scheme_key = jax.random.split(key, 3)
     tokens = jnp.zeros((1, 1), jnp.int32)
     model: Params = dict(LanguageModel(config).init(model_key, tokens, jnp.zeros((1, config.width)))["params"])
     params: Params = {"model": initialization.apply_scheme(config, model, scheme_key)}
+    scale = initialization.table_scale(config)
     if lexicon.learned:
-        params["table"] = jax.random.normal(table_key, (vocab, config.width))
+        params["table"] = scale * jax.random.normal(table_key, (vocab, config.width))
+    if config.output == "untied":
+        params["output_table"] = scale * jax.random.normal(jax.random.fold_in(table_key, 1), (vocab, config.width))
     return params
 
 
@@ -101,13 +126,13 @@ def make_nll(
             table, drawn = bank(vocab, config.width), replace(lexicon, kind="standard")
         inputs = shift_right(targets)
         if not lexicon.vocab_block:
-            logits: Any = model.apply(
-                {"params": params["model"]}, inputs, draw_lexicon(drawn, table, keys, vocab, config.width)
-            )
+            drawn_rows = draw_lexicon(drawn, table, keys, vocab, config.width)
+            variables = {"params": params["model"]}
+            logits: Any = model.apply(variables, inputs, drawn_rows, output_table=params.get("output_table"))
             return token_nll(logits, targets)
         embeddings = lexicon_rows(drawn, table, keys, jnp.maximum(inputs, 0), config.width)
         features, _ = model.apply({"params": params["model"]}, inputs, embeddings, method="features")
-        return blockwise_nll(drawn, table, keys, features, targets, vocab)
+        return blockwise_nll(drawn, params.get("output_table", table), keys, features, targets, vocab)
 
     return nll
 
@@ -134,7 +159,8 @@ def make_logits(
     def logits(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "batch time vocab"]:
         keys = row_keys(key, batch["row"])
         drawn = draw_lexicon(lexicon, params.get("table"), keys, vocab, config.width)
-        found: Any = model.apply({"params": params["model"]}, shift_right(batch["tokens"]), drawn)
+        variables, inputs = {"params": params["model"]}, shift_right(batch["tokens"])
+        found: Any = model.apply(variables, inputs, drawn, output_table=params.get("output_table"))
         return found
 
     return logits

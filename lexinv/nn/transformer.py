@@ -21,9 +21,11 @@ class TransformerConfig:
     """Sizes and choices of a Transformer.
 
     positions: rotary, learned absolute, T5 relative bias, or none.
+    window: how many times attention sees, the present one among them; 0 for all before it. Every layer looks `window` - 1 further back.
     mixing: what queries and keys see of the tokens before them. `smear` mixes each key with the one before it (Olsson et al. 2022);
         `convolution` is a depthwise causal convolution on queries and keys (So et al. 2021).
     initialization: see `lexinv.nn.initialization`.
+    output: how a language model turns its last vector h into logits, see `lexinv.nn.language_model.LanguageModel`.
     unroll: layers written out per iteration of the scan over layers; `depth` writes all of them out (faster on the CPU when shallow).
     remat: recompute each layer in the backward pass.
     """
@@ -35,9 +37,11 @@ class TransformerConfig:
     positions: Literal["rope", "learned", "relative", "none"] = "rope"
     max_length: int = 512
     causal: bool = True
+    window: int = 0
     mixing: Literal["none", "smear", "convolution"] = "none"
     convolution_width: int = 5
-    initialization: Literal["normal", "mimetic", "suffix_match"] = "normal"
+    initialization: Literal["normal", "gpt2", "mimetic", "suffix_match"] = "normal"
+    output: Literal["matrix", "tied", "untied"] = "matrix"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Implementation = "auto"
     unroll: int = 1
@@ -49,6 +53,8 @@ class TransformerConfig:
         require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
         even = self.positions != "rope" or (self.width // self.heads) % 2 == 0
         require(even, "model.heads", self.heads, "rotary positions need an even width per head")
+        require(self.window >= 0, "model.window", self.window, "0 for all times before, or a positive number of times")
+        require(self.causal or not self.window, "model.window", self.window, "0, unless model.causal")
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
         require(
             matched,
@@ -56,6 +62,8 @@ class TransformerConfig:
             self.initialization,
             "suffix_match initialises model.mixing = 'convolution'",
         )
+        free = self.output == "matrix" or self.initialization in ("normal", "gpt2")
+        require(free, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
 
     @property
     def head_dim(self) -> int:
@@ -89,11 +97,12 @@ class Attention(nn.Module):
             k = (1 - share) * k + share * shift(k, 1)
         if config.positions == "rope":
             q, k = rotate(q), rotate(k)
-        mixed = attention(q, k, v, bias, config.causal, config.attention)
+        mixed = attention(q, k, v, bias, config.causal, config.attention, config.window)
         out = linear(mixed.reshape(x.shape), _kernel(self, "output", width, width).astype(dtype))
         if not capture:
             return out, {}
-        return out, {"attention_weights": attention_weights(q, k, bias, config.causal), "attention_output": out}
+        weights = attention_weights(q, k, bias, config.causal, config.window)
+        return out, {"attention_weights": weights, "attention_output": out}
 
 
 class Block(nn.Module):

@@ -1,5 +1,7 @@
 """Attention, positions, convolutions and the written-out gradients, against definitions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,43 +12,56 @@ from lexinv.nn.initialization import suffix_taps
 from lexinv.nn.linear import linear, rms_norm
 from lexinv.nn.positions import relative_bias, relative_buckets, rotate
 from lexinv.nn.transformer import causal_convolution, shift
+from lexinv.validation import InvalidConfig
 
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal, window", [(True, 0), (False, 0), (True, 1), (True, 9), (True, 70), (True, 200)])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("time", [1, 64, 150])
-def test_both_implementations_compute_the_definition(causal, biased, time):
+def test_both_implementations_compute_the_definition(causal, window, biased, time):
     q, k, v = jax.random.normal(KEY, (3, 2, time, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (3, time, time)) if biased else None
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + (0 if bias is None else np.asarray(bias)[None])
     if causal:
-        scores = np.where(np.tril(np.ones((time, time), bool))[None, None], scores, -np.inf)
+        ago = np.arange(time)[:, None] - np.arange(time)[None, :]
+        scores = np.where(((ago >= 0) & (ago < (window or time)))[None, None], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     want = np.einsum("bhqk,bkhd->bqhd", weights, v)
     for implementation in ("chunked", "dot_product"):
-        np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation), want, atol=2e-5)
-    np.testing.assert_allclose(attention_weights(q, k, bias, causal), weights, atol=2e-5)
+        np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation, window), want, atol=2e-5)
+    np.testing.assert_allclose(attention_weights(q, k, bias, causal, window), weights, atol=2e-5)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal, window", [(True, 0), (False, 0), (True, 1), (True, 9), (True, 70)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_the_chunked_gradient_is_that_of_the_definition(causal, biased):
+def test_the_gradient_is_that_of_the_definition(causal, window, biased):
     q, k, v, cotangent = jax.random.normal(KEY, (4, 2, 150, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (3, 150, 150)) if biased else None
+    ago = np.arange(150)[:, None] - np.arange(150)[None, :]
+    seen = (ago < (window or 150)) & (ago >= 0) if causal else np.ones_like(ago, bool)
 
     def definition(q, k, v, bias):
-        return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias, causal), v)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(8))
+        scores = scores if bias is None else scores + bias[None]
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen[None, None], scores, -jnp.inf)), v)
 
-    def chunked(q, k, v, bias):
-        return attention(q, k, v, bias, causal, "chunked")
+    want = jax.vjp(definition, q, k, v, bias)[1](cotangent)
+    for implementation in ("chunked", "dot_product"):
+        function = partial(attention, causal=causal, implementation=implementation, window=window)
+        got = jax.vjp(function, q, k, v, bias)[1](cotangent)
+        for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):
+            if one is not None:
+                np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4, err_msg=f"{implementation} {name}")
 
-    want, got = (jax.vjp(function, q, k, v, bias)[1](cotangent) for function in (definition, chunked))
-    for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):
-        if one is not None:
-            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4, err_msg=name)
+
+@pytest.mark.parametrize("window, causal", [(-1, True), (3, False)])
+def test_a_window_that_cannot_be_is_refused(window, causal):
+    x = jnp.zeros((1, 4, 1, 2))
+    with pytest.raises(InvalidConfig, match="window"):
+        attention(x, x, x, causal=causal, window=window)
 
 
 def test_the_chunked_gradient_keeps_the_dtype():

@@ -24,6 +24,7 @@ from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import InvalidConfig
 
 VOCAB, WIDTH = 9, 16
+KEY = jax.random.key(2)
 initialize = jax.jit(language_model.initialize, static_argnums=(0, 1, 2))
 PLAIN = TransformerConfig(depth=2, width=WIDTH, heads=2, mlp_width=32, max_length=128)
 CONFIGS = {
@@ -104,6 +105,16 @@ def test_the_future_changes_nothing(name):
     assert not np.allclose(apply(inputs)[:, 70:], apply(changed)[:, 70:])
 
 
+@pytest.mark.parametrize("name", ["rope", "relative"])
+def test_one_layer_with_a_window_of_w_does_not_see_a_token_that_is_w_back(name):
+    config = replace(CONFIGS[name], depth=1, window=5)
+    params, inputs, keys = example(config, time=100)
+    lexicon = draw_lexicon(LEXINVARIANT, None, keys, VOCAB, WIDTH)
+    apply = jax.jit(lambda inputs: LanguageModel(config).apply({"params": params["model"]}, inputs, lexicon))
+    reacts = (apply(inputs) != apply(inputs.at[:, 70].set((inputs[:, 70] + 1) % VOCAB))).any(axis=-1)
+    np.testing.assert_array_equal(reacts, np.tile((np.arange(100) >= 70) & (np.arange(100) < 75), (2, 1)))
+
+
 def test_bidirectional_models_see_the_future():
     config = replace(PLAIN, causal=False)
     params, inputs, keys = example(config)
@@ -142,6 +153,48 @@ def test_the_gradient_of_the_standard_loss_reaches_the_table_and_the_lexinvarian
         gradient = jax.grad(lambda p, kind=kind: make_loss(PLAIN, kind, VOCAB)(p, batch, jax.random.key(0))[0])(params)
         assert ("table" in gradient) == kind.learned
         assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient.get("table", jnp.ones(1))))
+
+
+@pytest.mark.parametrize("output", ["tied", "untied"])
+def test_tied_and_untied_outputs_are_read_from_the_hidden_states_by_their_table(output):
+    config = replace(PLAIN, output=output)
+    params = initialize(config, STANDARD, VOCAB, jax.random.key(0))
+    assert ("output_table" in params) == (output == "untied")
+    assert "readout" not in params["model"]
+    batch, key = {"tokens": jax.random.randint(jax.random.key(1), (2, 12), 0, VOCAB), "row": jnp.arange(2)}, KEY
+    states = make_hidden_states(config, STANDARD, VOCAB)(params, batch, key)
+    hidden = rms_norm(states[-1], params["model"]["transformer"]["final_norm"])
+    table = params["table" if output == "tied" else "output_table"]
+    expected = hidden @ table.T / np.float32(np.sqrt(WIDTH))
+    found = make_logits(config, STANDARD, VOCAB)(params, batch, key)
+    np.testing.assert_allclose(found[:, 1:], expected, atol=1e-5)
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(found), batch["tokens"][..., None], axis=-1)[..., 0]
+    for lexicon in (STANDARD, replace(STANDARD, vocab_block=4)):
+        np.testing.assert_allclose(make_nll(config, lexicon, VOCAB)(params, batch, key), nll, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lexinvariant", "semi", "permuted_bank"])
+def test_tied_and_untied_outputs_need_a_standard_lexicon(kind):
+    for output in ("tied", "untied"):
+        with pytest.raises(InvalidConfig, match=r"model\.output"):
+            language_model.initialize(replace(PLAIN, output=output), LexiconConfig(kind), VOCAB, KEY)
+
+
+def test_the_gpt2_scheme_is_small_and_its_logits_are_plain_inner_products():
+    config = replace(PLAIN, width=64, mlp_width=256, depth=8, output="tied", initialization="gpt2", positions="learned")
+    params = initialize(config, STANDARD, 500, KEY)
+    layers = params["model"]["transformer"]["layers"]
+    small = {name: layers["attention"][name] for name in ("query", "key", "value")} | {"mlp_in": layers["mlp_in"]}
+    small |= {"table": params["table"], "positions": params["model"]["transformer"]["positions"]}
+    for name, leaf in small.items():
+        assert float(jnp.std(leaf)) == pytest.approx(0.02, rel=0.05), name
+    for name, leaf in {"output": layers["attention"]["output"], "mlp_out": layers["mlp_out"]}.items():
+        assert float(jnp.std(leaf)) == pytest.approx(0.005, rel=0.05), name
+    assert float(jnp.std(params["model"]["bos"])) < 0.03
+    batch = {"tokens": jnp.arange(12)[None], "row": jnp.arange(1)}
+    hidden = rms_norm(make_hidden_states(config, STANDARD, 500)(params, batch, KEY)[-1], jnp.ones(64))
+    logits = make_logits(config, STANDARD, 500)(params, batch, KEY)[:, 1:]
+    np.testing.assert_allclose(logits, hidden @ params["table"].T, atol=1e-5)
 
 
 def test_the_suffix_match_starts_below_the_plain_model_on_repeating_text():
@@ -200,6 +253,9 @@ def test_bfloat16_compute_keeps_parameters_and_logits_in_float32():
         ("depth", {"depth": 0}),
         ("heads", {"width": 6, "heads": 2}),
         ("initialization", {"initialization": "suffix_match"}),
+        ("window", {"window": -1}),
+        ("window", {"window": 3, "causal": False}),
+        ("output", {"output": "tied", "initialization": "mimetic"}),
     ],
 )
 def test_impossible_models_are_refused_by_name(field, arguments):

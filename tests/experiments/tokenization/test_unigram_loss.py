@@ -3,21 +3,16 @@
 import copy
 from dataclasses import replace
 
-import jax
-import numpy as np
 import pytest
 
+from experiments.tokenization.source_config import SourceConfig
 from experiments.tokenization.unigram_loss import (
     NAMES,
     PRESETS,
-    SourceConfig,
     claims,
     figure,
     remaining,
-    source_loss,
-    texts,
 )
-from lexinv.tokenization.sources import entropy_rate, switching_kernel
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]
@@ -121,13 +116,6 @@ def test_sources_where_characters_are_cheap_are_judged_apart():
 def test_remaining_is_a_share_of_the_gap():
     source = made_up()["sources"]["made up"]
     assert remaining(source, "lzw")[0] == pytest.approx((0.40 - 0.325) / (0.693 - 0.325))
-
-
-def test_source_loss_is_the_entropy_rate_on_a_long_text():
-    kernel = switching_kernel(2, 0.9, 0.6)
-    text = texts(kernel, jax.random.key(0), {"text": 100_000})["text"]
-    symbols = np.array([int(c) for c in text])
-    assert source_loss(kernel, symbols) == pytest.approx(entropy_rate(kernel), abs=0.01)
 
 
 def test_figure_has_a_panel_for_each_source():
