@@ -105,7 +105,7 @@ def loss(
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Statistics]]:
     """(loss, (metrics, statistics after this batch)). Metrics: fvu, l0 and dead (share of the features)."""
     tokens = x.shape[0]
-    budget = _budget(config, terms, statistics, tokens)
+    budget = budget_of(config, terms, statistics, tokens)
     codes = encode(config, params, x, budget)
     error = x - decode(params, codes.activations)
     variance = jnp.mean(jnp.sum(jnp.square(x - jnp.mean(x, axis=0, keepdims=True)), axis=1))
@@ -130,8 +130,8 @@ def loss(
     return total, (metrics, after)
 
 
-def _budget(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
-    """k, M = round(k N), or m_j."""
+def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
+    """What `selection.select` may spend on a batch: k, M = round(k N), or m_j for each feature; None for variants without a budget."""
     if config.kind == "topk":
         return jnp.int32(statistics.k)
     total = jnp.round(statistics.k * tokens).astype(jnp.int32)

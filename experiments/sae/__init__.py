@@ -1,0 +1,1 @@
+"""Reproductions on sparse autoencoders."""

@@ -1,0 +1,207 @@
+"""Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lexinv.sae.autoencoders import PER, AutoencoderConfig, Kind, decode, encode, encode_by_threshold, pre_activations
+from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.losses import LossConfig, budget_of
+from lexinv.sae.metrics import add, calibrate_threshold, collapse, recovery, start_sums, summarise
+from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
+from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
+from lexinv.training.population import create_population, member
+from lexinv.training.state import TrainState
+from lexinv.training.streams import stream
+from lexinv.validation import require
+
+PAPER = """@article{ayonrinde2024adaptive,
+  title = {Adaptive Sparse Allocation with Mutual Choice and Feature Choice Sparse Autoencoders},
+  author = {Ayonrinde, Kola},
+  journal = {arXiv preprint arXiv:2411.02124},
+  year = {2024}
+}"""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """batch: tokens of a batch, in training and in every evaluation of a batch's selection. held_out: batches of the evaluation."""
+
+    steps: int = 1500
+    batch: int = 512
+    optimizer: OptimizerConfig = OptimizerConfig()
+    held_out: int = 40
+    steps_per_dispatch: int = 100
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def __post_init__(self):
+        for field in ("steps", "batch", "held_out", "steps_per_dispatch"):
+            require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
+        parts = self.steps % self.steps_per_dispatch == 0
+        require(parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of steps = {self.steps}")
+        warmup = self.optimizer.warmup_steps
+        require(warmup < self.steps, "training.optimizer.warmup_steps", warmup, f"below training.steps = {self.steps}")
+        require(0 < len(set(self.seeds)) == len(self.seeds), "training.seeds", self.seeds, "at least one, each once")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of autoencoder with its loss. zipf: exponent of Feature Choice's budgets; None for the others."""
+
+    kind: Kind
+    terms: LossConfig = LossConfig()
+    zipf: float | None = None
+
+
+DEAD_AFTER = 50_000
+AUXILIARY = LossConfig(auxiliary="dead", dead_after=DEAD_AFTER)
+PLAIN = LossConfig(dead_after=DEAD_AFTER)
+VARIANTS = {
+    "topk": Variant("topk", AUXILIARY),
+    "mutual": Variant("mutual", AUXILIARY),
+    "mutual_zipf": Variant("mutual", replace(AUXILIARY, auxiliary="zipf")),
+    "matryoshka": Variant("matryoshka", AUXILIARY),
+    "feature_uniform": Variant("feature", PLAIN, 0.0),
+    "feature_zipf": Variant("feature", PLAIN, 0.9),
+    "jumprelu": Variant("jumprelu", PLAIN),
+    "gated": Variant("gated", PLAIN),
+    "relu": Variant("relu", PLAIN),
+}
+NAMES = {
+    "topk": "TopK",
+    "mutual": "Mutual Choice",
+    "mutual_zipf": "Mutual Choice, aux_zipf",
+    "matryoshka": "Matryoshka",
+    "feature_uniform": "Feature Choice, uniform",
+    "feature_zipf": "Feature Choice, Zipf",
+    "jumprelu": "JumpReLU",
+    "gated": "Gated",
+    "relu": "ReLU + L1",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What members of a population differ in: k of those that select, the target of JumpReLU, and the coefficient of a penalty."""
+
+    k: float
+    coefficient: float = 0.0
+
+
+def measure(
+    variant: Variant,
+    data: SyntheticConfig,
+    features: int,
+    settings: Sequence[Setting],
+    training: TrainingConfig,
+    seed: int,
+    centred: bool = True,
+) -> list[dict[str, float]]:
+    """Train all settings of a variant together on the same activations, and judge each. The seed decides dictionary, data and parameters.
+
+    centred: b_dec begins at the mean of the data; otherwise at 0.
+    """
+    prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if variant.kind == "matryoshka" else ()
+    config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
+    optimizer = make_optimizer(training.optimizer, config, training.steps)
+    key = jax.random.key(seed)
+    dictionary = make_dictionary(data, stream(key, "dictionary"))
+
+    def start(key: Array, k: Array, coefficient: Array) -> TrainState:
+        sample = sample_tokens(data, dictionary, training.batch, stream(key, "sample")).activations
+        sample = sample if centred else jnp.zeros_like(sample)
+        budgets = None if variant.zipf is None else jnp.zeros(features, jnp.int32)
+        return create_autoencoder_state(config, optimizer, sample, k, coefficient, key, budgets)
+
+    count = len(settings)
+    state = create_population(
+        start, [seed] * count, [setting.k for setting in settings], [setting.coefficient for setting in settings]
+    )
+    if variant.zipf is not None:
+        budgets = [
+            zipf_budgets(round(setting.k * training.batch), features, training.batch, variant.zipf)
+            for setting in settings
+        ]
+        state = state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(np.stack(budgets))))
+    step = make_autoencoder_step(config, variant.terms, optimizer, "map" if jax.default_backend() == "cpu" else "vmap")
+    for activations in train_batches(data, dictionary, training, stream(key, "train")):
+        state, _ = step(state, {"activations": activations})
+    held_out = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "held-out"))
+    calibration = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "calibration"))
+    members = [member(state, index) for index in range(count)]
+    return [judge(config, variant, each, dictionary, calibration, held_out, training.batch) for each in members]
+
+
+def train_batches(
+    data: SyntheticConfig, dictionary: Float[Array, "features width"], training: TrainingConfig, key: Array
+) -> Iterator[Float[Array, "steps tokens width"]]:
+    """Fresh activations for every dispatch."""
+    steps, batch = training.steps_per_dispatch, training.batch
+
+    @jax.jit
+    def drawn(number: Array) -> Array:
+        tokens = sample_tokens(data, dictionary, steps * batch, jax.random.fold_in(key, number))
+        return tokens.activations.reshape(steps, batch, data.width)
+
+    return (drawn(jnp.int32(number)) for number in range(training.steps // steps))
+
+
+def judge(
+    config: AutoencoderConfig,
+    variant: Variant,
+    state: TrainState,
+    dictionary: Float[Array, "features width"],
+    calibration: Tokens,
+    held_out: Tokens,
+    batch: int,
+) -> dict[str, float]:
+    """Reconstruction and sparsity in batches as in training, and with thresholds; use of the features; recovery of the true ones.
+
+    Thresholds: of `mutual` and `matryoshka` calibrated on tokens of their own, of `feature` the running ones; the others' codes do not
+    depend on the batch.
+    """
+    params, statistics = state.params, state.statistics
+
+    @jax.jit
+    def as_trained(x: Array) -> tuple[Array, Array]:
+        codes = encode(config, params, x, budget_of(config, variant.terms, statistics, x.shape[0])).activations
+        return codes, decode(params, codes)
+
+    sums, codes = start_sums(config.width, config.features), []
+    for x in held_out.activations.reshape(-1, batch, config.width):
+        z, reconstruction = map(np.asarray, as_trained(x))
+        sums, codes = add(sums, np.asarray(x), reconstruction, z), [*codes, z]
+    z, truth = np.concatenate(codes), np.asarray(held_out.codes)
+    found = summarise(sums)
+    active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
+    correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
+    if PER.get(config.kind) in ("batch", "feature"):
+        threshold = statistics.threshold
+        if PER[config.kind] == "batch":
+            affinities = np.maximum(np.asarray(pre_activations(params, calibration.activations)), 0)
+            threshold = jnp.float32(calibrate_threshold(affinities, float(statistics.k)))
+        by_threshold = encode_by_threshold(params, held_out.activations, threshold)
+        x, reconstruction = held_out.activations, decode(params, by_threshold)
+        alone = summarise(
+            add(start_sums(config.width, config.features), *map(np.asarray, (x, reconstruction, by_threshold)))
+        )
+    else:
+        alone = found
+    decoder = np.asarray(params["decoder"])
+    under_used = float(np.mean((z != 0).mean(axis=0) < 1e-3))
+    return {
+        **{name: round(value, 5) for name, value in found.items()},
+        "under_used": under_used,
+        "correlation": round(correlation, 4),
+        "threshold_fvu": round(alone["fvu"], 5),
+        "threshold_l0": round(alone["l0"], 4),
+        "collapse": round(collapse(decoder), 4),
+        **{
+            name: round(value, 4)
+            for name, value in recovery(decoder, np.asarray(dictionary), z, truth)._asdict().items()
+        },
+    }
