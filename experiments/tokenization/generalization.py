@@ -11,18 +11,19 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.special import entr
 
 from experiments.harness.claims import Claim, above, below, interval
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.tokenization.unigram_loss import ALPHABET, PAPER, SourceConfig, texts
-from lexinv.tokenization.sources import Kernel, cyclic_kernel, entropy_rate, symbol_distribution
+from experiments.tokenization import source_config
+from experiments.tokenization.source_config import ALPHABET, SourceConfig, describe
+from experiments.tokenization.unigram_loss import texts
+from lexinv.tokenization.sources import Kernel, cyclic_kernel
 from lexinv.tokenization.tokenizers import Tokenizer, long_substrings, train_bpe, train_lzw, trap, with_encoder
 from lexinv.tokenization.unigram import asymptotic_cross_entropy, best_cross_entropy, token_counts
 from lexinv.validation import require
 
-__all__ = ["PAPER"]
+PAPER = source_config.PAPER
 SOURCE = "Rajaraman et al. 2024, generalization [recalled, unverified]"
 CARD = "method card theory-of-tokenization, experiment E (ours)"
 ENCODERS = ("greedy", "minimum_length", "merges")
@@ -36,7 +37,7 @@ class Config:
     sizes: LZW and BPE dictionaries that are encoded with every encoder.
     """
 
-    source: SourceConfig = SourceConfig(1)
+    source: SourceConfig = SourceConfig(1, 0.9, 0.9)
     size: int = 256
     lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
     cycle: int = 8
@@ -77,7 +78,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """One list entry per seed: memorised dictionaries by length, the trap by slip, trained dictionaries by encoder."""
-    kernel = config.source.kernel()
+    kernel = config.source.kernel
     cyclic = [cyclic_kernel(config.cycle, slip) for slip in config.slips]
     return {
         "seeds": list(config.seeds),
@@ -94,14 +95,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             workspace.cached(f"seed-{seed}", lambda seed=seed: measure(kernel, cyclic, seed, config))
             for seed in config.seeds
         ],
-    }
-
-
-def describe(kernel: Kernel) -> dict[str, float]:
-    """The entropy rate and H(pi), between which a good tokenizer moves the loss."""
-    return {
-        "entropy_rate": entropy_rate(kernel),
-        "stationary_entropy": float(entr(symbol_distribution(kernel)).sum()),
     }
 
 
@@ -242,7 +235,7 @@ def figure(results: dict[str, Any]) -> Figure:
             band(memorised, results["lengths"], [seed[field] for seed in seeds], label, color, marker="o", markersize=3)
         reference(memorised, results["source"]["stationary_entropy"], "H(π)", GREY)
         reference(memorised, results["source"]["entropy_rate"], "entropy rate", BLACK)
-        memorised.set(title="Dictionary of substrings", xlabel="length of the substrings", xscale="log")
+        memorised.set(title="Dictionary of substrings", xlabel="length of the substrings")
         for name, label, color in (("greedy", "greedy", VERMILION), ("minimum_length", "fewest tokens", BLUE)):
             values = [[point[name] for point in seed["trap"]] for seed in seeds]
             band(trapped, results["slips"], values, label, color, marker="o", markersize=3)
@@ -262,8 +255,10 @@ def figure(results: dict[str, Any]) -> Figure:
                 values = [[point["loss"] for point in seed["trained"][kind][name]] for seed in seeds]
                 label = f"{kind.upper()}, {name.replace('_', ' ')}"
                 band(trained, results["sizes"], values, label, color, linestyle=styles[name], marker="o", markersize=3)
-        trained.set(title="Trained dictionaries", xlabel="dictionary size", xscale="log")
+        trained.set(title="Trained dictionaries", xlabel="dictionary size")
         reference(trained, results["source"]["entropy_rate"], "entropy rate", BLACK)
+        for panel in (memorised, trained):
+            panel.set_xscale("log", base=2)
         for panel in (memorised, trapped, trained):
             panel.set_ylabel("nats per character")
             panel.legend(fontsize=7)

@@ -30,8 +30,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.sources import (
     entropy_rate,
-    sample_stream,
-    stationary_distribution,
+    stationary_text,
     switching_kernel,
     symbol_distribution,
 )
@@ -170,9 +169,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def windows_of(kernel: np.ndarray, config: Config, name: str, count: int) -> Windows:
     """`count` windows that follow each other in one long stream of the source."""
-    initial = jnp.asarray(stationary_distribution(kernel), jnp.float32)
-    sampler = jax.jit(lambda key: sample_stream(key, jnp.asarray(kernel, jnp.float32), initial, count * config.context))
-    tokens = np.asarray(sampler(stream(jax.random.key(config.seed), name))).astype(np.uint8)
+    tokens = stationary_text(stream(jax.random.key(config.seed), name), kernel, count * config.context)
     return window_source(TokenStream(tokens, np.array([0, len(tokens)])), config.context)
 
 

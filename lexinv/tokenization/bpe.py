@@ -34,8 +34,9 @@ def learn_merges(ids: Int[np.ndarray, " n"], symbols: int, size: int) -> Merges:
     def add(lefts: np.ndarray) -> None:
         pairs = pairs_at(lefts)
         by_pair = np.argsort(pairs, kind="stable")
-        distinct, starts = np.unique(pairs[by_pair], return_index=True)
-        for pair, places in zip(distinct.tolist(), np.split(lefts[by_pair], starts)[1:], strict=True):
+        pairs = pairs[by_pair]
+        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        for pair, places in zip(pairs[starts].tolist(), np.split(lefts[by_pair], starts)[1:], strict=True):
             counts[pair] = counts.get(pair, 0) + len(places)
             occurrences.setdefault(pair, []).append(places)
             heappush(heap, (-counts[pair], pair))
@@ -57,12 +58,10 @@ def learn_merges(ids: Int[np.ndarray, " n"], symbols: int, size: int) -> Merges:
             places = _every_other(places, following)
         seconds = following[places]
         afters = following[seconds]
-        touched = np.unique(np.concatenate([preceding[places], places, seconds[afters < end]]))
-        remove(touched[touched >= 0])
+        remove(_distinct(preceding[places], places, seconds[afters < end]))
         token[places], token[seconds] = symbols + len(merges), -1
         following[places], preceding[afters] = afters, places
-        touched = np.unique(np.concatenate([preceding[places], places[following[places] < end]]))
-        add(touched[touched >= 0])
+        add(_distinct(preceding[places], places[following[places] < end]))
         merges.append((left, right))
     return merges
 
@@ -97,6 +96,12 @@ def _most_frequent(heap: list[tuple[int, int]], counts: dict[int, int]) -> int |
         if 0 < counts[pair] < -count:
             heappush(heap, (-counts[pair], pair))
     return None
+
+
+def _distinct(*rising: np.ndarray) -> np.ndarray:
+    """The different positions, zero or more, of some rising arrays. A stable sort merges them, which hashing in `np.unique` does not."""
+    positions = np.sort(np.concatenate(rising), kind="stable")
+    return positions[np.diff(positions, prepend=-1) > 0]
 
 
 def _every_other(places: np.ndarray, following: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ def train_wordpiece(text: str, size: int, alphabet: str, split_words: bool) -> T
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         initial_alphabet=list(alphabet),
+        # Given here since the library would number them in the order of its hashes, which changes from call to call and breaks ties.
+        special_tokens=[INSIDE + character for character in alphabet if not (split_words and character == " ")],
         show_progress=False,
         continuing_subword_prefix=INSIDE,
     )

@@ -5,12 +5,13 @@ those k symbols read as a number in base S, the most recent one as the last digi
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import gcd
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key, UInt8
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.special import entr
@@ -247,6 +248,27 @@ def sample_stream(
     _, begins = jax.lax.scan(lambda context, end: (end[context], context), first, ends)
     _, following = jax.lax.scan(jax.vmap(step), begins, uniforms)
     return jnp.concatenate([_context_symbols(kernel, first), following.T.reshape(-1)])[:length]
+
+
+@partial(jax.jit, static_argnums=2)
+def _stationary_sample(key: Array, kernel: Array, length: int, initial: Array) -> Array:
+    return sample_stream(key, kernel, initial, length)
+
+
+def stationary_text(key: Key[Array, ""], kernel: Kernel, length: int) -> UInt8[np.ndarray, " length"]:
+    """`length` symbols of the stationary source, on the host: `sample_stream` from the stationary distribution, in float32."""
+    initial = jnp.asarray(stationary_distribution(kernel), jnp.float32)
+    drawn = _stationary_sample(key, jnp.asarray(kernel, jnp.float32), length, initial)
+    return np.asarray(drawn).astype(np.uint8)
+
+
+def negative_log_likelihood(kernel: Kernel, symbols: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """-ln p(x_n | the k symbols before it) of a text under its source, in nats; 0 for the first k, before which too little is known."""
+    k, base = order(kernel), kernel.shape[1]
+    context = np.zeros(max(len(symbols) - k, 0), np.int64)
+    for lag in range(k, 0, -1):
+        context = context * base + symbols[k - lag : len(symbols) - lag]
+    return np.concatenate([np.zeros(min(k, len(symbols))), -np.log(kernel[context, symbols[k:]])])
 
 
 def _stepper(kernel: Float[Array, "contexts symbols"]):

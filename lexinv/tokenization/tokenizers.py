@@ -11,7 +11,7 @@ from itertools import product
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
 from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
@@ -73,7 +73,7 @@ def to_symbols(text: str, alphabet: str) -> Int32[np.ndarray, " characters"]:
     return by_code[places].astype(np.int32)
 
 
-def to_text(symbols: Int[np.ndarray, " characters"], alphabet: str) -> str:
+def to_text(symbols: Integer[np.ndarray, " characters"], alphabet: str) -> str:
     """The text of symbols given as places in `alphabet`, such as the sample of a source."""
     letters = np.frombuffer(alphabet.encode("utf-32-le", "surrogatepass"), np.uint32)
     return letters[np.asarray(symbols)].tobytes().decode("utf-32-le", "surrogatepass")

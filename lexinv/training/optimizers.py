@@ -1,11 +1,12 @@
 """The optimisers of the experiments: AdamW, or Muon for the matrices with Adam for the rest."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
 from lexinv.validation import choose, require
@@ -79,3 +80,29 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             ),
         )
     return optax.chain(optax.clip_by_global_norm(config.clip), update)
+
+
+class Scale(NamedTuple):
+    """The number that all updates of a run are multiplied by."""
+
+    value: Float[Array, "..."]
+
+
+def scaled_in_state(
+    optimizer: optax.GradientTransformation, value: Float[Array, ""] | float = 1.0
+) -> optax.GradientTransformation:
+    """`optimizer` with its updates multiplied by `value`, which is kept in the state: members of one population can differ in it.
+
+    Updates of `make_optimizer` are proportional to the learning rate, weight decay included, at every step of its schedule. So with
+    `learning_rate` 1 in the configuration, `value` is the learning rate. Only `init` reads `value`.
+    """
+
+    def init(params: PyTree) -> Scale:
+        del params
+        return Scale(jnp.asarray(value, jnp.float32))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Scale]:
+        del params
+        return jax.tree.map(lambda leaf: state.value * leaf, updates), state
+
+    return optax.chain(optimizer, optax.GradientTransformation(init, update))

@@ -1,22 +1,29 @@
-"""Several members (seeds) trained in one program: one compile, one dispatch."""
+"""Several members (seeds, learning rates) trained in one program: one compile, one dispatch."""
 
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import PyTree
 
 from lexinv.training.state import TrainState
+from lexinv.validation import require
 
 
-def create_population(init_fn: Callable[[Key[Array, ""]], TrainState], seeds: Sequence[int]) -> TrainState:
+def create_population(init_fn: Callable[..., TrainState], seeds: Sequence[int], *values: Sequence[float]) -> TrainState:
     """`init_fn(jax.random.key(seed))` for every seed, stacked: each leaf gets a leading axis of `len(seeds)` members.
+
+    Each of `values` holds a float32 for every member, handed to `init_fn` after the key: what else the members differ in, such as the
+    learning rate of `lexinv.training.optimizers.scaled_in_state`. Raises `InvalidConfig` if there are more or fewer than seeds.
 
     One seed after another, since batched LAPACK calls of one program (such as the QR behind `jax.random.orthogonal`) may wait for each
     other's threads forever on a CPU of few cores (seen with jax 0.10.2 and two cores).
     """
+    for numbers in values:
+        require(len(numbers) == len(seeds), "values", numbers, f"a number for each of {len(seeds)} members")
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    return jax.jit(lambda keys: jax.lax.map(init_fn, keys))(keys)
+    members = (keys, *(jnp.asarray(numbers, jnp.float32) for numbers in values))
+    return jax.jit(lambda members: jax.lax.map(lambda one: init_fn(*one), members))(members)
 
 
 def member(tree: PyTree, index: int) -> PyTree:

@@ -17,11 +17,13 @@ from lexinv.tokenization.sources import (
     digits,
     entropy_rate,
     mixing_time,
+    negative_log_likelihood,
     order,
     random_kernel,
     sample,
     sample_stream,
     stationary_distribution,
+    stationary_text,
     switching_kernel,
     symbol_distribution,
 )
@@ -109,6 +111,15 @@ def test_samples_have_the_transitions_of_the_kernel(draw, k):
         assert abs(after.mean() - p) < 4 * np.sqrt(p * (1 - p) / after.size)
     pi = symbol_distribution(kernel)[1]
     assert abs(rows[:, 0].mean() - pi) < 4 * np.sqrt(pi * (1 - pi) / rows.shape[0])
+
+
+def test_a_stationary_text_has_the_loss_of_its_source():
+    kernel = switching_kernel(2, 0.9, 0.6)
+    symbols = stationary_text(jax.random.key(0), kernel, 200_000)
+    assert symbols.dtype == np.uint8
+    assert negative_log_likelihood(kernel, symbols)[2:].mean() == pytest.approx(entropy_rate(kernel), abs=0.006)
+    by_hand = negative_log_likelihood(kernel, np.array([0, 1, 1, 1, 0]))
+    np.testing.assert_allclose(by_hand, [0, 0, -np.log(0.9), -np.log(0.4), -np.log(0.6)])
 
 
 def test_lags_below_the_order_are_uncorrelated():

@@ -161,6 +161,14 @@ def test_minimum_length_has_no_counterpart_in_the_library():
         export(with_encoder(made()["lzw"], "minimum_length"))
 
 
+@pytest.mark.parametrize("train", [train_library_bpe, train_unigram, train_wordpiece])
+def test_the_library_trains_the_same_tokenizer_every_time(train):
+    """The order of its hashes, which it changes from call to call, must not break ties: there are many among so few words."""
+    alphabet = "abcdefgh "
+    text = " ".join("".join(word) for word in np.random.default_rng(0).choice(list(alphabet[:-1]), (40, 3)))
+    assert len({train(text, 40, alphabet, split_words=True).vocabulary for _ in range(3)}) == 1
+
+
 def test_words_are_not_crossed_when_they_are_split():
     for name in ("wordpiece", "unigram"):
         assert all(" " not in token[1:] for token in made()[name].vocabulary)

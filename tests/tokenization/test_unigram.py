@@ -1,7 +1,6 @@
 """Unigram losses against samples, enumeration and the theorems."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,9 +19,8 @@ from lexinv.tokenization.sources import (
     cyclic_kernel,
     entropy_rate,
     random_kernel,
-    sample_stream,
     smallest_probability,
-    stationary_distribution,
+    stationary_text,
     switching_kernel,
     symbol_distribution,
 )
@@ -47,13 +45,9 @@ from lexinv.tokenization.unigram import (
 )
 from lexinv.validation import InvalidConfig
 
-DRAW = jax.jit(sample_stream, static_argnums=(3, 4))
-
 
 def text_of(kernel: np.ndarray, length: int, seed: int = 0) -> str:
-    law = jnp.asarray(stationary_distribution(kernel), jnp.float32)
-    symbols = DRAW(jax.random.key(seed), jnp.asarray(kernel, jnp.float32), law, length, 512)
-    return to_text(np.asarray(symbols), "0123456789"[: kernel.shape[1]])
+    return to_text(stationary_text(jax.random.key(seed), kernel, length), "0123456789"[: kernel.shape[1]])
 
 
 def drawn_kernel(seed: int, k: int = 1) -> np.ndarray:

@@ -5,9 +5,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_run import OPTIMIZER, assert_equal, dataset, initial_state, loss_fn
 
+from lexinv.training.optimizers import scaled_in_state
 from lexinv.training.population import create_population, member
 from lexinv.training.state import create_state
 from lexinv.training.step import make_train_step
@@ -96,6 +98,29 @@ def test_population_members_are_single_runs(train_step, mapped_step, population)
         np.testing.assert_allclose(metrics["loss"][:, index], single_metrics["loss"], rtol=1e-6)
         np.testing.assert_allclose(member(state.params, index)["table"], single.params["table"], rtol=1e-5, atol=1e-7)
         assert_equal(member(state.key, index), single.key)
+
+
+def test_learning_rates_are_members_of_one_population(train_step):
+    """Adam at 1 with the rate in the state is Adam at that rate, whatever the other members have."""
+    optimizer, rates = optax.adam(1.0), [1e-3, 1e-2]
+
+    def init(key, rate):
+        params = {"table": 0.1 * jax.random.normal(key, (5, 5))}
+        return create_state(params, scaled_in_state(optimizer, rate), key)
+
+    element = dataset()[0]
+    batches = jax.tree.map(lambda leaf: np.stack([leaf, leaf], axis=1), element)
+    step = make_train_step(loss_fn, scaled_in_state(optimizer), population="vmap")
+    state, metrics = step(create_population(init, [0, 0], rates), batches)
+    single, single_metrics = train_step(initial_state(), element)  # its optimiser is Adam at 1e-2
+    np.testing.assert_allclose(metrics["loss"][:, 1], single_metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(member(state.params, 1)["table"], single.params["table"], rtol=1e-5, atol=1e-7)
+    assert np.abs(member(state.params, 0)["table"] - single.params["table"]).max() > 1e-3
+
+
+def test_population_wants_a_value_for_every_member():
+    with pytest.raises(InvalidConfig, match="a number for each of 2 members"):
+        create_population(lambda key, rate: None, [0, 1], [1e-3])
 
 
 def test_streams_differ_by_name_and_by_key():

@@ -19,7 +19,6 @@ from experiments.lexinvariance.perplexity import (
     remaining_gap,
     run,
     shuffled,
-    slug,
 )
 from lexinv.nn.language_model import initialize, make_nll
 from lexinv.validation import InvalidConfig
@@ -200,13 +199,6 @@ def test_shuffled_keeps_each_window_s_tokens():
     windows = np.random.default_rng(1).integers(9, size=(5, 40))
     assert (np.sort(shuffled(windows), axis=1) == np.sort(windows, axis=1)).all()
     assert (shuffled(windows) != windows).any()
-
-
-def test_different_corpora_have_different_folders():
-    names = ["file:notes/*.txt", "file:notes/**/*.txt", "tfds:wiki40b/en", "kjv"]
-    assert len({slug(name) for name in names}) == len(names)
-    assert slug("kjv") == "kjv"
-    assert all(set(slug(name)).isdisjoint("/:*.") for name in names)
 
 
 @pytest.mark.parametrize(

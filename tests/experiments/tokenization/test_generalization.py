@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.tokenization.generalization import PRESETS, best_loss, claims, figure, its_text
-from experiments.tokenization.unigram_loss import SourceConfig
+from experiments.tokenization.source_config import SourceConfig
 from lexinv.tokenization.tokenizers import characters, long_substrings
 from lexinv.validation import InvalidConfig
 

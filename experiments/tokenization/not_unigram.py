@@ -1,0 +1,243 @@
+"""A Transformer on tokens of a Markov source is better than every unigram model of the same tokens: how much of the context does it use?
+
+Rajaraman et al. 2024 (arXiv 2404.08335) read near-constant rows of next-token probabilities as unigram behaviour; method card
+theory-of-tokenization, experiment D. The unigram model is fitted to the tokens that the Transformer is trained on, and both are measured
+on the same targets.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from experiments.harness.claims import Claim, below, interval
+from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.workspace import Workspace
+from experiments.tokenization import barrier, source_config
+from experiments.tokenization.source_config import SourceConfig
+from experiments.tokenization.source_models import (
+    LEXICON,
+    PopulationConfig,
+    Tokens,
+    by_rate,
+    size_of,
+    sized,
+    tokens_of,
+    train_population,
+)
+from lexinv.nn.language_model import Params, make_logits
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.tokenization.unigram import add_constant, cross_entropy, token_counts
+from lexinv.training.population import member
+from lexinv.validation import require
+
+PAPER = source_config.PAPER
+SOURCE = "Rajaraman et al. 2024, next-token distributions by position"
+CARD = "method card theory-of-tokenization, experiment D (ours)"
+
+
+@dataclass(frozen=True)
+class Config:
+    """dictionaries: sizes of the BPE, from the smallest to the largest. time: tokens in a window. rows: windows whose next-token
+    distributions are compared with the marginal."""
+
+    sources: tuple[SourceConfig, ...]
+    training: PopulationConfig
+    model: TransformerConfig
+    dictionaries: tuple[int, ...] = (4, 16, 64, 256)
+    time: int = 32
+    rows: int = 64
+
+    def __post_init__(self):
+        names = [source.name for source in self.sources]
+        binary = all(source.symbols == 2 for source in self.sources)
+        require(binary, "sources", names, "switching processes, of two symbols")
+        require(0 < len(set(names)) == len(names), "sources", names, "at least one, each once")
+        sizes = self.dictionaries
+        rising = len(sizes) >= 2 and list(sizes) == sorted(set(sizes)) and sizes[0] > 2 and sizes[-1] <= 2**12
+        require(rising, "dictionaries", sizes, "at least two, rising, from 3 to 4096 tokens")
+        require(self.time >= 2, "time", self.time, "at least 2: the first token does not count")
+        require(self.rows >= 1, "rows", self.rows, "at least 1")
+
+
+TRAINING = PopulationConfig(steps=800, learning_rates=(8e-3, 1.6e-2), evaluate_every=40, held_out=65_536)
+FAST, SLOW = SourceConfig(2, 0.9, 0.9), SourceConfig(2, 0.2, 0.2)
+PRESETS = {
+    "smoke": Config(
+        (FAST,),
+        replace(barrier.PRESETS["smoke"].training, learning_rates=(8e-3,)),
+        barrier.PRESETS["smoke"].model,
+        dictionaries=(4, 8),
+        time=16,
+        rows=4,
+    ),
+    "cpu": Config((FAST, SLOW), TRAINING, barrier.MODEL),
+    "paper": Config(
+        (FAST, SLOW),
+        barrier.PRESETS["paper"].training,
+        barrier.MODEL,
+        dictionaries=(4, 16, 64, 256, 1024),
+        time=128,
+        rows=256,
+    ),
+}
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """By source and size of the dictionary: losses in nats per character and distances of the rows from the marginal, by seed."""
+    return {
+        "corpora": {},
+        "seeds": list(config.training.seeds),
+        "learning_rates": list(config.training.learning_rates),
+        "sources": {
+            source.name: {
+                **source.entropies,
+                "dictionaries": {
+                    str(size): workspace.cached(
+                        f"arms/{source.name}/{size}",
+                        lambda source=source, size=size: measure(source, size, config, workspace),
+                    )
+                    for size in config.dictionaries
+                },
+            }
+            for source in config.sources
+        },
+    }
+
+
+def measure(source: SourceConfig, size: int, config: Config, workspace: Workspace) -> dict[str, Any]:
+    """What is kept of one population: the learning rate with the lowest mean final loss, its losses, and its rows."""
+    tokens = tokens_of(source, size, config.time, config.training)
+    text, training = tokens.text, config.training
+    model = sized(config.model, config.model.width, config.time)
+    params, curves = train_population(f"{source.name}/{size}", model, text, training, workspace)
+    finals, excess, error = (by_rate(curves[kind][:, -1], training) for kind in ("loss", "excess", "error"))
+    best = int(finals.mean(axis=1).argmin())
+    trees = [member(params, best * len(training.seeds) + index) for index in range(len(training.seeds))]
+    distances = row_distances(model, tokens, trees, config.rows)
+    targets = text.held_out[:, text.skipped :].reshape(-1)
+    return {
+        "parameters": size_of(model, text.vocab),
+        "mean_length": round(text.mean_length, 3),
+        "best": best,
+        "loss": np.round(finals[best], 5).tolist(),
+        "excess": np.round(excess[best], 5).tolist(),
+        "error": np.round(error[best], 5).tolist(),
+        "unigram": round(cross_entropy(tokens.train, targets, tokens.tokenizer), 5),
+        "distance": [round(float(each.mean()), 4) for each in distances],
+        "quartiles": np.round(np.quantile(np.concatenate(distances), (0.25, 0.5, 0.75)), 4).tolist(),
+    }
+
+
+def row_distances(
+    model: TransformerConfig, tokens: Tokens, trees: list[Params], count: int
+) -> list[Float[np.ndarray, " rows"]]:
+    """Total variation between the next-token distribution at every counted target of `count` held-out windows and the frequencies of the
+    training tokens, for each tree of parameters."""
+    text = tokens.text
+    marginal = jnp.asarray(add_constant(token_counts(tokens.train, tokens.tokenizer)), jnp.float32)
+    windows = jnp.asarray(text.held_out[:count])
+    batch = {"tokens": windows, "row": jnp.arange(len(windows), dtype=jnp.int32)}
+    logits = make_logits(model, LEXICON, text.vocab)
+
+    @jax.jit
+    def distance(params: Params) -> Array:
+        rows = jax.nn.softmax(logits(params, batch, jax.random.key(0))[:, text.skipped :])
+        return 0.5 * jnp.abs(rows - marginal[None, None]).sum(axis=2).reshape(-1)
+
+    return [np.asarray(distance(tree)) for tree in trees]
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """Better than unigram, closer to it with more tokens, and never below the entropy rate."""
+    gains, distances, better, closer = {}, {}, [], []
+    lowest = {}
+    for name, found in results["sources"].items():
+        arms = found["dictionaries"]
+        for size, arm in arms.items():
+            gains[f"{name}, d={size}"] = gain = interval(np.array(arm["loss"]) - arm["unigram"])
+            better.append(below(gain, 0.0))
+            lowest[f"{name}, d={size}"] = float(np.min(np.array(arm["excess"]) / np.maximum(arm["error"], 1e-5)))
+        smallest, *_, largest = arms.values()
+        distances[name] = change = interval(np.array(largest["distance"]) - np.array(smallest["distance"]))
+        closer.append(below(change, 0.0))
+    at = min(lowest, key=lowest.__getitem__)
+    return [
+        Claim(
+            "token_model_beats_unigram",
+            "With every tokenizer the Transformer's loss is below that of the best unigram model of the same tokens: it uses the context "
+            "(measured: difference in nats per character).",
+            CARD,
+            "near-constant rows, read as unigram behaviour",
+            gains,
+            "every whole interval below 0",
+            None if None in better else all(better),
+        ),
+        Claim(
+            "distance_to_marginal_shrinks_with_size",
+            "Its next-token distributions are closer to the token frequencies with the largest dictionary than with the smallest "
+            "(measured: difference of the mean total variation distances).",
+            CARD,
+            "expected to shrink as d grows",
+            distances,
+            "every whole interval below 0",
+            None if None in closer else all(closer),
+        ),
+        Claim(
+            "never_below_entropy_rate",
+            "No held-out loss is below that of the source itself on the same characters (measured: the smallest difference, in "
+            "standard errors).",
+            SOURCE,
+            "H_inf is the least loss of any lossless tokenizer and model",
+            {at: round(lowest[at], 2)},
+            "at least -3",
+            lowest[at] >= -3,
+        ),
+    ]
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """Losses against the size of the dictionary, a panel per source, and the distance of the rows from the marginal.
+
+    Both losses are drawn as H_inf and what they are above the source's own loss on the same characters, without the text's luck.
+    """
+    sources = results["sources"]
+    drawn, axes = panels(1, len(sources) + 1, width=4.2, height=3.4)
+    with styled():
+        for panel, (name, found) in zip(axes, sources.items(), strict=False):
+            arms, rate = found["dictionaries"], found["entropy_rate"]
+            sizes = [int(size) for size in arms]
+            excess = np.array([arm["excess"] for arm in arms.values()]).T
+            own = np.array([arm["loss"][0] - arm["excess"][0] for arm in arms.values()])
+            unigram = np.array([arm["unigram"] for arm in arms.values()]) - own
+            panel.plot(sizes, rate + unigram, "o-", color=ORANGE, label="unigram model of tokens")
+            band(panel, sizes, rate + excess, "Transformer on tokens", BLUE, marker="o")
+            reference(panel, found["stationary_entropy"], "H(π)")
+            reference(panel, found["entropy_rate"], "H∞", BLACK)
+            panel.set(title=name, xlabel="tokens d", ylabel="held-out nats per character", xscale="log")
+            panel.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+            panel.set_xticks([], minor=True)
+            panel.legend(fontsize=7)
+        for (name, found), color in zip(sources.items(), (BLUE, VERMILION, GREY), strict=False):
+            arms = found["dictionaries"]
+            sizes = [int(size) for size in arms]
+            distances = np.array([arm["distance"] for arm in arms.values()]).T
+            band(axes[-1], sizes, distances, f"{name}, mean", color, marker="o")
+            low, _, high = np.array([arm["quartiles"] for arm in arms.values()]).T
+            axes[-1].plot(sizes, low, ":", color=color, linewidth=0.9, label=f"{name}, quartiles of rows")
+            axes[-1].plot(sizes, high, ":", color=color, linewidth=0.9)
+        axes[-1].set(
+            title="Rows against the marginal",
+            xlabel="tokens d",
+            ylabel="total variation distance",
+            xscale="log",
+            ylim=(0, 1),
+        )
+        axes[-1].set_xticks(sizes, [str(size) for size in sizes], minor=False)
+        axes[-1].set_xticks([], minor=True)
+        axes[-1].legend(fontsize=7)
+    return drawn

@@ -1,0 +1,347 @@
+"""On real text a unigram model over tokens is below character k-grams of as many parameters, whichever the tokenizer.
+
+Rajaraman et al. 2024 (arXiv 2404.08335), unigram models over the tokens of Wikitext-103 [recalled]; method card theory-of-tokenization,
+experiment C. The text is lower-cased to a-z, full stop, comma and space. Every seed divides the documents anew into those that tokenizers,
+unigram models and k-grams are all trained on, and those on which they are measured.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.harness.claims import Claim, Interval, below, interval
+from experiments.harness.corpora import installed, slug
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
+from experiments.harness.workspace import Workspace
+from experiments.tokenization import source_config
+from lexinv.data.corpora import SPLITS, Corpus, load_corpus
+from lexinv.data.tokenizers import load_tokenizer
+from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
+from lexinv.tokenization.library import train_library_bpe, train_unigram, train_wordpiece
+from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_bpe, train_lzw
+from lexinv.tokenization.unigram import cross_entropy
+from lexinv.validation import require
+
+PAPER = source_config.PAPER
+SOURCE = (
+    "Rajaraman et al. 2024, Wikitext-103 ([recalled], unverified); method card theory-of-tokenization, experiment C"
+)
+ALPHABET = " abcdefghijklmnopqrstuvwxyz.,"
+WORDS = ("bpe", "wordpiece", "unigram")
+TRAINERS: dict[str, Callable[[str, int], Tokenizer]] = {
+    "bpe": partial(train_library_bpe, alphabet=ALPHABET, split_words=True),
+    "wordpiece": partial(train_wordpiece, alphabet=ALPHABET, split_words=True),
+    "unigram": partial(train_unigram, alphabet=ALPHABET, split_words=True),
+    "lzw": partial(train_lzw, alphabet=ALPHABET),
+}
+LABELS = {
+    "bpe": ("BPE", BLUE),
+    "wordpiece": ("WordPiece", VERMILION),
+    "unigram": ("Unigram", GREEN),
+    "bpe_whole": ("BPE, text not split into words", ORANGE),
+    "lzw": ("LZW, greedy", PURPLE),
+}
+JUDGED, FROM, CLOSE = 4096, 1024, 0.15  # sizes at which claims are judged; nats per character
+TUNED_SHARE = 0.05  # of the training text, on which the k-grams' strengths are tuned
+
+
+@dataclass(frozen=True)
+class Config:
+    """sizes: of the dictionaries, characters included. grams: the longest k-gram. seeds: divisions of the documents.
+
+    train_characters, test_characters: how much of each corpus is used; documents are drawn at random until there is as much.
+    """
+
+    corpora: tuple[str, ...] = ("python-docs", "kjv")
+    sizes: tuple[int, ...] = (64, 256, 1024, 4096, 16_384)
+    grams: int = 5
+    train_characters: int = 1_500_000
+    test_characters: int = 150_000
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self):
+        for name in ("corpora", "seeds"):
+            values = getattr(self, name)
+            require(len(values) > 0 and len(set(values)) == len(values), name, values, "at least one, each once")
+        rising = len(self.sizes) > 0 and all(a < b for a, b in pairwise(self.sizes))
+        require(rising, "sizes", self.sizes, "at least one size, in rising order")
+        least = 2 * len(ALPHABET)
+        require(self.sizes[0] >= least, "sizes", self.sizes, f"at least {least}, the characters of WordPiece")
+        require(1 <= self.grams <= 12, "grams", self.grams, "1 to 12: runs of 29 symbols are numbered in 63 bits")
+        enough = 20 * self.sizes[-1]
+        require(
+            self.train_characters >= enough,
+            "train_characters",
+            self.train_characters,
+            f"at least {enough}, 20 for each token of the largest dictionary",
+        )
+        require(self.test_characters >= 1000, "test_characters", self.test_characters, "at least 1000")
+
+
+PRESETS = {
+    "smoke": Config(("python-docs",), (64, 256), 3, train_characters=60_000, test_characters=10_000, seeds=(0, 1)),
+    "cpu": Config(),
+    # TFDS has no Wikitext-103; these are articles of Wikipedia too.
+    "paper": Config(
+        ("tfds:wiki40b/en",),
+        (256, 1024, 4096, 16_384, 32_768),
+        grams=6,
+        train_characters=100_000_000,
+        test_characters=1_000_000,
+    ),
+}
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Nats per character of the test text by corpus: `tokens` by tokenizer, `kgrams` and `compressors`, one row per seed."""
+    from rich.progress import track
+
+    first, *others = config.corpora
+    corpora = [load_corpus(name) for name in (first, *filter(installed, others))]
+    fingerprints = workspace.pinned("corpora", {corpus.name: corpus.fingerprint for corpus in corpora})
+    results: dict[str, Any] = {
+        "corpora": fingerprints,
+        "left_out": {name: "its package is not installed" for name in others if not installed(name)},
+        "seeds": list(config.seeds),
+        "sizes": list(config.sizes),
+        "texts": {},
+    }
+    divisions = [(corpus, seed) for corpus in corpora for seed in config.seeds]
+    measured: dict[str, list[dict[str, Any]]] = {corpus.name: [] for corpus in corpora}
+    for corpus, seed in track(divisions, "real_text", disable=not workspace.progress):
+        train, test = divide(corpus, config.train_characters, config.test_characters, seed)
+        folder = f"{slug(corpus.name)}/seed-{seed}"
+
+        def stage(kind: str, folder=folder, train=train, test=test) -> dict[str, Any]:
+            return workspace.cached(f"{folder}/{kind}", lambda: measure(train, test, config, kind))
+
+        # The library lets other threads run while it trains. Unigram, which takes longest, goes first.
+        kinds = ("unigram", *(kind for kind in LABELS if kind != "unigram"), "kgrams", "compressors")
+        with ThreadPoolExecutor(2) as pool:
+            measured[corpus.name].append(dict(zip(kinds, pool.map(stage, kinds), strict=True)))
+    for name, seeds in measured.items():
+        by_kind = {kind: by_seed(seed[kind] for seed in seeds) for kind in seeds[0]}
+        tokens = {kind: by_kind.pop(kind) for kind in LABELS}
+        results["texts"][name] = {**by_kind, "tokens": tokens}
+    return results
+
+
+def by_seed(measured: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """One dictionary of rows instead of one dictionary for each seed."""
+    rows = list(measured)
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def measure(train: np.ndarray, test: np.ndarray, config: Config, kind: str) -> dict[str, Any]:
+    """One kind of model on one division of a corpus: its sizes and nats per character."""
+    if kind == "kgrams":
+        return measure_kgrams(train, test, config.grams)
+    if kind == "compressors":
+        return compressors(to_text(test, ALPHABET))
+    train_text, test_text = to_text(train, ALPHABET), to_text(test, ALPHABET)
+    trained = tokenizers(kind, train_text, config.sizes)
+    nats = [cross_entropy(t.encode(train_text), t.encode(test_text), t) for t in trained]
+    return {"sizes": [t.size for t in trained], "nats": np.round(nats, 5)}
+
+
+def divide(corpus: Corpus, train_characters: int, test_characters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols of a training and a test text from documents drawn without replacement, whatever the corpus's own splits.
+
+    A space lies between documents. Raises `InvalidConfig` where the corpus has less text.
+    """
+    letters = load_tokenizer("letters", corpus)
+    require(letters.decode(range(letters.vocab_size)) == ALPHABET, "alphabet", ALPHABET, "that of the letters")
+    documents = [(split, i) for split in SPLITS for i in range(len(corpus.splits[split]))]
+    order = np.random.default_rng(seed).permutation(len(documents)).tolist()
+    drawn = (letters.encode(corpus.splits[split][i]) for split, i in (documents[number] for number in order))
+
+    def take(field: str, characters: int) -> np.ndarray:
+        pieces, found = [], 0
+        while found < characters:
+            document = next(drawn, None)
+            require(document is not None, field, characters, f"less: {corpus.name} has {found} left for it")
+            if len(document):
+                pieces += [document, np.array([letters.separator], np.int32)]
+                found += len(document) + 1
+        return np.concatenate(pieces)[:characters]
+
+    test = take("test_characters", test_characters)
+    return take("train_characters", train_characters), test
+
+
+def tokenizers(kind: str, text: str, sizes: Sequence[int]) -> list[Tokenizer]:
+    """A tokenizer of each size. Those of BPE without words are the first merges of the largest, which are what training them would give."""
+    if kind != "bpe_whole":
+        return [TRAINERS[kind](text, size) for size in sizes]
+    largest = train_bpe(text, sizes[-1], ALPHABET)
+    return [shortened(largest, size) for size in sizes]
+
+
+def measure_kgrams(train: np.ndarray, test: np.ndarray, grams: int) -> dict[str, Any]:
+    """Interpolated k-grams for k = 1 to `grams`: strengths tuned on the end of the training text, counts of the whole of it."""
+    cut = len(train) - max(int(TUNED_SHARE * len(train)), 1)
+    strengths = tune_strengths(fit_kgram(train[:cut], grams - 1, len(ALPHABET)), train[cut:])
+    model = fit_kgram(train, grams - 1, len(ALPHABET))
+    nats = cross_entropies(model, test, strengths)
+    return {"sizes": model.parameters, "nats": np.round(nats, 5), "strengths": strengths}
+
+
+def compressors(text: str) -> dict[str, float]:
+    """gzip and xz at their highest levels, as references from outside: they see the test text alone, and learn while they read it."""
+    import gzip
+    import lzma
+
+    data = text.encode()
+    packed = {"gzip": gzip.compress(data, 9), "xz": lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)}
+    return {name: round(8 * len(file) * np.log(2) / len(text), 5) for name, file in packed.items()}
+
+
+def equal_kgrams(text: dict[str, Any], kind: str, column: int) -> np.ndarray | None:
+    """By seed, nats per character of the smallest k-gram with at least as many parameters as there are tokens; None if there is none."""
+    found = []
+    for seed, sizes in enumerate(text["tokens"][kind]["sizes"]):
+        kgrams = zip(text["kgrams"]["sizes"][seed], text["kgrams"]["nats"][seed], strict=True)
+        larger = [(size, nats) for size, nats in kgrams if size >= sizes[column]]
+        if not larger:
+            return None
+        found.append(min(larger)[1])
+    return np.array(found)
+
+
+def kgram_differences(results: dict[str, Any]) -> dict[str, dict[str, Interval | None]]:
+    """By corpus, of every tokenizer with words and every size from 1024: tokens less the k-gram of equal size, in nats per character."""
+    return {
+        corpus: {
+            f"{LABELS[kind][0]} at {size}": None
+            if (equal := equal_kgrams(text, kind, column)) is None
+            else interval(np.array(text["tokens"][kind]["nats"])[:, column] - equal)
+            for kind in WORDS
+            for column, size in enumerate(results["sizes"])
+            if size >= FROM
+        }
+        for corpus, text in results["texts"].items()
+    }
+
+
+def step_differences(results: dict[str, Any]) -> dict[str, dict[str, Interval | None]]:
+    """By corpus, of every tokenizer: each dictionary up to 4096 tokens less the one before it, in nats per character."""
+    sizes = results["sizes"]
+    return {
+        corpus: {
+            f"{LABELS[kind][0]} from {before} to {after}": interval(
+                np.diff(np.array(found["nats"])[:, column : column + 2], axis=1)[:, 0]
+            )
+            for kind, found in text["tokens"].items()
+            for column, (before, after) in enumerate(pairwise(sizes))
+            if after <= JUDGED
+        }
+        for corpus, text in results["texts"].items()
+    }
+
+
+def spreads(results: dict[str, Any], kinds: Sequence[str]) -> dict[str, Interval]:
+    """By corpus, highest less lowest of some tokenizers at 4096 tokens, in nats per character; empty if that size was not measured."""
+    if JUDGED not in results["sizes"]:
+        return {}
+    column = results["sizes"].index(JUDGED)
+    found = {
+        corpus: np.array([text["tokens"][kind]["nats"] for kind in kinds])[:, :, column]
+        for corpus, text in results["texts"].items()
+    }
+    return {corpus: interval(np.ptp(nats, axis=0)) for corpus, nats in found.items()}
+
+
+def worst(differences: dict[str, Interval | None]) -> dict[str, Interval]:
+    """The one whose interval, or single value, reaches highest."""
+    told = {label: found for label, found in differences.items() if found is not None}
+    reach = {label: found.mean if found.high is None else found.high for label, found in told.items()}
+    return {label: told[label] for label in [max(reach, key=reach.__getitem__)]} if told else {}
+
+
+def all_below(measured: Iterable[Interval | None], threshold: float) -> bool | None:
+    """Whether every whole interval is below. One that is not decides; otherwise one that is missing or of a single run cannot tell."""
+    verdicts = [None if found is None else below(found, threshold) for found in measured]
+    if False in verdicts:
+        return False
+    return None if None in verdicts or not verdicts else True
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """What holds on every corpus. Differences are taken within a seed."""
+
+    def judge(name: str, statement: str, measured: dict[str, Any], threshold: float) -> Claim:
+        found = [one if isinstance(one, dict) else {"": one} for one in measured.values()]
+        shown = {corpus: worst(one) if isinstance(one, dict) else one for corpus, one in measured.items()}
+        every = [difference for differences in found for difference in differences.values()]
+        limit = f"whole interval of every one below {threshold} nats per character"
+        return Claim(name, statement, SOURCE, None, shown or None, limit, all_below(every, threshold))
+
+    return [
+        judge(
+            "tokens_beat_kgrams_of_equal_size",
+            f"Unigram models over BPE, WordPiece and Unigram tokens are below the interpolated character k-gram with as many parameters or "
+            f"more, the smallest there is, at every dictionary size from {FROM} (measured: difference, the worst for each corpus).",
+            kgram_differences(results),
+            0.0,
+        ),
+        judge(
+            "tokenizers_are_close",
+            f"BPE, WordPiece and Unigram are close to one another at {JUDGED} tokens (measured: highest less lowest).",
+            spreads(results, WORDS),
+            CLOSE,
+        ),
+        judge(
+            "lzw_is_close",
+            f"LZW with greedy encoding is close to BPE at {JUDGED} tokens (measured: distance).",
+            spreads(results, ("bpe", "lzw")),
+            CLOSE,
+        ),
+        judge(
+            "larger_dictionaries_are_better",
+            f"With every tokenizer each larger dictionary up to {JUDGED} tokens has a lower cross-entropy than the one before (measured: "
+            "difference, the worst for each corpus).",
+            step_differences(results),
+            0.0,
+        ),
+    ]
+
+
+def draw(axes: Axes, found: dict[str, Any], label: str, color: str, **line: Any) -> None:
+    """Mean over seeds against the mean number of parameters, with the intervals as bars."""
+    intervals = [interval(column) for column in zip(*found["nats"], strict=True)]
+    means = [i.mean for i in intervals]
+    reach = None if intervals[0].high is None else [i.high - i.mean for i in intervals]
+    sizes = np.mean(found["sizes"], axis=0)
+    axes.errorbar(sizes, means, reach, label=label, color=color, capsize=2, elinewidth=0.8, markersize=4, **line)
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """Cross-entropy against the number of parameters: a line for each tokenizer, the k-grams, and the compressors."""
+    drawn, axes = panels(1, len(results["texts"]), width=5.2, height=4.4)
+    with styled():
+        for panel, (corpus, text) in zip(axes, results["texts"].items(), strict=True):
+            for kind, (label, color) in LABELS.items():
+                draw(panel, text["tokens"][kind], label, color, marker="o")
+            kgrams = text["kgrams"]
+            draw(panel, kgrams, "interpolated character k-grams", BLACK, marker="s", linestyle=":")
+            for k, (size, nats) in enumerate(
+                zip(np.mean(kgrams["sizes"], axis=0), np.mean(kgrams["nats"], axis=0), strict=True), 1
+            ):
+                panel.annotate(f"k = {k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
+            for (name, nats), color in zip(text["compressors"].items(), (GREY, BLACK), strict=True):
+                reference(panel, float(np.mean(nats)), f"{name} (learns on the test text)", color)
+            panel.set(
+                title=corpus,
+                xlabel="parameters: tokens, or distinct k-grams",
+                ylabel="nats per character",
+                xscale="log",
+            )
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return drawn

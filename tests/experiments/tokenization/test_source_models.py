@@ -1,0 +1,150 @@
+"""Texts with exact floors, losses per character, and populations whose members are runs of their own."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.harness.workspace import Workspace
+from experiments.tokenization.barrier import MODEL
+from experiments.tokenization.source_config import SourceConfig
+from experiments.tokenization.source_models import (
+    LEXICON,
+    PopulationConfig,
+    as_characters,
+    as_tokens,
+    by_rate,
+    characters_of,
+    draw,
+    evaluator,
+    size_of,
+    sized,
+    train_population,
+)
+from lexinv.nn.language_model import initialize
+from lexinv.tokenization import sources
+from lexinv.tokenization.tokenizers import characters, train_bpe
+from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.streams import stream
+from lexinv.validation import InvalidConfig
+
+SOURCE = SourceConfig(2, 0.8, 0.7)
+TINY = sized(MODEL, 4, 16)
+TRAINING = PopulationConfig(
+    4, 2, (0, 1), (1e-3, 1e-2), OptimizerConfig("adamw", 1.0, 1, b2=0.95), evaluate_every=2, held_out=256
+)
+
+
+def test_stretches_are_reproducible_and_differ_by_name():
+    first = draw(SOURCE, "train", 1000)
+    draw.cache_clear()
+    np.testing.assert_array_equal(first, draw(SOURCE, "train", 1000))
+    assert 0.3 < np.mean(first == draw(SOURCE, "held-out", 1000)) < 0.7
+
+
+def test_nll_of_the_source_by_hand():
+    # X_n depends on X_{n-2}: P(1 | 0) = 0.8, P(0 | 1) = 0.7.
+    nll = sources.negative_log_likelihood(SOURCE.kernel, np.array([0, 1, 1, 1, 0]))
+    np.testing.assert_allclose(np.exp(-nll), [1, 1, 0.8, 0.3, 0.7])
+
+
+def test_source_attains_the_floor_of_windows_of_characters():
+    """The generator does not leak, and the floor is that of windows that begin knowing nothing."""
+    symbols = draw(SOURCE, "held-out", 400_000)
+    text = as_characters(SOURCE, symbols[:64], symbols, 16)
+    rate, single = SOURCE.entropies.values()
+    assert text.floor == pytest.approx(rate + 2 * (single - rate) / 16)
+    error = text.source_nll.std() / np.sqrt(len(text.source_nll)) / 16
+    assert text.source_nll.sum() / text.characters.sum() == pytest.approx(text.floor, abs=4 * error)
+
+
+def test_source_attains_the_entropy_rate_on_tokens():
+    symbols = draw(SOURCE, "held-out", 400_000)
+    tokenizer = train_bpe("".join(map(str, draw(SOURCE, "tokenizer", 20_000))), 16, "01")
+    text = as_tokens(SOURCE, tokenizer, symbols[:1000], symbols, 16).text
+    error = text.source_nll.std() / np.sqrt(len(text.source_nll)) / text.characters.mean()
+    assert text.source_nll.sum() / text.characters.sum() == pytest.approx(
+        SOURCE.entropies["entropy_rate"], abs=4 * error
+    )
+
+
+def test_characters_as_tokens_are_characters_but_for_the_first():
+    symbols = draw(SOURCE, "held-out", 256)
+    by_token = as_tokens(SOURCE, characters("01"), symbols, symbols, 16).text
+    by_character = as_characters(SOURCE, symbols, symbols, 16)
+    np.testing.assert_array_equal(by_token.held_out, by_character.held_out)
+    np.testing.assert_array_equal(by_token.characters, by_character.characters - 1)
+    whole = sources.negative_log_likelihood(SOURCE.kernel, symbols).reshape(-1, 16)
+    np.testing.assert_allclose(by_token.source_nll, whole[:, 1:].sum(axis=1))
+    np.testing.assert_allclose(by_character.source_nll[1:] - whole[1:, 2:].sum(axis=1), pair_nll(symbols)[1:])
+
+
+def pair_nll(symbols: np.ndarray) -> np.ndarray:
+    """Two characters of this source are independent: -log pi(a) - log pi(b)."""
+    law = sources.symbol_distribution(SOURCE.kernel)
+    return -np.log(law[symbols.reshape(-1, 16)[:, :2]]).sum(axis=1)
+
+
+def test_loss_of_a_uniform_model_is_log_vocabulary_over_the_mean_length():
+    symbols = draw(SOURCE, "held-out", 4000)
+    tokenizer = train_bpe("".join(map(str, symbols)), 8, "01")
+    text = as_tokens(SOURCE, tokenizer, symbols, symbols, 16).text
+    params = jax.tree.map(lambda leaf: leaf[None], initialize(TINY, LEXICON, 8, jax.random.key(0)))
+    params["model"]["logit_scale"] = jnp.zeros(1)
+    counted = text.held_out[:, 1:]
+    expected = counted.size * np.log(8) / np.asarray(tokenizer.lengths)[counted].sum()
+    found = evaluator(TINY, text)(params)
+    np.testing.assert_allclose(found["loss"], expected, rtol=1e-6)
+    own = text.source_nll.sum() / text.characters.sum()
+    np.testing.assert_allclose(found["excess"], expected - own, rtol=1e-5)
+
+
+def test_members_are_seeds_at_learning_rates(tmp_path):
+    """Rate by rate: the members of a seed begin alike, those of a rate do not; and a complete run is read, not trained again."""
+    text = characters_of(SOURCE, 16, TRAINING)
+    workspace = Workspace(tmp_path, "0", progress=False)
+    params, curves = train_population("arm", TINY, text, TRAINING, workspace)
+    assert curves["steps"] == [0, 2, 4]
+    assert TRAINING.members == [(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]
+    slow, fast = by_rate(curves["loss"], TRAINING)
+    np.testing.assert_array_equal(slow[:, 0], fast[:, 0])
+    assert slow[0, 0] != slow[1, 0]
+    begun = jax.jit(lambda key: initialize(TINY, LEXICON, 2, stream(key, "parameters")))
+    for rate, moved in zip(TRAINING.learning_rates, by_rate(params["table"], TRAINING), strict=True):
+        for seed in TRAINING.seeds:
+            # Adam moves an entry by about its rate in a step: 1 + 0.9 + 0.5 of it after the warm-up's first step, which is 0.
+            distance = np.abs(moved[seed] - begun(jax.random.key(seed))["table"]).max()
+            assert 0.5 * rate < distance < 4 * rate
+    _, again = train_population("arm", TINY, text, TRAINING, workspace)
+    np.testing.assert_array_equal(again["loss"], curves["loss"])
+
+
+def test_a_text_of_less_than_an_epoch_is_refused(tmp_path):
+    text = characters_of(SOURCE, 16, TRAINING)
+    longer = replace(TRAINING, steps=6)
+    with pytest.raises(InvalidConfig, match="12 windows: one epoch of fresh data"):
+        train_population("arm", TINY, text, longer, Workspace(tmp_path, "0", progress=False))
+
+
+def test_sizes_count_every_parameter():
+    # Table 2 x 4, output matrix and scale, BOS, positions 16 x 4, final gain; attention 4 x 4², MLP 8 x 4², two gains.
+    assert size_of(TINY, 2) == 8 + 16 + 1 + 4 + 64 + 4 + 12 * 16 + 8
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"steps": 5}, "training.evaluate_every"),
+        ({"seeds": (0, 0)}, "training.seeds"),
+        ({"learning_rates": ()}, "training.learning_rates"),
+        ({"learning_rates": (2.0,)}, "training.learning_rates"),
+        ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "training.optimizer.learning_rate"),
+        ({"held_out": 0}, "training.held_out"),
+    ],
+)
+def test_impossible_training_is_refused(change, field):
+    with pytest.raises(InvalidConfig) as error:
+        replace(TRAINING, **change)
+    assert error.value.field == field
