@@ -11,9 +11,19 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_a_source_and_a_tokenizer(capsys):
+    (source,) = [block for block in BLOCKS if "train_lzw" in block]
+    exec(source, {})
+    rate, loss, bound = map(float, capsys.readouterr().out.split())
+    assert rate < loss < bound
+
+
 @pytest.mark.experiment
 def test_own_experiment_runs(tmp_path, user_environment):
-    (source,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (source,) = [block for block in BLOCKS if "PRESETS" in block]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/cipher.py").write_text(source)
     program = (

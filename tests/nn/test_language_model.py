@@ -162,15 +162,15 @@ def test_tied_and_untied_outputs_are_read_from_the_hidden_states_by_their_table(
     assert ("output_table" in params) == (output == "untied")
     assert "readout" not in params["model"]
     batch, key = {"tokens": jax.random.randint(jax.random.key(1), (2, 12), 0, VOCAB), "row": jnp.arange(2)}, KEY
-    states = make_hidden_states(config, STANDARD, VOCAB)(params, batch, key)
+    states = jax.jit(make_hidden_states(config, STANDARD, VOCAB))(params, batch, key)
     hidden = rms_norm(states[-1], params["model"]["transformer"]["final_norm"])
     table = params["table" if output == "tied" else "output_table"]
     expected = hidden @ table.T / np.float32(np.sqrt(WIDTH))
-    found = make_logits(config, STANDARD, VOCAB)(params, batch, key)
+    found = jax.jit(make_logits(config, STANDARD, VOCAB))(params, batch, key)
     np.testing.assert_allclose(found[:, 1:], expected, atol=1e-5)
     nll = -jnp.take_along_axis(jax.nn.log_softmax(found), batch["tokens"][..., None], axis=-1)[..., 0]
     for lexicon in (STANDARD, replace(STANDARD, vocab_block=4)):
-        np.testing.assert_allclose(make_nll(config, lexicon, VOCAB)(params, batch, key), nll, rtol=1e-5)
+        np.testing.assert_allclose(jax.jit(make_nll(config, lexicon, VOCAB))(params, batch, key), nll, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["lexinvariant", "semi", "permuted_bank"])
@@ -192,8 +192,8 @@ def test_the_gpt2_scheme_is_small_and_its_logits_are_plain_inner_products():
         assert float(jnp.std(leaf)) == pytest.approx(0.005, rel=0.05), name
     assert float(jnp.std(params["model"]["bos"])) < 0.03
     batch = {"tokens": jnp.arange(12)[None], "row": jnp.arange(1)}
-    hidden = rms_norm(make_hidden_states(config, STANDARD, 500)(params, batch, KEY)[-1], jnp.ones(64))
-    logits = make_logits(config, STANDARD, 500)(params, batch, KEY)[:, 1:]
+    hidden = rms_norm(jax.jit(make_hidden_states(config, STANDARD, 500))(params, batch, KEY)[-1], jnp.ones(64))
+    logits = jax.jit(make_logits(config, STANDARD, 500))(params, batch, KEY)[:, 1:]
     np.testing.assert_allclose(logits, hidden @ params["table"].T, atol=1e-5)
 
 
