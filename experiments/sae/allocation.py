@@ -88,12 +88,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return measure(VARIANTS[kind], regime.data, regime.features, settings, config.training, seed, regime.centred)[0]
 
     found: dict[str, Any] = {}
-    for name, regime in config.regimes.items():
+    for name in config.regimes:
         found[name] = {}
         for kind in KINDS:
             by_seed = [
                 workspace.cached(
-                    f"{name}/{kind}/{seed}", lambda regime=regime, kind=kind, seed=seed: judged(regime, kind, seed)
+                    f"{name}/{kind}/{seed}", lambda name=name, kind=kind, seed=seed: judged(name, kind, seed)
                 )
                 for seed in config.training.seeds
             ]

@@ -94,7 +94,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             workspace.cached(
                 f"arms/{variant}/{seed}",
                 lambda variant=variant, seed=seed: measure(
-                    VARIANTS[variant], config.data, config.features, config.settings(variant), config.training, seed
+                    VARIANTS[variant],
+                    config.data,
+                    config.features,
+                    config.settings(variant),
+                    config.training,
+                    seed,
+                    f"{variant}/seed-{seed}",
+                    workspace,
                 ),
             )
             for seed in seeds

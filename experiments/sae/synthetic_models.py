@@ -1,23 +1,30 @@
 """Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.harness.workspace import Workspace
 from lexinv.sae.autoencoders import PER, AutoencoderConfig, Kind, decode, encode, encode_by_threshold, pre_activations
 from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.losses import LossConfig, budget_of
 from lexinv.sae.metrics import add, calibrate_threshold, collapse, recovery, start_sums, summarise
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
+from lexinv.training.fit import fit
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
 from lexinv.training.streams import stream
 from lexinv.validation import require
+
+if TYPE_CHECKING:
+    import grain
 
 PAPER = """@article{ayonrinde2024adaptive,
   title = {Adaptive Sparse Allocation with Mutual Choice and Feature Choice Sparse Autoencoders},
@@ -99,11 +106,13 @@ def measure(
     settings: Sequence[Setting],
     training: TrainingConfig,
     seed: int,
+    name: str,
+    workspace: Workspace,
     centred: bool = True,
 ) -> list[dict[str, float]]:
     """Train all settings of a variant together on the same activations, and judge each. The seed decides dictionary, data and parameters.
 
-    centred: b_dec begins at the mean of the data; otherwise at 0.
+    Trains in the workspace's folder `name`, and resumes there. centred: b_dec begins at the mean of the data; otherwise at 0.
     """
     prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if variant.kind == "matryoshka" else ()
     config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
@@ -128,8 +137,17 @@ def measure(
         ]
         state = state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(np.stack(budgets))))
     step = make_autoencoder_step(config, variant.terms, optimizer, "map" if jax.default_backend() == "cpu" else "vmap")
-    for activations in train_batches(data, dictionary, training, stream(key, "train")):
-        state, _ = step(state, {"activations": activations})
+    state = fit(
+        state,
+        step,
+        train_batches(data, dictionary, training, stream(key, "train")),
+        steps=training.steps,
+        directory=workspace.folder(name),
+        metadata={"config_hash": workspace.config_hash, "arm": name},
+        tokens_per_step=count * training.batch,
+        progress=workspace.progress,
+        description=name,
+    )
     held_out = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "held-out"))
     calibration = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "calibration"))
     members = [member(state, index) for index in range(count)]
@@ -138,8 +156,10 @@ def measure(
 
 def train_batches(
     data: SyntheticConfig, dictionary: Float[Array, "features width"], training: TrainingConfig, key: Array
-) -> Iterator[Float[Array, "steps tokens width"]]:
-    """Fresh activations for every dispatch."""
+) -> "grain.MapDataset[dict[str, np.ndarray]]":
+    """Element i: fresh activations [steps, tokens, width] for dispatch i."""
+    import grain
+
     steps, batch = training.steps_per_dispatch, training.batch
 
     @jax.jit
@@ -147,7 +167,7 @@ def train_batches(
         tokens = sample_tokens(data, dictionary, steps * batch, jax.random.fold_in(key, number))
         return tokens.activations.reshape(steps, batch, data.width)
 
-    return (drawn(jnp.int32(number)) for number in range(training.steps // steps))
+    return grain.MapDataset.range(sys.maxsize).map(lambda i: {"activations": np.asarray(drawn(jnp.int32(i)))})
 
 
 def judge(

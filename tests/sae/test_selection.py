@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lexinv.sae.selection import AXES, smallest_kept
 from lexinv.sae.selection import select as select_eagerly
@@ -94,3 +95,14 @@ def test_the_mask_has_no_gradient():
     values = jnp.asarray(np.random.default_rng(4).normal(size=(3, 5)), jnp.float32)
     gradient = jax.grad(lambda v: jnp.sum(jnp.where(select(v, 4, "batch"), v, 0.0)))(values)
     np.testing.assert_array_equal(gradient, np.asarray(select(values, 4, "batch")).astype(np.float32))
+
+
+@pytest.mark.parametrize("per", PERS)
+def test_counts_add_up_over_devices(per):
+    """Features divided over two devices: the same selection, and the mask stays divided."""
+    values = jnp.asarray(np.random.default_rng(5).normal(size=(10, 8)), jnp.float32)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("features",))
+    divided = jax.device_put(values, NamedSharding(mesh, PartitionSpec(None, "features")))
+    found = select(divided, 3, per)
+    np.testing.assert_array_equal(found, select(values, 3, per))
+    assert found.sharding.num_devices == 2

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.harness.workspace import Workspace
 from experiments.sae.synthetic_models import VARIANTS, Setting, TrainingConfig, measure
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig
@@ -13,16 +14,20 @@ DATA = SyntheticConfig(width=8, features=12, l0=1.5)
 TRAINING = TrainingConfig(10, 48, OptimizerConfig(warmup_steps=1), held_out=6, steps_per_dispatch=5, seeds=(0,))
 
 
+def measured(path, name: str, settings: list[Setting], seed: int) -> list[dict[str, float]]:
+    return measure(VARIANTS[name], DATA, 16, settings, TRAINING, seed, "models", Workspace(path, "0123abcd", False))
+
+
 @pytest.mark.parametrize("name", ["topk", "matryoshka", "feature_zipf"])
-def test_budgets_are_met_in_batches_of_the_training_size(name):
-    narrow, wide = measure(VARIANTS[name], DATA, 16, [Setting(1.0), Setting(2.0)], TRAINING, 0)
+def test_budgets_are_met_in_batches_of_the_training_size(name, tmp_path):
+    narrow, wide = measured(tmp_path, name, [Setting(1.0), Setting(2.0)], 0)
     assert narrow["l0"] <= 1.0 and wide["l0"] <= 2.0
     assert wide["l0"] == pytest.approx(2.0, abs=0.4)  # fewer where not so many affinities are positive
 
 
-def test_a_member_is_a_run_of_its_own():
-    together = measure(VARIANTS["mutual"], DATA, 16, [Setting(1.0), Setting(2.0)], TRAINING, 3)
-    alone = measure(VARIANTS["mutual"], DATA, 16, [Setting(2.0)], TRAINING, 3)
+def test_a_member_is_a_run_of_its_own(tmp_path):
+    together = measured(tmp_path / "together", "mutual", [Setting(1.0), Setting(2.0)], 3)
+    alone = measured(tmp_path / "alone", "mutual", [Setting(2.0)], 3)
     assert together[1] == pytest.approx(alone[0], abs=1e-3)
 
 
