@@ -341,6 +341,6 @@ def figure(results: dict[str, Any]) -> Figure:
         found = results["encoders"]
         speeds = {label: found["characters"] / 1e6 / median(times) for label, times in found["seconds"].items()}
         bars(encoding, speeds, [label for label in speeds if not label.startswith("library")])
-        points = f"{1 / median(found['unigram']):,.0f} unigram cross-entropies of this text per second"
+        points = f"{1 / median(found['unigram']):,.0f} unigram losses of it per second"
         encoding.set(title=f"Encoding {found['characters'] / 1e6:g} MB", xlabel=f"MB per second\n({points})")
     return drawn

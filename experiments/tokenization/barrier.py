@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, VERMILION, panels, reference, styled
@@ -421,6 +422,8 @@ def figure(results: dict[str, Any]) -> Figure:
             xscale="log",
             yscale="log",
         )
+        for axis in (by_size.xaxis, by_size.yaxis):
+            axis.set_minor_formatter(NullFormatter())
         by_size.annotate(f"hollow: not within {budget:,} steps", (0.02, 0.02), xycoords="axes fraction", fontsize=7)
         by_size.legend(fontsize=7)
         lengths: list[int] = []
