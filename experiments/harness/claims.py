@@ -1,7 +1,7 @@
 """A paper's statements judged on numbers. A verdict is computed, never typed in."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -64,3 +64,9 @@ def below(measured: Interval, threshold: float) -> bool | None:
 def above(measured: Interval, threshold: float) -> bool | None:
     """Whether the whole interval lies strictly above the threshold; None for a single run."""
     return None if measured.low is None else measured.low > threshold
+
+
+def every(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether all verdicts are true; None where one of them cannot tell, or there is none."""
+    verdicts = list(verdicts)
+    return None if None in verdicts or not verdicts else all(verdicts)

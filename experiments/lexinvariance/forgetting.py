@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, above, interval
+from experiments.harness.claims import Claim, Interval, above, every, interval
 from experiments.harness.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace, plain
 from lexinv.lexinvariance import part_of_speech
@@ -379,7 +379,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "head tokens prefer in-weights, tail tokens in-context learning",
             apart,
             "both whole intervals above 0.2",
-            None if None in (verdicts := [above(value, 0.2) for value in apart.values()]) else all(verdicts),
+            every(above(value, 0.2) for value in apart.values()),
         ),
         Claim(
             "survives_fitted_gaussian",
@@ -389,7 +389,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             fitted,
             "active above 0.9 and temporary above 0.8, whole intervals",
-            None if None in fitted_high else all(fitted_high),
+            every(fitted_high),
         ),
         Claim(
             "lexinvariant_treats_all_tokens_alike",
@@ -441,7 +441,7 @@ def temporary_claim(results: dict[str, Any]) -> Claim:
         "a dual process strategy",
         measured,
         "whole intervals above 0.8 (card), 0.1 and 0.2",
-        None if None in verdicts else all(verdicts),
+        every(verdicts),
     )
 
 

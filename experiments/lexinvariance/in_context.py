@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.language_models import SharedModels, TrainingConfig, shared_seeds
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
@@ -222,7 +222,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             gained,
             "both whole intervals above 0",
-            None if None in verdicts else all(verdicts),
+            every(verdicts),
         ),
         Claim(
             "lexinvariant_twice_as_accurate",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, above, below, interval
+from experiments.harness.claims import Claim, Interval, above, below, every, interval
 from experiments.harness.language_models import TrainingConfig
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
@@ -132,10 +132,6 @@ def within(measured: Interval, value: float, tolerance: float) -> bool | None:
     return None if measured.low is None else above(measured, value - tolerance) and below(measured, value + tolerance)
 
 
-def all_hold(verdicts: list[bool | None]) -> bool | None:
-    return None if None in verdicts else all(verdicts)
-
-
 def inversions(results: dict[str, Any]) -> list[list[str]]:
     """Pairs of tokenizers of which the first needs fewer tokens for prose and more for UUIDs, with every seed."""
     names = list(results["fertility"][0])
@@ -199,7 +195,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             {"perfect": 1.0, **{name: planted[name] for name in ("window", "error", "blind")}},
             found,
             f"1 exactly; whole intervals within {step} characters, 0.02, {TOLERANCE}",
-            all_hold(scored),
+            every(scored),
         ),
         Claim(
             "ranking_by_tokens_inverts",
@@ -226,7 +222,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             falls,
             "whole interval below 0 for both models",
-            all_hold([below(value, 0.0) for value in falls.values()]),
+            every([below(value, 0.0) for value in falls.values()]),
         ),
         Claim(
             "effective_context_near_trained",
@@ -236,7 +232,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             limits,
             "whole interval between 0.5 and 2 for both models",
-            all_hold([within(value, 1.25, 0.75) for value in limits.values()]),
+            every([within(value, 1.25, 0.75) for value in limits.values()]),
         ),
         Claim(
             "direct_falls_faster_than_chain",
@@ -246,7 +242,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             drops,
             "whole interval above 0 for both models",
-            all_hold([above(value, 0.0) for value in drops.values()]),
+            every([above(value, 0.0) for value in drops.values()]),
         ),
         Claim(
             "thread_safe",
@@ -256,7 +252,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "thread-safe up to 25 threads",
             safe,
             f"whole interval above -{TOLERANCE} for both models",
-            all_hold([above(value, -TOLERANCE) for value in safe.values()]),
+            every([above(value, -TOLERANCE) for value in safe.values()]),
         ),
         *(
             Claim(
@@ -278,7 +274,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             gained,
             f"both whole intervals above -{TOLERANCE}",
-            all_hold([above(value, -TOLERANCE) for value in gained.values()]),
+            every([above(value, -TOLERANCE) for value in gained.values()]),
         ),
         Claim(
             "untrained_at_chance",

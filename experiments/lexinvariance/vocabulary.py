@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.corpora import slug
 from experiments.harness.language_models import TrainingConfig, train_seeds
 from experiments.harness.style import PALETTE, band, panels, styled
@@ -163,7 +163,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "32k tokens stay far behind at 512 [recalled]",
             further,
             "both whole intervals above 0",
-            None if None in apart else all(apart),
+            every(apart),
         ),
         Claim(
             "code_closes_faster_than_prose",
@@ -182,7 +182,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             closing,
             "every whole interval above 0",
-            None if None in closed else all(closed),
+            every(closed),
         ),
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.sae import synthetic_models
@@ -148,7 +148,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "better reconstruction at equal sparsity",
             mutual,
             "every whole interval above 0",
-            None if None in lower else all(lower),
+            every(lower),
         ),
         Claim(
             "zipf_budgets_beat_uniform_ones",
@@ -157,7 +157,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             zipf,
             "every whole interval above 0",
-            None if None in better else all(better),
+            every(better),
         ),
         Claim(
             "feature_choice_reconstructs_better",
@@ -166,7 +166,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "better reconstruction at equal sparsity",
             choice,
             "every whole interval above 0",
-            None if None in pays.values() else all(pays.values()),
+            every(pays.values()),
         ),
         Claim(
             "feature_choice_survives_an_offset",

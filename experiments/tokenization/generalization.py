@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.tokenization import source_config
@@ -199,7 +199,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "near-optimal with one encoder, close to H(pi) with the other",
             left,
             "greedy: whole interval above 0.45; fewest tokens: whole interval below 0.05",
-            None if None in verdicts else all(verdicts),
+            every(verdicts),
         ),
         Claim(
             "greedy_matches_exact_value",
@@ -218,7 +218,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             differences,
             "every whole interval below 0",
-            None if None in less else all(less),
+            every(less),
         ),
     ]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
@@ -188,9 +188,6 @@ def share_left(found: dict[str, Any], arm: str) -> np.ndarray:
 def claims(results: dict[str, Any]) -> list[Claim]:
     """That sources are learned in context, how near to the best possible, and what the convolution has to do with it."""
     orders = results["orders"]
-
-    def every(verdicts: list[bool | None]) -> bool | None:
-        return None if None in verdicts else all(verdicts)
 
     share = {arm: {f"order {k}": interval(share_left(found, arm)) for k, found in orders.items()} for arm in ARMS}
     saved = {

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import entr
 
-from experiments.harness.claims import Claim, Interval, above, below, interval
+from experiments.harness.claims import Claim, Interval, above, below, every, interval
 from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
@@ -226,9 +226,6 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
     def shares(names: list[str], arm: str) -> dict[str, Interval]:
         return {name: interval(share_left(results, name, arm)) for name in names}
-
-    def every(verdicts: list[bool | None]) -> bool | None:
-        return None if None in verdicts else all(verdicts)
 
     stuck, escaped = shares(fast, "tied"), shares(fast, "untied")
     found, from_unit = shares(slow, "tied"), shares(fast, "tied_unit")

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, below, interval
+from experiments.harness.claims import Claim, below, every, interval
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.tokenization import barrier, source_config
@@ -175,7 +175,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "near-constant rows, read as unigram behaviour",
             gains,
             "every whole interval below 0",
-            None if None in better else all(better),
+            every(better),
         ),
         Claim(
             "distance_to_marginal_shrinks_with_size",
@@ -185,7 +185,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "expected to shrink as d grows",
             distances,
             "every whole interval below 0",
-            None if None in closer else all(closer),
+            every(closer),
         ),
         Claim(
             "never_below_entropy_rate",

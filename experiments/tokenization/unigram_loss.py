@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, above, below, interval
+from experiments.harness.claims import Claim, Interval, above, below, every, interval
 from experiments.harness.style import (
     BLACK,
     BLUE,
@@ -247,7 +247,7 @@ def half_of_the_gap(name: str, where: str, left: dict[str, dict[str, Interval]])
         "near-optimal",
         left,
         "every whole interval below 0.5",
-        None if None in halved or not halved else all(halved),
+        every(halved),
     )
 
 
@@ -354,7 +354,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             against_blocks,
             "every whole interval above 0",
-            None if None in better else all(better),
+            every(better),
         ),
         Claim(
             "loss_falls_with_every_size",
@@ -373,7 +373,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             None,
             tiny,
             "every whole interval below 0",
-            None if None in never_worse else all(never_worse),
+            every(never_worse),
         ),
         Claim(
             "never_below_entropy_rate",

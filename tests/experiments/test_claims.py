@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.harness.claims import Claim, Interval, above, below, interval
+from experiments.harness.claims import Claim, Interval, above, below, every, interval
 
 
 def test_interval_is_student_t():
@@ -50,3 +50,10 @@ def test_claim_is_plain():
     assert claim.holds is True
     with pytest.raises(ValueError, match="two words"):
         Claim("two words", "statement", "source", None, 1.0, 2.0, None)
+
+
+@pytest.mark.parametrize(
+    "verdicts, expected", [([True, True], True), ([True, False], False), ([False, None], None), ([], None)]
+)
+def test_every_verdict(verdicts, expected):
+    assert every(verdicts) is expected
