@@ -18,7 +18,7 @@ from experiments.harness.language_models import TrainingConfig, train_seeds, tra
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
-from lexinv.data.windows import TokenStream, Windows, window_source
+from lexinv.data.windows import Windows, array_windows
 from lexinv.lexinvariance.bayes import bayes_decipher, sequences_at_once
 from lexinv.lexinvariance.counters import counter_nll, tune_counter
 from lexinv.lexinvariance.markov import MarkovSource, dirichlet_source, predictions, sample_tokens
@@ -141,7 +141,7 @@ def windows_of(source: MarkovSource, config: Config, name: str, count: int) -> W
     tokens = (
         np.asarray(jax.jit(jax.vmap(lambda key: sample_tokens(key, source, length)))(keys)).astype(np.uint8).reshape(-1)
     )
-    return window_source(TokenStream(tokens, np.array([0, len(tokens)])), length)
+    return array_windows(tokens, length)
 
 
 def by_tens(losses: np.ndarray) -> list[list[float]]:

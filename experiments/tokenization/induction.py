@@ -1,4 +1,4 @@
-"""Two layers learn to predict a Markov source that is drawn anew for every sequence, nearly as well as the exact Bayes predictor.
+"""With a short convolution, two layers predict Markov sources drawn anew for every sequence nearly as well as the exact Bayes predictor.
 
 Rajaraman et al. 2024 (arXiv 2407.17686), order-k sources in context, two layers with relative positions; method card
 theory-of-tokenization, random order-k source. Rows of the kernel are Dirichlet(1) and the first k symbols uniform, so that the best
@@ -21,7 +21,7 @@ from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import by_tens
 from experiments.lexinvariance.perplexity import bins, by_position
-from lexinv.data.windows import TokenStream, Windows, window_source
+from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -164,7 +164,7 @@ def sequences(order: int, config: Config, name: str, count: int) -> Windows:
 
     keys = jax.random.split(stream(jax.random.key(config.seed), f"{name}-order-{order}"), count)
     tokens = np.asarray(jax.jit(jax.vmap(draw))(keys)).astype(np.uint8).reshape(-1)
-    return window_source(TokenStream(tokens, np.array([0, len(tokens)])), config.context)
+    return array_windows(tokens, config.context)
 
 
 def predictor_nll(windows: np.ndarray, order: int, symbols: int) -> np.ndarray:
@@ -224,7 +224,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         Claim(
             "convolution_is_near_bayes",
             f"The model with the convolution reaches the Bayes predictor {left}.",
-            SOURCE,
+            CARD,
             None,
             share["convolution"],
             "every whole interval below 0.1",

@@ -24,7 +24,7 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VER
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import by_tens, crossing
 from experiments.lexinvariance.perplexity import bins, rounded
-from lexinv.data.windows import TokenStream, Windows, window_source
+from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import Params, make_logits
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -48,7 +48,7 @@ PAPER = """@inproceedings{makkuva2025attention,
   eprint = {2402.04161},
   archiveprefix = {arXiv}
 }"""
-SOURCE = "Makkuva et al. 2024, weight tying and p + q"
+SOURCE = "Makkuva et al. 2024, weight tying and p + q [recalled, unverified]"
 CARD = "method card theory-of-tokenization"
 ARMS = {
     "tied": "tied",
@@ -170,7 +170,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def windows_of(kernel: np.ndarray, config: Config, name: str, count: int) -> Windows:
     """`count` windows that follow each other in one long stream of the source."""
     tokens = stationary_text(stream(jax.random.key(config.seed), name), kernel, count * config.context)
-    return window_source(TokenStream(tokens, np.array([0, len(tokens)])), config.context)
+    return array_windows(tokens, config.context)
 
 
 def evaluate(model: TransformerConfig, params: list[Params], kernel: np.ndarray, windows: np.ndarray) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A Transformer on tokens of a Markov source is better than every unigram model of the same tokens: how much of the context does it use?
 
-Rajaraman et al. 2024 (arXiv 2404.08335) read near-constant rows of next-token probabilities as unigram behaviour; method card
-theory-of-tokenization, experiment D. The unigram model is fitted to the tokens that the Transformer is trained on, and both are measured
-on the same targets.
+Rajaraman et al. 2024 (arXiv 2404.08335) read near-constant rows of next-token probabilities as unigram behaviour [recalled, unverified];
+method card theory-of-tokenization, experiment D. The unigram model is fitted to the tokens that the Transformer is trained on, and both
+are measured on the same targets. The maps show the next-token probabilities by position in one held-out window.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, below, every, interval
@@ -36,7 +37,9 @@ from lexinv.training.population import member
 from lexinv.validation import require
 
 PAPER = source_config.PAPER
-SOURCE = "Rajaraman et al. 2024, next-token distributions by position"
+MAPPED = 16
+"""How many of the most frequent tokens a map shows."""
+SOURCE = "Rajaraman et al. 2024, next-token distributions by position [recalled, unverified]"
 CARD = "method card theory-of-tokenization, experiment D (ours)"
 
 
@@ -118,7 +121,10 @@ def measure(source: SourceConfig, size: int, config: Config, workspace: Workspac
     finals, excess, error = (by_rate(curves[kind][:, -1], training) for kind in ("loss", "excess", "error"))
     best = int(finals.mean(axis=1).argmin())
     trees = [member(params, best * len(training.seeds) + index) for index in range(len(training.seeds))]
-    distances = row_distances(model, tokens, trees, config.rows)
+    rows = [next_token_rows(model, tokens, tree, config.rows) for tree in trees]
+    marginal = add_constant(token_counts(tokens.train, tokens.tokenizer))
+    distances = [0.5 * np.abs(each - marginal).sum(axis=2).reshape(-1) for each in rows]
+    frequent = np.argsort(-marginal)[:MAPPED]
     targets = text.held_out[:, text.skipped :].reshape(-1)
     return {
         "parameters": size_of(model, text.vocab),
@@ -130,26 +136,23 @@ def measure(source: SourceConfig, size: int, config: Config, workspace: Workspac
         "unigram": round(cross_entropy(tokens.train, targets, tokens.tokenizer), 5),
         "distance": [round(float(each.mean()), 4) for each in distances],
         "quartiles": np.round(np.quantile(np.concatenate(distances), (0.25, 0.5, 0.75)), 4).tolist(),
+        "map": {
+            "tokens": [tokens.tokenizer.vocabulary[token] for token in frequent],
+            "marginal": np.round(marginal[frequent], 3).tolist(),
+            "rows": np.round(rows[0][0][:, frequent], 3).tolist(),
+        },
     }
 
 
-def row_distances(
-    model: TransformerConfig, tokens: Tokens, trees: list[Params], count: int
-) -> list[Float[np.ndarray, " rows"]]:
-    """Total variation between the next-token distribution at every counted target of `count` held-out windows and the frequencies of the
-    training tokens, for each tree of parameters."""
+def next_token_rows(
+    model: TransformerConfig, tokens: Tokens, params: Params, count: int
+) -> Float[np.ndarray, "windows time vocab"]:
+    """The next-token distribution at every counted target of `count` held-out windows."""
     text = tokens.text
-    marginal = jnp.asarray(add_constant(token_counts(tokens.train, tokens.tokenizer)), jnp.float32)
     windows = jnp.asarray(text.held_out[:count])
     batch = {"tokens": windows, "row": jnp.arange(len(windows), dtype=jnp.int32)}
-    logits = make_logits(model, LEXICON, text.vocab)
-
-    @jax.jit
-    def distance(params: Params) -> Array:
-        rows = jax.nn.softmax(logits(params, batch, jax.random.key(0))[:, text.skipped :])
-        return 0.5 * jnp.abs(rows - marginal[None, None]).sum(axis=2).reshape(-1)
-
-    return [np.asarray(distance(tree)) for tree in trees]
+    logits = jax.jit(make_logits(model, LEXICON, text.vocab))(params, batch, jax.random.key(0))
+    return np.asarray(jax.nn.softmax(logits[:, text.skipped :]))
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
@@ -172,7 +175,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "With every tokenizer the Transformer's loss is below that of the best unigram model of the same tokens: it uses the context "
             "(measured: difference in nats per character).",
             CARD,
-            "near-constant rows, read as unigram behaviour",
+            "near-constant rows, read as unigram behaviour [recalled]",
             gains,
             "every whole interval below 0",
             every(better),
@@ -201,12 +204,21 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Losses against the size of the dictionary, a panel per source, and the distance of the rows from the marginal.
+    """Losses against the size of the dictionary, a panel per source, the distance of the rows from the marginal, and maps of such rows.
 
     Both losses are drawn as H_inf and what they are above the source's own loss on the same characters, without the text's luck.
     """
     sources = results["sources"]
-    drawn, axes = panels(1, len(sources) + 1, width=4.2, height=3.4)
+    columns = len(sources) + 1
+    drawn, every_axes = panels(2, columns, width=4.2, height=3.2)
+    axes, maps = every_axes[:columns], every_axes[columns:]
+    name, found = next(iter(sources.items()))
+    sizes = list(found["dictionaries"])
+    chosen = [sizes[index] for index in np.unique(np.linspace(0, len(sizes) - 1, columns).round().astype(int))]
+    for panel, size in zip(maps, chosen, strict=False):
+        draw_map(panel, f"{name}, d = {size}", found["dictionaries"][size]["map"])
+    for panel in maps[len(chosen) :]:
+        panel.set_axis_off()
     with styled():
         for panel, (name, found) in zip(axes, sources.items(), strict=False):
             arms, rate = found["dictionaries"], found["entropy_rate"]
@@ -241,3 +253,14 @@ def figure(results: dict[str, Any]) -> Figure:
         axes[-1].set_xticks([], minor=True)
         axes[-1].legend(fontsize=7)
     return drawn
+
+
+def draw_map(axes: Axes, title: str, drawn: dict[str, Any]) -> None:
+    """Next-token probabilities of the most frequent tokens by position, with their frequencies as the last column."""
+    rows = np.array(drawn["rows"])
+    shown = np.concatenate([rows, np.full((1, rows.shape[1]), np.nan), np.repeat([drawn["marginal"]], 2, axis=0)]).T
+    with styled():
+        axes.imshow(np.sqrt(shown), aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_yticks(range(len(drawn["tokens"])), drawn["tokens"], fontsize=5.5)
+        axes.set(title=f"Next token, {title}", xlabel="position (last columns: frequencies of the tokens)")
+        axes.grid(visible=False)

@@ -1,4 +1,4 @@
-"""On real text a unigram model over tokens is below character k-grams of as many parameters, whichever the tokenizer.
+"""On real text unigram models over BPE, WordPiece and Unigram tokens pass character k-grams of as many parameters; over LZW they do not.
 
 Rajaraman et al. 2024 (arXiv 2404.08335), unigram models over the tokens of Wikitext-103 [recalled]; method card theory-of-tokenization,
 experiment C. The text is lower-cased to a-z, full stop, comma and space. Every seed divides the documents anew into those that tokenizers,

@@ -32,6 +32,10 @@ class SourceConfig:
         require(2 <= self.symbols <= len(ALPHABET), "source.symbols", self.symbols, f"2 to {len(ALPHABET)}")
         if self.symbols == 2:
             sources.switching_kernel(self.order, self.p, self.q)
+        contexts, most = self.symbols**self.order, sources.MOST_CONTEXTS // 4
+        require(
+            self.order >= 1 and contexts <= most, "source.order", self.order, f"from 1, with at most {most} contexts"
+        )
 
     @property
     def name(self) -> str:

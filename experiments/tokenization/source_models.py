@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Integer
 
 from experiments.harness.workspace import Workspace
 from experiments.tokenization.source_config import SourceConfig
-from lexinv.data.windows import TokenStream, Windows, population_batches, window_source
+from lexinv.data.windows import Windows, array_windows, population_batches
 from lexinv.nn.language_model import Params, initialize, make_loss, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -115,7 +115,7 @@ class Text(NamedTuple):
 def windows_of(ids: Integer[np.ndarray, " n"], length: int) -> Windows:
     """Disjoint windows, each whole."""
     whole = np.asarray(ids[: len(ids) // length * length], np.uint16)
-    return window_source(TokenStream(whole, np.array([0, len(whole)])), length)
+    return array_windows(whole, length)
 
 
 def as_characters(source: SourceConfig, train: np.ndarray, held_out: np.ndarray, time: int) -> Text:
@@ -125,14 +125,13 @@ def as_characters(source: SourceConfig, train: np.ndarray, held_out: np.ndarray,
     """
     kernel = source.kernel
     windows = windows_of(held_out, time).gather(np.arange(len(held_out) // time))
-    first = sources.digits(np.arange(len(kernel)), source.order, 2)
-    numbers = (windows[:, None, : source.order] == first[None]).all(axis=2).argmax(axis=1)
+    contexts = windows[:, : source.order] @ 2 ** np.arange(source.order - 1, -1, -1)
     nll = (
         sources.negative_log_likelihood(kernel, held_out[: windows.size])
         .reshape(windows.shape)[:, source.order :]
         .sum(axis=1)
     )
-    nll = nll - np.log(sources.stationary_distribution(kernel)[numbers])
+    nll = nll - np.log(sources.stationary_distribution(kernel)[contexts])
     floor = sources.block_entropy(kernel, time) / time
     return Text(windows_of(train, time), windows, np.ones(2, np.int32), 0, nll, floor)
 
@@ -160,6 +159,12 @@ def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, hel
     count = len(held) // time
     windows = windows_of(held, time).gather(np.arange(count))
     by_window = nll[: count * time].reshape(count, time)[:, 1:].sum(axis=1)
+    require(
+        count >= 2,
+        "held_out",
+        len(held_out),
+        f"more characters: they have {count} windows of {time} tokens, two are needed",
+    )
     text = Text(windows_of(ids[0], time), windows, lengths, 1, by_window, sources.entropy_rate(source.kernel))
     return Tokens(text, tokenizer, *ids)
 

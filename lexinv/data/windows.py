@@ -95,6 +95,11 @@ def window_source(stream: TokenStream, length: int, packing: Packing = "stream")
     return Windows(stream.tokens, starts, np.minimum(starts + length, np.repeat(offsets[1:], counts)), length)
 
 
+def array_windows(tokens: UInt[np.ndarray, " tokens"], length: int) -> Windows:
+    """`window_source` of tokens in memory, as one document."""
+    return window_source(TokenStream(tokens, np.array([0, len(tokens)])), length)
+
+
 def batches(
     source: Windows, batch_size: int, seed: int, steps_per_dispatch: int = 1
 ) -> "grain.MapDataset[dict[str, np.ndarray]]":

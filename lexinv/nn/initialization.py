@@ -1,4 +1,4 @@
-"""Initial parameters: small ones as in GPT-2, and circuits with which attention starts out matching what repeats in the context.
+"""Initial parameters: small ones as in nanoGPT, and circuits with which attention starts out matching what repeats in the context.
 
 A small lexinvariant model cannot use any token's identity before it has found out how to compare random vectors, and stays at the
 frequencies of the context's symbols until it does. These schemes hand it that comparison at step 0. Ours, but for the parts cited.
@@ -21,8 +21,9 @@ def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""])
     """The parameters of a `LanguageModel` with `config.initialization` applied; `normal` leaves them alone.
 
     gpt2: every matrix, table and position is N(0, 0.02^2), W_o and the second matrix of the MLP divided by sqrt(2 depth) besides, and
-        logits are plain inner products, without 1/sqrt(width), as in the released code of GPT-2 (Radford et al. 2019). The token tables'
-        part is `table_scale`.
+        logits are plain inner products, without 1/sqrt(width), as in nanoGPT and Hugging Face's GPT-2. (The code that OpenAI released has
+        0.01 for positions and does not divide; the division is in the text of Radford et al. 2019.) The token tables' part is
+        `table_scale`.
     mimetic: W_k = W_q, and W_v = Q, W_o = Q^T / 2 with Q orthogonal (Trockman and Kolter 2023), W_out = I: attention compares inputs and
         copies them to where the readout looks.
     suffix_match: W_k = W_q with the convolutions of `suffix_taps`, so that a head's score counts the symbols on which two suffixes agree;

@@ -6,7 +6,7 @@ bounds are [recalled] on the method card theory-of-tokenization and unverified.
 
 import math
 
-from lexinv.tokenization.sources import Kernel, block_entropy, entropy_rate
+from lexinv.tokenization.sources import Kernel, block_entropy, entropy_rate, order
 from lexinv.validation import require
 
 
@@ -23,21 +23,22 @@ def block_cross_entropy(kernel: Kernel, length: int) -> float:
 def block_length_for(kernel: Kernel, excess: float) -> int:
     """The least block length whose best unigram loss is within `excess` (relative) of the entropy rate; its dictionary has |A|^length.
 
-    From the order k on the loss is H_inf + (H(X_1 ... X_k) - k H_inf) / length, and never larger for longer blocks.
+    Up to the order k by trying; beyond, the loss is H_inf + (H(X_1 ... X_k) - k H_inf) / length.
     """
     require(excess > 0, "excess", excess, "a positive share of the entropy rate")
-    target = (1 + excess) * entropy_rate(kernel)
-    length = 1
-    while block_cross_entropy(kernel, length) > target * (1 + 1e-12):
-        length += 1
-    return length
+    rate, k = entropy_rate(kernel), order(kernel)
+    for length in range(1, k):
+        if block_cross_entropy(kernel, length) <= (1 + excess) * rate:
+            return length
+    return max(k, math.ceil((block_entropy(kernel, k) - k * rate) / (excess * rate) - 1e-9))
 
 
 def lzw_bound(entropy_rate: float, delta: float, size: int) -> float | None:
     """Theorem 3: H_inf / (1 - eps) with eps = ln(1/delta) / (0.99 ln d), for LZW with d tokens and greedy encoding.
 
     It holds with high probability for a first-order source whose transition probabilities are all at least `delta`. None where eps >= 1:
-    the bound says nothing until d > (1/delta)^(1/0.99). The constant 0.99 is [recalled], unverified.
+    there is no bound until d > (1/delta)^(1/0.99), and it says something only where it is below H(pi). The constant 0.99 is [recalled],
+    unverified.
     """
     epsilon = _ratio(delta, size) / 0.99
     return entropy_rate / (1 - epsilon) if epsilon < 1 else None
@@ -46,6 +47,8 @@ def lzw_bound(entropy_rate: float, delta: float, size: int) -> float | None:
 def bpe_bound(entropy_rate: float, delta: float, size: int, constant: float = 1.0) -> float:
     """Theorem 4: (2 + eps) H_inf for sequential BPE with d tokens, where eps = constant * ln(1/eps) ln^3(1/delta) / (eps^9 ln d).
 
+    It holds with high probability for a first-order source whose transition probabilities are all at least `delta`, and says something
+    only where it is below H(pi).
     The right side falls as eps rises, and meets it once, between 0 and 1: the bound lies between 2 and 3 times H_inf. The exponents are
     [recalled] with low confidence and the constant, which the paper hides in O(.), is unknown: a measurement is compared with what the
     bound tends to, 2 H_inf, and with this for scale.

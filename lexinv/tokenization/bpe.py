@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 import numpy as np
 from jaxtyping import Int
 
-from lexinv.tokenization.encoders import apply_merges
+from lexinv.tokenization.encoders import apply_merges, every_other
 from lexinv.validation import InvalidConfig, require
 
 Merges = list[tuple[int, int]]
@@ -55,7 +55,7 @@ def learn_merges(ids: Int[np.ndarray, " n"], symbols: int, size: int) -> Merges:
         places = np.sort(np.concatenate(occurrences.pop(pair)))
         places = places[(token[places] == left) & (token[following[places]] == right)]
         if left == right:
-            places = _every_other(places, following)
+            places = places[every_other(following[places[:-1]] != places[1:])]
         seconds = following[places]
         afters = following[seconds]
         remove(_distinct(preceding[places], places, seconds[afters < end]))
@@ -102,10 +102,3 @@ def _distinct(*rising: np.ndarray) -> np.ndarray:
     """The different positions, zero or more, of some rising arrays. A stable sort merges them, which hashing in `np.unique` does not."""
     positions = np.sort(np.concatenate(rising), kind="stable")
     return positions[np.diff(positions, prepend=-1) > 0]
-
-
-def _every_other(places: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Of each run of overlapping occurrences, the first, third, ..."""
-    number = np.arange(len(places))
-    begins = np.concatenate([[True], following[places[:-1]] != places[1:]])
-    return places[(number - np.maximum.accumulate(np.where(begins, number, 0))) % 2 == 0]

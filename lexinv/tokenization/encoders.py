@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 Encode = Callable[[str], Int32[np.ndarray, " tokens"]]
 
@@ -86,13 +86,17 @@ def apply_merge(ids: Int[np.ndarray, " n"], left: int, right: int, merged: int) 
     """Every `left right` replaced by `merged`, from left to right: in `aaa` the first two are merged."""
     at = np.flatnonzero((ids[:-1] == left) & (ids[1:] == right))
     if left == right and len(at):
-        number = np.arange(len(at))
-        begins = np.concatenate([[True], np.diff(at) > 1])
-        at = at[(number - np.maximum.accumulate(np.where(begins, number, 0))) % 2 == 0]
+        at = at[every_other(np.diff(at) > 1)]
     replaced, keep = ids.copy(), np.ones(len(ids), bool)
     replaced[at] = merged
     keep[at + 1] = False
     return replaced[keep]
+
+
+def every_other(separate: Bool[np.ndarray, " m"]) -> Bool[np.ndarray, " n"]:
+    """Of each run of overlapping occurrences, the first, third, ...; `separate` says of all but the first whether it begins a run."""
+    number, begins = np.arange(len(separate) + 1), np.concatenate([[True], separate])
+    return (number - np.maximum.accumulate(np.where(begins, number, 0))) % 2 == 0
 
 
 def apply_merges(

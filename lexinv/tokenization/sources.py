@@ -128,7 +128,10 @@ def context_transitions(kernel: Kernel) -> coo_array:
 
 
 def stationary_distribution(kernel: Kernel) -> Float[np.ndarray, " contexts"]:
-    """The law of k consecutive symbols of the stationary source, by one linear solve: pi (I - P + 1 1ᵀ) = 1ᵀ."""
+    """The law of k consecutive symbols of the stationary source, by one linear solve: pi (I - P + 1 1ᵀ) = 1ᵀ.
+
+    Everything exact goes through here, and so through `check_kernel`: raises `InvalidConfig` for what is not an ergodic source.
+    """
     contexts = kernel.shape[0]
     require(
         contexts <= MOST_CONTEXTS,
@@ -136,6 +139,7 @@ def stationary_distribution(kernel: Kernel) -> Float[np.ndarray, " contexts"]:
         contexts,
         f"at most {MOST_CONTEXTS} for the exact law; estimate it from a sample instead",
     )
+    kernel = check_kernel(kernel)
     system = np.eye(contexts) - context_transitions(kernel).toarray() + 1
     return np.linalg.solve(system.T, np.ones(contexts))
 
@@ -146,8 +150,7 @@ def block_distribution(kernel: Kernel, length: int) -> Float[np.ndarray, " block
     Raises `InvalidConfig` above 2^20 blocks: `unigram.cross_entropy` on a sample is the Monte Carlo estimate.
     """
     contexts, symbols = kernel.shape
-    blocks, k = symbols**length, order(kernel)
-    longest = int(np.log(MOST_BLOCKS) / np.log(symbols) + 1e-9)
+    blocks, k, longest = symbols**length, order(kernel), longest_blocks(symbols)
     limit = f"at most {longest} for exact enumeration of {symbols} symbols; count blocks of a sample instead"
     require(length >= 1, "length", length, "at least 1")
     require(blocks <= MOST_BLOCKS, "length", length, limit)
@@ -157,6 +160,11 @@ def block_distribution(kernel: Kernel, length: int) -> Float[np.ndarray, " block
     for _ in range(length - k):
         law = (law[:, None] * kernel[np.arange(len(law)) % contexts]).reshape(-1)
     return law
+
+
+def longest_blocks(symbols: int) -> int:
+    """The length up to which all blocks of so many symbols are enumerated: 2^20 of them at most."""
+    return int(np.log(MOST_BLOCKS) / np.log(symbols) + 1e-9)
 
 
 def symbol_distribution(kernel: Kernel) -> Float[np.ndarray, " symbols"]:
@@ -257,6 +265,7 @@ def _stationary_sample(key: Array, kernel: Array, length: int, initial: Array) -
 
 def stationary_text(key: Key[Array, ""], kernel: Kernel, length: int) -> UInt8[np.ndarray, " length"]:
     """`length` symbols of the stationary source, on the host: `sample_stream` from the stationary distribution, in float32."""
+    require(kernel.shape[1] <= 256, "symbols", kernel.shape[1], "at most 256, a byte for each character")
     initial = jnp.asarray(stationary_distribution(kernel), jnp.float32)
     drawn = _stationary_sample(key, jnp.asarray(kernel, jnp.float32), length, initial)
     return np.asarray(drawn).astype(np.uint8)

@@ -16,10 +16,10 @@ from jaxtyping import Int, Int32, Integer
 from lexinv.data import tokenizers as language_model_tokenizers
 from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
 from lexinv.tokenization.encoders import Encode, apply_merges, greedy_encoder, minimum_length_encoder
+from lexinv.tokenization.sources import longest_blocks
 from lexinv.validation import InvalidConfig, choose, require
 
 EncoderName = Literal["greedy", "minimum_length", "merges", "library"]
-MOST_BLOCKS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ def blocks(alphabet: str, length: int) -> Tokenizer:
     used, at the end of a text. Raises `InvalidConfig` above 2^20 blocks, and names the longest possible length.
     """
     check_alphabet(alphabet)
-    longest = int(np.log(MOST_BLOCKS) / np.log(len(alphabet)) + 1e-9)
+    longest = longest_blocks(len(alphabet))
     require(
         1 <= length <= longest,
         "length",
@@ -202,22 +202,27 @@ def train_sequential_bpe(text: str, size: int, alphabet: str, threshold: float |
     return _from_merges(f"sequential-bpe:{size}", alphabet, merges)
 
 
-def long_substrings(text: str, size: int, length: int, alphabet: str, rng: np.random.Generator) -> Tokenizer:
-    """A dictionary that has learnt its text by heart: the characters and random substrings of `length` characters (theorem 5).
+def long_substrings(text: str, size: int, length: int, alphabet: str) -> Tokenizer:
+    """A dictionary that has learnt its text by heart: the characters and substrings of `length` characters, `size` tokens (theorem 5).
 
-    Consecutive ones from a random place, so that the text they are from is encoded in few tokens. Encoded with the fewest tokens.
+    The first substrings of the text, one after the other, as many as are different from one another: the beginning of the text is
+    encoded in few tokens. Encoded with the fewest tokens. Raises `InvalidConfig` where the text has not so many.
     """
     to_symbols(text, check_alphabet(alphabet))
     count = size - len(alphabet)
     require(count >= 1, "size", size, f"more than the {len(alphabet)} characters of the alphabet")
+    require(length >= 2, "length", length, "at least 2")
+    found: dict[str, None] = {}
+    for start in range(0, len(text) - length + 1, length):
+        if len(found) == count:
+            break
+        found.setdefault(text[start : start + length])
     require(
-        2 <= length <= len(text) // count,
+        len(found) == count,
         "length",
         length,
-        f"2 to {len(text) // count}, so that {count} of them fit into the text",
+        f"less: the text has only {len(found)} different substrings of it, {count} are asked",
     )
-    start = int(rng.integers(len(text) - count * length + 1))
-    found = dict.fromkeys(text[start + i * length : start + (i + 1) * length] for i in range(count))
     return dictionary(f"substrings:{length}", alphabet, (*alphabet, *found), "minimum_length")
 
 

@@ -174,6 +174,15 @@ def test_bad_kernels_are_refused(kernel, message):
         check_kernel(np.array(kernel, np.float64))
 
 
+@pytest.mark.parametrize(
+    "exact", [entropy_rate, mixing_time, stationary_distribution, lambda kernel: block_entropy(kernel, 3)]
+)
+def test_nothing_exact_is_computed_of_a_bad_kernel(exact):
+    for kernel in ([[0.5, 0.4], [0.5, 0.5]], [[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]):
+        with pytest.raises(InvalidConfig):
+            exact(np.array(kernel))
+
+
 def test_enumeration_names_its_limit_and_the_alternative():
     with pytest.raises(InvalidConfig, match="at most 20.*sample"):
         block_distribution(switching_kernel(1, 0.5, 0.4), 21)

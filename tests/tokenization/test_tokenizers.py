@@ -38,7 +38,7 @@ def made() -> dict:
         "lzw": train_lzw(WORDS, 40, ALPHABET),
         "bpe": train_bpe(WORDS, 30, ALPHABET),
         "sequential": train_sequential_bpe(WORDS, 30, ALPHABET),
-        "substrings": long_substrings(WORDS, 30, 20, ALPHABET, np.random.default_rng(1)),
+        "substrings": long_substrings(WORDS, 30, 20, ALPHABET),
         "trap": trap(ALPHABET, "greedy"),
         "wordpiece": train_wordpiece(WORDS, 30, ALPHABET, split_words=True),
         "wordpiece whole": train_wordpiece(WORDS, 30, ALPHABET, split_words=False),
@@ -137,9 +137,11 @@ def test_trap_encodes_a_cycle_as_its_docstring_says():
 
 
 def test_substrings_encode_their_own_text_in_few_tokens():
-    tokenizer = made()["substrings"]
-    place = WORDS.index(tokenizer.vocabulary[3])
-    assert len(tokenizer.encode(WORDS[place : place + 27 * 20])) == 27
+    assert made()["substrings"].size == 30
+    assert len(made()["substrings"].encode(WORDS[: 27 * 20])) == 27
+    repeating = long_substrings("0101" * 9 + "1100" * 9 + "0" * 99, 5, 4, "01")
+    assert repeating.vocabulary == ("0", "1", "0101", "1100", "0000")
+    assert len(repeating.encode("0101" * 9)) == 9
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_symbols_and_text_are_the_same(text):
         (lambda: with_encoder(characters("ab"), "merges"), "has no merges"),
         (lambda: shortened(blocks("ab", 2), 3), "known: lzw, bpe"),
         (lambda: shortened(made()["lzw"], 41), "3 to 40"),
-        (lambda: long_substrings("ab" * 50, 12, 11, "ab", np.random.default_rng(0)), "2 to 10"),
+        (lambda: long_substrings("ab" * 50, 12, 4, "ab"), "only 1 different"),
     ],
 )
 def test_bad_input_is_refused(attempt, message):

@@ -14,10 +14,12 @@ from lexinv.tokenization.bounds import (
     estimation_cost,
     lzw_bound,
 )
+from lexinv.tokenization.library import train_unigram, train_wordpiece
 from lexinv.tokenization.sources import (
     check_kernel,
     cyclic_kernel,
     entropy_rate,
+    negative_log_likelihood,
     random_kernel,
     smallest_probability,
     stationary_text,
@@ -28,9 +30,11 @@ from lexinv.tokenization.tokenizers import (
     blocks,
     characters,
     dictionary,
+    to_symbols,
     to_text,
     train_bpe,
     train_lzw,
+    train_sequential_bpe,
     trap,
     with_encoder,
 )
@@ -87,6 +91,23 @@ def test_rates_of_lzw_are_those_of_a_long_sample():
     ids = tokenizer.encode(text_of(kernel, 400_000, seed=1))
     estimate = cross_entropy(ids, ids, tokenizer)
     assert asymptotic_cross_entropy(tokenizer, kernel) == pytest.approx(estimate, rel=0.005)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "sequential_bpe", "minimum_length", "wordpiece", "unigram"])
+def test_no_lossless_tokenizer_is_below_its_source(kind):
+    """On the very same text, with the best unigram model for it: less would be an error in lengths or normalisation."""
+    kernel = switching_kernel(2, 0.9, 0.9)
+    train, test = text_of(kernel, 20_000), text_of(kernel, 50_000, seed=1)
+    tokenizer = {
+        "bpe": lambda: train_bpe(train, 32, "01"),
+        "sequential_bpe": lambda: train_sequential_bpe(train, 32, "01"),
+        "minimum_length": lambda: with_encoder(train_lzw(train, 32, "01"), "minimum_length"),
+        "wordpiece": lambda: train_wordpiece(train[:5000], 32, "01", split_words=False),
+        "unigram": lambda: train_unigram(train[:2000], 32, "01", split_words=False),
+    }[kind]()
+    loss = best_cross_entropy(token_counts(tokenizer.encode(test), tokenizer).astype(float), tokenizer.lengths)
+    own = negative_log_likelihood(kernel, to_symbols(test, "01"))[2:].mean()
+    assert own < loss < 1.6 * own
 
 
 def test_trap_costs_half_of_the_cycle_to_greedy():

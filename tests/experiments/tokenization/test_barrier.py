@@ -108,14 +108,9 @@ def test_one_seed_cannot_tell():
         ("windowed", {"reached": [[None] * 3, [60, 900, 60]]}, {"window_removes_plateau"}),
         ("deep", {"reached": [[None] * 3, [400, None, 500]]}, {"two_layers_escape"}),
         (
-            "characters-width8",
+            "characters-width8",  # 8 (128 + 2) numbers are tables: 360 are left, of tokens 1500 - 8 (32 + 16)
             {"parameters": 1400, "reached": [[None] * 3, [2300, 2300, 2300]]},
-            {"tokens_need_fewer_parameters"},
-        ),
-        (
-            "characters-width8",
-            {"reached": [[None] * 3, [900, 900, 900]]},
-            {"tokens_save_parameters_times_steps"},
+            {"tokens_need_fewer_parameters", "tokens_save_parameters_times_steps"},
         ),
         ("tokens", {"below_floor": -3.5}, {"never_below_entropy_rate"}),
     ],

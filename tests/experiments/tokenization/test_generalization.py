@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.tokenization.generalization import PRESETS, best_loss, claims, figure, its_text
+from experiments.tokenization.generalization import PRESETS, best_loss, claims, figure
 from experiments.tokenization.source_config import SourceConfig
-from lexinv.tokenization.tokenizers import characters, long_substrings
+from lexinv.tokenization.tokenizers import characters
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]
@@ -66,7 +66,7 @@ def spoil(path: tuple, value) -> dict:
 @pytest.mark.parametrize(
     "path, value, broken",
     [
-        (("memorised_train", 1), 0.3, "memorised_dictionary_looks_better_than_possible"),
+        (("memorised_train", 1), 0.33, "memorised_dictionary_fails_at_test"),
         (("memorised_test", 1), 0.5, "memorised_dictionary_fails_at_test"),
         (("trap", 1, "minimum_length"), 0.3, "encoder_decides"),
         (("trap", 0, "greedy"), 1.3, "greedy_matches_exact_value"),
@@ -96,12 +96,6 @@ def test_best_loss_of_characters_is_their_entropy():
     found = best_loss(characters("01"), "0001")
     assert found["loss"] == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
     assert found["characters_per_token"] == 1.0
-
-
-def test_the_memorised_text_is_part_of_the_text():
-    text = "".join(np.random.default_rng(0).choice(["0", "1"], 5000))
-    tokenizer = long_substrings(text, 12, 100, "01", np.random.default_rng(1))
-    assert its_text(tokenizer) in text and len(its_text(tokenizer)) == 1000
 
 
 @pytest.mark.parametrize(

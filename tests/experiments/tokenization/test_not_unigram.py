@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tokenization.not_unigram import FAST, PRESETS, claims, figure, row_distances
+from experiments.tokenization.not_unigram import FAST, PRESETS, claims, figure, next_token_rows
 from experiments.tokenization.source_models import BINARY, LEXICON, as_tokens, draw, sized
 from lexinv.nn.language_model import initialize
 from lexinv.tokenization.tokenizers import to_text, train_bpe
-from lexinv.tokenization.unigram import add_constant, token_counts
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]
@@ -29,6 +28,7 @@ def arm(loss: float, unigram: float, distance: float) -> dict:
         "unigram": unigram,
         "distance": [distance, distance + 0.01, distance + 0.02],
         "quartiles": [distance - 0.1, distance, distance + 0.1],
+        "map": {"tokens": ["0", "1", "01"], "marginal": [0.2, 0.3, 0.5], "rows": [[0.2, 0.3, 0.5]] * 7},
     }
 
 
@@ -65,21 +65,22 @@ def test_each_claim_can_fail(size, change, broken):
     assert {name for name, holds in verdicts(results).items() if not holds} == {broken}
 
 
-def test_distance_of_a_uniform_model_is_that_of_the_marginal_from_uniform():
+def test_rows_of_a_uniform_model_are_uniform():
     symbols = draw(FAST, "held-out", 2000)
     tokens = as_tokens(FAST, train_bpe(to_text(symbols, BINARY), 4, BINARY), symbols, symbols, 16)
     model = sized(SMOKE.model, 4, 16)
     params = initialize(model, LEXICON, 4, jax.random.key(0))
     params["model"]["logit_scale"] = jnp.zeros(())
-    marginal = add_constant(token_counts(tokens.train, tokens.tokenizer))
-    (found,) = row_distances(model, tokens, [params], 3)
-    assert found.shape == (3 * 15,)
-    np.testing.assert_allclose(found, 0.5 * np.abs(marginal - 0.25).sum(), rtol=1e-5)
+    found = next_token_rows(model, tokens, params, 3)
+    assert found.shape == (3, 15, 4)
+    np.testing.assert_allclose(found, 0.25, rtol=1e-5)
 
 
 def test_figure_is_drawn_from_results_alone_and_names_every_source():
     drawn = figure(made_up())
-    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["fast", "slow", "Rows against the marginal"]
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert titles[:3] == ["fast", "slow", "Rows against the marginal"]
+    assert titles[3:] == [f"Next token, fast, d = {size}" for size in (4, 16, 64)]
     drawn.canvas.draw()
 
 
@@ -92,6 +93,7 @@ def test_figure_is_drawn_from_results_alone_and_names_every_source():
         ({"dictionaries": (2, 4)}, "dictionaries"),
         ({"time": 1}, "time"),
         ({"rows": 0}, "rows"),
+        ({"sources": (SourceConfig(1, symbols=3),)}, "sources"),
     ],
 )
 def test_impossible_configurations_are_refused(change, field):

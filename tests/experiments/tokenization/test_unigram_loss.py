@@ -36,20 +36,21 @@ def made_up() -> dict:
         "entropy_rate": 0.325,
         "stationary_entropy": 0.693,
         "block_formula": CURVES["blocks"],
+        "order": 1,
         "lzw_bound": [None, 1.0, 0.6],
-        "bpe_bound": [0.9, 0.8, 0.7],
         "loss": seeds,
         "exact": [exact] * 3,
         "own_loss": [0.324, 0.325, 0.326],
     }
-    points = [{"loss": 0.4, "bound": 0.5}, {"loss": 0.6, "bound": None}]
+    point = {"entropy_rate": 0.3, "stationary_entropy": 0.69, "lzw": 0.4, "lzw_bound": 0.5, "sequential_bpe": 0.4}
+    points = [point, point | {"lzw": 0.6, "lzw_bound": None}]
     weak = source | {"entropy_rate": 0.35, "stationary_entropy": 0.699}
     return {
         "seeds": [0, 1, 2],
         "corpora": {},
         "sizes": [4, 16, 64],
         "sources": {"made up": source, "weak": weak},
-        "lzw_bounds": [points],
+        "first_order": [points],
     }
 
 
@@ -74,7 +75,6 @@ def with_losses(kind: str, size: int, value: float) -> dict:
     [
         ("blocks", 1, 0.51, {"block_matches_formula"}),
         ("sequential_bpe", 2, 0.66, {"bpe_within_bound"}),
-        ("sequential_bpe", 0, 0.95, {"bpe_within_bound"}),
         (
             "bpe",
             2,
@@ -95,13 +95,21 @@ def test_each_claim_can_fail(kind, size, value, broken):
     assert {name for name, holds in verdicts(with_losses(kind, size, value)).items() if not holds} == broken
 
 
-def test_lzw_above_its_bound_is_noticed_on_curves_and_random_sources():
-    results = made_up()
-    results["lzw_bounds"][0][0]["loss"] = 0.51
-    assert verdicts(results)["lzw_within_bound"] is False
+def test_a_loss_above_its_bound_is_noticed_on_curves_and_random_sources():
+    results = copy.deepcopy(made_up())
+    results["first_order"][0][0] |= {"lzw": 0.51, "sequential_bpe": 0.61}
+    assert verdicts(results)["lzw_within_bound"] is False and verdicts(results)["bpe_within_bound"] is False
     results = copy.deepcopy(made_up())
     results["sources"]["made up"]["lzw_bound"] = [None, None, 0.39]
     assert verdicts(results)["lzw_within_bound"] is False
+
+
+def test_bounds_above_the_entropy_of_characters_prove_nothing():
+    results = copy.deepcopy(made_up())
+    results["first_order"] = [[{**results["first_order"][0][0], "stationary_entropy": 0.45}]]
+    for source in results["sources"].values():
+        source["order"] = 2
+    assert verdicts(results)["lzw_within_bound"] is None and verdicts(results)["bpe_within_bound"] is None
 
 
 def test_sources_where_characters_are_cheap_are_judged_apart():
