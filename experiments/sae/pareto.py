@@ -42,8 +42,8 @@ class Config:
     variants: tuple[str, ...] = ("topk", "mutual", "matryoshka", "feature_zipf", "jumprelu", "gated", "relu")
     ks: tuple[float, ...] = (2.0, 3.0, 5.0, 8.0, 12.0)
     jumprelu: float = 0.3
-    gated: tuple[float, ...] = (1.6, 0.8, 0.4, 0.2, 0.1)
-    relu: tuple[float, ...] = (0.5, 0.25, 0.12, 0.06, 0.03)
+    gated: tuple[float, ...] = (1.0, 0.6, 0.4, 0.25, 0.15)
+    relu: tuple[float, ...] = (1.2, 0.8, 0.5, 0.35, 0.25)
 
     def __post_init__(self):
         for name in self.variants:

@@ -38,12 +38,12 @@ PAPER = """@article{ayonrinde2024adaptive,
 class TrainingConfig:
     """batch: tokens of a batch, in training and in every evaluation of a batch's selection. held_out: batches of the evaluation."""
 
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 512
     optimizer: OptimizerConfig = OptimizerConfig()
     held_out: int = 40
     steps_per_dispatch: int = 100
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self):
         for field in ("steps", "batch", "held_out", "steps_per_dispatch"):

@@ -108,7 +108,7 @@ def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[
             'reading: prepare it elsewhere with download_and_prepare(file_format="array_record"), set TFDS_DATA_DIR.'
         )
         raise
-    texts = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)]
+    texts = sorted(name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text))
     feature = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
     if feature is None:
         raise InvalidConfig("corpus", corpus, f"it needs one text feature or one called text, here {texts}")

@@ -111,9 +111,9 @@ def test_probability_one_gives_the_table_no_gradient():
         table = table_of_step(jax.random.key(3), params["table"], Forgetting(p_random=p), ENCODER.std)
         return masked_nll(ENCODER, params, table, batch).mean()
 
-    gradient = jax.grad(loss)(state.params, 1.0)
-    assert (gradient["table"] == 0).all()
-    assert (jax.grad(loss)(state.params, 0.5)["table"] != 0).any()
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    assert (gradient(state.params, 1.0)["table"] == 0).all()
+    assert (gradient(state.params, 0.5)["table"] != 0).any()
 
 
 def test_a_replaced_type_is_replaced_in_the_whole_batch():

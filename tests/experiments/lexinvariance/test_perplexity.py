@@ -185,7 +185,7 @@ def test_a_redrawn_lexicon_changes_only_what_comes_after():
     params = initialize(model, LEXINVARIANT, vocab, jax.random.key(0))
     tokens = np.tile(np.arange(4, dtype=np.int32), (2, 8))
     batch = {"tokens": jnp.asarray(tokens), "row": jnp.arange(2)}
-    nlls = (make_redrawn_nll(model, vocab), make_nll(model, LEXINVARIANT, vocab))
+    nlls = (jax.jit(make_redrawn_nll(model, vocab)), jax.jit(make_nll(model, LEXINVARIANT, vocab)))
     # Means over lexica: the two functions draw different ones.
     redrawn, kept = (
         np.mean([function(params, batch, jax.random.key(draw)) for draw in range(40)], axis=(0, 1)) for function in nlls
