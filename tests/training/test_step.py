@@ -137,3 +137,36 @@ def test_population_starts_without_batched_lapack_calls():
 
     program = jax.jit(lambda: create_population(init, [0, 1, 2])).lower().as_text()
     assert set(re.findall(r'num_batch_dims = "(\d+)"', program)) == {"0"}
+
+
+def counting_loss(params, statistics, batch, key):
+    """A loss that keeps the sum of what it has read."""
+    del key
+    total = statistics["read"] + jnp.sum(batch["x"])
+    return jnp.sum((params - total) ** 2), ({"before": statistics["read"]}, {"read": total})
+
+
+def test_a_loss_may_keep_statistics_from_batch_to_batch():
+    step = make_train_step(counting_loss, optax.sgd(0.0), statistics=True)
+    state = create_state(jnp.zeros(()), optax.sgd(0.0), jax.random.key(0), {"read": jnp.float32(10.0)})
+    state, metrics = step(state, {"x": jnp.array([[1.0, 1.0], [3.0, 0.0], [0.0, 5.0]])})
+    assert float(state.statistics["read"]) == 20.0
+    np.testing.assert_array_equal(metrics["before"], [10.0, 12.0, 15.0])
+    np.testing.assert_array_equal(metrics["loss"], [144.0, 225.0, 400.0])
+
+
+@pytest.mark.parametrize("population", ["map", "vmap"])
+def test_members_may_share_their_batches(population):
+    step = make_train_step(counting_loss, optax.sgd(0.0), population=population, shared_batches=True, statistics=True)
+
+    def start(key, read):
+        return create_state(jnp.zeros(()), optax.sgd(0.0), key, {"read": read})
+
+    state, metrics = step(create_population(start, (0, 1), (0.0, 10.0)), {"x": jnp.array([[1.0, 1.0], [3.0, 0.0]])})
+    np.testing.assert_array_equal(state.statistics["read"], [5.0, 15.0])
+    np.testing.assert_array_equal(metrics["before"], [[0.0, 10.0], [2.0, 12.0]])
+
+
+def test_statistics_and_microbatches_exclude_each_other():
+    with pytest.raises(InvalidConfig, match="the loss keeps statistics"):
+        make_train_step(counting_loss, optax.sgd(0.0), microbatches=2, statistics=True)
