@@ -244,6 +244,7 @@ def figure(results: dict[str, Any]) -> Figure:
                 panel.vlines(l0, values.min(axis=1), values.max(axis=1), color=color, linewidth=0.8, alpha=0.6)
             panel.axvline(results["true_l0"], color=GREY, linewidth=0.8, linestyle=":")
             panel.set(xlabel="active latents per token (L0)", ylabel=label, xscale="log")
+            panel.set_xlim(min(ks) / 1.5, max(ks) * 2.5)
         for name, label, color in (
             ("pursuit", "oracle: matching pursuit", BLACK),
             ("components", "principal components", GREY),
