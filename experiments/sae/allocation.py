@@ -83,9 +83,10 @@ PRESETS = {
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By regime, variant and metric a list over seeds."""
 
-    def judged(regime: Regime, kind: str, seed: int) -> dict[str, float]:
-        settings = [Setting(config.k)]
-        return measure(VARIANTS[kind], regime.data, regime.features, settings, config.training, seed, regime.centred)[0]
+    def judged(name: str, kind: str, seed: int) -> dict[str, float]:
+        regime, settings = config.regimes[name], [Setting(config.k)]
+        arguments = VARIANTS[kind], regime.data, regime.features, settings, config.training, seed
+        return measure(*arguments, f"{name}/{kind}/seed-{seed}", workspace, regime.centred)[0]
 
     found: dict[str, Any] = {}
     for name in config.regimes:
