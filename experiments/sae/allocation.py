@@ -65,9 +65,7 @@ PRESETS = {
         Regime(SyntheticConfig(width=16, features=40, l0=2.0), 20),
         Regime(SyntheticConfig(width=16, features=24, l0=2.0, offset=1.5), 32, centred=False),
         k=2.0,
-        training=TrainingConfig(
-            20, 64, OptimizerConfig(warmup_steps=2), held_out=4, steps_per_dispatch=10, seeds=(0, 1)
-        ),
+        training=TrainingConfig(20, 64, OptimizerConfig(warmup_steps=2), held_out=4, steps_per_dispatch=10, seeds=(0,)),
     ),
     "cpu": Config(),
     "paper": Config(

@@ -3,23 +3,35 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from experiments.harness.workspace import Workspace
-from lexinv.sae.autoencoders import PER, AutoencoderConfig, Kind, decode, encode, encode_by_threshold, pre_activations
+from lexinv.sae.autoencoders import (
+    PER,
+    AutoencoderConfig,
+    Kind,
+    Params,
+    decode,
+    encode,
+    encode_by_threshold,
+    pre_activations,
+)
 from lexinv.sae.budgets import zipf_budgets
-from lexinv.sae.losses import LossConfig, budget_of
+from lexinv.sae.losses import LossConfig, Statistics, budget_of
 from lexinv.sae.metrics import add, calibrate_threshold, collapse, recovery, start_sums, summarise
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
 from lexinv.training.fit import fit
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
+from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -116,7 +128,7 @@ def measure(
     """
     prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if variant.kind == "matryoshka" else ()
     config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
-    optimizer = make_optimizer(training.optimizer, config, training.steps)
+    optimizer, step = trainer(config, variant.terms, training.optimizer, training.steps)
     key = jax.random.key(seed)
     dictionary = make_dictionary(data, stream(key, "dictionary"))
 
@@ -136,7 +148,6 @@ def measure(
             for setting in settings
         ]
         state = state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(np.stack(budgets))))
-    step = make_autoencoder_step(config, variant.terms, optimizer, "map" if jax.default_backend() == "cpu" else "vmap")
     state = fit(
         state,
         step,
@@ -152,6 +163,29 @@ def measure(
     calibration = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "calibration"))
     members = [member(state, index) for index in range(count)]
     return [judge(config, variant, each, dictionary, calibration, held_out, training.batch) for each in members]
+
+
+@cache
+def trainer(
+    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, steps: int
+) -> tuple[optax.GradientTransformation, TrainStep]:
+    """One optimiser and one step, compiled once, for all seeds."""
+    made = make_optimizer(optimizer, config, steps)
+    population = "map" if jax.default_backend() == "cpu" else "vmap"
+    return made, make_autoencoder_step(config, terms, made, population)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def encode_batch(
+    config: AutoencoderConfig,
+    terms: LossConfig,
+    params: Params,
+    statistics: Statistics,
+    x: Float[Array, "tokens width"],
+) -> tuple[Float[Array, "tokens features"], Float[Array, "tokens width"]]:
+    """Codes of a batch as in training, and what they reconstruct."""
+    codes = encode(config, params, x, budget_of(config, terms, statistics, x.shape[0])).activations
+    return codes, decode(params, codes)
 
 
 def train_batches(
@@ -186,14 +220,9 @@ def judge(
     """
     params, statistics = state.params, state.statistics
 
-    @jax.jit
-    def as_trained(x: Array) -> tuple[Array, Array]:
-        codes = encode(config, params, x, budget_of(config, variant.terms, statistics, x.shape[0])).activations
-        return codes, decode(params, codes)
-
     sums, codes = start_sums(config.width, config.features), []
     for x in held_out.activations.reshape(-1, batch, config.width):
-        z, reconstruction = map(np.asarray, as_trained(x))
+        z, reconstruction = map(np.asarray, encode_batch(config, variant.terms, params, statistics, x))
         sums, codes = add(sums, np.asarray(x), reconstruction, z), [*codes, z]
     z, truth = np.concatenate(codes), np.asarray(held_out.codes)
     found = summarise(sums)
