@@ -261,6 +261,7 @@ def draw_map(axes: Axes, title: str, drawn: dict[str, Any]) -> None:
     shown = np.concatenate([rows, np.full((1, rows.shape[1]), np.nan), np.repeat([drawn["marginal"]], 2, axis=0)]).T
     with styled():
         axes.imshow(np.sqrt(shown), aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_yticks(range(len(drawn["tokens"])), drawn["tokens"], fontsize=5.5)
-        axes.set(title=f"Next token, {title}", xlabel="position (last columns: frequencies of the tokens)")
+        names = [token if len(token) <= 12 else f"{token[:8]}… ({len(token)})" for token in drawn["tokens"]]
+        axes.set_yticks(range(len(names)), names, fontsize=5.5)
+        axes.set(title=f"Next token, {title}", xlabel="position; last columns: the marginal")
         axes.grid(visible=False)
