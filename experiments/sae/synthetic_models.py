@@ -25,7 +25,15 @@ from lexinv.sae.autoencoders import (
 )
 from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.losses import LossConfig, Statistics, budget_of
-from lexinv.sae.metrics import add, calibrate_threshold, collapse, recovery, start_sums, summarise
+from lexinv.sae.metrics import (
+    add,
+    calibrate_feature_thresholds,
+    calibrate_threshold,
+    collapse,
+    recovery,
+    start_sums,
+    summarise,
+)
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
 from lexinv.training.fit import fit
@@ -198,8 +206,8 @@ def train_batches(
 
     @jax.jit
     def drawn(number: Array) -> Array:
-        tokens = sample_tokens(data, dictionary, steps * batch, jax.random.fold_in(key, number))
-        return tokens.activations.reshape(steps, batch, data.width)
+        keys = jax.random.split(jax.random.fold_in(key, number), steps)
+        return jax.lax.map(lambda one: sample_tokens(data, dictionary, batch, one).activations, keys)
 
     return grain.MapDataset.range(sys.maxsize).map(lambda i: {"activations": np.asarray(drawn(jnp.int32(i)))})
 
@@ -215,8 +223,7 @@ def judge(
 ) -> dict[str, float]:
     """Reconstruction and sparsity in batches as in training, and with thresholds; use of the features; recovery of the true ones.
 
-    Thresholds: of `mutual` and `matryoshka` calibrated on tokens of their own, of `feature` the running ones; the others' codes do not
-    depend on the batch.
+    Thresholds of `mutual`, `matryoshka` and `feature` are calibrated on tokens of their own; the others' codes do not depend on the batch.
     """
     params, statistics = state.params, state.statistics
 
@@ -229,10 +236,11 @@ def judge(
     active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
     correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
     if PER.get(config.kind) in ("batch", "feature"):
-        threshold = statistics.threshold
+        affinities = np.maximum(np.asarray(pre_activations(params, calibration.activations)), 0)
         if PER[config.kind] == "batch":
-            affinities = np.maximum(np.asarray(pre_activations(params, calibration.activations)), 0)
             threshold = jnp.float32(calibrate_threshold(affinities, float(statistics.k)))
+        else:
+            threshold = jnp.asarray(calibrate_feature_thresholds(affinities, np.asarray(statistics.budgets) / batch))
         by_threshold = encode_by_threshold(params, held_out.activations, threshold)
         x, reconstruction = held_out.activations, decode(params, by_threshold)
         alone = summarise(
@@ -248,6 +256,7 @@ def judge(
         "correlation": round(correlation, 4),
         "threshold_fvu": round(alone["fvu"], 5),
         "threshold_l0": round(alone["l0"], 4),
+        "threshold_dead": round(alone["dead"], 5),
         "collapse": round(collapse(decoder), 4),
         **{
             name: round(value, 4)

@@ -5,14 +5,14 @@ is built here is said at each function.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lexinv.sae.selection import Per, select
-from lexinv.validation import require
+from lexinv.validation import choose, require
 
 Params = dict[str, Array]
 Kind = Literal["relu", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka"]
@@ -45,11 +45,13 @@ class AutoencoderConfig:
             require(getattr(self, field) >= 1, f"autoencoder.{field}", getattr(self, field), "at least 1")
         for field in ("bandwidth", "initial_threshold"):
             require(getattr(self, field) > 0, f"autoencoder.{field}", getattr(self, field), "a positive number")
+        choose("autoencoder.kind", self.kind, get_args(Kind))
         require(
             self.kind == "relu" or not self.free_norms, "autoencoder.free_norms", self.free_norms, "for kind = 'relu'"
         )
         nested = self.kind == "matryoshka"
         rising = list(self.prefixes) == sorted(set(self.prefixes)) and self.prefixes[-1:] == (self.features,)
+        rising = rising and self.prefixes[0] >= 1
         allowed = (
             f"rising sizes of which the last is {self.features}" if nested else "empty: only `matryoshka` has prefixes"
         )
@@ -117,7 +119,10 @@ def encode(
 def encode_by_threshold(
     params: Params, x: Float[Array, "tokens width"], threshold: Float[Array, "..."]
 ) -> Float[Array, "tokens features"]:
-    """relu(pre) where it is above `threshold` (one, or one for each feature), else 0: every token by itself, as JumpReLU."""
+    """relu(pre) where it is above `threshold` (one, or one for each feature), else 0: every token by itself, as JumpReLU.
+
+    Of the variants that select; not of a gated one, whose pre-activations are those of the gate.
+    """
     affinities = jax.nn.relu(pre_activations(params, x))
     return jnp.where(affinities > jnp.broadcast_to(threshold, affinities.shape[1:])[None], affinities, 0.0)
 
@@ -146,8 +151,8 @@ def _jump(affinities, threshold, bandwidth):
 
 
 def _kernel(affinities: Array, threshold: Array, bandwidth: Array) -> Bool[Array, "tokens features"]:
-    """The rectangle K((a - theta) / eps), 1 within half a bandwidth."""
-    return jnp.abs(affinities - threshold[None]) < bandwidth / 2
+    """The rectangle K((a - theta) / eps), 1 within half a bandwidth; 0 for the many affinities that relu has made exactly 0."""
+    return (jnp.abs(affinities - threshold[None]) < bandwidth / 2) & (affinities > 0)
 
 
 def _jump_forward(affinities, threshold, bandwidth):
@@ -166,7 +171,7 @@ _jump.defvjp(_jump_forward, _jump_backward)
 
 @jax.custom_vjp
 def _step(affinities, threshold, bandwidth):
-    return (affinities > threshold[None]).astype(affinities.dtype)
+    return (affinities > jnp.maximum(threshold, 0.0)[None]).astype(affinities.dtype)
 
 
 def _step_forward(affinities, threshold, bandwidth):
@@ -196,5 +201,5 @@ def jump_relu(
 def step(
     affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float
 ) -> Float[Array, "tokens features"]:
-    """1 where a > theta, else 0. d / da is 0, d / dtheta is estimated by -(1 / eps) K((a - theta) / eps) (ibid., eq. 12)."""
+    """1 where a > theta and a > 0, else 0. d / da is 0, d / dtheta is estimated by -(1 / eps) K((a - theta) / eps) (ibid., eq. 12)."""
     return _step(affinities, threshold, jnp.float32(bandwidth))

@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.sae.autoencoders import PER, AutoencoderConfig, Codes, Params, decode, encode, step
 from lexinv.sae.budgets import fit_zipf, largest_remainder, ranks
 from lexinv.sae.selection import select, smallest_kept
-from lexinv.validation import require
+from lexinv.validation import choose, require
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class LossConfig:
     auxiliary: "dead": aux_k of Gao et al. 2024, for features that have not fired for `dead_after` tokens. "zipf": aux_zipf of Ayonrinde
         2024, for those below `under_use` times the density of their rank under a Zipf law fitted to all (the form is ours: the paper's
         could not be read). "none".
-    auxiliary_k: how many of them reconstruct the error of a token. auxiliary_coefficient: 1/32 in both papers.
+    auxiliary_k: how many of them reconstruct the error of a token. auxiliary_coefficient: 1/32 in Gao et al.
     multi: TopK's second loss at 4k, with weight 1/8, for progressive codes (Gao et al. 2024, section 5.2.2).
-    dynamic_ranks: Feature Choice gives rank r's budget to the feature of the r-th largest running density; otherwise to feature r.
-    anneal_steps: over how many steps Feature Choice goes from Mutual Choice's budgets, the running densities, to its own.
+    dynamic_ranks: Feature Choice gives rank r's budget to the feature that Mutual Choice would use r-th most; otherwise to feature r.
+    anneal_steps: over how many steps Feature Choice goes from the budgets that Mutual Choice would spend to its own.
     """
 
     auxiliary: Literal["none", "dead", "zipf"] = "none"
@@ -40,6 +41,7 @@ class LossConfig:
     anneal_steps: int = 0
 
     def __post_init__(self):
+        choose("loss.auxiliary", self.auxiliary, ("none", "dead", "zipf"))
         require(self.auxiliary_k >= 1, "loss.auxiliary_k", self.auxiliary_k, "at least 1")
         require(
             self.auxiliary_coefficient >= 0, "loss.auxiliary_coefficient", self.auxiliary_coefficient, "zero or more"
@@ -52,7 +54,8 @@ class LossConfig:
 class Statistics(NamedTuple):
     """What is kept from batch to batch and not trained. `coefficient`, `k` and `budgets` are settings: members of a population may differ.
 
-    threshold: running mean of the smallest kept affinity, [] for `mutual` and `matryoshka`, [F] for `feature`.
+    threshold: running mean of the smallest kept affinity, [] for `mutual` and `matryoshka`, [F] for `feature`; 0 before the first one.
+    wanted: running density under Mutual Choice's selection, kept where `dynamic_ranks` or `anneal_steps` ask for it.
     """
 
     coefficient: Float[Array, ""]
@@ -61,6 +64,7 @@ class Statistics(NamedTuple):
     tokens_since_fired: Int[Array, " features"]
     density: Float[Array, " features"]
     threshold: Float[Array, "..."]
+    wanted: Float[Array, " features"]
     batches: Int[Array, ""]
 
 
@@ -75,24 +79,37 @@ def start_statistics(
     budgets: Int[Array, " features"] | None = None,
 ) -> Statistics:
     """Before the first batch. k may be a fraction where the budget is the batch's; `budgets` are Feature Choice's m_j by rank."""
-    if isinstance(k, float) and isinstance(coefficient, float):  # traced numbers cannot be looked at
-        require(0 < k <= config.features, "k", k, f"above 0, at most the {config.features} features")
-        require(coefficient >= 0, "coefficient", coefficient, "zero or more")
-    require(
-        (config.kind == "feature") == (budgets is not None),
-        "budgets",
-        budgets,
-        "m_j by rank for kind = 'feature', else None",
-    )
+    if not isinstance(k, Tracer) and not isinstance(coefficient, Tracer):  # those cannot be looked at
+        whole = config.kind != "topk" or float(k) == round(float(k))
+        allowed = f"above 0, at most the {config.features} features, and whole for topk"
+        require(0 < float(k) <= config.features and whole, "k", float(k), allowed)
+        require(float(coefficient) >= 0, "coefficient", float(coefficient), "zero or more")
+    found = None if budgets is None else budgets.shape
+    wanted = (config.features,) if config.kind == "feature" else None
+    require(found == wanted, "budgets", found, f"{wanted}: one for each rank where kind is feature, else None")
+    uniform = jnp.full(config.features, jnp.asarray(k, jnp.float32) / config.features)
     zeros = jnp.zeros(config.features, jnp.int32)
     return Statistics(
         coefficient=jnp.asarray(coefficient, jnp.float32),
         k=jnp.asarray(k, jnp.float32),
         budgets=zeros if budgets is None else jnp.asarray(budgets, jnp.int32),
         tokens_since_fired=zeros,
-        density=jnp.full(config.features, jnp.asarray(k, jnp.float32) / config.features),
+        density=uniform,
         threshold=jnp.zeros(config.features if config.kind == "feature" else ()),
+        wanted=uniform,
         batches=jnp.zeros((), jnp.int32),
+    )
+
+
+def check_terms(config: AutoencoderConfig, terms: LossConfig) -> None:
+    """Raises `InvalidConfig` for terms that the variant does not have."""
+    require(config.kind == "topk" or not terms.multi, "loss.multi", terms.multi, "False, unless kind is topk")
+    choice = config.kind == "feature" or not (terms.dynamic_ranks or terms.anneal_steps)
+    require(
+        choice,
+        "loss.dynamic_ranks, loss.anneal_steps",
+        (terms.dynamic_ranks, terms.anneal_steps),
+        "for kind = 'feature'",
     )
 
 
@@ -119,7 +136,7 @@ def loss(
         wider = jnp.where(select(codes.affinities, jnp.int32(4 * statistics.k), "token"), codes.affinities, 0.0)
         total += _mean_square(x - decode(params, wider)) / variance / 8
     fired = jnp.sum(codes.activations > 0, axis=0)
-    after = _updated(config, statistics, codes, fired, tokens)
+    after = _updated(config, terms, statistics, codes, fired, tokens)
     if terms.auxiliary != "none":
         total += terms.auxiliary_coefficient * _second_chance(terms, params, after, codes.affinities, error)
     metrics = {
@@ -141,11 +158,11 @@ def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statisti
         return None
     target = statistics.budgets
     if terms.dynamic_ranks:
-        target = target[ranks(statistics.density)]
+        target = target[ranks(statistics.wanted)]
     if not terms.anneal_steps:
         return target
     share = jnp.minimum(statistics.batches / terms.anneal_steps, 1.0)
-    empirical = statistics.density / jnp.sum(statistics.density) * total.astype(jnp.float32)
+    empirical = statistics.wanted / jnp.sum(statistics.wanted) * total.astype(jnp.float32)
     return largest_remainder((1 - share) * empirical + share * target.astype(jnp.float32), total)
 
 
@@ -184,11 +201,10 @@ def _second_chance(
 
     Weighted by the number of such features over `auxiliary_k` where that is below 1 (EleutherAI's sparsify; SAELens).
     """
-    if terms.auxiliary == "dead":
-        chosen = statistics.tokens_since_fired >= terms.dead_after
-    else:
-        law = fit_zipf(statistics.density)
-        chosen = statistics.density < terms.under_use * law.density(ranks(statistics.density))
+    chosen = statistics.tokens_since_fired >= terms.dead_after
+    if terms.auxiliary == "zipf":  # the dead have no place in the law: their running densities never reach 0
+        law = fit_zipf(jnp.where(chosen, 0.0, statistics.density))
+        chosen |= statistics.density < terms.under_use * law.density(ranks(statistics.density))
     residual = jax.lax.stop_gradient(error)
     candidates = jnp.where(chosen[None], affinities, 0.0)
     kept = jnp.where(select(candidates, terms.auxiliary_k, "token"), candidates, 0.0)
@@ -197,23 +213,37 @@ def _second_chance(
 
 
 def _updated(
-    config: AutoencoderConfig, statistics: Statistics, codes: Codes, fired: Int[Array, " features"], tokens: int
+    config: AutoencoderConfig,
+    terms: LossConfig,
+    statistics: Statistics,
+    codes: Codes,
+    fired: Int[Array, " features"],
+    tokens: int,
 ) -> Statistics:
-    """Counters, running densities and thresholds after a batch; the first batch replaces the guesses."""
+    """Counters, running densities and thresholds after a batch; the first densities and kept affinities replace the guesses."""
     first = statistics.batches == 0
     density = _running(statistics.density, fired / tokens, DENSITY_DECAY, first)
     threshold = statistics.threshold
     if PER.get(config.kind) in ("batch", "feature"):
         kept = smallest_kept(codes.affinities, codes.activations > 0, PER[config.kind])
         seen = jax.lax.stop_gradient(jnp.where(jnp.isfinite(kept), kept, threshold))
-        threshold = _running(threshold, seen, THRESHOLD_DECAY, first)
+        threshold = _running(threshold, seen, THRESHOLD_DECAY, threshold == 0)
+    wanted = statistics.wanted
+    if terms.dynamic_ranks or terms.anneal_steps:
+        total = jnp.round(statistics.k * tokens).astype(jnp.int32)
+        shares = jnp.mean(select(codes.affinities, total, "batch").astype(jnp.float32), axis=0)
+        wanted = _running(wanted, shares, DENSITY_DECAY, first)
     since = jnp.where(fired > 0, 0, statistics.tokens_since_fired + tokens)
     return statistics._replace(
-        tokens_since_fired=since, density=density, threshold=threshold, batches=statistics.batches + 1
+        tokens_since_fired=since,
+        density=density,
+        threshold=threshold,
+        wanted=wanted,
+        batches=statistics.batches + 1,
     )
 
 
-def _running(old: Array, new: Array, decay: float, first: Bool[Array, ""]) -> Array:
+def _running(old: Array, new: Array, decay: float, first: Bool[Array, "..."]) -> Array:
     return jnp.where(first, new, decay * old + (1 - decay) * new)
 
 

@@ -113,7 +113,7 @@ def recovery(
     """
     cosines = _unit(decoder.astype(np.float64)) @ _unit(dictionary.astype(np.float64)).T
     rows, columns = linear_sum_assignment(-np.abs(cosines))
-    fires, is_there = (codes != 0).astype(np.float64), (truth != 0).astype(np.float64)
+    fires, is_there = (codes != 0).astype(np.float32), (truth != 0).astype(np.float32)
     both = fires.T @ is_there
     scores = 2 * both / np.maximum(fires.sum(axis=0)[:, None] + is_there.sum(axis=0)[None], 1e-12)
     used = fires.sum(axis=0) > 0
@@ -142,6 +142,16 @@ def calibrate_threshold(affinities: Float[np.ndarray, "tokens features"], k: flo
     flat, kept = affinities.reshape(-1), round(k * len(affinities))
     require(0 <= kept < flat.size, "k", k, f"at most the {affinities.shape[1]} features")
     return float(max(np.partition(flat, flat.size - kept - 1)[flat.size - kept - 1], 0.0))
+
+
+def calibrate_feature_thresholds(
+    affinities: Float[np.ndarray, "tokens features"], shares: Float[np.ndarray, " features"]
+) -> Float[np.ndarray, " features"]:
+    """For each feature the threshold above which it is in its share of the tokens, exactly on these; 0 where it is positive in fewer."""
+    tokens = len(affinities)
+    kept = np.clip(np.round(shares * tokens).astype(int), 0, tokens - 1)
+    ordered = np.sort(affinities, axis=0)[::-1]
+    return np.maximum(ordered[kept, np.arange(len(shares))], 0.0).astype(np.float32)
 
 
 def principal_components(

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lexinv.validation import require
+
 Per = Literal["token", "batch", "feature"]
 AXES: dict[Per, tuple[int, ...]] = {"token": (1,), "batch": (0, 1), "feature": (0,)}
 
@@ -26,6 +28,9 @@ def select(
     Affinities are float32, not NaN. The work is 31 passes of counting, without sorting or index arrays; on a mesh every count is a sum over
     devices. The mask has no gradient.
     """
+    require(
+        affinities.ndim == 2, "affinities", affinities.shape, "[tokens, features]: flatten the axes before the last"
+    )
     axes = AXES[per]
     bits = _ordered_bits(jax.lax.stop_gradient(affinities))
     counts = jnp.asarray(budget, jnp.int32)

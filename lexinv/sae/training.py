@@ -13,11 +13,11 @@ from lexinv.sae.autoencoders import (
     AutoencoderConfig,
     Params,
     decode,
-    encode_by_threshold,
+    encode,
     initialize,
     normalise_decoder,
 )
-from lexinv.sae.losses import LossConfig, loss, start_statistics
+from lexinv.sae.losses import LossConfig, budget_of, check_terms, loss, start_statistics
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import TrainStep, make_train_step
 from lexinv.training.streams import stream
@@ -26,7 +26,7 @@ from lexinv.validation import require
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with linear warm-up, a constant rate, and a linear decay to zero over the last `decay` share of the steps.
+    """Adam with linear warm-up, a constant rate, and a linear decay to zero over the last `decay` share of the steps, after it.
 
     epsilon: 6.25e-10 (OpenAI's code): gradients of large batches are tiny. clip: to this global norm.
     """
@@ -55,14 +55,14 @@ def make_optimizer(config: OptimizerConfig, autoencoder: AutoencoderConfig, step
     what is saved lies on the sphere (released codes that normalise before the step save decoders that do not).
     """
     require(config.warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, f"0 to {steps - 1}")
-    decay_steps = round(config.decay * steps)
+    decay_steps = min(round(config.decay * steps), steps - config.warmup_steps)
     schedule = optax.join_schedules(
         [
             optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
             optax.constant_schedule(config.learning_rate),
             optax.linear_schedule(config.learning_rate, 0.0, decay_steps),
         ],
-        [config.warmup_steps, max(steps - decay_steps, config.warmup_steps)],
+        [config.warmup_steps, steps - decay_steps],
     )
     adam = optax.chain(
         optax.clip_by_global_norm(config.clip), optax.adam(schedule, config.b1, config.b2, config.epsilon)
@@ -112,6 +112,8 @@ def make_autoencoder_step(
 ) -> TrainStep:
     """The jitted `step(state, batches)` of `lexinv.training.step`, batches {"activations": float32[K, N, D]}, the same for all members."""
 
+    check_terms(config, terms)
+
     def autoencoder_loss(params: PyTree, statistics: PyTree, batch: PyTree, key: Key[Array, ""]) -> Any:
         del key
         return loss(config, terms, params, statistics, batch["activations"])
@@ -122,36 +124,38 @@ def make_autoencoder_step(
 
 
 def resample(
+    config: AutoencoderConfig,
+    terms: LossConfig,
     state: TrainState,
     optimizer: optax.GradientTransformation,
     x: Float[Array, "tokens width"],
-    dead_after: int,
     key: Key[Array, ""],
 ) -> TrainState:
-    """Give features that have not fired for `dead_after` tokens a direction in which reconstruction fails (Bricken et al. 2023).
+    """Give features that have not fired for `terms.dead_after` tokens a direction in which reconstruction fails (Bricken et al. 2023).
 
     For each of them a token of `x` is drawn with probability proportional to its squared loss (Bricken et al.; dictionary_learning draws by
     the norm of the residual). The decoder row becomes the unit vector of x - b_dec, the encoder column that times a fifth of the living
-    columns' mean norm, the bias 0, and Adam's moments of all three 0. Features that fire are left as they are.
+    columns' mean norm (1 where none lives), bias, threshold and magnitudes what they were at the start, and Adam's moments of all these 0.
+    Features that fire are left as they are.
     """
     params, statistics = state.params, state.statistics
-    dead = statistics.tokens_since_fired >= dead_after
+    dead = statistics.tokens_since_fired >= terms.dead_after
     centred = x - params["decoder_bias"][None]
-    codes = encode_by_threshold(params, x, jnp.float32(0.0))
+    codes = encode(config, params, x, budget_of(config, terms, statistics, x.shape[0])).activations
     losses = jnp.sum(jnp.square(x - decode(params, codes)), axis=1)
     drawn = jax.random.categorical(key, 2 * jnp.log(jnp.maximum(losses, 1e-30)), shape=dead.shape)
     directions = centred[drawn] / jnp.maximum(jnp.linalg.norm(centred[drawn], axis=1, keepdims=True), 1e-12)
-    norms = jnp.linalg.norm(params["encoder"], axis=0)
-    alive = jnp.sum(jnp.where(dead, 0.0, norms)) / jnp.maximum(jnp.sum((~dead).astype(jnp.float32)), 1.0)
-    fresh = params | {
-        "decoder": jnp.where(dead[:, None], directions, params["decoder"]),
-        "encoder": jnp.where(dead[None], 0.2 * alive * directions.T, params["encoder"]),
-        "encoder_bias": jnp.where(dead, 0.0, params["encoder_bias"]),
+    norms, living = jnp.linalg.norm(params["encoder"], axis=0), jnp.sum((~dead).astype(jnp.float32))
+    alive = jnp.where(living > 0, jnp.sum(jnp.where(dead, 0.0, norms)) / jnp.maximum(living, 1.0), 1.0)
+    begun = {
+        "decoder": directions,
+        "encoder": 0.2 * alive * directions.T,
+        "threshold": jnp.full(dead.shape, config.initial_threshold),
     }
-    touched = {name: jnp.zeros(leaf.shape, bool) for name, leaf in params.items()} | {
-        "decoder": jnp.broadcast_to(dead[:, None], params["decoder"].shape),
-        "encoder": jnp.broadcast_to(dead[None], params["encoder"].shape),
-        "encoder_bias": dead,
+    masks = {"decoder": dead[:, None], "encoder": dead[None], "decoder_bias": jnp.zeros((), bool)}
+    touched = {name: jnp.broadcast_to(masks.get(name, dead), leaf.shape) for name, leaf in params.items()}
+    fresh = {
+        name: jnp.where(touched[name], begun.get(name, jnp.zeros_like(leaf)), leaf) for name, leaf in params.items()
     }
     moments = optax.tree_utils.tree_map_params(
         optimizer, lambda leaf, mask: jnp.where(mask, jnp.zeros((), leaf.dtype), leaf), state.optimizer_state, touched

@@ -130,6 +130,15 @@ def test_threshold_gradients_estimate_the_derivative_of_the_mean(function, scale
     assert float(gradient) == pytest.approx(-density * (theta if function is jump_relu else 1.0), rel=0.02)
 
 
+def test_inactive_features_do_not_pull_on_thresholds():
+    """relu makes most affinities exactly 0, within half a bandwidth of a small threshold: they are not near it for all that."""
+    affinities = jnp.concatenate([jnp.zeros((99, 1)), jnp.array([[3.0]])])
+    for function in (step, jump_relu):
+        gradient = jax.grad(lambda t, f=function: jnp.mean(f(affinities, t, 0.2)))(jnp.array([0.05]))
+        np.testing.assert_array_equal(gradient, 0.0)
+    np.testing.assert_array_equal(step(affinities, jnp.array([-0.01]), 0.2)[:, 0], np.asarray(affinities)[:, 0] > 0)
+
+
 def test_jumprelu_passes_gradients_above_the_threshold_only():
     a, theta = jnp.array([[0.5, 2.0]]), jnp.array([1.0, 1.0])
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(jump_relu(a, theta, 0.1)))(a), [[0.0, 1.0]])
@@ -149,6 +158,7 @@ def test_normalised_decoder_keeps_directions():
         ({"free_norms": True}, "autoencoder.free_norms"),
         ({"kind": "matryoshka", "prefixes": (3, 9)}, "autoencoder.prefixes"),
         ({"prefixes": (3, 10)}, "autoencoder.prefixes"),
+        ({"kind": "matryoshka", "prefixes": (0, 10)}, "autoencoder.prefixes"),
     ],
 )
 def test_impossible_configurations_are_refused(change, field):

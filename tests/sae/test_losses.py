@@ -1,12 +1,14 @@
 """Losses by hand, and where their gradients do and do not go."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lexinv.sae.autoencoders import AutoencoderConfig, decode, encode, initialize, pre_activations
-from lexinv.sae.losses import LossConfig, loss, start_statistics
+from lexinv.sae.losses import LossConfig, budget_of, loss, start_statistics
 from lexinv.validation import InvalidConfig
 
 WIDTH, FEATURES, TOKENS = 5, 12, 40
@@ -123,20 +125,48 @@ def test_statistics_count_tokens_and_firing():
     assert float(once.threshold) == pytest.approx(codes[codes > 0].min())
 
 
-def test_feature_choice_follows_ranks_and_anneals():
+def test_feature_choice_follows_what_mutual_choice_wants():
+    """From a fresh state: after a batch the ranks and the annealed budgets are those of the selection over the whole batch."""
     config, params, statistics = started("feature")
     budgets = jnp.arange(FEATURES, 0, -1)
-    statistics = statistics._replace(budgets=budgets, density=jnp.linspace(0.01, 0.2, FEATURES))
+    statistics = statistics._replace(budgets=budgets)
+    params["encoder_bias"] = jnp.linspace(-0.5, 1.0, FEATURES)
+    mutual = encode(replace(config, kind="mutual"), params, X, 2 * TOKENS).activations
+    wanted = np.mean(np.asarray(mutual) > 0, axis=0)
 
-    def firing(terms: LossConfig) -> np.ndarray:
+    def budget(terms: LossConfig) -> np.ndarray:
         _, (_, after) = loss(config, terms, params, statistics, X)
-        return np.round(np.asarray(after.density) * TOKENS)
+        np.testing.assert_allclose(after.wanted, wanted if terms != LossConfig() else 1 / 6, rtol=1e-5)
+        return np.asarray(budget_of(config, terms, after, TOKENS))
 
-    np.testing.assert_array_equal(firing(LossConfig()), budgets)
-    np.testing.assert_array_equal(firing(LossConfig(dynamic_ranks=True)), budgets[::-1])
-    annealed = firing(LossConfig(anneal_steps=10))  # at the first batch: the running densities' budgets, 2 * 40 in all
-    density = np.linspace(0.01, 0.2, FEATURES)
-    np.testing.assert_allclose(annealed, density / density.sum() * 80, atol=1.01)
+    np.testing.assert_array_equal(budget(LossConfig()), budgets)
+    by_rank = budget(LossConfig(dynamic_ranks=True))
+    np.testing.assert_array_equal(by_rank[np.argsort(-wanted, kind="stable")], budgets)
+    annealed = budget(LossConfig(anneal_steps=10))  # a tenth of the way
+    np.testing.assert_allclose(annealed, 0.9 * wanted * TOKENS + 0.1 * np.asarray(budgets), atol=1.5)
+
+
+def test_long_dead_features_do_not_bend_the_zipf_law():
+    """152 features that died long ago and 40 alive: all of the dead get their second chance, and none of the living."""
+    config = AutoencoderConfig(WIDTH, 192, "topk")
+    params, statistics = initialize(config, X, jax.random.key(0)), start_statistics(config, 2.0, 0.0)
+    alive = np.arange(192) < 40
+    density = np.where(alive, 0.3 * np.arange(1, 193.0) ** -0.9, 1e-7)
+    statistics = statistics._replace(
+        density=jnp.asarray(density, jnp.float32),
+        tokens_since_fired=jnp.asarray(np.where(alive, 0, 10**6), jnp.int32),
+        batches=jnp.int32(1000),
+    )
+    params["encoder"] = params["encoder"] * jnp.where(alive, 1.0, 0.01)[None]
+    terms = LossConfig(auxiliary="zipf", auxiliary_k=200, dead_after=10**5)
+    added = [
+        jax.grad(lambda p, c=c: loss(config, replace(terms, auxiliary_coefficient=c), p, statistics, X)[0])(params)[
+            "decoder"
+        ]
+        for c in (1.0, 0.0)
+    ]
+    reached = np.abs(np.asarray(added[0]) - np.asarray(added[1])).max(axis=1) > 0
+    assert reached[~alive].mean() > 0.9 and not reached[alive].any()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +175,8 @@ def test_feature_choice_follows_ranks_and_anneals():
         (lambda: LossConfig(auxiliary_k=0), "loss.auxiliary_k"),
         (lambda: LossConfig(under_use=2.0), "loss.under_use"),
         (lambda: started("topk", k=13.0), "k"),
+        (lambda: started("topk", k=2.5), "k"),
+        (lambda: started("mutual", k=0.0), "k"),
         (lambda: started("topk", coefficient=-1.0), "coefficient"),
         (lambda: start_statistics(AutoencoderConfig(5, 6, "feature"), 2.0, 0.0), "budgets"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from lexinv.sae.metrics import (
     add,
+    calibrate_feature_thresholds,
     calibrate_threshold,
     collapse,
     gini,
@@ -85,6 +86,12 @@ def test_calibration_meets_its_budget_exactly(k):
     affinities = np.abs(np.random.default_rng(5).normal(size=(40, 10))).astype(np.float32)
     threshold = calibrate_threshold(affinities, k)
     assert (affinities > threshold).sum() == round(40 * k)
+
+
+def test_features_are_calibrated_to_their_shares():
+    affinities = np.abs(np.random.default_rng(8).normal(size=(40, 3))).astype(np.float32)
+    thresholds = calibrate_feature_thresholds(affinities, np.array([0.1, 0.5, 0.0]))
+    np.testing.assert_array_equal((affinities > thresholds).sum(axis=0), [4, 20, 0])
 
 
 def test_principal_components_explain_a_plane():

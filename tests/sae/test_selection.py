@@ -106,3 +106,8 @@ def test_counts_add_up_over_devices(per):
     found = select(divided, 3, per)
     np.testing.assert_array_equal(found, select(values, 3, per))
     assert found.sharding.num_devices == 2
+
+
+def test_batches_of_sequences_must_be_flattened():
+    with pytest.raises(Exception, match="flatten|affinities"):
+        select_eagerly(jnp.ones((2, 3, 4)), 2, "token")

@@ -12,6 +12,7 @@ from lexinv.sae.metrics import recovery
 from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens
 from lexinv.sae.training import (
     OptimizerConfig,
+    _tangent,
     create_autoencoder_state,
     make_autoencoder_step,
     make_optimizer,
@@ -126,7 +127,7 @@ def test_resampling_renews_the_dead_only():
     dead = np.arange(FEATURES) % 4 == 0
     since = jnp.asarray(np.where(dead, 1000, 10), jnp.int32)
     state = state._replace(statistics=state.statistics._replace(tokens_since_fired=since))
-    after = resample(state, optimizer, X[0], 500, jax.random.key(3))
+    after = resample(config, LossConfig(dead_after=500), state, optimizer, X[0], jax.random.key(3))
     for name, rows in (("decoder", lambda p: p), ("encoder", lambda p: p.T), ("encoder_bias", lambda p: p)):
         before, now = (np.asarray(rows(tree.params[name])) for tree in (state, after))
         np.testing.assert_array_equal(now[~dead], before[~dead])
@@ -143,3 +144,10 @@ def test_resampling_renews_the_dead_only():
 def test_warmup_beyond_the_run_is_refused():
     with pytest.raises(InvalidConfig, match="warmup_steps"):
         make_optimizer(OptimizerConfig(warmup_steps=10), AutoencoderConfig(4, 4), 10)
+
+
+def test_terms_of_other_variants_are_refused():
+    config, optimizer, _ = started()
+    for terms in (LossConfig(multi=True), LossConfig(dynamic_ranks=True), LossConfig(anneal_steps=3)):
+        with pytest.raises(InvalidConfig):
+            make_autoencoder_step(config, terms, optimizer)

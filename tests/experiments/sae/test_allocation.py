@@ -16,7 +16,7 @@ def made_up() -> dict:
         spread = (0.0, 0.001, 0.002)
         level = {"fvu": FVU[kind], "mcc": 0.9, "under_used": 0.1 if kind == "mutual_zipf" else 0.2}
         found = {name: [value + (s if kind == "topk" else 0.0) for s in spread] for name, value in level.items()}
-        return found | {"dead": [0.0 if kind.startswith("feature") else 0.3] * 3}
+        return found | {mode: [0.0 if kind.startswith("feature") else 0.3] * 3 for mode in ("dead", "threshold_dead")}
 
     regimes = {name: {kind: metrics(kind) for kind in KINDS} for name in ("spare", "scarce", "offset")}
     return {"seeds": [0, 1, 2], "corpora": {}, "k": 5.0, "regimes": regimes}
@@ -34,6 +34,7 @@ def test_all_claims_hold_on_results_that_satisfy_them():
     "regime, kind, metric, values, broken",
     [
         ("spare", "feature_uniform", "dead", [0.0, 0.0, 0.01], {"feature_choice_no_dead"}),
+        ("scarce", "feature_zipf", "threshold_dead", [0.0, 0.02, 0.0], {"feature_choice_no_dead"}),
         ("scarce", "mutual_zipf", "under_used", [0.3] * 3, {"zipf_not_worse"}),
         ("scarce", "mutual", "fvu", [0.51] * 3, {"mutual_below_topk_in_every_regime"}),
         ("spare", "feature_uniform", "fvu", [0.29] * 3, {"zipf_budgets_beat_uniform_ones"}),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.sae.pareto import PRESETS, claims, figure, near
+from experiments.sae.pareto import PRESETS, at_l0, claims, figure
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]
@@ -73,9 +73,10 @@ def test_a_tuned_baseline_below_mutual_choice_is_seen():
     assert verdicts(results)["mutual_below_jumprelu_and_gated"] is False
 
 
-def test_near_compares_in_logarithms():
-    arms = {"relu": [setting(2.0, 0, 0, 0), setting(11.0, 0, 0, 0)]}
-    assert near(arms, "relu", 5.0) == 1  # 5 / 2 is more than 11 / 5
+def test_metrics_are_interpolated_in_the_logarithm_of_l0():
+    arms = {"relu": [setting(8.0, 0.2, 0, 0), setting(2.0, 0.6, 0, 0)]}
+    assert at_l0(arms, "relu", "fvu", 4.0) == pytest.approx([0.4, 0.401, 0.402])
+    assert at_l0(arms, "relu", "fvu", 1.0) == pytest.approx([0.6, 0.601, 0.602])
 
 
 def test_figure_has_the_references():
@@ -88,6 +89,8 @@ def test_figure_has_the_references():
     [
         ({"ks": (0.2,)}, "ks"),
         ({"ks": (2.0, 20.0)}, "ks"),
+        ({"ks": (2.5,)}, "ks"),
+        ({"relu": (-0.1,)}, "relu"),
         ({"variants": ("topk", "mutal")}, "variants"),
         ({"variants": ("mutual", "relu")}, "variants"),
     ],
