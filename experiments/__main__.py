@@ -17,7 +17,7 @@ USAGE = """\
 python -m experiments list                         every experiment and what it shows
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
 python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
-python -m experiments report                       write experiments/README.md and the gallery from the records
+python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
 python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
 
 HELP = ("-h", "--help")
@@ -210,11 +210,13 @@ def show(claims: list[dict[str, Any]], console: Any) -> None:
 
 
 def report(arguments: list[str], console: Any) -> int:
-    """Judge and draw every committed record again and write the pages that show them."""
+    """Judge and draw every committed record again and write the pages that show them; with --site, write a site from them instead."""
     from experiments.harness.report import write_report
+    from experiments.harness.site import write_site
 
-    require(not arguments, "report", arguments, "no arguments")
-    for path in write_report():
+    site = arguments[:1] == ["--site"] and len(arguments) == 2
+    require(site or not arguments, "report", " ".join(arguments), "no arguments, or --site FOLDER")
+    for path in write_site(Path(arguments[1])) if site else write_report():
         console.print(f"wrote {path}", markup=False)
     return 0
 
