@@ -1,9 +1,9 @@
 """Best reconstruction is not best recovery: sparse autoencoders against the features that made their data, with latents spare and scarce.
 
 SynthSAEBench (documentation of SAELens) and method card sparse-autoencoders: matching pursuit reconstructs best and recovers worse.
-Features are independent, with more latents than features, as many, or fewer, or hierarchical (children only with their parents). Beside each
-encoder, matching pursuit on its own decoder at the same L0. A check on orthogonal features, one at a time, which every kind must recover.
-ReLU + L1 runs at about twice the true L0, which it needs to recover anything (card).
+Features are independent, with more latents than features, as many, or fewer; or hierarchical: children only with their parents. Beside
+each encoder, matching pursuit on its own decoder at the same L0. A check on orthogonal features, one at a time, which every kind must
+recover. ReLU + L1 runs at about twice the true L0, which it needs to recover anything (card).
 """
 
 from dataclasses import dataclass, field
