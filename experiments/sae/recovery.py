@@ -357,11 +357,22 @@ def figure(results: dict[str, Any]) -> Figure:
                     mean = np.mean(references["fvu"]), np.mean(references["f1"])
                     panel.plot(*mean, "*", color=BLACK, markersize=8, label="oracle: pursuit, true dictionary")
                     panel.plot([], [], "x", color=GREY, label="pursuit, learned decoder")
-                panel.axvline(np.mean(references["fvu"]), color=BLACK, linewidth=0.8, linestyle=":")
-                panel.axvline(np.mean(references["components"]), color=GREY, linewidth=0.8, linestyle="--")
+                panel.axvline(
+                    np.mean(references["fvu"]), color=BLACK, linewidth=0.8, linestyle=":", label="oracle's FVU"
+                )
+                panel.axvline(
+                    np.mean(references["components"]),
+                    color=GREY,
+                    linewidth=0.8,
+                    linestyle="--",
+                    label="k principal components",
+                )
                 panel.set(xscale="log", xlabel="fraction of variance unexplained", ylabel=metric.upper())
             axes[column].set_title(regime)
-        axes[0].legend(fontsize=6)
+        axes[0].legend(
+            *(found[: len(regimes[next(iter(regimes))])] for found in axes[0].get_legend_handles_labels()), fontsize=6
+        )
+        # The variants are named above.
         handles, labels = axes[len(regimes)].get_legend_handles_labels()
-        axes[len(regimes)].legend(handles[-2:], labels[-2:], fontsize=6)
+        axes[len(regimes)].legend(handles[-4:], labels[-4:], fontsize=6)
     return drawn
