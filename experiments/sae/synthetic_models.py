@@ -30,6 +30,8 @@ from lexinv.sae.metrics import (
     calibrate_feature_thresholds,
     calibrate_threshold,
     collapse,
+    matching_pursuit,
+    principal_components,
     recovery,
     start_sums,
     summarise,
@@ -282,6 +284,25 @@ def draw(
     """Fresh activations of dispatch `number`; compiled once for all seeds and variants."""
     keys = jax.random.split(jax.random.fold_in(key, number), steps)
     return jax.lax.map(lambda one: sample_tokens(data, dictionary, batch, one).activations, keys)
+
+
+def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, seed: int) -> dict[str, list[float]]:
+    """FVU of the principal components of rank k, and of k steps of matching pursuit on the true dictionary, on the held-out tokens."""
+    key = jax.random.key(seed)
+    dictionary = make_dictionary(data, stream(key, "dictionary"))
+    count = training.held_out * training.batch
+    fitted, held_out = (
+        np.asarray(sample_tokens(data, dictionary, count, stream(key, name)).activations)
+        for name in ("calibration", "held-out")
+    )
+    ranks = [round(k) for k in ks]
+    total = np.square(held_out - held_out.mean(axis=0)).sum()
+    x, directions = held_out - data.offset, np.asarray(dictionary)
+    pursuit = [np.asarray(matching_pursuit(jnp.asarray(x), dictionary, rank)) @ directions for rank in ranks]
+    return {
+        "components": [round(value, 5) for value in principal_components(fitted, held_out, ranks)],
+        "pursuit": [round(float(np.square(x - found).sum() / total), 5) for found in pursuit],
+    }
 
 
 def judge(
