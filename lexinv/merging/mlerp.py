@@ -1,7 +1,7 @@
 """Merging that keeps norms, and pruning before it: token fusion (ToFu).
 
-Kim et al. 2024 (arXiv 2312.01026); method card token-merging, which gives the definition built here. (PiToMe's copy divides by another norm.)
-Its plans are those of bipartite matching.
+Kim et al. 2024 (arXiv 2312.01026); method card token-merging, which gives the definition built here: PiToMe's copy divides by another
+norm. The plans are those of bipartite matching.
 """
 
 import jax

@@ -1,7 +1,8 @@
 """How many tokens to keep, learned: differentiable discrete proxies (DiffRate), and learned thresholds as the simpler control.
 
 Chen et al. 2023 (arXiv 2305.17997), method card token-merging. In training no token leaves: a mask with straight-through gradient stands
-for it in a masked softmax, and a penalty holds the FLOPs at a target. The counts that come out are then a static schedule.
+for it in a masked softmax, and (FLOPs - target)^2, with `costs.block_flops` of the expected counts, is added to the loss. The counts
+that come out are then a static schedule.
 Learned thresholds follow Kim et al. 2022 (Learned Token Pruning, arXiv 2107.00910) [recalled, unverified; no card describes them].
 """
 
@@ -38,7 +39,7 @@ def survival_mask(
 ) -> Float[Array, " tokens"]:
     """1 for the first `kept_count` ranks and 0 after, with the gradient of `survival`."""
     soft = survival(logits, counts, tokens)
-    hard = (jnp.arange(tokens) < kept_count(logits, counts)).astype(soft.dtype)
+    hard = (jnp.arange(tokens, dtype=soft.dtype) < kept_count(logits, counts)).astype(soft.dtype)
     return soft + jax.lax.stop_gradient(hard - soft)
 
 
@@ -48,11 +49,6 @@ def masked_softmax(logits: Float[Array, "*rows keys"], mask: Float[Array, " keys
     weights = jnp.exp(logits - jax.lax.stop_gradient(largest)) * jnp.broadcast_to(mask, logits.shape)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     return weights / jnp.where(total > 0, total, 1.0)
-
-
-def flops_penalty(flops: Float[Array, ""], target: float) -> Float[Array, ""]:
-    """(flops - target)^2, to be weighted and added to the loss; the paper counts in units of 10^9."""
-    return (flops - target) ** 2
 
 
 def threshold_mask(

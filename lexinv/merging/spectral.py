@@ -39,7 +39,7 @@ def token_graph(x: Float[np.ndarray, "tokens width"], eps: float = 1e-12) -> Flo
 def membership(assign: Integer[np.ndarray, " tokens"], targets: int) -> Float[np.ndarray, "tokens targets"]:
     """The matrix P: row i has its 1 at the target of token i. Raises `InvalidConfig` for an empty target or a token without one."""
     found = np.unique(assign)
-    whole = len(found) == targets and found[0] == 0 and found[-1] == targets - 1
+    whole = found.tolist() == list(range(targets))
     require(
         whole,
         "assign",
