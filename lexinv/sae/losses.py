@@ -120,8 +120,13 @@ def loss(
     statistics: Statistics,
     x: Float[Array, "tokens width"],
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Statistics]]:
-    """(loss, (metrics, statistics after this batch)). Metrics: fvu, l0 and dead (share of the features)."""
+    """(loss, (metrics, statistics after this batch)). Metrics: fvu, l0 and dead (share of the features).
+
+    Raises `InvalidConfig`, before anything is compiled, for a batch of one token, whose variance is 0. That of a batch whose tokens are all
+    the same cannot be seen then: `lexinv.sae.activation_streams.shuffled` refuses it.
+    """
     tokens = x.shape[0]
+    require(tokens >= 2, "batch", tokens, "at least 2 tokens, since errors are divided by the variance of the batch")
     budget = budget_of(config, terms, statistics, tokens)
     codes = encode(config, params, x, budget)
     error = x - decode(params, codes.activations)

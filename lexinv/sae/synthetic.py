@@ -1,4 +1,4 @@
-"""Activations whose features are known: a dictionary of unit vectors, Zipf frequencies, and tokens that are easy or hard."""
+"""Activations whose features are known: unit vectors, Zipf frequencies, easy and hard tokens, features that come together."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +19,8 @@ class SyntheticConfig:
     orthogonal: the directions are orthonormal, where there are no more of them than dimensions; otherwise uniform on the sphere.
     offset: added to every coordinate of every token. noise: standard deviation of white noise.
     parents: so many of the most frequent features have one rare feature each as their child, which is only there where its parent is.
+    correlation: of the normal variables of a Gaussian copula that decide which features are there, within groups of `group` neighbours in
+        frequency; groups are independent. Given a token's difficulty every feature keeps its probability, whatever the correlation.
     """
 
     width: int = 64
@@ -31,6 +33,8 @@ class SyntheticConfig:
     offset: float = 0.0
     noise: float = 0.0
     parents: int = 0
+    correlation: float = 0.0
+    group: int = 4
 
     def __post_init__(self):
         for field in ("width", "features"):
@@ -42,6 +46,8 @@ class SyntheticConfig:
         fits = not self.orthogonal or self.features <= self.width
         require(fits, "data.orthogonal", self.orthogonal, f"False for more features than the {self.width} dimensions")
         require(0 <= self.parents <= self.features // 2, "data.parents", self.parents, "at most half of the features")
+        require(0 <= self.correlation < 1, "data.correlation", self.correlation, "at least 0 and below 1")
+        require(self.group >= 1, "data.group", self.group, "at least 1")
 
 
 class Tokens(NamedTuple):
@@ -77,7 +83,8 @@ def sample_tokens(
     shape = (tokens, config.features)
     hard = jax.random.bernoulli(hard_key, 0.5, (tokens,))
     difficulty = jnp.where(hard, 1 + config.difficulty, 1 - config.difficulty)
-    present = jax.random.uniform(present_key, shape) < difficulty[:, None] * probabilities(config)[None]
+    uniform = _copula(config, tokens, present_key) if config.correlation else jax.random.uniform(present_key, shape)
+    present = uniform < difficulty[:, None] * probabilities(config)[None]
     if config.parents:
         children = present[:, config.features - config.parents :] & present[:, : config.parents]
         present = jnp.concatenate([present[:, : config.features - config.parents], children], axis=1)
@@ -85,3 +92,12 @@ def sample_tokens(
     codes = jnp.where(present, magnitudes, 0.0)
     noise = config.noise * jax.random.normal(noise_key, (tokens, config.width))
     return Tokens(codes @ dictionary + config.offset + noise, codes, difficulty)
+
+
+def _copula(config: SyntheticConfig, tokens: int, key: Key[Array, ""]) -> Float[Array, "tokens features"]:
+    """Uniform variables Phi(sqrt(rho) g + sqrt(1 - rho) e), g shared by the features of a group: a Gaussian copula."""
+    group_key, own_key = jax.random.split(key)
+    groups = -(-config.features // config.group)
+    shared = jax.random.normal(group_key, (tokens, groups))[:, jnp.arange(config.features) // config.group]
+    own = jax.random.normal(own_key, (tokens, config.features))
+    return jax.scipy.special.ndtr(config.correlation**0.5 * shared + (1 - config.correlation) ** 0.5 * own)

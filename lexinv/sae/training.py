@@ -1,12 +1,15 @@
 """Training sparse autoencoders: the optimiser with its constraint on the decoder, the step, and resampling of dead features."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lexinv.sae.autoencoders import (
@@ -99,9 +102,28 @@ def create_autoencoder_state(
     key: Key[Array, ""],
     budgets: Int[Array, " features"] | None = None,
 ) -> TrainState:
-    """The state before the first step; see `initialize` for `sample`, and `start_statistics` for k, coefficient and budgets."""
+    """The state before the first step; see `initialize` for `sample`, and `start_statistics` for k, coefficient and budgets.
+
+    Raises `InvalidConfig` for a sample of another width, and for one that is not finite (where it can be looked at).
+    """
+    require(sample.shape[1] == config.width, "sample", sample.shape, f"[tokens, {config.width}]")
+    if not isinstance(sample, Tracer):
+        require(bool(jnp.isfinite(sample).all()), "sample", "not finite", "finite activations")
     params = initialize(config, sample, stream(key, "parameters"))
     return create_state(params, optimizer, key, start_statistics(config, k, coefficient, budgets))
+
+
+def run_metadata(
+    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, **settings: Any
+) -> dict[str, Any]:
+    """The `metadata` of `lexinv.training.fit` for a run: what it is in plain JSON, and "config_hash", which names all of that.
+
+    `settings` are whatever else decides its numbers: k, seed, the scale of the activations, their files. A folder that holds the run of
+    another variant is then refused with the entries that differ, also where both have the same arrays (`topk` and `mutual`).
+    """
+    described = {"autoencoder": asdict(config), "loss": asdict(terms), "optimizer": asdict(optimizer), **settings}
+    plain = json.dumps(described, sort_keys=True, allow_nan=False)
+    return {**json.loads(plain), "config_hash": hashlib.sha256(plain.encode()).hexdigest()[:16]}
 
 
 def make_autoencoder_step(

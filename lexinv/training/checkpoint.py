@@ -1,10 +1,11 @@
 """Checkpoints: state, data iterator and metadata, written atomically. The only file that knows Orbax."""
 
 import hashlib
+import json
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,11 +60,14 @@ class Checkpoints:
             error.add_note(f"The checkpoint of step {step} could not be written. {self._last_good()}")
             raise
 
-    def restore_latest(self, template: TrainState, config_hash: str) -> Restored | None:
+    def restore_latest(
+        self, template: TrainState, config_hash: str, metadata: Mapping[str, Any] | None = None
+    ) -> Restored | None:
         """The newest checkpoint that is whole, or None. Arrays are placed like those of `template`.
 
         A damaged checkpoint is renamed to `damaged-STEP`, with a warning, and the one before it is taken. Raises
-        `InvalidConfig` if the checkpoint belongs to another configuration, or holds other arrays than `template`.
+        `InvalidConfig` if the checkpoint belongs to another configuration, or holds other arrays than `template`. Where
+        both runs described themselves in `metadata`, the message says in which of its entries they differ.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -73,7 +77,10 @@ class Checkpoints:
                 self._set_aside(step, error)
                 continue
             if stored_hash != config_hash:
-                raise InvalidConfig("config_hash", config_hash, f"{self.directory} holds a run of config {stored_hash}")
+                differing = _differences(run["metadata"], dict(metadata or {}), "")
+                differing = "; ".join(entry for entry in differing if not entry.startswith("config_hash:"))
+                allowed = f"{self.directory} holds a run of config {stored_hash}"
+                raise InvalidConfig("config_hash", config_hash, allowed + (f": {differing}" if differing else ""))
             if structure != _structure(template):
                 differing = dict(sorted(set(structure.items()) ^ set(_structure(template).items())))
                 allowed = f"{self.directory / str(step)}, written by other code, differs in these arrays"
@@ -125,6 +132,15 @@ def _structure(state: PyTree) -> dict[str, str]:
     """Path and type of every array."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _differences(theirs: Any, ours: Any, name: str) -> Iterator[str]:
+    """The entries of nested JSON objects that both have and in which they differ."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for key in sorted(theirs.keys() & ours.keys()):
+            yield from _differences(theirs[key], ours[key], f"{name}.{key}" if name else key)
+    elif json.dumps(theirs) != json.dumps(ours):  # a tuple has become a list
+        yield f"{name}: {theirs!r} there, {ours!r} here"
 
 
 def _digest(state: PyTree) -> str:

@@ -72,7 +72,7 @@ def fit(
         from lexinv.training.checkpoint import Checkpoints
 
         checkpoints = Checkpoints(directory / "checkpoints")
-        restored = checkpoints.restore_latest(state, config_hash)
+        restored = checkpoints.restore_latest(state, config_hash, metadata)
         if restored is not None:
             done, state = restored.step, restored.state
             iterator.set_state(restored.iterator)

@@ -185,3 +185,9 @@ def test_impossible_settings_are_refused(attempt, field):
     with pytest.raises(InvalidConfig) as error:
         attempt()
     assert error.value.field == field
+
+
+def test_a_batch_without_variance_by_construction_is_refused():
+    config, params, statistics = started("topk")
+    with pytest.raises(InvalidConfig, match="batch = 1 "):
+        jax.eval_shape(lambda: loss(config, LossConfig(), params, statistics, X[:1]))

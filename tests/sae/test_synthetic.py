@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal, norm
 
 from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, probabilities, sample_tokens
 from lexinv.validation import InvalidConfig
@@ -56,6 +57,46 @@ def test_children_come_with_their_parents():
         assert present[:, child].any() and not (present[:, child] & ~present[:, parent]).any()
 
 
+def test_correlated_features_keep_their_probabilities_and_come_together():
+    """How often two of a group are there at once is the bivariate normal's; features of two groups are independent."""
+    n, rho = 100_000, 0.6
+    config = SyntheticConfig(width=4, features=10, l0=3.0, difficulty=0.0, correlation=rho, group=4)
+    _, tokens = drawn(config, n)
+    present, p = np.asarray(tokens.codes) > 0, np.asarray(probabilities(config), np.float64)
+    assert (np.abs(present.mean(axis=0) - p) < 5 * np.sqrt(p / n)).all()
+    normal = multivariate_normal([0, 0], [[1, rho], [rho, 1]])
+    for i, j in ((0, 1), (1, 3), (4, 7), (8, 9), (3, 4), (0, 9), (7, 8)):
+        grouped = i // 4 == j // 4
+        expected = normal.cdf(norm.ppf([p[i], p[j]])) if grouped else p[i] * p[j]
+        found = (present[:, i] & present[:, j]).mean()
+        assert found == pytest.approx(expected, abs=5 * np.sqrt(expected / n))
+        assert not grouped or found > p[i] * p[j] + 5 * np.sqrt(expected / n)
+
+
+def test_difficulty_and_parents_are_there_with_correlation():
+    config = SyntheticConfig(width=4, features=12, l0=3.0, parents=2, correlation=0.9)
+    _, tokens = drawn(config)
+    present, hard = np.asarray(tokens.codes) > 0, np.asarray(tokens.difficulty) > 1
+    assert present[hard, 5].mean() / present[~hard, 5].mean() == pytest.approx(1.65 / 0.35, rel=0.1)
+    assert present[:, 10].any() and not (present[:, 10] & ~present[:, 0]).any()
+
+
+def test_without_correlation_the_draws_are_those_of_the_records():
+    """The committed records of `experiments/sae` were made with these."""
+    config = SyntheticConfig(width=2, features=6, l0=2.0)
+    _, tokens = drawn(config, 5)
+    assert [np.flatnonzero(code).tolist() for code in np.asarray(tokens.codes)] == [
+        [],
+        [0, 1, 2],
+        [],
+        [0, 1, 2, 3, 5],
+        [0, 2],
+    ]
+    np.testing.assert_array_equal(
+        tokens.codes, drawn(SyntheticConfig(width=2, features=6, l0=2.0, group=2), 5)[1].codes
+    )
+
+
 @pytest.mark.parametrize(
     "change, field",
     [
@@ -64,6 +105,9 @@ def test_children_come_with_their_parents():
         ({"orthogonal": True}, "data.orthogonal"),
         ({"parents": 65}, "data.parents"),
         ({"width": 0}, "data.width"),
+        ({"correlation": 1.0}, "data.correlation"),
+        ({"correlation": -0.1}, "data.correlation"),
+        ({"group": 0}, "data.group"),
     ],
 )
 def test_impossible_configurations_are_refused(change, field):

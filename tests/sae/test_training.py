@@ -17,6 +17,7 @@ from lexinv.sae.training import (
     make_autoencoder_step,
     make_optimizer,
     resample,
+    run_metadata,
 )
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.population import create_population, member
@@ -151,3 +152,22 @@ def test_terms_of_other_variants_are_refused():
     for terms in (LossConfig(multi=True), LossConfig(dynamic_ranks=True), LossConfig(anneal_steps=3)):
         with pytest.raises(InvalidConfig):
             make_autoencoder_step(config, terms, optimizer)
+
+
+def test_samples_that_cannot_start_a_run_are_refused():
+    config, optimizer, _ = started()
+    for sample, message in (
+        (jnp.full((4, WIDTH), jnp.nan), "sample = 'not finite'"),
+        (X[0][:, :-1], rf"sample = .*tokens, {WIDTH}"),
+    ):
+        with pytest.raises(InvalidConfig, match=message):
+            create_autoencoder_state(config, optimizer, sample, 2.0, 0.0, jax.random.key(0))
+
+
+def test_the_hash_of_a_run_names_everything_that_it_says_of_itself():
+    def described(kind="topk", rate=1e-3, **settings):
+        return run_metadata(AutoencoderConfig(4, 8, kind), TERMS, OptimizerConfig(learning_rate=rate), **settings)
+
+    runs = [described(), described("mutual"), described(rate=1e-4), described(k=2.0), described(k=3.0)]
+    assert len({run["config_hash"] for run in runs}) == 5
+    assert described() == described() and described()["autoencoder"]["prefixes"] == []

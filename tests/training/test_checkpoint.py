@@ -110,6 +110,15 @@ def test_other_config_is_refused_with_both_hashes(directory):
     assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
 
 
+def test_other_config_is_refused_with_what_differs(tmp_path):
+    theirs = {"config_hash": "0123abcd", "model": {"width": 64, "depth": 4}, "sizes": (1, 2), "name": "a"}
+    Checkpoints(tmp_path).save(10, make_state(0), {}, theirs)
+    ours = {"config_hash": "ffff0000", "model": {"width": 64, "depth": 5}, "sizes": (1, 2), "new": 1}
+    with pytest.raises(InvalidConfig) as error:
+        Checkpoints(tmp_path).restore_latest(make_state(0), "ffff0000", ours)
+    assert str(error.value).endswith("holds a run of config 0123abcd: model.depth: 4 there, 5 here")
+
+
 def test_other_arrays_are_refused_and_named(directory):
     other = create_state({"kernel": jnp.ones((200, 301))}, optax.sgd(0.1), jax.random.key(0))
     with pytest.raises(InvalidConfig, match=r"gain.*float32\[200, 301\]"):

@@ -1,0 +1,348 @@
+"""Streams: every row once per epoch, bounded memory, the same batches wherever one begins, and runs that resume bit by bit."""
+
+import tracemalloc
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.data.windows import TokenStream, array_windows, window_source
+from lexinv.sae.activation_files import ActivationFiles, write_shards
+from lexinv.sae.activation_streams import ComputedActivations, check_source, model_activations, scale_to_unit, shuffled
+from lexinv.sae.autoencoders import AutoencoderConfig
+from lexinv.sae.losses import LossConfig
+from lexinv.sae.training import (
+    OptimizerConfig,
+    create_autoencoder_state,
+    make_autoencoder_step,
+    make_optimizer,
+    run_metadata,
+)
+from lexinv.training.fit import fit
+from lexinv.training.metrics import read_metrics
+from lexinv.validation import InvalidConfig
+
+WIDTH = 2
+
+
+class Numbered:
+    """Row r is (r + 1, -r). Counts how often each block is read."""
+
+    def __init__(self, block_rows):
+        self.width, self.block_rows = WIDTH, np.asarray(block_rows, np.int64)
+        self.reads = Counter()
+
+    def block(self, index):
+        self.reads[index] += 1
+        first = self.block_rows[:index].sum()
+        numbers = first + np.arange(self.block_rows[index])
+        return np.stack([numbers + 1, -numbers], axis=1).astype(np.float32)
+
+
+def numbers(dataset, dispatches):
+    """The row numbers of so many dispatches."""
+    found = np.concatenate([dataset[index]["activations"].reshape(-1, WIDTH) for index in range(dispatches)])
+    np.testing.assert_array_equal(found[:, 0] - 1, -found[:, 1])
+    return found[:, 0].astype(int) - 1
+
+
+sizes = st.lists(st.integers(1, 6), min_size=1, max_size=9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(block_rows=sizes, extra=st.integers(0, 20), batch=st.integers(3, 5), k=st.integers(1, 3), seed=st.integers(0, 9))
+def test_every_row_once_per_epoch(block_rows, extra, batch, k, seed):
+    source = Numbered([*block_rows, 2])
+    rows = int(source.block_rows.sum())
+    dataset = shuffled(source, seed, int(source.block_rows.max()) + extra, batch, k)
+    found = numbers(dataset, -(-3 * rows // (batch * k)))
+    for epoch in range(3):
+        assert sorted(found[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+    assert set(source.reads.values()) <= {len(found) // rows, -(-len(found) // rows)}  # once per epoch begun
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    source = Numbered([4] * 25)
+    orders = [numbers(shuffled(source, seed, 40, 10), 20).reshape(2, 100) for seed in (0, 1)]
+    flat = [order for pair in orders for order in pair]
+    for i in range(4):
+        for j in range(i):
+            assert (flat[i] != flat[j]).mean() > 0.9
+    np.testing.assert_array_equal(numbers(shuffled(source, 0, 40, 10), 20), orders[0].reshape(-1))
+
+
+def test_rows_of_a_group_are_mixed():
+    """Neighbours in a block are neighbours in the stream about as often as chance has it: 2 (n - g) / n^2 of pairs, hardly ever."""
+    source = Numbered([10] * 100)
+    order, later = numbers(shuffled(source, 0, 500, 50), 40).reshape(2, 1000)
+    assert (np.abs(np.diff(order)) == 1).mean() < 0.02
+    blocks = order // 10
+    assert len(set(blocks[:500])) == 50 and not set(blocks[:500]) & set(blocks[500:])
+    assert len(set(blocks[:50])) > 20  # of the 50 blocks of the group
+    assert 10 < len(set(blocks[:500]) & set(later[:500] // 10)) < 40  # dealt anew in the next epoch: 25 expected
+
+
+def test_memory_is_the_buffer_whatever_the_source():
+    """Of 1000 rows of 4 kB: a buffer of 250, a dispatch of 50 and the one before it, a block of 10; 100 kB of small things."""
+    source = ComputedActivations(1024, np.full(100, 10), lambda index: np.full((10, 1024), index, np.float32))
+    shuffled(source, 0, 250, 10, 5)[0]  # what is imported or cached at the first time
+    tracemalloc.start()
+    try:
+        dataset = shuffled(source, 0, 250, 10, 5)
+        for index in range(60):
+            element = dataset[index]["activations"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert element.nbytes == 50 * 4096
+    assert 250 < peak / 4096 < 250 + 2 * 50 + 2 * 10 + 25
+
+
+def test_elements_do_not_depend_on_what_was_read_before():
+    source, options = Numbered([3, 5, 4, 5, 5, 1, 2]), (7, 11, 4, 2)
+    whole = [shuffled(source, *options)[index]["activations"] for index in range(20)]
+    shared = shuffled(source, *options)
+    for index in np.random.default_rng(0).permutation(20):
+        np.testing.assert_array_equal(shared[int(index)]["activations"], whole[index])
+    fresh = iter(shuffled(source, *options)[9:].to_iter_dataset())
+    for index in range(9, 20):
+        np.testing.assert_array_equal(next(fresh)["activations"], whole[index])
+
+
+def test_reading_on_from_the_middle_reads_one_group_only():
+    source = Numbered([5] * 20)
+    dataset = shuffled(source, 0, 25, 5)
+    dataset[8]
+    assert sum(source.reads.values()) == 5
+
+
+def test_scale():
+    plain, scaled = (shuffled(Numbered([4, 4]), 0, 8, 4, scale=scale)[0]["activations"] for scale in (1.0, 0.25))
+    np.testing.assert_array_equal(scaled, 0.25 * plain)
+    x = np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)  # E||x||^2 = 13
+    assert scale_to_unit(x) == pytest.approx(13**-0.5, rel=1e-12)
+    for bad in (np.zeros((3, 2), np.float32), np.full((3, 2), np.inf, np.float32)):
+        with pytest.raises(InvalidConfig, match="activations"):
+            scale_to_unit(bad)
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"buffer_rows": 4}, "buffer_rows"),
+        ({"batch": 1}, "batch"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch"),
+        ({"scale": 0.0}, "scale"),
+    ],
+)
+def test_impossible_streams_are_refused(change, field):
+    with pytest.raises(InvalidConfig) as error:
+        shuffled(Numbered([5, 3]), **{"seed": 0, "buffer_rows": 10, "batch": 2, **change})
+    assert error.value.field == field
+
+
+class Held:
+    """Blocks in memory."""
+
+    def __init__(self, *blocks):
+        self.blocks = [np.asarray(block, np.float32) for block in blocks]
+        self.width, self.block_rows = self.blocks[0].shape[1], np.array([len(block) for block in self.blocks])
+
+    def block(self, index):
+        return self.blocks[index]
+
+
+GOOD = np.random.default_rng(1).normal(size=(6, 3))
+
+
+def test_constant_and_non_finite_activations_are_refused_before_a_step():
+    same, zero = np.tile(GOOD[:1], (6, 1)), np.zeros((6, 3))
+    broken = np.where(np.arange(6)[:, None] == 4, np.nan, GOOD)
+    for blocks, message in (
+        ((same, same), "all the same.*batch 0 of dispatch 0"),
+        ((zero, zero), "all zero.*batch 0 of dispatch 0"),
+        ((GOOD, broken), "not finite.*block 1, row 4"),
+    ):
+        _, _, state, step = trainer("topk")
+        with pytest.raises(InvalidConfig, match=message):
+            fit(
+                state,
+                step,
+                shuffled(Held(*blocks), 0, 12, 4, 3),
+                steps=STEPS,
+                directory=None,
+                metadata={"config_hash": "0"},
+                tokens_per_step=4,
+                progress=False,
+            )
+        assert step._cache_size() == 0  # not even compiled
+    first_two_alike = np.concatenate([same[:5], GOOD[:1] + 1])
+    assert shuffled(Held(first_two_alike), 0, 6, 6)[0]["activations"].shape == (1, 6, 3)
+
+
+def test_check_source_reads_everything():
+    check_source(Held(GOOD, GOOD))
+    with pytest.raises(InvalidConfig, match="not finite.*block 1, row 4"):
+        check_source(Held(GOOD, np.where(np.arange(6)[:, None] == 4, np.inf, GOOD)))
+    with pytest.raises(InvalidConfig, match="all the same"):
+        check_source(Held(np.ones((6, 3)), np.ones((2, 3))))
+
+
+def test_a_source_that_promises_other_rows_is_refused():
+    source = Held(GOOD, GOOD)
+    source.block_rows = np.array([6, 5])
+    with pytest.raises(InvalidConfig, match="block 1 = "):
+        shuffled(source, 0, 12, 6)[0]
+
+
+# From a model.
+
+
+def stand_in(params, batch, key):
+    """Entry t is (sum of x_0..x_t, noise of the row), as `lexinv.nn.sites.make_activations` without BOS's own position."""
+    read = jnp.cumsum(batch["tokens"], axis=1)[:, :-1].astype(jnp.float32)
+    noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row)))(batch["row"])
+    return jnp.stack([params * read, jnp.broadcast_to(noise[:, None], read.shape)], axis=-1)
+
+
+PARAMS, KEY = jnp.float32(2.0), jax.random.key(5)
+
+
+def test_model_activations_are_those_of_all_windows_together():
+    windows = array_windows(np.arange(1, 71, dtype=np.uint8), 10)
+    batch = {"tokens": windows.gather(np.arange(7)), "row": np.arange(7, dtype=np.int32)}
+    whole = np.asarray(stand_in(PARAMS, batch, KEY)).reshape(-1, 2)
+    for size in (1, 3, 7, 50):
+        source = model_activations(stand_in, PARAMS, windows, size, KEY)
+        assert source.width == 2
+        blocks = [source.block(index) for index in range(len(source.block_rows))]
+        assert [len(block) for block in blocks] == source.block_rows.tolist()
+        np.testing.assert_allclose(np.concatenate(blocks), whole, rtol=1e-6)
+        np.testing.assert_array_equal(source.block(0), blocks[0])
+
+
+def test_entries_that_have_read_padding_are_left_out():
+    """Documents of 1, 4, 3 and 6 tokens in windows of 4: a full window gives 3 entries, one of n < 4 tokens gives n."""
+    ends = np.cumsum([0, 1, 4, 3, 6])
+    windows = window_source(TokenStream(np.ones(14, np.uint8), ends), 4, "documents")
+    source = model_activations(stand_in, PARAMS, windows, 2, KEY)
+    assert source.block_rows.tolist() == [1 + 3, 3 + 3, 2]
+    sums = np.concatenate([source.block(index)[:, 0] for index in range(3)])
+    assert sums.tolist() == [2, 2, 4, 6, 2, 4, 6, 2, 4, 6, 2, 4]
+
+
+def test_model_activations_that_are_not_finite_are_named():
+    def broken(params, batch, key):
+        found = stand_in(params, batch, key)
+        return jnp.where(found[..., :1] == 2 * (51 + 52 + 53), jnp.nan, found)
+
+    source = model_activations(broken, PARAMS, array_windows(np.arange(1, 71, dtype=np.uint8), 10), 3, KEY)
+    source.block(0)
+    with pytest.raises(InvalidConfig, match="window 5, position 2"):
+        source.block(1)
+
+
+def test_impossible_model_activations_are_refused():
+    windows = array_windows(np.arange(1, 71, dtype=np.uint8), 10)
+    with pytest.raises(InvalidConfig, match="windows_per_block"):
+        model_activations(stand_in, PARAMS, windows, 0, KEY)
+    with pytest.raises(InvalidConfig, match="activations_fn"):
+        model_activations(lambda *arguments: jnp.zeros((3, 9)), PARAMS, windows, 3, KEY)
+
+
+def test_model_activations_can_be_written_and_read(tmp_path):
+    source = model_activations(stand_in, PARAMS, array_windows(np.arange(1, 71, dtype=np.uint8), 10), 3, KEY)
+    blocks = [source.block(index) for index in range(3)]
+    files = ActivationFiles(write_shards(tmp_path / "shards", iter(blocks), 20))
+    np.testing.assert_array_equal(files.read(0, len(files)), np.concatenate(blocks))
+
+
+# Training.
+
+STEPS = 12
+
+
+def trainer(kind, width=3):
+    config = AutoencoderConfig(width, 8, kind)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, STEPS)
+    sample = jnp.asarray(GOOD[:, :width], jnp.float32)
+    k = 0.5 if kind == "mutual" else 2.0  # 4 of 8 features fire in a batch of 8 at most, and below none of budget 0
+    budgets = jnp.array([6, 5, 3, 2, 0, 0, 0, 0]) if kind == "feature" else None
+    state = create_autoencoder_state(config, optimizer, sample, k, 0.1, jax.random.key(0), budgets)
+    return config, optimizer, state, make_autoencoder_step(config, TERMS[kind], optimizer)
+
+
+AUXILIARY = LossConfig(auxiliary="dead", auxiliary_k=2, dead_after=20)
+TERMS = {
+    "topk": AUXILIARY,
+    "mutual": AUXILIARY,
+    "feature": LossConfig(dead_after=20, dynamic_ranks=True, anneal_steps=5),
+}
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["mutual", "feature"])
+def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(tmp_path, kind):
+    """Parameters, moments, thresholds, densities, counters and metrics; the stop lies within an epoch and within a group."""
+    rows = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
+    paths = write_shards(tmp_path / "shards", [rows], 20)
+    step = trainer(kind)[3]
+
+    def run(folder, step):
+        config, _, state, _ = trainer(kind)
+        source = ActivationFiles(paths, rows_per_block=4)
+        scale = scale_to_unit(source.read(0, 20))
+        return fit(
+            state,
+            step,
+            shuffled(source, 3, 17, 8, 2, scale),
+            steps=STEPS,
+            directory=tmp_path / folder,
+            metadata=run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), scale=scale),
+            tokens_per_step=8,
+            checkpoint_steps=4,
+            progress=False,
+        )
+
+    calls = iter(range(STEPS))
+
+    def stopping(state, batches):
+        if next(calls) == 3:
+            raise Stopped
+        return step(state, batches)
+
+    whole = run("whole", step)
+    with pytest.raises(Stopped):
+        run("stopped", stopping)
+    resumed = run("stopped", step)
+    statistics = resumed.statistics
+    assert int(statistics.batches) == STEPS and (np.asarray(statistics.threshold) > 0).any()
+    assert np.asarray(statistics.density).std() > 0 and np.asarray(statistics.tokens_since_fired).max() > 0
+    for left, right in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(left, right)
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "stopped" / "metrics.jsonl")
+
+
+def test_a_checkpoint_of_another_variant_is_refused_and_the_difference_named(tmp_path):
+    """TopK and Mutual Choice have the same arrays: only what the run says of itself tells them apart."""
+    data = shuffled(Held(GOOD, GOOD), 0, 12, 4)
+
+    def run(kind):
+        config, _, state, step = trainer(kind)
+        metadata = run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), k=2.0)
+        fit(state, step, data, steps=2, directory=tmp_path, metadata=metadata, tokens_per_step=4, progress=False)
+
+    run("topk")
+    with pytest.raises(InvalidConfig, match="autoencoder.kind: 'topk' there, 'mutual' here") as error:
+        run("mutual")
+    assert error.value.field == "config_hash" and "loss" not in str(error.value)
+    run("topk")
