@@ -102,7 +102,7 @@ def initialize(config: VisionConfig, key: Key[Array, ""]) -> Params:
 
 
 def cut(
-    config: VisionConfig, images: Float[Array, "batch height width channels"]
+    config: VisionConfig, images: Float[Array, "batch rows columns channels"]
 ) -> Float[Array, "batch patches pixels"]:
     """The patches of images, row by row, each with its pixels row by row. Raises `InvalidConfig` for images of another shape."""
     shape = (config.size, config.size, config.channels)
@@ -113,7 +113,7 @@ def cut(
 
 
 def embed_images(
-    config: VisionConfig, params: Params, images: Float[Array, "batch height width channels"]
+    config: VisionConfig, params: Params, images: Float[Array, "batch rows columns channels"]
 ) -> Float[Array, "batch tokens width"]:
     """What the first layer reads: CLS, if there is one, and the patches through one linear layer, and positions."""
     x = cut(config, images) @ params["patches"] + params["patches_bias"][None, None]
@@ -126,7 +126,7 @@ def embed_images(
 def classify(
     config: VisionConfig,
     params: Params,
-    images: Float[Array, "batch height width channels"],
+    images: Float[Array, "batch rows columns channels"],
     reductions: Sequence[Reduction | None] = (),
     proportional: bool = True,
 ) -> tuple[Float[Array, "batch classes"], list[Any]]:
