@@ -141,7 +141,7 @@ def verify(arguments: list[str], console: Any) -> int:
     from experiments.harness.workspace import open_workspace
 
     recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
-    config = from_json(module.Config, recorded.config["config"], "the record's config")
+    config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
     path = Path("runs", recorded.experiment, f"verify-{recorded.preset}-{recorded.config['config_hash'][:8]}")
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
