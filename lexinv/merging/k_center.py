@@ -64,7 +64,7 @@ def withdraw(
 ) -> Float[Array, " tokens"]:
     """Sizes with the visual tokens at 0 if `decision`: `attention_bias` then hides them from every later layer.
 
-    Text comes out as if they were gone, positions unchanged, but nothing is saved: for speed decide outside jit and continue with
-    `prune_by_score`d shapes.
+    Text comes out as if they were gone, positions unchanged, but nothing is saved: for speed decide outside jit, and go on with the
+    other tokens alone.
     """
     return jnp.where(visual & decision, 0.0, size)

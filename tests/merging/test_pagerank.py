@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexinv.merging import pagerank
-from lexinv.merging.pagerank import favour_cls, keep_heads, root_mean_square
+from lexinv.merging.pagerank import favour_cls
 from lexinv.merging.plan import sources
 from lexinv.validation import InvalidConfig
 
 weighted_pagerank = jax.jit(pagerank.weighted_pagerank, static_argnums=1)
 similarity_prune = jax.jit(pagerank.similarity_prune, static_argnums=(2, 3))
+keep_heads = jax.jit(pagerank.keep_heads, static_argnums=(1, 2))
+root_mean_square = jax.jit(pagerank.root_mean_square)
 zero_shot_prune = jax.jit(pagerank.zero_shot_prune, static_argnums=(2, 3, 4))
 SEEDS = st.integers(0, 10**6)
 
