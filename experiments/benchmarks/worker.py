@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import experiments
+from experiments.benchmarks.autoencoder_problem import (
+    AutoencoderProblem,
+    jax_autoencoder_step,
+    planned_bytes,
+    torch_autoencoder_step,
+)
 from experiments.benchmarks.forgetting_problem import ForgettingProblem, jax_steps, torch_steps
 from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
 from experiments.harness.config import from_json, to_json
@@ -103,12 +109,13 @@ class Bench:
         problem: Any,
         library: Literal["jax", "torch"] = "jax",
         compiled: bool = False,
-        kind: Literal["language_model", "forgetting"] = "language_model",
+        kind: Literal["language_model", "forgetting", "autoencoder"] = "language_model",
     ) -> float:
         """Make a step ready under `label`; seconds that its first call took, which compiles."""
         parse, makers = {
             "language_model": (Problem, {"jax": jax_step, "torch": torch_step}),
             "forgetting": (ForgettingProblem, {"jax": jax_steps, "torch": torch_steps}),
+            "autoencoder": (AutoencoderProblem, {"jax": jax_autoencoder_step, "torch": torch_autoencoder_step}),
         }[kind]
         start = time.perf_counter()
         step = makers[library](from_json(parse, problem), compiled)
@@ -151,6 +158,15 @@ class Bench:
             - analysis.alias_size_in_bytes
         )
 
+    def planned(self, problem: Any) -> int:
+        """Peak bytes of an autoencoder's compiled step; nothing is run."""
+        return planned_bytes(from_json(AutoencoderProblem, problem))
+
+    def resident(self) -> dict[str, int]:
+        """Bytes of memory that this process holds, and the most that it has held."""
+        status = Path("/proc/self/status").read_text()
+        return {name: 1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "VmHWM")}
+
     def population(
         self, problem: Any, members: int, steps: int, population: Literal["none", "map", "vmap"]
     ) -> list[float]:
@@ -185,7 +201,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
     bench = Bench()
-    requests = {"prepare": bench.prepare, "block": bench.block, "memory": bench.memory, "population": bench.population}
+    names = ("prepare", "block", "memory", "planned", "resident", "population")
+    requests = {name: getattr(bench, name) for name in names}
     for line in sys.stdin:
         asked = json.loads(line)
         try:

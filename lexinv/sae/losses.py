@@ -141,15 +141,18 @@ def loss(
         total, fired = _dense_terms(config, terms, params, statistics, x, codes, error, variance)
         after = _updated(config, terms, statistics, codes, fired, tokens)
 
-    def reconstruct(chosen: Bool[Array, " features"]) -> Float[Array, "tokens width"]:
-        candidates = jnp.where(chosen[None], pre, 0.0)
-        if config.most_active:
-            return decode_entries(*_entries(params, x, candidates, terms.auxiliary_k), params["decoder"])
-        kept = select(candidates, terms.auxiliary_k, "token")
-        return jnp.where(kept, candidates, 0.0) @ params["decoder"]
-
     if terms.auxiliary != "none":
-        total += terms.auxiliary_coefficient * _second_chance(terms, after, error, reconstruct)
+        chosen = _under_used(terms, after)
+        # Outside of what is skipped where none is chosen, so that no second array of this size is held beside the pre-activations.
+        candidates = jnp.where(chosen[None], pre, 0.0)
+
+        def reconstruct() -> Float[Array, "tokens width"]:
+            if config.most_active:
+                return decode_entries(*_entries(params, x, candidates, terms.auxiliary_k), params["decoder"])
+            kept = select(candidates, terms.auxiliary_k, "token")
+            return jnp.where(kept, candidates, 0.0) @ params["decoder"]
+
+        total += terms.auxiliary_coefficient * _second_chance(terms, chosen, error, reconstruct)
     metrics = {
         "fvu": _mean_square(error) / variance,
         "l0": jnp.sum(fired) / tokens,
@@ -243,25 +246,30 @@ def _nested(
     return jnp.mean(jnp.stack(errors))
 
 
-def _second_chance(
-    terms: LossConfig,
-    statistics: Statistics,
-    error: Float[Array, "tokens width"],
-    reconstruct: Callable[[Bool[Array, " features"]], Float[Array, "tokens width"]],
-) -> Float[Array, ""]:
-    """||e - za W_dec||^2 / ||e||^2, with za the largest affinities of under-used features and e the error, held fixed; without b_dec.
-
-    `reconstruct` gives za W_dec for these features. Weighted by the number of them over `auxiliary_k` where that is below 1 (EleutherAI's
-    sparsify; SAELens); where there is none, nothing is computed.
-    """
+def _under_used(terms: LossConfig, statistics: Statistics) -> Bool[Array, " features"]:
+    """The features that the auxiliary term is for."""
     chosen = statistics.tokens_since_fired >= terms.dead_after
     if terms.auxiliary == "zipf":  # the dead have no place in the law: their running densities never reach 0
         law = fit_zipf(jnp.where(chosen, 0.0, statistics.density))
         chosen |= statistics.density < terms.under_use * law.density(ranks(statistics.density))
+    return chosen
+
+
+def _second_chance(
+    terms: LossConfig,
+    chosen: Bool[Array, " features"],
+    error: Float[Array, "tokens width"],
+    reconstruct: Callable[[], Float[Array, "tokens width"]],
+) -> Float[Array, ""]:
+    """||e - za W_dec||^2 / ||e||^2, with za the largest affinities of the chosen features and e the error, held fixed; without b_dec.
+
+    `reconstruct` gives za W_dec. Weighted by the number of chosen features over `auxiliary_k` where that is below 1 (EleutherAI's
+    sparsify; SAELens); where there is none, nothing is computed.
+    """
     residual = jax.lax.stop_gradient(error)
 
     def share() -> Float[Array, ""]:
-        share = _mean_square(residual - reconstruct(chosen)) / jnp.maximum(_mean_square(residual), 1e-12)
+        share = _mean_square(residual - reconstruct()) / jnp.maximum(_mean_square(residual), 1e-12)
         return share * jnp.minimum(jnp.sum(chosen) / terms.auxiliary_k, 1.0)
 
     return jax.lax.cond(jnp.any(chosen), share, lambda: jnp.zeros(()))
