@@ -40,29 +40,33 @@ class WorkerError(RuntimeError):
     """A request failed in the worker. The message is the type of what went wrong; the worker's log has the rest."""
 
 
-def environment(compilation_cache: Path | None = None) -> dict[str, str]:
-    """The variables of every measured process; without a folder it caches no compiled programs."""
-    variables = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+def environment(compilation_cache: Path | None = None, keep_memory: bool = True) -> dict[str, str]:
+    """The variables of every measured process; without a folder it caches no compiled programs.
+
+    Without `keep_memory` freed memory goes back to the kernel, so that what a process holds is what it needs.
+    """
+    ours = {"JAX_COMPILATION_CACHE_DIR", *ALLOCATOR}
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
     if compilation_cache is not None:
         variables["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache)
     root = str(Path(experiments.__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [variables.get("PYTHONPATH")])])
     # Several processes share one accelerator; torch.compile shall not leave a pool of compilers behind.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    return {**variables, **ALLOCATOR, **shared, "PYTHONPATH": path}
+    return {**variables, **(ALLOCATOR if keep_memory else {}), **shared, "PYTHONPATH": path}
 
 
 class Worker:
     """A started worker; leaving its `with` block ends it. It ends by itself when this process is gone."""
 
-    def __init__(self, log: Path, cores: int, compilation_cache: Path | None = None):
+    def __init__(self, log: Path, cores: int, compilation_cache: Path | None = None, keep_memory: bool = True):
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.benchmarks.worker", str(cores)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                env=environment(compilation_cache),
+                env=environment(compilation_cache, keep_memory),
                 text=True,
             )
         self.log = log
@@ -163,8 +167,9 @@ class Bench:
         return planned_bytes(from_json(AutoencoderProblem, problem))
 
     def resident(self) -> dict[str, int]:
-        """Bytes of memory that this process holds, and the most that it has held."""
+        """Bytes of memory that this process holds, and the most that it has held since this was last asked."""
         status = Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_text("5")  # the most is from now on counted anew
         return {name: 1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "VmHWM")}
 
     def population(
