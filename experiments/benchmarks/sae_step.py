@@ -49,7 +49,7 @@ class Config:
     """problems: steps measured against PyTorch; the first is judged, the last is the one whose memory is. members: seeds of a population.
 
     selection: [tokens, features] of the affinities to select from, with the first problem's k. features: sizes of the sweep over decoders.
-    variants: also measure ours with dense codes, and PyTorch's with embedding_bag.
+    variants: also measure ours with dense codes, PyTorch's with embedding_bag, and its runs against the population.
     steps: timed steps of one block; every side does one block in each of the rounds: `rounds` of the first problem and of decoders,
     `large_rounds` of the other problems, `long_rounds` of the rest. cores: that any measured process may use.
     """
@@ -154,7 +154,7 @@ def against_torch(config: Config, number: int, log: Path) -> dict[str, Any]:
 def population(config: Config, log: Path) -> dict[str, Any]:
     """A step of all members: ours in one program, PyTorch's runs one after another."""
     problem = replace(config.problems[0], members=config.members)
-    sides = {"lexinv": problem}, peers(config, problem)
+    sides = {"lexinv": problem}, peers(config, problem) if config.variants else {}
     measured = alternate_with_torch(*sides, log, config.cores, config.long_rounds, 1, kind="autoencoder")
     return {"members": config.members, **measured}
 
@@ -305,7 +305,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             f"Throughput of {n} seeds trained as one population over that of {n} runs in PyTorch.",
             SOURCE,
             None,
-            together or members["left_out"],
+            together or members["left_out"] or None,
             f"ratio of medians at least {POPULATION} to both",
             together and judged(*((peer, POPULATION) for peer in together.values())),
         ),
