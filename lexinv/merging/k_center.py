@@ -62,7 +62,7 @@ def withdraws(
 def withdraw(
     size: Float[Array, " tokens"], visual: Bool[Array, " tokens"], decision: Bool[Array, ""]
 ) -> Float[Array, " tokens"]:
-    """Sizes with the visual tokens at 0 if `decision`: `attention_bias` then hides them from every later layer.
+    """Sizes with the visual tokens at 0 if `decision`: `lexinv.nn.attention.size_bias` then hides them from every later layer.
 
     Text comes out as if they were gone, positions unchanged, but nothing is saved: for speed decide outside jit, and go on with the
     other tokens alone.

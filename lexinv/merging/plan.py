@@ -17,9 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lexinv.validation import require
 
-HIDDEN = -1e30
-"""Added to the attention logits of a key without tokens. Finite, so that a row that sees nothing is uniform and not NaN."""
-
 
 class Plan(NamedTuple):
     """assign: the target of each token, from 0; the number of targets for one that goes nowhere. weight: of a token in its target's mean,
@@ -109,15 +106,6 @@ def sources(plan: Plan) -> Bool[Array, "targets tokens"]:
     """Which tokens each target is made of; pruned tokens and padding are in none."""
     targets = jnp.arange(plan.anchor.shape[0], dtype=plan.assign.dtype)
     return (plan.assign[None, :] == targets[:, None]) & (plan.weight > 0)[None, :]
-
-
-def attention_bias(size: Float[Array, "*batch tokens"]) -> Float[Array, "*batch tokens"]:
-    """log s_j, to be added to the attention logits of key j (proportional attention); -1e30 for a key of size 0.
-
-    A key of size s then counts as s equal keys, so that merging exact duplicates changes no output (Bolya et al. 2023, eq. 1).
-    """
-    there = size > 0
-    return jnp.where(there, jnp.log(jnp.where(there, size, 1.0)), HIDDEN)
 
 
 def real_share(removed: int, mask: Bool[Array, " tokens"], protect: int) -> Int[Array, ""]:

@@ -14,6 +14,9 @@ Implementation = Literal["auto", "chunked", "dot_product"]
 
 QUERY_CHUNK = 64
 
+UNSEEN = -1e30
+"""Finite, so that a query that sees nothing is uniform and not NaN."""
+
 
 def attention(
     queries: Float[Array, "batch time heads dim"],
@@ -67,13 +70,13 @@ def attention_weights(
     return weights / total
 
 
-def size_bias(size: Float[Array, "batch time"]) -> Float[Array, "batch one one time"]:
-    """log s for each key: a token that stands for s equal ones then gets the attention of all of them (Bolya et al. 2023, eq. 1).
+def size_bias(size: Float[Array, "*batch tokens"]) -> Float[Array, "*batch tokens"]:
+    """log s_j, to be added to the attention logits of key j: a token of size s then counts as s equal ones (Bolya et al. 2023, eq. 1).
 
-    Keys of size 0 are seen by nobody, unless there is no other.
+    Merging exact duplicates then changes no output. -1e30 for size 0, so that such a key is seen by nobody, unless there is no other.
     """
     there = size > 0
-    return jnp.where(there, jnp.log(jnp.where(there, size, 1.0)), -1e30)[:, None, None]
+    return jnp.where(there, jnp.log(jnp.where(there, size, 1.0)), UNSEEN)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

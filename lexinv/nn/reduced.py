@@ -69,7 +69,7 @@ def run_layers(
     for index in range(config.depth):
         layer = jax.tree.map(lambda leaf, index=index: leaf[index], layers)
         reduction = reductions[index] if reductions else None
-        bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))
+        bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))[:, None, None]
         seen: dict[str, Array] = {}
 
         def change(site: str, activations: Array, *, reduction=reduction, seen=seen, bias=bias, before=size) -> Array:

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from lexinv.merging import diversity, k_center
 from lexinv.merging.diversity import cosine_distance, isolated_token
-from lexinv.merging.plan import attention_bias
+from lexinv.nn.attention import size_bias
 from lexinv.validation import InvalidConfig
 
 greedy = jax.jit(diversity.greedy_dispersion, static_argnums=(1, 3))
@@ -180,7 +180,7 @@ def test_withdrawn_tokens_are_as_good_as_gone():
     logits = jax.random.normal(jax.random.key(0), (6,))
     size = k_center.withdraw(jnp.ones(6), VISUAL, jnp.bool_(True))
     rest = jnp.array([0, 4, 5])
-    weights = jax.nn.softmax(logits + attention_bias(size))
+    weights = jax.nn.softmax(logits + size_bias(size))
     np.testing.assert_allclose(weights[rest], jax.nn.softmax(logits[rest]), rtol=1e-6)
     assert not np.any(weights[1:4])
     np.testing.assert_array_equal(k_center.withdraw(jnp.ones(6), VISUAL, jnp.bool_(False)), 1.0)

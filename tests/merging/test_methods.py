@@ -13,8 +13,9 @@ from lexinv.merging.bipartite import bipartite_matching, complete_graph_matching
 from lexinv.merging.diversity import greedy_dispersion, isolated_token, keep_tokens
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.pagerank import similarity_prune
-from lexinv.merging.plan import Plan, attention_bias, identity, merge, start_sizes, unmerge
+from lexinv.merging.plan import Plan, identity, merge, start_sizes, unmerge
 from lexinv.merging.ranking import prune_at_random, prune_by_score, rank_matching
+from lexinv.nn.attention import size_bias
 from lexinv.validation import InvalidConfig
 
 TOKENS, WIDTH, PROTECT = 13, 5, 1
@@ -186,7 +187,7 @@ def test_masks_that_hide_everything(name):
     check_valid(plan)
     y, size = merge_jitted(plan, x, start_sizes(nothing))
     assert not np.any(y) and not np.any(size)
-    np.testing.assert_allclose(jax.nn.softmax(attention_bias(size)), 1 / 9, rtol=1e-6)
+    np.testing.assert_allclose(jax.nn.softmax(size_bias(size)), 1 / 9, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", UNPADDED)

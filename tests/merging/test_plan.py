@@ -7,7 +7,8 @@ import pytest
 
 from lexinv.merging import bipartite, energy, mlerp, pagerank, ranking
 from lexinv.merging import plan as plans
-from lexinv.merging.plan import Plan, attention_bias, identity
+from lexinv.merging.plan import Plan, identity
+from lexinv.nn.attention import size_bias
 from lexinv.validation import InvalidConfig
 
 merge, prune, unmerge, compose, sources = map(
@@ -87,7 +88,7 @@ def attend(x, tokens, size=None):
     """Attention of the queries `x` on `tokens`, with their sizes if given."""
     logits = x @ tokens.T
     if size is not None:
-        logits = logits + attention_bias(size)[None, :]
+        logits = logits + size_bias(size)[None, :]
     return jax.nn.softmax(logits) @ tokens
 
 
@@ -135,10 +136,10 @@ def test_methods_merge_exact_duplicates_first(method):
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-def test_attention_bias_hides_what_has_no_size():
-    weights = jax.nn.softmax(jnp.array([0.3, 5.0, 0.3]) + attention_bias(jnp.array([1.0, 0.0, 2.0])))
+def test_size_bias_hides_what_has_no_size():
+    weights = jax.nn.softmax(jnp.array([0.3, 5.0, 0.3]) + size_bias(jnp.array([1.0, 0.0, 2.0])))
     np.testing.assert_allclose(weights, [1 / 3, 0, 2 / 3], rtol=1e-5)
-    gradient = jax.jit(jax.grad(lambda size: attention_bias(size)[0]))(jnp.array([0.0, 1.0]))
+    gradient = jax.jit(jax.grad(lambda size: size_bias(size)[0]))(jnp.array([0.0, 1.0]))
     np.testing.assert_array_equal(gradient, [0, 0])
 
 
