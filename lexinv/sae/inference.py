@@ -1,0 +1,112 @@
+"""Autoencoders outside of training: codes of a token that depend on that token alone, reconstructions, and the common form JumpReLU."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lexinv.sae.autoencoders import (
+    PER,
+    AutoencoderConfig,
+    Params,
+    decode,
+    encode,
+    encode_by_threshold,
+)
+from lexinv.validation import require
+
+Threshold = float | Float[Array, "..."] | Float[np.ndarray, "..."]
+"""One, or one for each feature: above it a pre-activation is kept."""
+
+
+def check_inference(config: AutoencoderConfig, threshold: Threshold | None, k: int | None) -> None:
+    """Raises `InvalidConfig` unless there is what the variant needs and no more.
+
+    That is a threshold for `mutual`, `matryoshka` and `feature`, k for `topk`, and nothing for those whose parameters say all.
+    """
+    batch_wise = PER.get(config.kind) in ("batch", "feature")
+    allowed = f"{'one, or one for each feature' if batch_wise else 'None'} for kind = {config.kind!r}"
+    require((threshold is not None) == batch_wise, "threshold", threshold, allowed)
+    if threshold is not None:
+        shape = jnp.shape(threshold)
+        require(shape in ((), (config.features,)), "threshold", shape, f"() or ({config.features},)")
+    top = config.kind == "topk"
+    require((k is not None) == top, "k", k, f"{'a whole number' if top else 'None'} for kind = {config.kind!r}")
+    if k is not None:
+        require(1 <= k <= config.features, "k", k, f"1 to the {config.features} features")
+
+
+def encode_alone(
+    config: AutoencoderConfig,
+    params: Params,
+    x: Float[Array, "tokens width"],
+    threshold: Threshold | None = None,
+    k: int | None = None,
+) -> Float[Array, "tokens features"]:
+    """Activations z of every variant without a budget for the batch: the same whatever other tokens stand beside.
+
+    threshold: of `mutual`, `matryoshka` and `feature`, calibrated. k: of `topk`. Raises `InvalidConfig` as `check_inference`.
+    """
+    check_inference(config, threshold, k)
+    if threshold is not None:
+        return encode_by_threshold(params, x, jnp.asarray(threshold, jnp.float32))
+    return encode(config, params, x, k).activations
+
+
+def make_reconstruct(
+    config: AutoencoderConfig, k: int | None = None
+) -> Callable[[tuple[Params, Threshold | None], Float[Array, "*tokens width"]], Float[Array, "*tokens width"]]:
+    """`reconstruct((params, threshold), x)`: each row of x encoded by `encode_alone` and decoded; of any leading axes.
+
+    Parameters are an argument, not part of the function, so that they are no constants where it is compiled.
+    """
+
+    def reconstruct(
+        autoencoder: tuple[Params, Threshold | None], x: Float[Array, "*tokens width"]
+    ) -> Float[Array, "*tokens width"]:
+        params, threshold = autoencoder
+        rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        return decode(params, encode_alone(config, params, rows, threshold, k)).reshape(x.shape).astype(x.dtype)
+
+    return reconstruct
+
+
+def to_jumprelu(
+    config: AutoencoderConfig, params: Params, threshold: Threshold | None = None
+) -> tuple[AutoencoderConfig, Params]:
+    """The JumpReLU autoencoder that does the same to every token, and its config.
+
+    relu: thresholds 0; free norms of the decoder go into the encoder, so that its rows have norm 1 and activations are larger by the norm.
+    gated: with r = exp(log_magnitude), encoder r W, bias b_mag and threshold b_mag - r b_gate, as 1[pi_gate > 0] is 1[pi_mag > that]
+    (Rajamanoharan et al. 2024a derive the same). mutual, matryoshka, feature: their calibrated `threshold`. jumprelu: as it is.
+    Raises `InvalidConfig` for topk, whose threshold is another one for each token, and where a threshold is missing or not wanted.
+    """
+    require(config.kind != "topk", "autoencoder.kind", config.kind, "a variant that does not count in each token")
+    check_inference(config, threshold, None)
+    jump = replace(config, kind="jumprelu", free_norms=False, prefixes=())
+    shared = {name: params[name] for name in ("encoder", "encoder_bias", "decoder", "decoder_bias")}
+    if config.kind == "jumprelu":
+        return jump, shared | {"threshold": params["threshold"]}
+    if config.kind == "gated":
+        ratio = jnp.exp(params["log_magnitude"])
+        return jump, shared | {
+            "encoder": params["encoder"] * ratio[None],
+            "encoder_bias": params["magnitude_bias"],
+            "threshold": params["magnitude_bias"] - ratio * params["encoder_bias"],
+        }
+    if config.free_norms:
+        shared = fold_norms(shared)
+    above = jnp.float32(0.0) if threshold is None else jnp.asarray(threshold, jnp.float32)
+    return jump, shared | {"threshold": jnp.broadcast_to(above, (config.features,))}
+
+
+def fold_norms(params: Params) -> Params:
+    """Decoder rows of norm 1 and their norms in the encoder and its bias instead: pre-activations times the norm, same reconstructions."""
+    norms = jnp.maximum(jnp.linalg.norm(params["decoder"], axis=1), 1e-8)
+    return params | {
+        "encoder": params["encoder"] * norms[None],
+        "encoder_bias": params["encoder_bias"] * norms,
+        "decoder": params["decoder"] / norms[:, None],
+    }
