@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from scipy.stats import spearmanr
 
 from experiments.harness.workspace import Workspace
 from experiments.sae.subject_models import HeldOut, Subject
 from experiments.sae.synthetic_models import VARIANTS, Setting, TrainingConfig, Variant, encode_batch
 from lexinv.sae.activation_streams import ActivationSource, shuffled
 from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params, pre_activations
-from lexinv.sae.budgets import fit_zipf, zipf_budgets
+from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.difficulty import difficulty_use
 from lexinv.sae.inference import encode_alone, make_reconstruct
 from lexinv.sae.losses import LossConfig
 from lexinv.sae.metrics import (
@@ -287,9 +287,8 @@ def difficulty(active: Int[np.ndarray, " tokens"], losses: Float[np.ndarray, " t
     """See `judge`; 0 for a constant number of features."""
     if losses is None:
         return {"harder_more": None, "l0_by_loss": None}
-    correlation = float(spearmanr(active, losses).statistic) if np.ptp(active) > 0 else 0.0
-    tenths = np.array_split(active[np.argsort(losses, kind="stable")], 10)
-    return {"harder_more": round(correlation, 4), "l0_by_loss": [round(float(part.mean()), 3) for part in tenths]}
+    found = difficulty_use(active, losses)
+    return {"harder_more": round(found.spearman, 4), "l0_by_loss": np.round(found.l0, 3).tolist()}
 
 
 def references(subject: Subject, config: AutoencodersConfig, seed: int, most: int = 4096) -> dict[str, float]:

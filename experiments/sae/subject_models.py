@@ -21,7 +21,7 @@ from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer, load_tokenizer
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
-from lexinv.nn.language_model import Params
+from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.sites import Site, make_activations, make_spliced_nll
 from lexinv.nn.transformer import TransformerConfig
@@ -185,10 +185,10 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     require(config.windows <= len(chosen), "subject.windows", config.windows, f"at most the {len(chosen)} of the corpus")
     subset = replace(train, starts=train.starts[chosen[: config.windows]], stops=train.stops[chosen[: config.windows]])
     source = model_activations(activations, params, subset, BLOCK, KEY)
-    nll = jax.jit(make_nll_of(model, lexicon, vocab))
+    nll = make_nll(model, lexicon, vocab)
 
     def read(windows: np.ndarray) -> np.ndarray:
-        found = model_activations(activations, params, array_windows(windows.reshape(-1), config.context), BLOCK, KEY)
+        found = model_activations(activations, params, array_windows(windows.reshape(-1).astype(np.uint32), config.context), BLOCK, KEY)
         return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
 
     shares = np.split(evaluation_windows(test, seeds * each, seed=0), seeds)
@@ -216,3 +216,11 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
 def kept(source: ActivationSource) -> ComputedActivations:
     """The same source, of which every block is computed once and then held in memory."""
     return ComputedActivations(source.width, source.block_rows, lru_cache(maxsize=None)(source.block))
+
+
+def load_checkpoint(config: SubjectConfig):
+    raise NotImplementedError
+
+
+def checkpoint_tokenizer(directory: Path) -> Tokenizer:
+    raise NotImplementedError
