@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lexinv.validation import require
 
@@ -23,10 +23,12 @@ def attention(
     causal: bool = True,
     implementation: Implementation = "auto",
     window: int = 0,
+    mask: Bool[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time heads dim"]:
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
+    mask: false for keys that nobody sees. It is for attention that is not causal, and `dot_product`.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first
@@ -36,11 +38,14 @@ def attention(
     _check_window(window, causal)
     if implementation == "auto":
         implementation = "chunked" if causal and jax.default_backend() == "cpu" else "dot_product"
+    dense = mask is None or implementation == "dot_product"
+    require(dense, "implementation", implementation, "'dot_product' where a mask is given")
     if implementation == "dot_product":
+        seen = None if mask is None else mask[:, None, None]
         batched_bias = None if bias is None else bias[None]
         before = (window - 1, 0) if window else None
         return jax.nn.dot_product_attention(
-            queries, keys, values, bias=batched_bias, is_causal=causal, local_window_size=before
+            queries, keys, values, bias=batched_bias, mask=seen, is_causal=causal, local_window_size=before
         )
     queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys, values))
     return jnp.swapaxes(_chunked(queries, keys, values, bias, causal, window), 1, 2)
@@ -52,11 +57,12 @@ def attention_weights(
     bias: Float[Array, "heads time time"] | None = None,
     causal: bool = True,
     window: int = 0,
+    mask: Bool[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch heads time time"]:
     """The softmax weights that `attention` applies to the values, whole: for looking at, not for training."""
     _check_window(window, causal)
     queries, keys = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys))
-    weights, total = _unnormalised(queries, keys, bias, 0 if causal else None, window)
+    weights, total = _unnormalised(queries, keys, bias, 0 if causal else None, window, mask)
     return weights / total
 
 
@@ -121,7 +127,7 @@ def _scaled(queries):
     return queries * jnp.asarray(queries.shape[-1] ** -0.5, queries.dtype)
 
 
-def _unnormalised(queries, keys, bias, first_query, window):
+def _unnormalised(queries, keys, bias, first_query, window, mask=None):
     """Float32 exp(scores - their maximum) [batch, heads, queries, keys] and its sum over keys.
 
     `first_query` is the time of the first query, counted from the first key; None without a causal mask.
@@ -133,5 +139,7 @@ def _unnormalised(queries, keys, bias, first_query, window):
         query, key = first_query + jnp.arange(queries.shape[2])[:, None], jnp.arange(keys.shape[2])[None, :]
         visible = (key <= query) & (key > query - window) if window else key <= query
         scores = jnp.where(visible[None, None], scores, jnp.finfo(jnp.float32).min)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     return weights, jnp.sum(weights, axis=-1, keepdims=True)

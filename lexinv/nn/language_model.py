@@ -23,7 +23,7 @@ from lexinv.nn.lexicon import (
     token_nll,
 )
 from lexinv.nn.linear import linear
-from lexinv.nn.transformer import Transformer, TransformerConfig
+from lexinv.nn.transformer import Change, Transformer, TransformerConfig
 from lexinv.validation import require
 
 BOS = -1
@@ -48,16 +48,20 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def features(
-        self, tokens: Int[Array, "batch time"], embeddings: Float[Array, "batch time width"], capture: bool = False
+        self,
+        tokens: Int[Array, "batch time"],
+        embeddings: Float[Array, "batch time width"],
+        capture: bool = False,
+        edit: tuple[int, Change] | None = None,
     ) -> tuple[Float[Array, "batch time width"], dict[str, Array]]:
         """`a LN(h_t) W_out`, whose inner products with the output table are the logits, and the Transformer's intermediates.
 
-        Without W_out unless `config.output` is "matrix".
+        Without W_out unless `config.output` is "matrix". `edit`: see `lexinv.nn.transformer.Transformer`.
         """
         width = self.config.width
         bos = self.param("bos", nn.initializers.normal(1.0), (width,))
         x = jnp.where((tokens == BOS)[..., None], bos[None, None].astype(embeddings.dtype), embeddings)
-        hidden, intermediates = Transformer(self.config, name="transformer")(x, capture)
+        hidden, intermediates = Transformer(self.config, name="transformer")(x, capture, edit)
         if self.config.output == "matrix":
             kernel = self.param("readout", nn.initializers.normal(width**-0.5), (width, width))
             scale = self.param("logit_scale", nn.initializers.ones, ())
@@ -71,12 +75,13 @@ class LanguageModel(nn.Module):
         lexicon: Float[Array, "batch vocab width"] | Float[Array, "vocab width"],
         capture: bool = False,
         output_table: Float[Array, "vocab width"] | None = None,
+        edit: tuple[int, Change] | None = None,
     ) -> Any:
         """float32 logits[batch, time, vocab] of the token after each; with `capture`, (logits, intermediates).
 
         `output_table` is U where `config.output` is "untied".
         """
-        features, intermediates = self.features(tokens, embed(lexicon, tokens), capture)
+        features, intermediates = self.features(tokens, embed(lexicon, tokens), capture, edit)
         logits = readout(features, lexicon if output_table is None else output_table)
         return (logits, intermediates) if capture else logits
 
@@ -108,15 +113,17 @@ def shift_right(tokens: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
 
 def make_nll(
     config: TransformerConfig, lexicon: LexiconConfig, vocab: int
-) -> Callable[[Params, Batch, Key[Array, ""]], Float[Array, "batch time"]]:
+) -> Callable[..., Float[Array, "batch time"]]:
     """`nll(params, batch, key)`: -log p(x_t | x_<t) in nats for every token of batch {"tokens"[B, T], "row"[B]}; padding gives 0.
 
     Sequence s reads the lexicon drawn from `key` folded with its row: resumed runs draw the same, and the split of a batch over
-    microbatches or devices does not matter.
+    microbatches or devices does not matter. `edit` as in `LanguageModel`; see `lexinv.nn.sites.make_spliced_nll`.
     """
     model = LanguageModel(config)
 
-    def nll(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "batch time"]:
+    def nll(
+        params: Params, batch: Batch, key: Key[Array, ""], edit: tuple[int, Change] | None = None
+    ) -> Float[Array, "batch time"]:
         keys, targets = row_keys(key, batch["row"]), batch["tokens"]
         table, drawn = params.get("table"), lexicon
         if lexicon.kind == "permuted_bank":
@@ -128,10 +135,10 @@ def make_nll(
         if not lexicon.vocab_block:
             drawn_rows = draw_lexicon(drawn, table, keys, vocab, config.width)
             variables = {"params": params["model"]}
-            logits: Any = model.apply(variables, inputs, drawn_rows, output_table=params.get("output_table"))
+            logits: Any = model.apply(variables, inputs, drawn_rows, output_table=params.get("output_table"), edit=edit)
             return token_nll(logits, targets)
         embeddings = lexicon_rows(drawn, table, keys, jnp.maximum(inputs, 0), config.width)
-        features, _ = model.apply({"params": params["model"]}, inputs, embeddings, method="features")
+        features, _ = model.apply({"params": params["model"]}, inputs, embeddings, edit=edit, method="features")
         return blockwise_nll(drawn, params.get("output_table", table), keys, features, targets, vocab)
 
     return nll

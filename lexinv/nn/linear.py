@@ -60,3 +60,13 @@ def _as_row(gain, x):
 
 
 rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+def layer_norm(
+    x: Float[Array, "*batch n"], gain: Float[Array, " n"], offset: Float[Array, " n"], epsilon: float
+) -> Float[Array, "*batch n"]:
+    """`gain * (x - mean(x)) / sqrt(var(x) + epsilon) + offset` over the last axis (Ba et al. 2016); the statistics are in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + jnp.float32(epsilon))
+    return (centred * scale).astype(x.dtype) * _as_row(gain, x) + _as_row(offset, x)

@@ -5,8 +5,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def rotate(x: Float[Array, "batch time heads dim"], base: float = 10_000.0) -> Float[Array, "batch time heads dim"]:
-    """Rotary position embedding (Su et al. 2021, eq. 34), halves of the head as the two coordinates of each plane."""
+def rotate(
+    x: Float[Array, "batch time heads dim"], base: float = 10_000.0, share: int | None = None
+) -> Float[Array, "batch time heads dim"]:
+    """Rotary position embedding (Su et al. 2021, eq. 34), halves of the head as the two coordinates of each plane.
+
+    share: how many channels are rotated, the first ones; the others stay as they are (GPT-NeoX).
+    """
+    if share is not None and share < x.shape[-1]:
+        return jnp.concatenate([rotate(x[..., :share], base), x[..., share:]], axis=-1)
     half = x.shape[-1] // 2
     frequencies = base ** (-np.arange(half) / half)
     angles = np.arange(x.shape[1])[:, None] * frequencies[None, :]

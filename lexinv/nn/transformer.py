@@ -1,31 +1,43 @@
-"""A pre-norm Transformer, causal or bidirectional, with the positions and the query-key mixing that our experiments compare."""
+"""A Transformer, causal or bidirectional, with the positions and the query-key mixing that our experiments compare.
 
+The layers of GPT-2, GPT-NeoX and BERT are configurations of it, see `lexinv.nn.pretrained` and `lexinv.nn.text_encoder`.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lexinv.nn.attention import Implementation, attention, attention_weights
-from lexinv.nn.linear import linear, rms_norm
+from lexinv.nn.linear import layer_norm, linear, rms_norm
 from lexinv.nn.positions import relative_bias, rotate
 from lexinv.validation import require
 
 RELATIVE_BUCKETS = 32
+RMS_EPSILON = 1e-6
+
+Change = Callable[[str, Array], Array]
+"""What a layer's activations go through: the name of the site (see `Block`) and the activations there, to activations in their place."""
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes and choices of a Transformer.
 
-    positions: rotary, learned absolute, T5 relative bias, or none.
+    positions: rotary, learned absolute, T5 relative bias, or none. rotary_share: the part of each head that is rotated.
     window: how many times attention sees, the present one among them; 0 for all before it. Every layer looks `window` - 1 further back.
     mixing: what queries and keys see of the tokens before them. `smear` mixes each key with the one before it (Olsson et al. 2022);
         `convolution` is a depthwise causal convolution on queries and keys (So et al. 2021).
     initialization: see `lexinv.nn.initialization`.
     output: how a language model turns its last vector h into logits, see `lexinv.nn.language_model.LanguageModel`.
+    norm: root-mean-square or layer normalisation (Ba et al. 2016), the second with an offset. bias: linear layers have one.
+    residual: where a layer normalises. `pre`: the inputs of attention and MLP. `parallel`: the same, but both read the layer's input (Wang
+        and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then.
+    gelu: by its tanh approximation, or exact (Hendrycks and Gimpel 2016).
     unroll: layers written out per iteration of the scan over layers; `depth` writes all of them out (faster on the CPU when shallow).
     remat: recompute each layer in the backward pass.
     """
@@ -46,6 +58,12 @@ class TransformerConfig:
     attention: Implementation = "auto"
     unroll: int = 1
     remat: bool = False
+    norm: Literal["rms", "layer"] = "rms"
+    norm_epsilon: float = RMS_EPSILON
+    bias: bool = False
+    residual: Literal["pre", "parallel", "post"] = "pre"
+    rotary_share: float = 1.0
+    gelu: Literal["tanh", "exact"] = "tanh"
 
     def __post_init__(self):
         for field in ("depth", "width", "heads", "mlp_width", "max_length", "convolution_width", "unroll"):
@@ -53,6 +71,14 @@ class TransformerConfig:
         require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
         even = self.positions != "rope" or (self.width // self.heads) % 2 == 0
         require(even, "model.heads", self.heads, "rotary positions need an even width per head")
+        whole = self.positions == "rope" or self.rotary_share == 1.0
+        require(whole, "model.rotary_share", self.rotary_share, "1, unless model.positions = 'rope'")
+        paired = 0.0 < self.rotary_share <= 1.0 and self.rotary_dim > 0 and self.rotary_dim % 2 == 0
+        pairs = f"a share of {self.head_dim} that is a positive even number"
+        require(paired or self.positions != "rope", "model.rotary_share", self.rotary_share, pairs)
+        fixed = self.norm == "layer" or self.norm_epsilon == RMS_EPSILON
+        require(fixed, "model.norm_epsilon", self.norm_epsilon, f"{RMS_EPSILON}, unless model.norm = 'layer'")
+        require(self.norm_epsilon > 0, "model.norm_epsilon", self.norm_epsilon, "a positive number")
         require(self.window >= 0, "model.window", self.window, "0 for all times before, or a positive number of times")
         require(self.causal or not self.window, "model.window", self.window, "0, unless model.causal")
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
@@ -62,6 +88,13 @@ class TransformerConfig:
             self.initialization,
             "suffix_match initialises model.mixing = 'convolution'",
         )
+        plain = (self.norm, self.bias, self.residual, self.rotary_share) == ("rms", False, "pre", 1.0)
+        require(
+            plain or self.initialization in ("normal", "gpt2"),
+            "model.initialization",
+            self.initialization,
+            "'normal' or 'gpt2' unless model.norm, bias, residual and rotary_share have their defaults",
+        )
         free = self.output == "matrix" or self.initialization in ("normal", "gpt2")
         require(free, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
 
@@ -69,9 +102,27 @@ class TransformerConfig:
     def head_dim(self) -> int:
         return self.width // self.heads
 
+    @property
+    def rotary_dim(self) -> int:
+        """How many channels of each head are rotated."""
+        return int(self.head_dim * self.rotary_share)
 
-def _kernel(module: nn.Module, name: str, n: int, m: int, scale: float = 1.0) -> Array:
-    return module.param(name, nn.initializers.normal(scale * n**-0.5), (n, m))
+
+def _dense(module: Any, name: str, x: Array, n: int, m: int, scale: float = 1.0) -> Array:
+    """`x @ kernel`, and `+ bias` where the configuration has biases."""
+    out = linear(x, module.param(name, nn.initializers.normal(scale * n**-0.5), (n, m)).astype(x.dtype))
+    if not module.config.bias:
+        return out
+    return out + module.param(f"{name}_bias", nn.initializers.zeros, (m,)).astype(x.dtype)[None, None]
+
+
+def _norm(module: Any, name: str, dtype: Any) -> Callable[[Array], Array]:
+    config = module.config
+    gain = module.param(name, nn.initializers.ones, (config.width,)).astype(dtype)
+    if config.norm == "rms":
+        return lambda x: rms_norm(x, gain)
+    offset = module.param(f"{name}_bias", nn.initializers.zeros, (config.width,)).astype(dtype)
+    return lambda x: layer_norm(x, gain, offset, config.norm_epsilon)
 
 
 class Attention(nn.Module):
@@ -80,11 +131,13 @@ class Attention(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array | None, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, x: Array, bias: Array | None, mask: Array | None, capture: bool
+    ) -> tuple[Array, dict[str, Array]]:
         config, dtype = self.config, x.dtype
         heads = (*x.shape[:-1], config.heads, config.head_dim)
         width = config.width
-        q, k, v = (linear(x, _kernel(self, name, width, width).astype(dtype)) for name in ("query", "key", "value"))
+        q, k, v = (_dense(self, name, x, width, width) for name in ("query", "key", "value"))
         if config.mixing == "convolution":
             shape = (config.convolution_width, width)
             q = causal_convolution(q, self.param("query_convolution", _identity_convolution, shape).astype(dtype))
@@ -96,38 +149,50 @@ class Attention(nn.Module):
             ]
             k = (1 - share) * k + share * shift(k, 1)
         if config.positions == "rope":
-            q, k = rotate(q), rotate(k)
-        mixed = attention(q, k, v, bias, config.causal, config.attention, config.window)
-        out = linear(mixed.reshape(x.shape), _kernel(self, "output", width, width).astype(dtype))
+            q, k = (rotate(z, share=config.rotary_dim) for z in (q, k))
+        mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
+        out = _dense(self, "output", mixed.reshape(x.shape), width, width)
         if not capture:
             return out, {}
-        weights = attention_weights(q, k, bias, config.causal, config.window)
-        return out, {"attention_weights": weights, "attention_output": out}
+        return out, {"attention_weights": attention_weights(q, k, bias, config.causal, config.window, mask)}
 
 
 class Block(nn.Module):
-    """One pre-norm layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`; returns (x, intermediates)."""
+    """One layer, by default `x + attention(norm(x))`, then `x + mlp(norm(x))`; returns (x, intermediates).
+
+    `change(site, activations)` may replace what flows through the sites `residual_in`, `attention_output`, `residual_middle`, `mlp_output`,
+    `residual_out`. The intermediates are those after it.
+    """
 
     config: TransformerConfig
     capture: bool
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array | None) -> tuple[Array, dict[str, Array]]:
-        config, dtype = self.config, x.dtype
-        gains = [
-            self.param(f"{name}_norm", nn.initializers.ones, (config.width,)).astype(dtype)
-            for name in ("attention", "mlp")
-        ]
-        attended, intermediates = Attention(config, name="attention")(rms_norm(x, gains[0]), bias, self.capture)
-        middle = x + attended
-        hidden = linear(
-            rms_norm(middle, gains[1]), _kernel(self, "mlp_in", config.width, config.mlp_width).astype(dtype)
+    def __call__(
+        self,
+        x: Array,
+        bias: Array | None,
+        mask: Array | None = None,
+        change: Change = lambda site, activations: activations,
+    ) -> tuple[Array, dict[str, Array]]:
+        config = self.config
+        post, parallel = config.residual == "post", config.residual == "parallel"
+        attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype) for name in ("attention", "mlp"))
+        x = change("residual_in", x)
+        mixer = Attention(config, name="attention")
+        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture)
+        attended = change("attention_output", attended)
+        middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
+        read = middle if post else mlp_norm(x if parallel else middle)
+        hidden = nn.gelu(
+            _dense(self, "mlp_in", read, config.width, config.mlp_width), approximate=config.gelu == "tanh"
         )
-        mlp_out = _kernel(self, "mlp_out", config.mlp_width, config.width, (2 * config.depth) ** -0.5)
-        fed = linear(nn.gelu(hidden), mlp_out.astype(dtype))
-        out = middle + fed
+        fed = _dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
+        fed = change("mlp_output", fed)
+        out = change("residual_out", mlp_norm(middle + fed) if post else middle + fed)
         if self.capture:
-            intermediates |= {"residual_in": x, "residual_middle": middle, "residual_out": out, "mlp_output": fed}
+            intermediates |= {"residual_in": x, "attention_output": attended, "residual_middle": middle}
+            intermediates |= {"mlp_output": fed, "residual_out": out}
         return out, intermediates
 
 
@@ -141,18 +206,26 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch time width"], capture: bool = False
+        self,
+        x: Float[Array, "batch time width"],
+        capture: bool = False,
+        edit: tuple[int, Change] | None = None,
+        mask: Bool[Array, "batch time"] | None = None,
     ) -> tuple[Float[Array, "batch time width"], dict[str, Any]]:
         """Returns (normalised final residual stream, intermediates), both in the compute dtype.
 
         With `capture`, intermediates holds for each layer (leading axis `depth`) `residual_in`, `residual_middle`, `residual_out`,
         `attention_weights`, `attention_output`, `mlp_output`; otherwise it is empty.
+        edit: (index of a layer, what its activations go through, see `Block`). Intermediates are then those of this layer alone, without
+            the leading axis.
+        mask: false where attention sees no key, for padding. Raises `InvalidConfig` for a mask where the model is causal.
         """
         config = self.config
         time = x.shape[1]
         require(
             time <= config.max_length, "model.max_length", config.max_length, f"at least the input's {time} positions"
         )
+        require(mask is None or not config.causal, "model.causal", config.causal, "false where a mask is given")
         x = x.astype(config.dtype)
         bias = None
         if config.positions == "learned":
@@ -161,19 +234,47 @@ class Transformer(nn.Module):
         elif config.positions == "relative":
             table = self.param("relative_bias", nn.initializers.zeros, (RELATIVE_BUCKETS, config.heads))
             bias = relative_bias(table, time, config.causal)
-        layer = nn.remat(Block, prevent_cse=False) if config.remat else Block
-        every_layer: Any = nn.broadcast  # Flax annotates in_axes too narrowly
-        stack = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=every_layer,
-            length=config.depth,
-            unroll=min(config.unroll, config.depth),
-        )
-        x, intermediates = stack(config, capture, name="layers")(x, bias)
-        gain = self.param("final_norm", nn.initializers.ones, (config.width,))
-        return rms_norm(x, gain.astype(x.dtype)), intermediates
+        if edit is None:
+            x, intermediates = _every_layer(config, capture)(x, bias, mask)
+        else:
+            x, intermediates = _edited_layers(
+                config, self.get_variable("params", "layers"), capture, edit, x, bias, mask
+            )
+        if config.residual != "post":
+            x = _norm(self, "final_norm", x.dtype)(x)
+        return x, intermediates
+
+
+def _every_layer(config: TransformerConfig, capture: bool) -> Any:
+    """The submodule `layers`: one scan over stacked parameters."""
+    layer = nn.remat(Block, prevent_cse=False) if config.remat else Block
+    every_layer: Any = nn.broadcast  # Flax annotates in_axes too narrowly
+    stack = nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=every_layer,
+        length=config.depth,
+        unroll=min(config.unroll, config.depth),
+    )
+    return stack(config, capture, name="layers")
+
+
+def _edited_layers(config, layers, capture, edit, x, bias, mask):
+    """The same with the stacked parameters `layers`, in three parts: the layers before the edited one, itself, those after it."""
+    index, change = edit
+
+    def run(x: Array, start: int, stop: int) -> Array:
+        def step(x: Array, layer: Any) -> tuple[Array, None]:
+            return Block(config, False, parent=None).apply({"params": layer}, x, bias, mask)[0], None
+
+        part = jax.tree.map(lambda leaf: leaf[start:stop], layers)
+        return jax.lax.scan(step, x, part, unroll=min(config.unroll, stop - start))[0] if start < stop else x
+
+    x = run(x, 0, index)
+    layer = {"params": jax.tree.map(lambda leaf: leaf[index], layers)}
+    x, intermediates = Block(config, capture, parent=None).apply(layer, x, bias, mask, change)
+    return run(x, index + 1, config.depth), intermediates
 
 
 def shift(x: Float[Array, "batch time *rest"], steps: int) -> Float[Array, "batch time *rest"]:
