@@ -11,15 +11,19 @@ from lexinv.sae.autoencoders import decode, encode
 from lexinv.sae.inference import encode_alone
 from lexinv.sae.interchange import load_saelens, save_saelens
 from lexinv.validation import InvalidConfig
-from tests.sae.test_inference import KINDS, autoencoder
 
+KINDS = ("relu", "free", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka")
 safetensors = pytest.importorskip("safetensors.numpy")
 
 
-def written(directory: pathlib.Path, kind: str = "relu"):
-    config, params, threshold, k, x = autoencoder(kind)
-    save_saelens(directory, config, params, threshold, k=k)
-    return config, params, threshold, k, x
+@pytest.fixture
+def written(autoencoder):
+    def write(directory: pathlib.Path, kind: str = "relu"):
+        config, params, threshold, k, x = autoencoder(kind)
+        save_saelens(directory, config, params, threshold, k=k)
+        return config, params, threshold, k, x
+
+    return write
 
 
 def rewrite(directory: pathlib.Path, change: dict, tensors=None) -> None:
@@ -33,7 +37,7 @@ def rewrite(directory: pathlib.Path, change: dict, tensors=None) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_round_trip_is_exact(kind, tmp_path):
+def test_a_round_trip_is_exact(kind, tmp_path, autoencoder):
     config, params, threshold, k, _ = autoencoder(kind)
     densities = np.linspace(0, 1, 9)
     save_saelens(tmp_path / "a" / "b", config, params, threshold, k=k, densities=densities, metadata={"hook_name": "h"})
@@ -51,7 +55,7 @@ def test_a_round_trip_is_exact(kind, tmp_path):
     assert found.metadata["hook_name"] == "h" and not list((tmp_path / "a").glob(".*"))
 
 
-def test_names_shapes_and_thresholds_in_the_files(tmp_path):
+def test_names_shapes_and_thresholds_in_the_files(tmp_path, written):
     _, params, threshold, _, _ = written(tmp_path / "m", "matryoshka")
     described = json.loads((tmp_path / "m" / "cfg.json").read_text())
     assert (described["architecture"], described["d_in"], described["d_sae"]) == ("jumprelu", 6, 9)
@@ -61,7 +65,7 @@ def test_names_shapes_and_thresholds_in_the_files(tmp_path):
     np.testing.assert_array_equal(tensors["W_enc"], params["encoder"])
 
 
-def test_thresholds_of_others_become_jumprelu(tmp_path):
+def test_thresholds_of_others_become_jumprelu(tmp_path, written):
     _, params, threshold, _, x = written(tmp_path / "m", "mutual")
     rewrite(tmp_path / "m", {})
     found = load_saelens(tmp_path / "m")
@@ -72,7 +76,7 @@ def test_thresholds_of_others_become_jumprelu(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["relu", "gated"])
-def test_an_encoder_without_the_decoder_bias(kind, tmp_path):
+def test_an_encoder_without_the_decoder_bias(kind, tmp_path, written):
     """SAELens' apply_b_dec_to_input = false: pre-activations of x, not of x - b_dec."""
     config, params, _, _, x = written(tmp_path / "a", kind)
     rewrite(tmp_path / "a", {"apply_b_dec_to_input": False})
@@ -81,7 +85,7 @@ def test_an_encoder_without_the_decoder_bias(kind, tmp_path):
     np.testing.assert_allclose(encode(found.config, found.params, x).activations, shifted, atol=1e-5)
 
 
-def test_topk_by_decoder_norms(tmp_path):
+def test_topk_by_decoder_norms(tmp_path, written):
     _, params, _, _, x = written(tmp_path / "a", "topk")
     scaled = safetensors.load_file(tmp_path / "a" / "sae_weights.safetensors")
     norms = np.linspace(0.2, 3, 9, dtype=np.float32)
@@ -93,7 +97,7 @@ def test_topk_by_decoder_norms(tmp_path):
     np.testing.assert_allclose(encode_alone(found.config, found.params, x, k=found.k), wanted, atol=1e-5)
 
 
-def test_the_format_before_six(tmp_path):
+def test_the_format_before_six(tmp_path, written):
     written(tmp_path / "a", "topk")
     rewrite(
         tmp_path / "a",
@@ -104,7 +108,7 @@ def test_the_format_before_six(tmp_path):
     assert found.config.kind == "topk" and found.k == 3
 
 
-def test_bfloat16_weights_are_read(tmp_path):
+def test_bfloat16_weights_are_read(tmp_path, written):
     _, params, _, _, _ = written(tmp_path / "a")
     from safetensors.flax import save_file
 
@@ -132,14 +136,14 @@ def test_bfloat16_weights_are_read(tmp_path):
         ({"metadata": {}, "activation_fn": "tanh-relu"}, "activation_fn = 'tanh-relu'"),
     ],
 )
-def test_what_cannot_be_read_is_named(change, message, tmp_path):
+def test_what_cannot_be_read_is_named(change, message, tmp_path, written):
     written(tmp_path / "a")
     rewrite(tmp_path / "a", change)
     with pytest.raises(InvalidConfig, match=message):
         load_saelens(tmp_path / "a")
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_are_named(tmp_path, written):
     with pytest.raises(InvalidConfig, match=r"cfg.json is missing"):
         load_saelens(tmp_path)
     written(tmp_path / "a")
@@ -160,7 +164,7 @@ def test_damaged_files_are_named(tmp_path):
         load_saelens(tmp_path / "a")
 
 
-def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path):
+def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, written):
     config, params, _, _, _ = written(tmp_path / "a")
     with pytest.raises(InvalidConfig, match="nothing is overwritten"):
         save_saelens(tmp_path / "a", config, params)
@@ -173,7 +177,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", KINDS)
-def test_saelens_reads_ours(kind, tmp_path):
+def test_saelens_reads_ours(kind, tmp_path, autoencoder):
     sae_lens, torch = pytest.importorskip("sae_lens"), pytest.importorskip("torch")
     config, params, threshold, k, x = autoencoder(kind)
     save_saelens(tmp_path / "a", config, params, threshold, k=k, metadata={"hook_name": "blocks.0.hook_resid_post"})

@@ -1,0 +1,52 @@
+"""Whether harder tokens get more features."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from scipy.stats import spearmanr
+
+from lexinv.validation import require
+
+
+class DifficultyUse(NamedTuple):
+    """spearman: rank correlation of features used with difficulty over tokens, ties at their mean rank; 0 where either is constant.
+
+    The other four have an entry for each bin of difficulty: its mean, the mean number of features used, the standard error of that, and
+    the number of tokens.
+    """
+
+    spearman: float
+    difficulty: Float[np.ndarray, " bins"]
+    l0: Float[np.ndarray, " bins"]
+    error: Float[np.ndarray, " bins"]
+    tokens: Int[np.ndarray, " bins"]
+
+
+def difficulty_use(
+    l0: Shaped[np.ndarray, " tokens"], difficulty: Shaped[np.ndarray, " tokens"], bins: int = 10
+) -> DifficultyUse:
+    """Per-token numbers of active features against difficulty: the true one, or the language model's loss in nats.
+
+    Bins hold equally many tokens, ties together; where difficulty has no more than `bins` values, each value is a bin. Raises
+    `InvalidConfig` for fewer than two tokens, or numbers that are not finite.
+    """
+    require(len(l0) >= 2, "l0", len(l0), "of at least two tokens")
+    require(bins >= 1, "bins", bins, "at least 1")
+    l0, difficulty = l0.astype(np.float64), difficulty.astype(np.float64)
+    finite = bool(np.isfinite(difficulty).all() and np.isfinite(l0).all())
+    require(finite, "l0, difficulty", "not finite", "finite numbers")
+    values = np.unique(difficulty)
+    if len(values) > bins:
+        values = np.unique(np.quantile(difficulty, np.arange(bins) / bins, method="higher"))
+    place = np.searchsorted(values, difficulty, side="right") - 1
+    tokens = np.bincount(place)
+
+    def means(x: np.ndarray) -> np.ndarray:
+        return np.bincount(place, x) / tokens
+
+    mean = means(l0)
+    deviation = np.sqrt(means(np.square(l0 - mean[place])) * tokens / np.maximum(tokens - 1, 1))
+    constant = np.ptp(l0) == 0 or np.ptp(difficulty) == 0
+    correlation = 0.0 if constant else float(spearmanr(l0, difficulty).statistic)  # type: ignore[union-attr]
+    return DifficultyUse(correlation, means(difficulty), mean, deviation / np.sqrt(tokens), tokens)
