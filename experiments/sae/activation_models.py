@@ -47,14 +47,14 @@ LARGE = 2**24
 
 @dataclass(frozen=True)
 class AutoencodersConfig:
-    """Which autoencoders are trained on one model's activations, of expansion * width features each.
+    """Which autoencoders are trained on one model's activations, of `features` latents each.
 
     k: latents per token of the variants that select, and the target of JumpReLU's L0, whose coefficient is `jumprelu`. relu: coefficient
     of its L1. training.held_out: batches of the evaluation, for each seed. On a mesh features and tokens are divided over its devices.
     """
 
     variants: tuple[str, ...] = ("topk", "mutual", "mutual_zipf", "feature_zipf", "jumprelu", "relu")
-    expansion: int = 4
+    features: int = 512
     k: float = 16.0
     jumprelu: float = 0.3
     relu: float = 0.3
@@ -67,8 +67,13 @@ class AutoencodersConfig:
             choose("autoencoders.variants", name, set(VARIANTS) - {"matryoshka", "gated"})
         once = 0 < len(set(self.variants)) == len(self.variants)
         require(once, "autoencoders.variants", self.variants, "at least one, each once")
-        require(self.expansion >= 1, "autoencoders.expansion", self.expansion, "at least 1")
-        require(self.k >= 1 and self.k == round(self.k), "autoencoders.k", self.k, "a whole number, at least 1")
+        require(self.features >= 1, "autoencoders.features", self.features, "at least 1")
+        whole = 1 <= self.k <= self.features and self.k == round(self.k)
+        require(whole, "autoencoders.k", self.k, f"a whole number from 1 to the {self.features} features")
+        batch = self.training.batch
+        spends = "feature_zipf" not in self.variants or self.k * batch >= self.features
+        allowed = f"at least features / k = {self.features / self.k:.0f} tokens, one for each feature of Feature Choice"
+        require(spends, "autoencoders.training.batch", batch, allowed)
         for name in ("jumprelu", "relu"):
             require(getattr(self, name) >= 0, f"autoencoders.{name}", getattr(self, name), "zero or more")
         require(self.buffer_tokens >= 1, "autoencoders.buffer_tokens", self.buffer_tokens, "at least 1")
@@ -77,16 +82,6 @@ class AutoencodersConfig:
     def tokens(self) -> int:
         """Of the evaluation of each seed, and of the calibration."""
         return self.training.held_out * self.training.batch
-
-    def features(self, width: int) -> int:
-        """F for activations of this width. Raises `InvalidConfig` where k or the batch does not fit to it."""
-        features = self.expansion * width
-        require(self.k <= features, "autoencoders.k", self.k, f"at most the {features} features")
-        spends = "feature_zipf" not in self.variants or self.k * self.training.batch >= features
-        batch = self.training.batch
-        allowed = f"at least features / k = {features / self.k:.0f} tokens, one for each feature of Feature Choice"
-        require(spends, "autoencoders.training.batch", batch, allowed)
-        return features
 
     def setting(self, variant: str) -> Setting:
         """What a variant aims at."""
@@ -158,7 +153,7 @@ def train_variant(
 ) -> list[Autoencoder]:
     """One autoencoder for each seed, on the same batches: a seed decides its parameters. Trains in the workspace's folder, resumes there."""
     variant, training, setting = VARIANTS[name], config.training, config.setting(name)
-    shape = AutoencoderConfig(subject.width, config.features(subject.width), variant.kind)
+    shape = AutoencoderConfig(subject.width, config.features, variant.kind)
     alone = jax.default_backend() == "cpu" or training.batch * shape.features > LARGE
     optimizer, step = trainer(shape, variant.terms, training.optimizer, training.steps, "map" if alone else "vmap")
     scale, sample = scale_and_sample(subject.source, config)
@@ -194,12 +189,16 @@ def train_variant(
     members = [member(state, index) for index in range(len(seeds))]
     calibration = subject.calibration[: config.tokens]
     return [
-        Autoencoder(shape, variant, each, calibrate(shape, each, calibration * np.float32(scale), training.batch), scale)
+        Autoencoder(
+            shape, variant, each, calibrate(shape, each, calibration * np.float32(scale), training.batch), scale
+        )
         for each in members
     ]
 
 
-def scale_and_sample(source: ActivationSource, config: AutoencodersConfig) -> tuple[float, Float[Array, "tokens width"]]:
+def scale_and_sample(
+    source: ActivationSource, config: AutoencodersConfig
+) -> tuple[float, Float[Array, "tokens width"]]:
     """`unit_scale` of the first rows of the source, a batch of them at least, and those rows scaled: b_dec begins at their mean."""
     rows, index = [source.block(0)], 1
     while sum(map(len, rows)) < config.training.batch and index < len(source.block_rows):
@@ -216,7 +215,9 @@ def calibrate(
     if PER.get(config.kind) not in ("batch", "feature"):
         return None
     parts = [rows[start : start + CALIBRATION_BLOCK] for start in range(0, len(rows), CALIBRATION_BLOCK)]
-    affinities = np.concatenate([np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in parts])
+    affinities = np.concatenate(
+        [np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in parts]
+    )
     if PER[config.kind] == "batch":
         return jnp.float32(calibrate_threshold(affinities, float(state.statistics.k)))
     shares = np.asarray(state.statistics.budgets) / batch
@@ -235,7 +236,9 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
     active = []
     for start in range(0, len(held_out.rows) - batch + 1, batch):
         x = held_out.rows[start : start + batch] * np.float32(autoencoder.scale)
-        z, reconstruction = map(np.asarray, encode_batch(config, autoencoder.variant.terms, state.params, state.statistics, x))
+        z, reconstruction = map(
+            np.asarray, encode_batch(config, autoencoder.variant.terms, state.params, state.statistics, x)
+        )
         in_batches = add(in_batches, x, reconstruction, z)
         z = autoencoder.codes(held_out.rows[start : start + batch])
         alone = add(alone, x, np.asarray(_decode(state.params, z)), z)
@@ -296,7 +299,7 @@ def references(subject: Subject, config: AutoencodersConfig, seed: int, most: in
     rows = subject.held_out[seed].rows[: min(config.tokens, most)]
     (components,) = principal_components(subject.calibration[: config.tokens], rows, [round(config.k)])
     key = stream(jax.random.key(config.training.seeds[seed]), "random-dictionary")
-    directions = jax.random.normal(key, (config.features(subject.width), subject.width))
+    directions = jax.random.normal(key, (config.features, subject.width))
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     centred = rows - subject.calibration[: config.tokens].mean(axis=0)
     codes = matching_pursuit(jnp.asarray(centred), directions, round(config.k))

@@ -174,7 +174,9 @@ def _neighbours(neighbours: Sequence[tuple[int, float]], shown: set[int]) -> str
 def _density_bar(density: float) -> str:
     """A bar on a logarithmic scale from 10^-5 to 1."""
     share = min(max(1 + math.log10(density) / 5, 0.0), 1.0) if density > 0 else 0.0
-    return f'<div class="bar" title="density, logarithmic from 0.00001 to 1"><div style="width:{share:.1%}"></div></div>'
+    return (
+        f'<div class="bar" title="density, logarithmic from 0.00001 to 1"><div style="width:{share:.1%}"></div></div>'
+    )
 
 
 def _histogram(counts: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ middle residual stream of a small Transformer trained here on Python's source co
 published weights, on English text. The same command trains them on a GPT-2 or Pythia checkpoint (`--subjects.0.model FOLDER`).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, above, every, interval
+from experiments.harness.claims import Claim, above, every, interval
 from experiments.harness.language_models import TrainingConfig as ModelTraining
 from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
@@ -27,7 +27,8 @@ from experiments.sae.activation_models import (
     references,
     train_variant,
 )
-from experiments.sae.subject_models import OwnModel, Subject, SubjectConfig, open_subject
+from experiments.sae.encoder_subject import open_encoder
+from experiments.sae.subject_models import OwnModel, Subject, SubjectConfig, open_language_model
 from experiments.sae.synthetic_models import NAMES, TrainingConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.splicing import cross_entropy_recovered
@@ -74,6 +75,19 @@ class Config:
 
 ENCODER = SubjectConfig("minilm", "python-docs", tokenizer="", context=64, layer=2, windows=1600)
 GPT2 = SubjectConfig("gpt2", "tfds:wiki40b/en", tokenizer="", context=512, layer=5, windows=400_000, keep=False)
+LARGE: dict[str, Any] = {
+    "features": 2**15,
+    "k": 32.0,
+    "training": TrainingConfig(
+        steps=10_000,
+        batch=131_072,
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=1000),
+        held_out=1,
+        steps_per_dispatch=1,
+    ),
+    "buffer_tokens": 2**21,
+    "mesh": MeshConfig(data=1, fsdp=8),
+}
 SMALL = OwnModel(
     TransformerConfig(depth=2, width=16, heads=2, mlp_width=32, unroll=2),
     ModelTraining(8, 8, optimizer=ModelOptimizer("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
@@ -85,7 +99,7 @@ PRESETS = {
                 SubjectConfig(tokenizer="byte", context=32, layer=0, windows=64, own=SMALL),
                 AutoencodersConfig(
                     ("topk", "mutual", "feature_zipf"),
-                    expansion=2,
+                    features=32,
                     k=4.0,
                     training=TrainingConfig(20, 128, OptimizerConfig(warmup_steps=2), 4, 10, seeds=(0, 1)),
                 ),
@@ -98,66 +112,53 @@ PRESETS = {
             Study(
                 ENCODER,
                 AutoencodersConfig(
-                    ("topk", "mutual", "mutual_zipf", "feature_zipf"), training=TrainingConfig(400, held_out=20)
+                    ("topk", "mutual", "mutual_zipf", "feature_zipf"),
+                    features=1536,
+                    training=TrainingConfig(400, held_out=20),
                 ),
             ),
         )
     ),
-    "paper": Config(
-        (
-            Study(
-                GPT2,
-                AutoencodersConfig(
-                    expansion=43,  # 33,024 features, the nearest to 2^15 above it
-                    k=32.0,
-                    training=TrainingConfig(
-                        steps=10_000,
-                        batch=131_072,
-                        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=1000),
-                        held_out=1,
-                        steps_per_dispatch=1,
-                    ),
-                    buffer_tokens=2**21,
-                    mesh=MeshConfig(data=1, fsdp=8),
-                ),
-            ),
-        )
-    ),
+    "paper": Config((Study(GPT2, AutoencodersConfig(**LARGE)),)),
 }
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By model: variants with every metric as a list over seeds, references, and the model's own losses."""
-    opened = {}
-    for study in config.subjects:
-        number = len(opened)
-        opened[study.subject.model] = study, open_subject(
-            study.subject, study.autoencoders.tokens, len(config.seeds), workspace, f"subjects.{number}"
-        )
-    fingerprints = {study.subject.corpus: subject.fingerprint for study, subject in opened.values()}
+    opened = [open_subject(study, workspace) for study in config.subjects]
+    pairs = list(zip(config.subjects, opened, strict=True))
+    fingerprints = workspace.pinned("corpora", {s.subject.corpus: subject.fingerprint for s, subject in pairs})
     found, origins = {}, {}
-    for number, (name, (study, subject)) in enumerate(opened.items()):
-        label = name if name in ("own", "minilm") else f"checkpoint-{number}"
-        found[label] = measure(label, study, subject, workspace)
-        if origin := getattr(subject, "origin", {}):
-            origins[label] = origin
+    for number, (study, subject) in enumerate(pairs):
+        own = study.subject.model in ("own", "minilm")
+        name = study.subject.model if own else f"checkpoint-{number}"
+        found[name] = measure(name, study, subject, workspace)
+        if subject.origin:
+            origins[name] = subject.origin
     return {
-        "corpora": workspace.pinned("corpora", fingerprints),
+        "corpora": fingerprints,
         "seeds": list(config.seeds),
         "arms": origins,
         "models": found,
     }
 
 
+def open_subject(study: Study, workspace: Workspace) -> Subject:
+    """The model, with text enough for what is judged of each seed."""
+    config = study.autoencoders
+    opened = open_encoder if study.subject.model == "minilm" else open_language_model
+    return opened(study.subject, config.tokens, len(config.training.seeds), workspace)
+
+
 def measure(label: str, study: Study, subject: Subject, workspace: Workspace) -> dict[str, Any]:
     """Everything about one model."""
     config, seeds = study.autoencoders, range(len(study.autoencoders.training.seeds))
     mean = jnp.asarray(subject.calibration.mean(axis=0))
-    edits = {"clean": lambda _, x: x, "zero": lambda _, x: jnp.zeros_like(x), "mean": lambda mean, x: x * 0 + mean}
+    edits = {"clean": (1.0, 0 * mean), "zero": (0.0, 0 * mean), "mean": (0.0, mean)}
 
     def outputs() -> dict[str, list[float]]:
-        measures = {name: subject.splice(edit) for name, edit in edits.items()}
-        return {name: [round(measure(mean, seed), 5) for seed in seeds] for name, measure in measures.items()}
+        measured = subject.splice(lambda extra, x: extra[0] * x + extra[1][None, None])
+        return {name: [round(measured(extra, seed), 5) for seed in seeds] for name, extra in edits.items()}
 
     def judged(variant: str) -> dict[str, Any]:
         trained = train_variant(variant, config, subject, f"{label}/{variant}", workspace)
@@ -172,7 +173,7 @@ def measure(label: str, study: Study, subject: Subject, workspace: Workspace) ->
 
     return {
         "width": subject.width,
-        "features": config.features(subject.width),
+        "features": config.features,
         "k": config.k,
         "predicts": subject.held_out[0].losses is not None,
         "outputs": workspace.cached(f"{label}/outputs", outputs),
@@ -266,7 +267,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "ce_recovered",
-            "A language model that goes on from the reconstructions of Mutual Choice keeps nearly all that the layer's activations are worth "
+            "A language model that goes on from the reconstructions of Mutual Choice keeps nearly all that the activations are worth "
             "(measured: share of the cross-entropy recovered, against zeros and against the mean activation).",
             CARD,
             None,
@@ -344,7 +345,9 @@ def draw_densities(panel: Axes, model: dict[str, Any]) -> None:
     inside = (ranks > MIDDLE[0] * live) & (ranks <= MIDDLE[1] * live) & (mean > 0)
     if inside.any():
         level = np.exp(np.mean(np.log(mean[inside]) + alpha * np.log(ranks[inside])))
-        panel.plot(ranks[inside], level * ranks[inside] ** -alpha, "--", color=BLACK, label=f"Zipf, alpha = {alpha:.2f}")
+        panel.plot(
+            ranks[inside], level * ranks[inside] ** -alpha, "--", color=BLACK, label=f"Zipf, alpha = {alpha:.2f}"
+        )
     panel.set(xlabel="rank", ylabel="density", xscale="log", yscale="log", title="How often features fire")
 
 
@@ -359,7 +362,9 @@ def draw_output(panel: Axes, model: dict[str, Any]) -> None:
         else:
             values = model["variants"][variant]["output"]
             panel.plot([place] * len(values), values, "o", color=COLORS[variant], markersize=4)
-    panel.set_xticks(range(len(model["variants"])), [NAMES[v].replace(", ", ",\n") for v in model["variants"]], rotation=40)
+    panel.set_xticks(
+        range(len(model["variants"])), [NAMES[v].replace(", ", ",\n") for v in model["variants"]], rotation=40
+    )
     if model["predicts"]:
         panel.plot([], [], "o", color=GREY, markersize=4, label="against zeros")
         panel.plot([], [], "s", color=GREY, markersize=4, markerfacecolor="none", label="against the mean")
@@ -369,7 +374,9 @@ def draw_output(panel: Axes, model: dict[str, Any]) -> None:
         for name in ("zero", "mean"):
             value = float(np.mean(model["outputs"][name]))
             style = ":" if name == "zero" else "--"
-            panel.axhline(value, color=GREY, linestyle=style, linewidth=1, label="zeros" if name == "zero" else "the mean")
+            panel.axhline(
+                value, color=GREY, linestyle=style, linewidth=1, label="zeros" if name == "zero" else "the mean"
+            )
         panel.set(ylabel="cosine of embeddings", title="Sentences on reconstructions")
         panel.legend()
 

@@ -6,8 +6,8 @@ when its activations are exchanged for their reconstructions.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,7 +25,7 @@ from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.sites import Site, make_activations, make_spliced_nll
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.sae.activation_streams import ActivationSource, ComputedActivations, model_activations
+from lexinv.sae.activation_streams import ActivationsFn, ActivationSource, ComputedActivations, model_activations
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import require
@@ -80,7 +80,10 @@ class SubjectConfig:
             model = self.own.transformer
             require(self.layer < model.depth, "subject.layer", self.layer, f"below the model's depth {model.depth}")
             require(
-                self.context <= model.max_length, "subject.context", self.context, f"at most max_length {model.max_length}"
+                self.context <= model.max_length,
+                "subject.context",
+                self.context,
+                f"at most max_length {model.max_length}",
             )
 
 
@@ -95,13 +98,14 @@ class HeldOut(NamedTuple):
 
 
 class Subject(Protocol):
-    """A model made ready: `held_out` has windows of their own for every seed."""
+    """A model made ready: `held_out` has windows of their own for every seed. `origin`: for the results, where it was trained before."""
 
     width: int
     source: ActivationSource
     calibration: Float[np.ndarray, "tokens width"]
     held_out: Sequence[HeldOut]
     fingerprint: str
+    origin: dict[str, Any]
 
     def splice(self, edit: Edit) -> Callable[[Any, int], float]:
         """`measure(extra, seed)`: the output with every activation exchanged, on the windows of seed number `seed`.
@@ -113,7 +117,7 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LanguageSubject:
-    """A `Subject` that is a language model. `origin`: for the results, where training it was shared."""
+    """A `Subject` that is a language model. text: held-out windows."""
 
     config: TransformerConfig
     lexicon: LexiconConfig
@@ -121,7 +125,7 @@ class LanguageSubject:
     params: Params
     tokenizer: Tokenizer
     site: Site
-    train: Windows
+    text: Windows
     source: ActivationSource
     calibration: Float[np.ndarray, "tokens width"]
     windows: Sequence[Int[np.ndarray, "windows time"]]
@@ -133,13 +137,23 @@ class LanguageSubject:
     def width(self) -> int:
         return self.config.width
 
+    @cached_property
+    def activations(self) -> ActivationsFn:
+        return make_activations(self.config, self.lexicon, self.vocab, self.site)
+
+    def read(self, windows: Int[np.ndarray, "windows time"]) -> Float[np.ndarray, "tokens width"]:
+        """Activations at every position but the last of each window, which are those that have something to predict."""
+        return read_windows(self.activations, self.params, windows)
+
     def splice(self, edit: Edit) -> Callable[[Any, int], float]:
         spliced = make_spliced_nll(self.config, self.lexicon, self.vocab, self.site)
         compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, KEY, lambda x: edit(extra, x)))
 
         def measure(extra: Any, seed: int) -> float:
             windows, nats = self.windows[seed], []
-            for chosen in blocks(len(windows)):  # the first token of a window is predicted from BOS alone, and nothing is changed there
+            for chosen in blocks(
+                len(windows)
+            ):  # the first token of a window is predicted from BOS alone, and nothing is changed there
                 batch = {"tokens": jnp.asarray(windows[chosen], jnp.int32), "row": jnp.asarray(chosen, jnp.int32)}
                 nats.append(np.asarray(compiled(self.params, batch, extra))[:, 1:])
             return float(np.concatenate(nats)[: len(windows)].mean())
@@ -164,36 +178,35 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     Raises `InvalidConfig` where the corpus has not so much text or the model not so many layers.
     """
     corpus = load_corpus(config.corpus)
-    origin: dict[str, Any] = {}
     if config.model == "own":
-        model, lexicon, tokenizer = config.own.transformer, LexiconConfig("standard"), load_tokenizer(config.tokenizer, corpus)
-        vocab = tokenizer.vocab_size
+        model, lexicon = config.own.transformer, LexiconConfig("standard")
+        tokenizer = load_tokenizer(config.tokenizer, corpus)
+        vocab, params, origin = tokenizer.vocab_size, None, {}
     else:
-        model, lexicon, vocab, params = load_checkpoint(config)
-        tokenizer = checkpoint_tokenizer(Path(config.model))
+        model, lexicon, vocab, params = load_checkpoint(Path(config.model))
+        tokenizer, origin = checkpoint_tokenizer(Path(config.model)), {}
     train, validation, test = (
-        window_source(token_stream(corpus, split, tokenizer), config.context) for split in ("train", "validation", "test")
+        window_source(token_stream(corpus, split, tokenizer), config.context)
+        for split in ("train", "validation", "test")
     )
-    if config.model == "own":
+    count = len(train) - 1  # the very last may be padded
+    require(config.windows <= count, "subject.windows", config.windows, f"at most the {count} of the corpus")
+    if params is None:
         identity = {"fingerprint": corpus.fingerprint, "tokenizer": config.tokenizer, "context": config.context}
         models = shared_seeds(identity, model, lexicon, vocab, train, config.own.training, workspace)
         params, origin = models.params[0], models.origin
     site = Site(config.layer, "residual_out")
-    activations = make_activations(model, lexicon, vocab, site)
-    each = -(-tokens // (config.context - 1))
-    chosen = np.random.default_rng(0).permutation(len(train) - 1)  # the very last may be padded
-    require(config.windows <= len(chosen), "subject.windows", config.windows, f"at most the {len(chosen)} of the corpus")
-    subset = replace(train, starts=train.starts[chosen[: config.windows]], stops=train.stops[chosen[: config.windows]])
+    activations, nll = make_activations(model, lexicon, vocab, site), make_nll(model, lexicon, vocab)
+    chosen = np.random.default_rng(0).permutation(count)[: config.windows]
+    subset = replace(train, starts=train.starts[chosen], stops=train.stops[chosen])
     source = model_activations(activations, params, subset, BLOCK, KEY)
-    nll = make_nll(model, lexicon, vocab)
-
-    def read(windows: np.ndarray) -> np.ndarray:
-        found = model_activations(activations, params, array_windows(windows.reshape(-1).astype(np.uint32), config.context), BLOCK, KEY)
-        return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
-
+    each = -(-tokens // (config.context - 1))
     shares = np.split(evaluation_windows(test, seeds * each, seed=0), seeds)
     held_out = [
-        HeldOut(read(windows), evaluate_by_position(nll, params, windows, KEY, BLOCK)[:, 1:].reshape(-1))
+        HeldOut(
+            read_windows(activations, params, windows),
+            evaluate_by_position(nll, params, windows, KEY, BLOCK)[:, 1:].reshape(-1),
+        )
         for windows in shares
     ]
     return LanguageSubject(
@@ -203,9 +216,9 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         params,
         tokenizer,
         site,
-        subset,
+        test,
         kept(source) if config.keep else source,
-        read(evaluation_windows(validation, each, seed=0)),
+        read_windows(activations, params, evaluation_windows(validation, each, seed=0)),
         shares,
         held_out,
         corpus.fingerprint,
@@ -213,14 +226,51 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     )
 
 
+def read_windows(
+    activations: ActivationsFn, params: Params, windows: Int[np.ndarray, "windows time"]
+) -> Float[np.ndarray, "tokens width"]:
+    """Activations at every position but the last of each window, one window after another."""
+    whole = array_windows(windows.reshape(-1).astype(np.uint32), windows.shape[1])
+    found = model_activations(activations, params, whole, BLOCK, KEY)
+    return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
+
+
 def kept(source: ActivationSource) -> ComputedActivations:
     """The same source, of which every block is computed once and then held in memory."""
-    return ComputedActivations(source.width, source.block_rows, lru_cache(maxsize=None)(source.block))
+    return ComputedActivations(source.width, source.block_rows, cache(source.block))
 
 
-def load_checkpoint(config: SubjectConfig):
-    raise NotImplementedError
+def load_checkpoint(directory: Path) -> tuple[TransformerConfig, LexiconConfig, int, Params]:
+    """Raises `InvalidConfig`."""
+    from lexinv.nn.pretrained import load_language_model
+
+    found = load_language_model(directory)
+    return found.config, found.lexicon, found.vocab, found.params
 
 
 def checkpoint_tokenizer(directory: Path) -> Tokenizer:
-    raise NotImplementedError
+    """The tokenizer.json beside a checkpoint, as one of ours: no special token is put in or looked for in the text.
+
+    The separator is the checkpoint's end of text. Raises `InvalidConfig` where there is no such file or token.
+    """
+    import tokenizers
+
+    file = directory / "tokenizer.json"
+    require(file.is_file(), "subject.model", str(directory), "a folder that holds tokenizer.json")
+    model = tokenizers.Tokenizer.from_file(str(file))
+    model.no_truncation()
+    model.encode_special_tokens = True
+    size = model.get_vocab_size()
+    separator = model.token_to_id("<|endoftext|>")
+    require(separator is not None, "subject.model", str(directory), "a tokenizer with the token <|endoftext|>")
+    pieces = [model.id_to_token(i) or "" for i in range(size)]
+    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character per byte
+
+    def encode(text: str) -> np.ndarray:
+        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(ids: Sequence[int] | np.ndarray) -> str:
+        return model.decode([int(i) for i in ids])
+
+    name = f"checkpoint-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+    return Tokenizer(name, size, tuple(pieces), separator, np.array(lengths, np.int32), encode, decode)
