@@ -234,6 +234,7 @@ class Transformer(nn.Module):
         elif config.positions == "relative":
             table = self.param("relative_bias", nn.initializers.zeros, (RELATIVE_BUCKETS, config.heads))
             bias = relative_bias(table, time, config.causal)
+        intermediates: Any
         if edit is None:
             x, intermediates = _every_layer(config, capture)(x, bias, mask)
         else:

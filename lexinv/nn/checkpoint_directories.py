@@ -1,0 +1,109 @@
+"""Model directories in Hugging Face's format: config.json, *.safetensors, tokenizer.json. Read as data: nothing is unpickled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lexinv.validation import InvalidConfig, require
+
+INDEX = "model.safetensors.index.json"
+
+Tensors = dict[str, np.ndarray]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; `InvalidConfig` names the file if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidConfig("file", str(file), f"a JSON file ({error})") from None
+    require(isinstance(found, dict), "file", str(file), "a JSON object")
+    return found
+
+
+def setting(config: dict[str, Any], kind: type | tuple[type, ...], *names: str, default: Any = None) -> Any:
+    """The first of the entries `names` of a config.json that is not null. Raises `InvalidConfig` if it is missing or not of `kind`."""
+    value = next((config[name] for name in names if config.get(name) is not None), default)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    require(fits, f"config.json: {names[0]}", value, f"a value of type {' or '.join(k.__name__ for k in kinds)}")
+    return value
+
+
+def expect(config: dict[str, Any], name: str, *allowed: Any) -> None:
+    """Raise `InvalidConfig` if an entry of config.json is there and is none of `allowed`: the model would compute something else."""
+    require(
+        name not in config or config[name] in allowed, f"config.json: {name}", config.get(name), f"one of {allowed}"
+    )
+
+
+def read_tensors(directory: Path, prefix: str) -> Tensors:
+    """All tensors of a directory by name, `prefix` taken off: of the files that the index lists, or of the only *.safetensors file.
+
+    Floating-point tensors come as float32. Raises `InvalidConfig` where there is no such file, several without an index, an index that
+    names something outside of the directory, or a damaged file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors: Tensors = {}
+    for file in _files(directory):
+        try:
+            with safe_open(file, framework="flax") as opened:
+                for name in opened.keys():  # noqa: SIM118  # not a mapping
+                    tensor = np.asarray(opened.get_tensor(name))
+                    tensors[name.removeprefix(prefix)] = (
+                        tensor.astype(np.float32) if tensor.dtype.kind in "fV" else tensor
+                    )
+        except (OSError, SafetensorError) as error:
+            raise InvalidConfig("file", str(file), f"a safetensors file ({error})") from None
+    return tensors
+
+
+def _files(directory: Path) -> list[Path]:
+    if (directory / INDEX).exists():
+        names = sorted({str(name) for name in setting(read_json(directory / INDEX), dict, "weight_map").values()})
+        for name in names:
+            inside = name.endswith(".safetensors") and name == Path(name).name and "\\" not in name
+            require(inside, INDEX, name, "the name of a .safetensors file in the same directory")
+            require((directory / name).is_file(), INDEX, name, f"a file in {directory}")
+        return [directory / name for name in names]
+    files = sorted(directory.glob("*.safetensors"))
+    require(
+        len(files) == 1, "directory", str(directory), f"one *.safetensors file or {INDEX}; it has {len(files)} files"
+    )
+    return files
+
+
+def take(tensors: Tensors, name: str, *shape: int) -> Float[np.ndarray, "..."]:
+    """Remove a tensor and return it. Raises `InvalidConfig` if it is missing or of another shape."""
+    found = tensors.pop(name, None)
+    if found is None:
+        near = ", ".join(sorted(tensors)[:5])
+        raise InvalidConfig("tensor", name, f"missing from the checkpoint, which has still {near}...")
+    require(found.shape == shape, f"tensor {name}", found.shape, f"shape {shape}, after config.json")
+    return found
+
+
+def check_all_taken(tensors: Tensors, ignored: tuple[str, ...]) -> None:
+    """Raise `InvalidConfig` for a tensor that was not taken and whose name ends with none of `ignored`."""
+    for name in tensors:
+        require(name.endswith(ignored), "tensor", name, "a tensor of this architecture")
+
+
+def read_tokenizer(directory: Path) -> Any:
+    """The `tokenizers.Tokenizer` of tokenizer.json, without padding or truncation; None where there is no such file."""
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        return None
+    import tokenizers
+
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more special
+        raise InvalidConfig("file", str(file), f"a tokenizer of the library tokenizers ({error})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
