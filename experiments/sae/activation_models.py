@@ -151,7 +151,7 @@ def unit_scale(sample: Float[np.ndarray, "tokens width"], k: float) -> float:
 def train_variant(
     name: str, config: AutoencodersConfig, subject: Subject, folder: str, workspace: Workspace
 ) -> list[Autoencoder]:
-    """One autoencoder for each seed, on the same batches: a seed decides its parameters. Trains in the workspace's folder, resumes there."""
+    """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
     variant, training, setting = VARIANTS[name], config.training, config.setting(name)
     shape = AutoencoderConfig(subject.width, config.features, variant.kind)
     alone = jax.default_backend() == "cpu" or training.batch * shape.features > LARGE

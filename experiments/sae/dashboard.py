@@ -191,7 +191,7 @@ def make_page(
         ("latents", f"{autoencoder.config.features:,}"),
         ("active per token", f"{found.density.sum():.1f}"),
         ("never active", f"{np.mean(found.density == 0):.1%}"),
-        ("layer", f"{config.subject.layer} of 0 to {subject.config.depth - 1}, residual stream after it"),
+        ("residual stream", f"after layer {config.subject.layer + 1} of {subject.config.depth}"),
         ("text", f"{config.subject.corpus}, {tokens:,} held-out tokens"),
     )
     named = "a small Transformer trained here" if config.subject.model == "own" else config.subject.model
@@ -219,8 +219,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     return [
         Claim(
             "features_are_specific",
-            "The passages that activate a feature most have the same top token far more often than random tokens are the same (measured: share "
-            f"of a feature's top tokens that are its most frequent one, over random tokens; means {means}).",
+            "The passages that activate a feature most have the same top token far more often than random tokens are the same "
+            f"(measured: share of a feature's top tokens that are its most frequent one, over random tokens; means {means}).",
             CARD,
             None,
             ahead,
@@ -248,8 +248,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "densities_follow_zipf",
-            f"Densities follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of the features that fire (measured: R^2 of "
-            "the line through log density against log rank).",
+            f"Densities follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of the features that fire "
+            "(measured: R^2 of the line through log density against log rank).",
             "Ayonrinde 2024, abstract and reviews",
             "a Zipf law except at the low end",
             quality,

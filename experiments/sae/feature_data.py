@@ -126,7 +126,7 @@ def describe(
             acts = np.append(values[place[window], :, column], 0.0)  # a window's last token has not been read
             tokens = tuple(Token(texts[windows[window, t]], float(acts[t])) for t in range(start, stop))
             passages.append(Passage(tokens, position - start))
-        order = np.argsort(effects[feature])
+        order = np.argsort(effects[feature, : len(texts)])  # a checkpoint may have more rows than tokens
         near = [i for i in np.argsort(-cosines[feature]).tolist() if i != feature][:listed]
         described.append(
             Feature(

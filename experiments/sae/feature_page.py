@@ -1,6 +1,7 @@
 """One static HTML page about features of a sparse autoencoder: no network, nothing but what is handed to `render`."""
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -98,8 +99,8 @@ def render(page: Page) -> str:
 {cards}
 </main>
 <p id="nothing" hidden>No feature on this page matches.</p>
-<footer>Colour: activation relative to the largest of the feature; the peak is outlined. ⏎ is a line break. Logit effects are direct, through
-the unembedding alone, for one unit of activation.</footer>
+<footer>Colour: activation relative to the largest of the feature; the peak is outlined. ⏎ is a line break, ␣8 eight
+spaces. Logit effects are direct, through the unembedding alone, for one unit of activation.</footer>
 <script>{SCRIPT}</script>
 </body>
 </html>
@@ -114,8 +115,9 @@ def one_in(density: float) -> str:
 
 
 def visible(text: str) -> str:
-    """A token's text with its line breaks and tabs made visible, escaped."""
-    return escape(text.replace("\r", "").replace("\n", "⏎").replace("\t", "⇥"))
+    """A token's text, escaped, with line breaks and tabs made visible, and three spaces or more as their number."""
+    text = text.replace("\r", "").replace("\n", "⏎").replace("\t", "⇥")
+    return escape(re.sub(" {3,}", lambda run: f"␣{len(run[0])}", text))
 
 
 def _attribute(text: str) -> str:

@@ -31,11 +31,11 @@ nav output { margin-left: auto; font-variant-numeric: tabular-nums; }
   background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .feature[hidden] { display: none; }
 .feature:target { border-color: var(--accent); }
-h2 { display: inline; margin: 0; font-size: 1.1rem; }
+h2 { margin: 0; font-size: 1.1rem; }
 h2 a { color: inherit; text-decoration: none; }
-.badges { display: inline; margin-left: .4rem; }
-.badge { display: inline-block; margin-right: .25rem; padding: 0 .5rem; border: 1px solid var(--line); border-radius: 99px; color: var(--soft);
-  font-size: .72rem; }
+.badges { margin: .15rem 0 0; }
+.badge { display: inline-block; margin-right: .25rem; padding: 0 .5rem; border: 1px solid var(--line); border-radius: 99px;
+  color: var(--soft); font-size: .72rem; }
 .density { margin: .35rem 0 .3rem; font-size: .82rem; color: var(--soft); }
 .density b { color: var(--ink); }
 .bar { height: 4px; background: var(--line); border-radius: 2px; }
@@ -59,7 +59,8 @@ i { font-style: normal; font-variant-numeric: tabular-nums; }
 .passages { margin: 0; padding: 0; list-style: none; min-width: 0; }
 .passages li { display: flex; gap: .9rem; padding: .28rem 0; border-top: 1px solid var(--line); }
 .passages li:first-child { border-top: 0; padding-top: 0; }
-.value { flex: 0 0 2.4rem; text-align: right; color: var(--soft); font-size: .76rem; line-height: 1.55rem; font-variant-numeric: tabular-nums; }
+.value { flex: 0 0 2.4rem; text-align: right; color: var(--soft); font-size: .76rem; line-height: 1.55rem;
+  font-variant-numeric: tabular-nums; }
 .text { min-width: 0; font-size: .8rem; line-height: 1.55; white-space: pre-wrap; overflow-wrap: anywhere; }
 mark { color: inherit; background: rgba(var(--hue), calc(var(--a) * .8)); border-radius: 3px; padding: .08em 0; }
 mark.peak { box-shadow: 0 0 0 1.5px rgb(var(--hue)); }

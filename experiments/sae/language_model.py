@@ -73,7 +73,7 @@ class Config:
         return self.subjects[0].autoencoders.training.seeds
 
 
-ENCODER = SubjectConfig("minilm", "python-docs", tokenizer="", context=64, layer=2, windows=1600)
+ENCODER = SubjectConfig("minilm", "python-docs", tokenizer="", context=64, layer=2, windows=4000)
 GPT2 = SubjectConfig("gpt2", "tfds:wiki40b/en", tokenizer="", context=512, layer=5, windows=400_000, keep=False)
 LARGE: dict[str, Any] = {
     "features": 2**15,
@@ -114,7 +114,7 @@ PRESETS = {
                 AutoencodersConfig(
                     ("topk", "mutual", "mutual_zipf", "feature_zipf"),
                     features=1536,
-                    training=TrainingConfig(400, held_out=20),
+                    training=TrainingConfig(320, held_out=12, steps_per_dispatch=40),
                 ),
             ),
         )
@@ -277,8 +277,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "densities_follow_zipf",
-            f"Densities of the features of Mutual Choice follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of those "
-            "that fire (measured: R^2 of the line through log density against log rank).",
+            f"Densities of Mutual Choice's features follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of "
+            "those that fire (measured: R^2 of the line through log density against log rank).",
             SOURCE,
             "a Zipf law except at the low end",
             quality,

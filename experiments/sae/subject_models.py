@@ -23,6 +23,7 @@ from lexinv.data.tokenizers import Tokenizer, load_tokenizer
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.pretrained import load_language_model
 from lexinv.nn.sites import Site, make_activations, make_spliced_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.activation_streams import ActivationsFn, ActivationSource, ComputedActivations, model_activations
@@ -43,7 +44,7 @@ class OwnModel:
 
     transformer: TransformerConfig = TransformerConfig(unroll=4)
     training: TrainingConfig = TrainingConfig(
-        steps=700,
+        steps=600,
         batch_size=32,
         optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50),
         steps_per_dispatch=5,
@@ -183,8 +184,9 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         tokenizer = load_tokenizer(config.tokenizer, corpus)
         vocab, params, origin = tokenizer.vocab_size, None, {}
     else:
-        model, lexicon, vocab, params = load_checkpoint(Path(config.model))
-        tokenizer, origin = checkpoint_tokenizer(Path(config.model)), {}
+        found = load_language_model(Path(config.model))
+        model, lexicon, vocab, params, origin = found.config, found.lexicon, found.vocab, found.params, {}
+        tokenizer = checkpoint_tokenizer(Path(config.model), found.tokenizer)
     train, validation, test = (
         window_source(token_stream(corpus, split, tokenizer), config.context)
         for split in ("train", "validation", "test")
@@ -240,31 +242,17 @@ def kept(source: ActivationSource) -> ComputedActivations:
     return ComputedActivations(source.width, source.block_rows, cache(source.block))
 
 
-def load_checkpoint(directory: Path) -> tuple[TransformerConfig, LexiconConfig, int, Params]:
-    """Raises `InvalidConfig`."""
-    from lexinv.nn.pretrained import load_language_model
+def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
+    """The tokenizer of a checkpoint as one of ours: no special token is put in, or looked for in the text.
 
-    found = load_language_model(directory)
-    return found.config, found.lexicon, found.vocab, found.params
-
-
-def checkpoint_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer.json beside a checkpoint, as one of ours: no special token is put in or looked for in the text.
-
-    The separator is the checkpoint's end of text. Raises `InvalidConfig` where there is no such file or token.
+    The separator is the end of text. Raises `InvalidConfig` for a checkpoint without a tokenizer, and for one without such a token.
     """
-    import tokenizers
-
-    file = directory / "tokenizer.json"
-    require(file.is_file(), "subject.model", str(directory), "a folder that holds tokenizer.json")
-    model = tokenizers.Tokenizer.from_file(str(file))
-    model.no_truncation()
+    require(model is not None, "subject.model", str(directory), "a folder that holds tokenizer.json")
     model.encode_special_tokens = True
-    size = model.get_vocab_size()
-    separator = model.token_to_id("<|endoftext|>")
+    size, separator = model.get_vocab_size(), model.token_to_id("<|endoftext|>")
     require(separator is not None, "subject.model", str(directory), "a tokenizer with the token <|endoftext|>")
     pieces = [model.id_to_token(i) or "" for i in range(size)]
-    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character per byte
+    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
 
     def encode(text: str) -> np.ndarray:
         return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
@@ -272,5 +260,5 @@ def checkpoint_tokenizer(directory: Path) -> Tokenizer:
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return model.decode([int(i) for i in ids])
 
-    name = f"checkpoint-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+    name = f"checkpoint-{hashlib.sha256(model.to_str().encode()).hexdigest()[:16]}"
     return Tokenizer(name, size, tuple(pieces), separator, np.array(lengths, np.int32), encode, decode)
