@@ -107,14 +107,14 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
         return states[passages.words]
 
     def taken(split: str, field: str, wanted: int, size: Callable[[Passages], np.ndarray], after: int = 0) -> Passages:
-        """The first paragraphs of a split, in an order of their own and after the `after` first ones, whose sizes sum to what is wanted."""
+        """So many of a split's paragraphs, shuffled, that their sizes sum to `wanted`; without the `after` first ones."""
         texts = list(paragraphs(corpus, split))
         order = np.random.default_rng(0).permutation(len(texts))[after : after + wanted]
         found = f"less: {config.corpus} has too little text in its {split} split"
         require(len(order) > 0, field, wanted, found)
         passages = encode(encoder, [texts[i] for i in order], config.context)
         sizes = np.cumsum(size(passages))
-        require(sizes[-1] >= wanted, field, wanted, found)
+        require(int(sizes[-1]) >= wanted, field, wanted, found)
         return Passages(*(part[: int(np.searchsorted(sizes, wanted)) + 1] for part in passages))
 
     train = taken("train", "subject.windows", config.windows, lambda passages: np.ones(len(passages.tokens), int))
