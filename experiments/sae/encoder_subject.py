@@ -88,8 +88,8 @@ def _layers(config: TransformerConfig, params: Params, x: Array, mask: Array, st
 def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Workspace) -> EncoderSubject:
     """MiniLM, and its activations on the corpus's paragraphs: at least `tokens` for each of `seeds`, and as many for calibration.
 
-    `config.windows` paragraphs of the training split are trained on, the next ones calibrate. Raises `InvalidConfig` where the pip package is missing, the corpus
-    has too little text, or the model too few layers.
+    `config.windows` paragraphs of the training split are trained on, the next ones calibrate. Raises `InvalidConfig` where the pip package
+    is missing, the corpus has too little text, or the model too few layers.
     """
     del workspace  # nothing is trained
     encoder = load_text_encoder(minilm_directory())
