@@ -1,4 +1,4 @@
-"""The command line: list, run, report, cite."""
+"""The command line: list, run, verify, report, cite."""
 
 import dataclasses
 import errno
@@ -16,7 +16,8 @@ from lexinv.validation import InvalidConfig, choose, require
 USAGE = """\
 python -m experiments list                         every experiment and what it shows
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
-python -m experiments report                       write experiments/README.md and the gallery from the records
+python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
+python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
 python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
 
 HELP = ("-h", "--help")
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in HELP or (command == "run" and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
-    commands = {"list": list_experiments, "run": run, "report": report, "cite": cite}
+    commands = {"list": list_experiments, "run": run, "verify": verify, "report": report, "cite": cite}
     try:
         return commands[choose("command", command, commands)](rest, console)
     except InvalidConfig as error:
@@ -83,14 +84,8 @@ def run(arguments: list[str], console: Any) -> int:
     options = parse_options(module.PRESETS[preset], rest, f"python -m experiments run {name} {preset}")
 
     from experiments.harness.config import config_hash
-    from experiments.harness.record import (
-        commit_record,
-        describe_session,
-        finish,
-        imported_packages,
-        require_committed_code,
-    )
-    from experiments.harness.workspace import open_workspace, plain, write_json
+    from experiments.harness.record import commit_record, finish, require_committed_code
+    from experiments.harness.workspace import open_workspace
 
     identity = config_hash(options.config)
     path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
@@ -105,16 +100,7 @@ def run(arguments: list[str], console: Any) -> int:
     with workspace.locked():
         if options.record:
             require_committed_code(workspace)
-        complete = (path / "results.json").is_file()
-        if not complete:
-            console.print(
-                f"{'resuming' if workspace.sessions() else 'running'} {name} {preset} in {path}", markup=False
-            )
-            with workspace.session(describe_session()) as session:
-                try:
-                    write_json(path / "results.json", plain(module.run(options.config, workspace)))
-                finally:
-                    session["packages"] = imported_packages()
+        complete = run_in(workspace, module, options.config, f"{name} {preset}", console)
         claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
         if options.record:
             console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
@@ -122,6 +108,60 @@ def run(arguments: list[str], console: Any) -> int:
     state = "is complete; remove the folder to start again" if complete else "is done"
     console.print(f"{name} {preset} {state}: {path}", markup=False)
     return 0
+
+
+def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -> bool:
+    """Start or resume the run of `config` in its folder until results.json is there; returns whether it was there before."""
+    from experiments.harness.record import describe_session, imported_packages
+    from experiments.harness.workspace import plain, write_json
+
+    results = workspace.path / "results.json"
+    if results.is_file():
+        return True
+    console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
+    with workspace.session(describe_session()) as session:
+        try:
+            write_json(results, plain(module.run(config, workspace)))
+        finally:
+            session["packages"] = imported_packages()
+    return False
+
+
+def verify(arguments: list[str], console: Any) -> int:
+    """Run a record's configuration again; 0 if no number left its recorded interval and no verdict changed, 1 otherwise."""
+    names = positional(arguments, "verify NAME [PRESET]")
+    require(len(names) == len(arguments), "arguments", " ".join(arguments), "verify NAME [PRESET]")
+    prepare_process()
+    module = load(names[0])
+
+    from experiments.harness.config import from_json
+    from experiments.harness.record import finish, read_records
+    from experiments.harness.report import number
+    from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
+    from experiments.harness.workspace import open_workspace
+
+    recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
+    config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
+    label = f"{recorded.experiment} {recorded.preset}"
+    path = Path("runs", recorded.experiment, f"verify-{recorded.preset}-{recorded.config['config_hash'][:8]}")
+    workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
+    with workspace.locked():
+        run_in(workspace, module, config, f"{label} again", console)
+        results = json.loads((path / "results.json").read_bytes())
+        claims = finish(workspace, module, results)
+    environment = json.loads((path / "environment.json").read_bytes())
+    places = differing(recorded.results, results)
+    where = "the same" if same_environment(recorded.environment, environment) else "another"
+    equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"
+    console.print(f"on {where} machine and versions as the record: results are {equal}", markup=False)
+    comparisons = compare_claims(recorded.claims, claims)
+    for row in comparisons:
+        console.print(
+            f"  {row.outcome:8}  {row.name}: recorded {number(row.recorded)}, now {number(row.found)}", markup=False
+        )
+    done = repeats(comparisons)
+    console.print(f"{label} {'repeats' if done else 'does not repeat'} its record", markup=False)
+    return 0 if done else 1
 
 
 def positional(arguments: list[str], usage: str) -> list[str]:
@@ -170,11 +210,13 @@ def show(claims: list[dict[str, Any]], console: Any) -> None:
 
 
 def report(arguments: list[str], console: Any) -> int:
-    """Judge and draw every committed record again and write the pages that show them."""
+    """Judge and draw every committed record again and write the pages that show them; with --site, write a site from them instead."""
     from experiments.harness.report import write_report
+    from experiments.harness.site import write_site
 
-    require(not arguments, "report", arguments, "no arguments")
-    for path in write_report():
+    site = arguments[:1] == ["--site"] and len(arguments) == 2
+    require(site or not arguments, "report", " ".join(arguments), "no arguments, or --site FOLDER")
+    for path in write_site(Path(arguments[1])) if site else write_report():
         console.print(f"wrote {path}", markup=False)
     return 0
 

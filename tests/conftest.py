@@ -1,4 +1,4 @@
-"""Every test runs with two CPU devices, strict dtype promotion and no implicit rank promotion."""
+"""Every test runs with two CPU devices, strict dtype promotion and no implicit rank promotion, and with programs compiled in a hurry."""
 
 import os
 
@@ -7,5 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 
+# Compiling is most of what the tests do, and with all of XLA's optimisations takes almost twice as long.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import experiments
+from experiments.benchmarks.autoencoder_problem import (
+    AutoencoderProblem,
+    jax_autoencoder_step,
+    planned_bytes,
+    torch_autoencoder_step,
+)
 from experiments.benchmarks.forgetting_problem import ForgettingProblem, jax_steps, torch_steps
 from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
 from experiments.harness.config import from_json, to_json
@@ -34,29 +40,33 @@ class WorkerError(RuntimeError):
     """A request failed in the worker. The message is the type of what went wrong; the worker's log has the rest."""
 
 
-def environment(compilation_cache: Path | None = None) -> dict[str, str]:
-    """The variables of every measured process; without a folder it caches no compiled programs."""
-    variables = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+def environment(compilation_cache: Path | None = None, keep_memory: bool = True) -> dict[str, str]:
+    """The variables of every measured process; without a folder it caches no compiled programs.
+
+    Without `keep_memory` freed memory goes back to the kernel, so that what a process holds is what it needs.
+    """
+    ours = {"JAX_COMPILATION_CACHE_DIR", *ALLOCATOR}
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
     if compilation_cache is not None:
         variables["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache)
     root = str(Path(experiments.__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [variables.get("PYTHONPATH")])])
     # Several processes share one accelerator; torch.compile shall not leave a pool of compilers behind.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    return {**variables, **ALLOCATOR, **shared, "PYTHONPATH": path}
+    return {**variables, **(ALLOCATOR if keep_memory else {}), **shared, "PYTHONPATH": path}
 
 
 class Worker:
     """A started worker; leaving its `with` block ends it. It ends by itself when this process is gone."""
 
-    def __init__(self, log: Path, cores: int, compilation_cache: Path | None = None):
+    def __init__(self, log: Path, cores: int, compilation_cache: Path | None = None, keep_memory: bool = True):
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.benchmarks.worker", str(cores)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                env=environment(compilation_cache),
+                env=environment(compilation_cache, keep_memory),
                 text=True,
             )
         self.log = log
@@ -103,12 +113,13 @@ class Bench:
         problem: Any,
         library: Literal["jax", "torch"] = "jax",
         compiled: bool = False,
-        kind: Literal["language_model", "forgetting"] = "language_model",
+        kind: Literal["language_model", "forgetting", "autoencoder"] = "language_model",
     ) -> float:
         """Make a step ready under `label`; seconds that its first call took, which compiles."""
         parse, makers = {
             "language_model": (Problem, {"jax": jax_step, "torch": torch_step}),
             "forgetting": (ForgettingProblem, {"jax": jax_steps, "torch": torch_steps}),
+            "autoencoder": (AutoencoderProblem, {"jax": jax_autoencoder_step, "torch": torch_autoencoder_step}),
         }[kind]
         start = time.perf_counter()
         step = makers[library](from_json(parse, problem), compiled)
@@ -151,6 +162,16 @@ class Bench:
             - analysis.alias_size_in_bytes
         )
 
+    def planned(self, problem: Any) -> int:
+        """Peak bytes of an autoencoder's compiled step; nothing is run."""
+        return planned_bytes(from_json(AutoencoderProblem, problem))
+
+    def resident(self) -> dict[str, int]:
+        """Bytes of memory that this process holds, and the most that it has held since this was last asked."""
+        status = Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_text("5")  # the most is from now on counted anew
+        return {name: 1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "VmHWM")}
+
     def population(
         self, problem: Any, members: int, steps: int, population: Literal["none", "map", "vmap"]
     ) -> list[float]:
@@ -185,7 +206,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
     bench = Bench()
-    requests = {"prepare": bench.prepare, "block": bench.block, "memory": bench.memory, "population": bench.population}
+    names = ("prepare", "block", "memory", "planned", "resident", "population")
+    requests = {name: getattr(bench, name) for name in names}
     for line in sys.stdin:
         asked = json.loads(line)
         try:

@@ -23,15 +23,18 @@ def to_json(config: Any) -> Any:
     raise TypeError(f"a configuration holds dataclasses, tuples, numbers, strings, booleans and None, not {config!r}")
 
 
-def from_json(kind: type[Config], value: Any, field: str = "config") -> Config:
-    """The value of type `kind` that `to_json` wrote. Every field is checked: `InvalidConfig` names an unknown, missing or wrong one."""
-    return _parse(kind, value, field)
+def from_json(kind: type[Config], value: Any, field: str = "config", older: bool = False) -> Config:
+    """The value of type `kind` that `to_json` wrote. Every field is checked: `InvalidConfig` names an unknown, missing or wrong one.
+
+    older: written by code before this, so that a field may be missing that has a default, which must be what the code did without it.
+    """
+    return _parse(kind, value, field, older)
 
 
-def _parse(kind: Any, value: Any, field: str) -> Any:
+def _parse(kind: Any, value: Any, field: str, older: bool) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _parse_dataclass(kind, value, field)
+        return _parse_dataclass(kind, value, field, older)
     if origin is Literal:
         # `in` alone would take True for 1.
         if any(value == known and type(value) is type(known) for known in arguments):
@@ -42,10 +45,10 @@ def _parse(kind: Any, value: Any, field: str) -> Any:
             return None
         options = [option for option in arguments if option is not type(None)]
         if len(options) == 1:
-            return _parse(options[0], value, field)
+            return _parse(options[0], value, field, older)
         for option in options:
             try:
-                return _parse(option, value, field)
+                return _parse(option, value, field, older)
             except InvalidConfig:
                 continue
         raise InvalidConfig(field, value, f"a value of type {kind}")
@@ -55,7 +58,7 @@ def _parse(kind: Any, value: Any, field: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
         if len(kinds) != len(value):
             raise InvalidConfig(field, value, f"a list of {len(kinds)} values")
-        return tuple(_parse(k, v, f"{field}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(_parse(k, v, f"{field}[{i}]", older) for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if kind is float and type(value) in (int, float):
         if math.isfinite(value):
             return float(value)
@@ -67,10 +70,15 @@ def _parse(kind: Any, value: Any, field: str) -> Any:
     raise TypeError(f"{field}: a configuration cannot hold the type {kind}")
 
 
-def _parse_dataclass(kind: Any, value: Any, field: str) -> Any:
+def _parse_dataclass(kind: Any, value: Any, field: str, older: bool) -> Any:
     if not isinstance(value, dict):
         raise InvalidConfig(field, value, f"an object with the fields of {kind.__name__}")
     names = [f.name for f in dataclasses.fields(kind)]
+    if older:
+        absent = (f for f in dataclasses.fields(kind) if f.name not in value)
+        value = value | {
+            f.name: to_json(default) for f in absent if (default := _default(f)) is not dataclasses.MISSING
+        }
     for name in value:
         if name not in names:
             raise InvalidConfig(f"{field}.{name}", value[name], f"unknown field; known: {', '.join(names)}")
@@ -78,7 +86,11 @@ def _parse_dataclass(kind: Any, value: Any, field: str) -> Any:
         if name not in value:
             raise InvalidConfig(f"{field}.{name}", None, "missing field")
     hints = get_type_hints(kind)
-    return kind(**{name: _parse(hints[name], value[name], f"{field}.{name}") for name in names})
+    return kind(**{name: _parse(hints[name], value[name], f"{field}.{name}", older) for name in names})
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def config_hash(config: Any) -> str:

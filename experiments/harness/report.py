@@ -4,10 +4,10 @@ import html
 from typing import Any
 
 from experiments.harness import record, registry
-from experiments.harness.config import to_json
+from experiments.harness.config import from_json
 from experiments.harness.record import Record
 from experiments.harness.workspace import write_atomically
-from lexinv.validation import choose, require
+from lexinv.validation import InvalidConfig, choose, require
 
 VERDICTS = {True: "holds", False: "fails", None: "cannot tell"}
 BEGIN, END = "<!-- gallery: written by `python -m experiments report` -->", "<!-- end of the gallery -->"
@@ -97,10 +97,19 @@ def section(item: Record) -> str:
         f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
         f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
     )
-    if item.config["config"] != to_json(registry.load(item.experiment).PRESETS.get(item.preset)):
+    if changed(item):
         facts += " The preset has changed since."
     folder = f"records/{item.experiment}/{item.preset}"
     return "\n".join([*lines, "", cell(facts), "", f"![{item.experiment}]({folder}/figure.png)", ""])
+
+
+def changed(item: Record) -> bool:
+    """Whether the preset is another one by now. A field that was added since, with its default, does not make it so."""
+    module = registry.load(item.experiment)
+    try:
+        return from_json(module.Config, item.config["config"], older=True) != module.PRESETS.get(item.preset)
+    except InvalidConfig:
+        return True
 
 
 def number(value: Any) -> str:

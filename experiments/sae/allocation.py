@@ -2,7 +2,8 @@
 
 Ayonrinde 2024 (arXiv 2411.02124), dead features and aux_zipf; method card sparse-autoencoders, small reproduction. Three regimes of
 synthetic activations: more latents than features, fewer (as in language models), and a large mean with b_dec starting at 0, where most
-latents are born on the wrong side. All at one sparsity; every seed has its own dictionary and data.
+latents are born on the wrong side. All at one sparsity; every seed has its own dictionary and data. And dead features against the number
+of latents, on the data of the second regime.
 """
 
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.style import PALETTE, panels, styled
+from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.sae import synthetic_models
-from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, measure
+from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import require
@@ -24,6 +25,7 @@ PAPER = synthetic_models.PAPER
 SOURCE = "Ayonrinde 2024, abstract and reviews"
 CARD = "method card sparse-autoencoders (ours)"
 KINDS = ("topk", "mutual", "mutual_zipf", "feature_uniform", "feature_zipf")
+WIDENED = ("topk", "mutual", "mutual_zipf", "feature_zipf")
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,23 @@ class Regime:
 
 @dataclass(frozen=True)
 class Config:
-    """k: latents per token on average, for every variant."""
+    """k: latents per token on average, for every variant. widths: numbers of latents on the data of `scarce`."""
 
     spare: Regime = field(default_factory=lambda: Regime(SyntheticConfig(), 192))
     scarce: Regime = field(default_factory=lambda: Regime(SyntheticConfig(features=192), 96))
     offset: Regime = field(default_factory=lambda: Regime(SyntheticConfig(offset=1.5), 192, centred=False))
     k: float = 5.0
+    widths: tuple[int, ...] = (48, 96, 192, 384)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
-        for name, regime in self.regimes.items():
-            least = regime.features / self.training.batch
-            allowed = (
-                f"from {max(least, 1):.3g}, one token for each of the {name} regime's features, to {regime.features}"
-            )
-            require(max(least, 1) <= self.k <= regime.features, "k", self.k, allowed)
+        rising = len(self.widths) > 1 and list(self.widths) == sorted(set(self.widths))
+        require(rising, "widths", self.widths, "at least two, rising")
+        sizes = {name: regime.features for name, regime in self.regimes.items()}
+        for name, features in {**sizes, **{f"widths[{i}]": width for i, width in enumerate(self.widths)}}.items():
+            least = max(features / self.training.batch, 1)
+            allowed = f"from {least:.3g}, one token for each of the {features} features of {name}, to {features}"
+            require(least <= self.k <= features, "k", self.k, allowed)
 
     @property
     def regimes(self) -> dict[str, Regime]:
@@ -65,6 +69,7 @@ PRESETS = {
         Regime(SyntheticConfig(width=16, features=40, l0=2.0), 20),
         Regime(SyntheticConfig(width=16, features=24, l0=2.0, offset=1.5), 32, centred=False),
         k=2.0,
+        widths=(20, 32),  # shapes that are there already
         training=TrainingConfig(20, 64, OptimizerConfig(warmup_steps=2), held_out=4, steps_per_dispatch=10, seeds=(0,)),
     ),
     "cpu": Config(),
@@ -73,31 +78,54 @@ PRESETS = {
         Regime(SyntheticConfig(width=768, features=16_384, l0=25.0), 4096),
         Regime(SyntheticConfig(width=768, features=8192, l0=25.0, offset=1.5), 16_384, centred=False),
         k=25.0,
+        widths=(4096, 16_384, 65_536),
         training=TrainingConfig(steps=50_000, batch=8192, held_out=100),
     ),
 }
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By regime, variant and metric a list over seeds."""
+    """By regime, variant and metric a list over seeds; the same by width and variant; references by regime and seed."""
+    seeds = config.training.seeds
 
-    def judged(name: str, kind: str, seed: int) -> dict[str, float]:
-        regime, settings = config.regimes[name], [Setting(config.k)]
-        arguments = VARIANTS[kind], regime.data, regime.features, settings, config.training, seed
-        return measure(*arguments, f"{name}/{kind}/seed-{seed}", workspace, regime.centred)[0]
+    def judged(regime: Regime, kind: str, place: str) -> dict[str, list[float]]:
+        def one(seed: int) -> dict[str, float]:
+            arguments = VARIANTS[kind], regime.data, regime.features, [Setting(config.k)], config.training, seed
+            return measure(*arguments, f"{place}/{kind}/seed-{seed}", workspace, regime.centred)[0]
 
-    found: dict[str, Any] = {}
-    for name in config.regimes:
-        found[name] = {}
-        for kind in KINDS:
-            by_seed = [
-                workspace.cached(
-                    f"{name}/{kind}/{seed}", lambda name=name, kind=kind, seed=seed: judged(name, kind, seed)
-                )
-                for seed in config.training.seeds
-            ]
-            found[name][kind] = {metric: [each[metric] for each in by_seed] for metric in by_seed[0]}
-    return {"corpora": {}, "seeds": list(config.training.seeds), "k": config.k, "regimes": found}
+        by_seed = [workspace.cached(f"{place}/{kind}/{seed}", lambda seed=seed: one(seed)) for seed in seeds]
+        return {metric: [each[metric] for each in by_seed] for metric in by_seed[0]}
+
+    regimes = {name: {kind: judged(regime, kind, name) for kind in KINDS} for name, regime in config.regimes.items()}
+    widths = [
+        {kind: judged(Regime(config.scarce.data, width), kind, f"width-{width}") for kind in WIDENED}
+        for width in config.widths
+    ]
+
+    def referred(name: str, seed: int) -> dict[str, list[float]]:
+        return refer(config.regimes[name].data, [config.k], config.training, seed)
+
+    references = {
+        name: [
+            workspace.cached(f"references/{name}/{seed}", lambda name=name, seed=seed: referred(name, seed))
+            for seed in seeds
+        ]
+        for name in config.regimes
+    }
+    return {
+        "corpora": {},
+        "seeds": list(seeds),
+        "k": config.k,
+        "regimes": regimes,
+        "widths": list(config.widths),
+        "by_width": {
+            kind: {metric: [found[kind][metric] for found in widths] for metric in ("dead", "under_used", "fvu")}
+            for kind in WIDENED
+        },
+        "references": {
+            name: {key: [each[key][0] for each in found] for key in found[0]} for name, found in references.items()
+        },
+    }
 
 
 def difference(results: dict[str, Any], metric: str, first: str, second: str) -> dict[str, Any]:
@@ -122,6 +150,12 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     better = [above(value, 0.0) for value in zipf.values()]
     choice = difference(results, "fvu", "topk", "feature_zipf")
     pays = {name: above(value, 0.0) for name, value in choice.items()}
+    by_width = results["by_width"]
+    grown = {
+        kind: interval(np.array(by_width[kind]["dead"][-1]) - np.array(by_width[kind]["dead"][0]))
+        for kind in ("topk", "mutual", "feature_zipf")
+    }
+    chosen = float(np.max(by_width["feature_zipf"]["dead"]))
     return [
         Claim(
             "feature_choice_no_dead",
@@ -132,6 +166,18 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             dead,
             "0 for both, in every regime and seed",
             not any(max(kinds[kind]) for kinds in dead.values() for kind in ("feature_uniform", "feature_zipf")),
+        ),
+        Claim(
+            "dead_features_grow_with_width_but_not_of_feature_choice",
+            "The share of dead features grows with their number for TopK and Mutual Choice and stays 0 for Feature Choice (measured: share "
+            f"at {results['widths'][-1]} latents minus share at {results['widths'][0]}; largest share of Feature Choice at any width).",
+            SOURCE,
+            "zero dead features, up to 34 million latents",
+            {**grown, "feature_zipf, largest": chosen},
+            "TopK and Mutual Choice: whole intervals above 0; Feature Choice: 0 everywhere",
+            None
+            if (verdict := every(above(grown[kind], 0.0) for kind in ("topk", "mutual"))) is None
+            else verdict and chosen == 0,
         ),
         Claim(
             "zipf_not_worse",
@@ -186,17 +232,18 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """FVU, dead and under-used features, and recovery, by regime and variant; a point for each seed."""
-    drawn, axes = panels(1, 4, width=3.6, height=3.4)
+    """FVU, dead and under-used features, and recovery, by regime and variant; dead features by width. A point for each seed."""
+    drawn, axes = panels(1, 5, width=3.4, height=3.4)
     labels = {
         "fvu": "FVU",
         "dead": "dead latents",
         "under_used": "under-used latents",
         "mcc": "MCC with the true features",
     }
-    regimes = results["regimes"]
+    regimes, widths = results["regimes"], results["widths"]
+    lines = {"pursuit": ("oracle: matching pursuit", BLACK), "components": ("k principal components", GREY)}
     with styled():
-        for panel, (metric, label) in zip(axes, labels.items(), strict=True):
+        for panel, (metric, label) in zip(axes, labels.items(), strict=False):
             for index, (kind, color) in enumerate(zip(KINDS, PALETTE, strict=False)):
                 for place, kinds in enumerate(regimes.values()):
                     values = kinds[kind][metric]
@@ -207,5 +254,20 @@ def figure(results: dict[str, Any]) -> Figure:
             panel.set_xticks(range(len(regimes)), list(regimes))
             panel.set(ylabel=label)
             panel.set_ylim(bottom=0)
+        for place, references in enumerate(results["references"].values()):
+            for key, (label, color) in lines.items():
+                ends = place - 0.4, place + 0.4
+                axes[0].hlines(
+                    np.mean(references[key]), *ends, color=color, linestyle=":", label=label if place == 0 else None
+                )
+        axes[0].legend(*(found[-2:] for found in axes[0].get_legend_handles_labels()), fontsize=6.5)
         axes[1].legend(fontsize=6.5)
+        for kind in WIDENED:
+            values, color = np.array(results["by_width"][kind]["dead"]), PALETTE[KINDS.index(kind)]
+            axes[4].plot(widths, values.mean(axis=1), "o-", color=color, markersize=3.5, label=NAMES[kind])
+            axes[4].vlines(widths, values.min(axis=1), values.max(axis=1), color=color, linewidth=0.8, alpha=0.6)
+        axes[4].set(xscale="log", xlabel="latents", ylabel="dead latents", title="scarce, by width")
+        axes[4].set_xticks(widths, [str(width) for width in widths])
+        axes[4].set_xticks([], minor=True)
+        axes[4].legend(fontsize=6.5)
     return drawn

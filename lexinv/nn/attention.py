@@ -19,7 +19,7 @@ def attention(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
     values: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch one one time"] | None = None,
     causal: bool = True,
     implementation: Implementation = "auto",
     window: int = 0,
@@ -28,7 +28,8 @@ def attention(
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
-    mask: false for keys that nobody sees. It is for attention that is not causal, and `dot_product`.
+    mask: false for keys that nobody sees. bias: one number for each pair and head, or [batch, 1, 1, time] for each key, such as the log
+        sizes of merged tokens. Masks and biases of keys are for attention that is not causal, and `dot_product`.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first
@@ -38,11 +39,11 @@ def attention(
     _check_window(window, causal)
     if implementation == "auto":
         implementation = "chunked" if causal and jax.default_backend() == "cpu" else "dot_product"
-    dense = mask is None or implementation == "dot_product"
-    require(dense, "implementation", implementation, "'dot_product' where a mask is given")
+    dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation == "dot_product"
+    require(dense, "implementation", implementation, "'dot_product' where a mask or a bias of keys is given")
     if implementation == "dot_product":
         seen = None if mask is None else mask[:, None, None]
-        batched_bias = None if bias is None else bias[None]
+        batched_bias = None if bias is None else _batched(bias)
         before = (window - 1, 0) if window else None
         return jax.nn.dot_product_attention(
             queries, keys, values, bias=batched_bias, mask=seen, is_causal=causal, local_window_size=before
@@ -54,7 +55,7 @@ def attention(
 def attention_weights(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch one one time"] | None = None,
     causal: bool = True,
     window: int = 0,
     mask: Bool[Array, "batch time"] | None = None,
@@ -64,6 +65,15 @@ def attention_weights(
     queries, keys = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys))
     weights, total = _unnormalised(queries, keys, bias, 0 if causal else None, window, mask)
     return weights / total
+
+
+def size_bias(size: Float[Array, "batch time"]) -> Float[Array, "batch one one time"]:
+    """log s for each key: a token that stands for s equal ones then gets the attention of all of them (Bolya et al. 2023, eq. 1).
+
+    Keys of size 0 are seen by nobody, unless there is no other.
+    """
+    there = size > 0
+    return jnp.where(there, jnp.log(jnp.where(there, size, 1.0)), -1e30)[:, None, None]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -123,6 +133,10 @@ def _check_window(window: int, causal: bool) -> None:
     require(causal or not window, "window", window, "0, unless attention is causal")
 
 
+def _batched(bias):
+    return bias if bias.ndim == 4 else bias[None]
+
+
 def _scaled(queries):
     return queries * jnp.asarray(queries.shape[-1] ** -0.5, queries.dtype)
 
@@ -134,7 +148,7 @@ def _unnormalised(queries, keys, bias, first_query, window, mask=None):
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
     if bias is not None:
-        scores = scores + bias[None].astype(jnp.float32)
+        scores = scores + _batched(bias).astype(jnp.float32)
     if first_query is not None:
         query, key = first_query + jnp.arange(queries.shape[2])[:, None], jnp.arange(keys.shape[2])[None, :]
         visible = (key <= query) & (key > query - window) if window else key <= query

@@ -132,7 +132,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, bias: Array | None, mask: Array | None, capture: bool
+        self, x: Array, bias: Array | None, mask: Array | None, capture: bool, change: Change
     ) -> tuple[Array, dict[str, Array]]:
         config, dtype = self.config, x.dtype
         heads = (*x.shape[:-1], config.heads, config.head_dim)
@@ -150,6 +150,7 @@ class Attention(nn.Module):
             k = (1 - share) * k + share * shift(k, 1)
         if config.positions == "rope":
             q, k = (rotate(z, share=config.rotary_dim) for z in (q, k))
+        q, k = change("queries", q), change("keys", k)
         mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
         out = _dense(self, "output", mixed.reshape(x.shape), width, width)
         if not capture:
@@ -160,8 +161,9 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One layer, by default `x + attention(norm(x))`, then `x + mlp(norm(x))`; returns (x, intermediates).
 
-    `change(site, activations)` may replace what flows through the sites `residual_in`, `attention_output`, `residual_middle`, `mlp_output`,
-    `residual_out`. The intermediates are those after it.
+    `change(site, activations)` may replace what flows through the sites `residual_in`, `queries` and `keys` [batch, time, heads, dim],
+    `attention_output`, `residual_middle`, `mlp_output`, `residual_out`; at `residual_middle` also by fewer tokens, unless the residual is
+    parallel. The intermediates are those after it.
     """
 
     config: TransformerConfig
@@ -180,7 +182,7 @@ class Block(nn.Module):
         attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype) for name in ("attention", "mlp"))
         x = change("residual_in", x)
         mixer = Attention(config, name="attention")
-        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture)
+        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change)
         attended = change("attention_output", attended)
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)

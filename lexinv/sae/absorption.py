@@ -1,4 +1,4 @@
-"""Absorption: a general feature whose latent falls silent where a special one is there, whose latent says both.
+"""Absorption: the latent of a general feature is silent where a special one is there, as the latent of that says both.
 
 Chanin et al. 2024. Their measure needs probes for what a language model knows; here features and their hierarchy are known by
 construction, so that the form is ours: who is there, how strongly, and in which direction is read from the truth.

@@ -30,6 +30,8 @@ class AutoencoderConfig:
     free_norms: of `relu`: the penalty weighs features by the norms of their decoder rows, which are then free; otherwise rows have norm 1.
     bandwidth: of the kernel behind the gradient of JumpReLU's thresholds, in units of the pre-activations.
     prefixes: of `matryoshka`: sizes of the nested dictionaries, the last of which is F.
+    most_active: of `topk`: the largest k of any member. Training then holds codes as so many values and indices for each token
+        (`lexinv.sae.sparse`), the same but for rounding, which is faster where F / k is large. 0: codes are [tokens, features].
     """
 
     width: int
@@ -39,6 +41,7 @@ class AutoencoderConfig:
     bandwidth: float = 0.2
     initial_threshold: float = 0.1
     prefixes: tuple[int, ...] = ()
+    most_active: int = 0
 
     def __post_init__(self):
         for field in ("width", "features"):
@@ -49,6 +52,8 @@ class AutoencoderConfig:
         require(
             self.kind == "relu" or not self.free_norms, "autoencoder.free_norms", self.free_norms, "for kind = 'relu'"
         )
+        limit = self.features if self.kind == "topk" else 0
+        require(0 <= self.most_active <= limit, "autoencoder.most_active", self.most_active, f"0 to {limit}")
         nested = self.kind == "matryoshka"
         rising = list(self.prefixes) == sorted(set(self.prefixes)) and self.prefixes[-1:] == (self.features,)
         rising = rising and self.prefixes[0] >= 1

@@ -6,7 +6,6 @@ As in SAELens 6.54; of its architectures standard, topk, gated and jumprelu. Not
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -97,10 +96,10 @@ def save_saelens(
     if densities is not None:
         require(densities.shape == (config.features,), "densities", densities.shape, f"({config.features},)")
         files[SPARSITY] = _serialized({"sparsity": np.log10(densities + EPSILON).astype(np.float32)})
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    directory = directory.absolute()
+    building = directory.with_name(f".{directory.name}.{os.getpid()}")
+    building.mkdir(parents=True)
     try:
-        building.chmod(0o755)  # mkdtemp's folders are the user's alone
         for name, content in files.items():
             with open(building / name, "wb") as file:
                 file.write(content)

@@ -4,6 +4,7 @@ Errors are divided by the variance of the batch, so that coefficients do not dep
 code does the same; papers that sum over D have coefficients larger by that variance.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from lexinv.sae.autoencoders import PER, AutoencoderConfig, Codes, Params, decode, encode, step
+from lexinv.sae.autoencoders import PER, AutoencoderConfig, Codes, Params, decode, encode, pre_activations, step
 from lexinv.sae.budgets import fit_zipf, largest_remainder, ranks
 from lexinv.sae.selection import select, smallest_kept
+from lexinv.sae.sparse import Indices, Values, decode_entries, firings, largest, with_encoder_gradient
 from lexinv.validation import choose, require
 
 
@@ -81,8 +83,9 @@ def start_statistics(
     """Before the first batch. k may be a fraction where the budget is the batch's; `budgets` are Feature Choice's m_j by rank."""
     if not isinstance(k, Tracer) and not isinstance(coefficient, Tracer):  # those cannot be looked at
         whole = config.kind != "topk" or float(k) == round(float(k))
-        allowed = f"above 0, at most the {config.features} features, and whole for topk"
-        require(0 < float(k) <= config.features and whole, "k", float(k), allowed)
+        most = config.most_active or config.features
+        allowed = f"above 0, at most {most}, and whole for topk"
+        require(0 < float(k) <= most and whole, "k", float(k), allowed)
         require(float(coefficient) >= 0, "coefficient", float(coefficient), "zero or more")
     found = None if budgets is None else budgets.shape
     wanted = (config.features,) if config.kind == "feature" else None
@@ -103,7 +106,9 @@ def start_statistics(
 
 def check_terms(config: AutoencoderConfig, terms: LossConfig) -> None:
     """Raises `InvalidConfig` for terms that the variant does not have."""
-    require(config.kind == "topk" or not terms.multi, "loss.multi", terms.multi, "False, unless kind is topk")
+    dense = config.kind == "topk" and not config.most_active
+    allowed = "False, unless kind is topk and most_active is 0"
+    require(dense or not terms.multi, "loss.multi", terms.multi, allowed)
     choice = config.kind == "feature" or not (terms.dynamic_ranks or terms.anneal_steps)
     require(
         choice,
@@ -127,10 +132,66 @@ def loss(
     """
     tokens = x.shape[0]
     require(tokens >= 2, "batch", tokens, "at least 2 tokens, since errors are divided by the variance of the batch")
-    budget = budget_of(config, terms, statistics, tokens)
-    codes = encode(config, params, x, budget)
-    error = x - decode(params, codes.activations)
     variance = jnp.mean(jnp.sum(jnp.square(x - jnp.mean(x, axis=0, keepdims=True)), axis=1))
+    if config.most_active:
+        pre = jax.lax.stop_gradient(pre_activations(params, x))
+        values, indices = _entries(params, x, pre, config.most_active, jnp.int32(statistics.k))
+        error = x - decode_entries(values, indices, params["decoder"]) - params["decoder_bias"][None]
+        total, fired = _mean_square(error) / variance, firings(values, indices, config.features)
+        after = _updated(config, terms, statistics, None, fired, tokens)
+    else:
+        codes = encode(config, params, x, budget_of(config, terms, statistics, tokens))
+        pre = codes.affinities
+        error = x - decode(params, codes.activations)
+        total, fired = _dense_terms(config, terms, params, statistics, x, codes, error, variance)
+        after = _updated(config, terms, statistics, codes, fired, tokens)
+
+    if terms.auxiliary != "none":
+        chosen = _under_used(terms, after)
+        # Outside of what is skipped where none is chosen, so that no second array of this size is held beside the pre-activations.
+        candidates = jnp.where(chosen[None], pre, 0.0)
+
+        def reconstruct() -> Float[Array, "tokens width"]:
+            if config.most_active:
+                return decode_entries(*_entries(params, x, candidates, terms.auxiliary_k), params["decoder"])
+            kept = select(candidates, terms.auxiliary_k, "token")
+            return jnp.where(kept, candidates, 0.0) @ params["decoder"]
+
+        total += terms.auxiliary_coefficient * _second_chance(terms, chosen, error, reconstruct)
+    metrics = {
+        "fvu": _mean_square(error) / variance,
+        "l0": jnp.sum(fired) / tokens,
+        "dead": jnp.mean((after.tokens_since_fired >= terms.dead_after).astype(jnp.float32)),
+    }
+    return total, (metrics, after)
+
+
+def _entries(
+    params: Params,
+    x: Float[Array, "tokens width"],
+    pre: Float[Array, "tokens features"],
+    count: int,
+    k: int | Int[Array, ""] | None = None,
+) -> tuple[Values, Indices]:
+    """The `count` largest of relu(pre) and their places, of which the first k are kept and the others 0, with the encoder's gradient."""
+    values, indices = largest(pre, min(count, pre.shape[1]))
+    if k is not None:
+        values = jnp.where(jnp.arange(values.shape[1])[None] < k, values, 0.0)
+    encoder = (params[name] for name in ("encoder", "encoder_bias", "decoder_bias"))
+    return with_encoder_gradient(values, indices, x, *encoder), indices
+
+
+def _dense_terms(
+    config: AutoencoderConfig,
+    terms: LossConfig,
+    params: Params,
+    statistics: Statistics,
+    x: Float[Array, "tokens width"],
+    codes: Codes,
+    error: Float[Array, "tokens width"],
+    variance: Float[Array, ""],
+) -> tuple[Float[Array, ""], Int[Array, " features"]]:
+    """The loss without its auxiliary term, and how many tokens every feature fires for."""
     fvu = _mean_square(error) / variance
     total = _nested(config, params, x, codes.activations) / variance if config.prefixes else fvu
     total += statistics.coefficient * _sparsity(config, params, codes, statistics, variance)
@@ -140,16 +201,7 @@ def loss(
     if terms.multi:
         wider = jnp.where(select(codes.affinities, jnp.int32(4 * statistics.k), "token"), codes.affinities, 0.0)
         total += _mean_square(x - decode(params, wider)) / variance / 8
-    fired = jnp.sum(codes.activations > 0, axis=0)
-    after = _updated(config, terms, statistics, codes, fired, tokens)
-    if terms.auxiliary != "none":
-        total += terms.auxiliary_coefficient * _second_chance(terms, params, after, codes.affinities, error)
-    metrics = {
-        "fvu": fvu,
-        "l0": jnp.sum(fired) / tokens,
-        "dead": jnp.mean((after.tokens_since_fired >= terms.dead_after).astype(jnp.float32)),
-    }
-    return total, (metrics, after)
+    return total, jnp.sum(codes.activations > 0, axis=0)
 
 
 def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
@@ -199,42 +251,56 @@ def _nested(
     return jnp.mean(jnp.stack(errors))
 
 
-def _second_chance(
-    terms: LossConfig, params: Params, statistics: Statistics, affinities: Float[Array, "tokens features"], error: Array
-) -> Float[Array, ""]:
-    """||e - za W_dec||^2 / ||e||^2, with za the largest affinities of under-used features and e the error, held fixed; without b_dec.
-
-    Weighted by the number of such features over `auxiliary_k` where that is below 1 (EleutherAI's sparsify; SAELens).
-    """
+def _under_used(terms: LossConfig, statistics: Statistics) -> Bool[Array, " features"]:
+    """The features that the auxiliary term is for."""
     chosen = statistics.tokens_since_fired >= terms.dead_after
     if terms.auxiliary == "zipf":  # the dead have no place in the law: their running densities never reach 0
         law = fit_zipf(jnp.where(chosen, 0.0, statistics.density))
         chosen |= statistics.density < terms.under_use * law.density(ranks(statistics.density))
+    return chosen
+
+
+def _second_chance(
+    terms: LossConfig,
+    chosen: Bool[Array, " features"],
+    error: Float[Array, "tokens width"],
+    reconstruct: Callable[[], Float[Array, "tokens width"]],
+) -> Float[Array, ""]:
+    """||e - za W_dec||^2 / ||e||^2, with za the largest affinities of the chosen features and e the error, held fixed; without b_dec.
+
+    `reconstruct` gives za W_dec. Weighted by the number of chosen features over `auxiliary_k` where that is below 1 (EleutherAI's
+    sparsify; SAELens); where there is none, nothing is computed.
+    """
     residual = jax.lax.stop_gradient(error)
-    candidates = jnp.where(chosen[None], affinities, 0.0)
-    kept = jnp.where(select(candidates, terms.auxiliary_k, "token"), candidates, 0.0)
-    share = _mean_square(residual - kept @ params["decoder"]) / jnp.maximum(_mean_square(residual), 1e-12)
-    return share * jnp.minimum(jnp.sum(chosen) / terms.auxiliary_k, 1.0)
+
+    def share() -> Float[Array, ""]:
+        share = _mean_square(residual - reconstruct()) / jnp.maximum(_mean_square(residual), 1e-12)
+        return share * jnp.minimum(jnp.sum(chosen) / terms.auxiliary_k, 1.0)
+
+    return jax.lax.cond(jnp.any(chosen), share, lambda: jnp.zeros(()))
 
 
 def _updated(
     config: AutoencoderConfig,
     terms: LossConfig,
     statistics: Statistics,
-    codes: Codes,
+    codes: Codes | None,
     fired: Int[Array, " features"],
     tokens: int,
 ) -> Statistics:
-    """Counters, running densities and thresholds after a batch; the first densities and kept affinities replace the guesses."""
+    """Counters, running densities and thresholds after a batch; the first densities and kept affinities replace the guesses.
+
+    `codes` are not looked at for `topk`.
+    """
     first = statistics.batches == 0
     density = _running(statistics.density, fired / tokens, DENSITY_DECAY, first)
     threshold = statistics.threshold
-    if PER.get(config.kind) in ("batch", "feature"):
+    if codes is not None and PER.get(config.kind) in ("batch", "feature"):
         kept = smallest_kept(codes.affinities, codes.activations > 0, PER[config.kind])
         seen = jax.lax.stop_gradient(jnp.where(jnp.isfinite(kept), kept, threshold))
         threshold = _running(threshold, seen, THRESHOLD_DECAY, threshold == 0)
     wanted = statistics.wanted
-    if terms.dynamic_ranks or terms.anneal_steps:
+    if codes is not None and (terms.dynamic_ranks or terms.anneal_steps):
         total = jnp.round(statistics.k * tokens).astype(jnp.int32)
         shares = jnp.mean(select(codes.affinities, total, "batch").astype(jnp.float32), axis=0)
         wanted = _running(wanted, shares, DENSITY_DECAY, first)

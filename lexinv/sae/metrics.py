@@ -166,19 +166,25 @@ def principal_components(
 
 
 def matching_pursuit(
-    x: Float[Array, "tokens width"], dictionary: Float[Array, "features width"], steps: int
+    x: Float[Array, "tokens width"],
+    dictionary: Float[Array, "features width"],
+    steps: int,
+    least: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "tokens features"]:
     """Codes of at most `steps` entries by non-negative matching pursuit (Mallat and Zhang 1993) on a known dictionary of unit vectors.
 
-    Each step takes the direction with the largest inner product with what is left, and none if no product is positive: with the true
-    dictionary, an oracle that knows the features but not which of them are there.
+    Each step takes the direction with the largest inner product with what is left, and none if no product is above `least` (0: if
+    none is positive): with the true dictionary, an oracle that knows the features but not which of them are there.
     """
+    if isinstance(least, float):
+        require(least >= 0, "least", least, "zero or more")
     residual, codes = x, jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
     rows = jnp.arange(x.shape[0])
     for _ in range(steps):
         products = residual @ dictionary.T
         best = jnp.argmax(products, axis=1)
-        amount = jnp.maximum(products[rows, best], 0.0)
+        largest = products[rows, best]
+        amount = jnp.where(largest > least, largest, 0.0)
         codes = codes.at[rows, best].add(amount)
         residual = residual - amount[:, None] * dictionary[best]
     return codes

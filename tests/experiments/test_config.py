@@ -66,3 +66,12 @@ def test_what_json_cannot_hold_is_refused():
         to_json(Config(part={1, 2}))
     with pytest.raises(InvalidConfig, match=r"config.part.rate = nan .* finite"):
         config_hash(Config(part=Part(rate=float("nan"))))
+
+
+def test_what_older_code_wrote_is_filled_up_with_defaults():
+    written = {"part": {"rate": 2.0}, "seeds": [4]}
+    assert from_json(Config, written, older=True) == Config(part=Part(rate=2.0), seeds=(4,))
+    with pytest.raises(InvalidConfig, match=r"config.part.kind.*missing"):
+        from_json(Config, written)
+    with pytest.raises(InvalidConfig, match=r"config.part.rates.*known"):
+        from_json(Config, {"part": {"rates": 2.0}}, older=True)

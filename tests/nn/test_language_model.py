@@ -258,6 +258,15 @@ def test_bfloat16_compute_keeps_parameters_and_logits_in_float32():
         ("window", {"window": -1}),
         ("window", {"window": 3, "causal": False}),
         ("output", {"output": "tied", "initialization": "mimetic"}),
+        ("rotary_share", {"rotary_share": 0.4}),
+        ("rotary_share", {"rotary_share": 1.5}),
+        ("rotary_share", {"positions": "none", "rotary_share": 0.5}),
+        ("norm_epsilon", {"norm_epsilon": 1e-5}),
+        ("norm_epsilon", {"norm": "layer", "norm_epsilon": 0.0}),
+        *(
+            ("initialization", {"initialization": "mimetic", **change})
+            for change in ({"norm": "layer"}, {"bias": True}, {"residual": "parallel"}, {"rotary_share": 0.5})
+        ),
     ],
 )
 def test_impossible_models_are_refused_by_name(field, arguments):

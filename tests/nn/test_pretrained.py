@@ -156,8 +156,9 @@ def test_activations_of_pretrained_models_are_read_and_spliced(tmp_path):
     assert (np.abs(zeroed - plain)[:, 1:] > 1e-3).all()
 
 
-def test_half_precision_checkpoints_become_float32(tmp_path):
-    tensors = {name: tensor.astype(np.float16) for name, tensor in random_tensors(neox_shapes()).items()}
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_checkpoints_become_float32(tmp_path, dtype):
+    tensors = {name: tensor.astype(jnp.dtype(dtype)) for name, tensor in random_tensors(neox_shapes()).items()}
     write(tmp_path, NEOX, tensors)
     params = load_language_model(tmp_path).params
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
@@ -198,6 +199,7 @@ def test_an_index_names_files_of_its_own_directory_only(tmp_path, name):
         (lambda t: t.pop("h.1.mlp.c_fc.bias"), r"h\.1\.mlp\.c_fc\.bias.*missing"),
         (lambda t: t.update({"h.2.ln_1.weight": np.ones(8, np.float32)}), r"h\.2\.ln_1\.weight.*of this architecture"),
         (lambda t: t.update({"wpe.weight": np.ones((15, 8), np.float32)}), r"wpe\.weight.*\(15, 8\).*\(16, 8\)"),
+        (lambda t: t.update({"wpe.weight": np.ones((16, 8), np.int8)}), r"wpe\.weight.*int8.*not quantised"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):

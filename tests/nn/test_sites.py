@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.nn import language_model
-from lexinv.nn.language_model import LanguageModel, make_logits, make_nll, shift_right
+from lexinv.nn.language_model import LanguageModel, initialize, make_logits, make_nll, shift_right
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, readout, row_keys
 from lexinv.nn.linear import rms_norm
 from lexinv.nn.sites import Site, make_activations, make_spliced_nll
@@ -23,41 +22,37 @@ KEY = jax.random.key(2)
 BATCH = {"tokens": jax.random.randint(jax.random.key(1), (2, 12), 0, VOCAB), "row": jnp.array([3, 5])}
 
 
-def start(config=CONFIG, kind=STANDARD):
-    return jax.jit(language_model.initialize, static_argnums=(0, 1, 2))(config, kind, VOCAB, jax.random.key(0))
-
-
 @pytest.fixture(scope="module")
 def params():
-    return start()
+    """They serve every lexicon and compute dtype: a table that is drawn is not read."""
+    return jax.jit(initialize, static_argnums=(0, 1, 2))(CONFIG, STANDARD, VOCAB, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
 def captured(params):
     """The intermediates of all layers, as the model itself returns them."""
     variables = {"params": params["model"]}
-    return LanguageModel(CONFIG).apply(variables, shift_right(BATCH["tokens"]), params["table"], capture=True)[1]
+    apply = jax.jit(LanguageModel(CONFIG).apply, static_argnames="capture")
+    return apply(variables, shift_right(BATCH["tokens"]), params["table"], capture=True)[1]
 
 
 def spliced(params, site, edit, batch=BATCH, config=CONFIG, kind=STANDARD):
     return jax.jit(make_spliced_nll(config, kind, VOCAB, site), static_argnums=3)(params, batch, KEY, edit)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_reading_gives_the_intermediates_of_the_model(params, captured, name):
-    for layer in (0, 2) if name == "mlp_output" else (1,):
-        read = jax.jit(make_activations(CONFIG, STANDARD, VOCAB, Site(layer, name)))(params, BATCH, KEY)
-        np.testing.assert_allclose(read, captured[name][layer][:, 1:], atol=1e-5)
+def test_reading_gives_the_intermediates_of_the_model(params, captured):
+    sites = [Site(1, name) for name in NAMES] + [Site(0, "mlp_output"), Site(2, "residual_out")]
+    readers = [make_activations(CONFIG, STANDARD, VOCAB, site) for site in sites]
+    read = jax.jit(lambda params: [reader(params, BATCH, KEY) for reader in readers])(params)
+    for site, found in zip(sites, read, strict=True):
+        np.testing.assert_allclose(found, captured[site.name][site.layer][:, 1:], atol=1e-5, err_msg=str(site))
 
 
-@pytest.mark.parametrize(
-    ("kind", "block"), [("standard", 0), ("standard", 4), ("lexinvariant", 0), ("permuted_bank", 0)]
-)
-def test_splicing_in_the_same_activations_changes_nothing(kind, block):
+@pytest.mark.parametrize(("kind", "block"), [("standard", 0), ("standard", 4), ("permuted_bank", 0)])
+def test_splicing_in_the_same_activations_changes_nothing(params, kind, block):
     lexicon = LexiconConfig(kind, vocab_block=block)
-    started = start(kind=lexicon)
-    found = spliced(started, Site(1, "residual_out"), lambda x: x, kind=lexicon)
-    np.testing.assert_allclose(found, jax.jit(make_nll(CONFIG, lexicon, VOCAB))(started, BATCH, KEY), atol=1e-5)
+    found = spliced(params, Site(1, "residual_out"), lambda x: x, kind=lexicon)
+    np.testing.assert_allclose(found, jax.jit(make_nll(CONFIG, lexicon, VOCAB))(params, BATCH, KEY), atol=1e-5)
 
 
 def test_splicing_in_another_text_s_stream_gives_that_text_s_predictions(params):
@@ -80,8 +75,8 @@ def test_without_its_mlp_the_last_layer_predicts_from_its_middle(params, capture
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=1e-5)
 
 
-def test_each_site_s_zeros_are_those_of_the_parameters_that_write_there(params):
-    """Without output matrix attention writes nothing, BOS's position apart, which no first token's value reaches here."""
+def test_zeros_from_attention_are_those_of_a_zero_output_matrix(params):
+    """Without its output matrix attention writes nothing. In the last layer BOS's position is seen by no other."""
     layers = params["model"]["transformer"]["layers"]
     output = layers["attention"]["output"].at[2].set(0.0)
     silent = layers | {"attention": layers["attention"] | {"output": output}}
@@ -107,24 +102,21 @@ def test_the_edit_neither_sees_nor_changes_bos(params):
 
 def test_gradients_reach_the_edit(params):
     nll = make_spliced_nll(CONFIG, STANDARD, VOCAB, Site(1, "residual_out"))
-    slope = jax.jit(jax.grad(lambda a: nll(params, BATCH, KEY, lambda x: a * x).sum()))
-    value = jax.jit(lambda a: nll(params, BATCH, KEY, lambda x: a * x).sum())
-    numeric = (value(1.01) - value(0.99)) / 0.02
-    np.testing.assert_allclose(slope(1.0), numeric, rtol=0.02, atol=0.01)
+    value_and_slope = jax.jit(jax.value_and_grad(lambda a: nll(params, BATCH, KEY, lambda x: a * x).sum()))
+    numeric = (value_and_slope(1.01)[0] - value_and_slope(0.99)[0]) / 0.02
+    np.testing.assert_allclose(value_and_slope(1.0)[1], numeric, rtol=0.02, atol=0.01)
 
 
-def test_activations_are_float32_and_edits_are_cast_back():
+def test_activations_are_float32_and_edits_are_cast_back(params):
     config = replace(CONFIG, dtype="bfloat16")
-    started = start(config)
     site = Site(1, "mlp_output")
-    assert jax.eval_shape(make_activations(config, STANDARD, VOCAB, site), started, BATCH, KEY).dtype == jnp.float32
-    found = spliced(started, site, lambda x: x, config=config)
-    np.testing.assert_allclose(found, make_nll(config, STANDARD, VOCAB)(started, BATCH, KEY), atol=0.05)
+    assert jax.eval_shape(make_activations(config, STANDARD, VOCAB, site), params, BATCH, KEY).dtype == jnp.float32
+    found = spliced(params, site, lambda x: x, config=config)
+    np.testing.assert_allclose(found, jax.jit(make_nll(config, STANDARD, VOCAB))(params, BATCH, KEY), atol=0.05)
 
 
-def test_lexica_are_drawn_as_by_the_loss():
-    started = start(kind=LEXINVARIANT)
-    read = make_activations(CONFIG, LEXINVARIANT, VOCAB, Site(0, "residual_in"))(started, BATCH, KEY)
+def test_lexica_are_drawn_as_by_the_loss(params):
+    read = jax.jit(make_activations(CONFIG, LEXINVARIANT, VOCAB, Site(0, "residual_in")))(params, BATCH, KEY)
     lexica = draw_lexicon(LEXINVARIANT, None, row_keys(KEY, BATCH["row"]), VOCAB, WIDTH)
     expected = jnp.take_along_axis(lexica, BATCH["tokens"][:, :-1, None], axis=1)
     np.testing.assert_allclose(read, expected, atol=1e-6)

@@ -85,16 +85,16 @@ def test_bert_is_what_its_tensors_say_and_padding_is_not_read(tiny):
 
 def test_layers_run_one_by_one_and_as_the_spine_s_transformer(tiny):
     encoder, _ = tiny
-    levels = hidden_states(encoder.config, encoder.params, TOKENS, MASK)
+    levels = jax.jit(hidden_states, static_argnums=0)(encoder.config, encoder.params, TOKENS, MASK)
     x = embed_tokens(encoder.config, encoder.params, TOKENS)
-    whole, seen = Transformer(encoder.config).apply(
-        {"params": {"layers": encoder.params["layers"]}}, x, capture=True, mask=MASK
-    )
+    apply = jax.jit(Transformer(encoder.config).apply, static_argnames="capture")
+    whole, seen = apply({"params": {"layers": encoder.params["layers"]}}, x, capture=True, mask=MASK)
     np.testing.assert_allclose(whole, levels[-1], atol=1e-5)
     np.testing.assert_array_equal(np.asarray(seen["attention_weights"])[:, 1, :, :, 3:], 0.0)
+    block = jax.jit(Block(encoder.config, False).apply)
     for index in range(DEPTH):
         layer = jax.tree.map(lambda leaf, index=index: leaf[index], encoder.params["layers"])
-        x = Block(encoder.config, False).apply({"params": layer}, x, None, MASK)[0]
+        x = block({"params": layer}, x, None, MASK)[0]
         np.testing.assert_allclose(x, levels[index + 1], atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_sentences_are_means_over_the_mask_at_length_one(tiny):
     encoder, _ = tiny
     hidden = jnp.array([[[3.0, 0.0], [0.0, 1.0], [100.0, 100.0]]])
     np.testing.assert_allclose(pool(hidden, jnp.array([[True, True, False]])), [[3 / 10**0.5, 1 / 10**0.5]], rtol=1e-6)
-    found = sentence_embeddings(encoder.config, encoder.params, TOKENS, MASK)
+    found = jax.jit(sentence_embeddings, static_argnums=0)(encoder.config, encoder.params, TOKENS, MASK)
     np.testing.assert_allclose(jnp.linalg.norm(found, axis=-1), 1.0, rtol=1e-6)
 
 

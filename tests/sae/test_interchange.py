@@ -6,6 +6,8 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.flax import save_file as save_jax_file
+from safetensors.numpy import load, load_file, save_file
 
 from lexinv.sae.autoencoders import decode, encode
 from lexinv.sae.inference import encode_alone
@@ -13,7 +15,6 @@ from lexinv.sae.interchange import load_saelens, save_saelens
 from lexinv.validation import InvalidConfig
 
 KINDS = ("relu", "free", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka")
-safetensors = pytest.importorskip("safetensors.numpy")
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def rewrite(directory: pathlib.Path, change: dict, tensors=None) -> None:
     del described["metadata"]["lexinv"]
     path.write_text(json.dumps({name: value for name, value in (described | change).items() if value != "absent"}))
     if tensors is not None:
-        safetensors.save_file(tensors, directory / "sae_weights.safetensors")
+        save_file(tensors, directory / "sae_weights.safetensors")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,7 +60,7 @@ def test_names_shapes_and_thresholds_in_the_files(tmp_path, written):
     _, params, threshold, _, _ = written(tmp_path / "m", "matryoshka")
     described = json.loads((tmp_path / "m" / "cfg.json").read_text())
     assert (described["architecture"], described["d_in"], described["d_sae"]) == ("jumprelu", 6, 9)
-    tensors = safetensors.load_file(tmp_path / "m" / "sae_weights.safetensors")
+    tensors = load_file(tmp_path / "m" / "sae_weights.safetensors")
     assert sorted(tensors) == ["W_dec", "W_enc", "b_dec", "b_enc", "threshold"]
     np.testing.assert_array_equal(tensors["threshold"], np.full(9, threshold))
     np.testing.assert_array_equal(tensors["W_enc"], params["encoder"])
@@ -87,7 +88,7 @@ def test_an_encoder_without_the_decoder_bias(kind, tmp_path, written):
 
 def test_topk_by_decoder_norms(tmp_path, written):
     _, params, _, _, x = written(tmp_path / "a", "topk")
-    scaled = safetensors.load_file(tmp_path / "a" / "sae_weights.safetensors")
+    scaled = load_file(tmp_path / "a" / "sae_weights.safetensors")
     norms = np.linspace(0.2, 3, 9, dtype=np.float32)
     scaled["W_dec"] = scaled["W_dec"] * norms[:, None]
     rewrite(tmp_path / "a", {"rescale_acts_by_decoder_norm": True}, scaled)
@@ -110,10 +111,8 @@ def test_the_format_before_six(tmp_path, written):
 
 def test_bfloat16_weights_are_read(tmp_path, written):
     _, params, _, _, _ = written(tmp_path / "a")
-    from safetensors.flax import save_file
-
     names = {"W_enc": "encoder", "b_enc": "encoder_bias", "W_dec": "decoder", "b_dec": "decoder_bias"}
-    save_file(
+    save_jax_file(
         {theirs: params[ours].astype(jnp.bfloat16) for theirs, ours in names.items()},
         tmp_path / "a" / "sae_weights.safetensors",
     )
@@ -152,11 +151,11 @@ def test_damaged_files_are_named(tmp_path, written):
     weights.write_bytes(whole[:-10])
     with pytest.raises(InvalidConfig, match="whole safetensors file"):
         load_saelens(tmp_path / "a")
-    tensors = safetensors.load(whole)
+    tensors = load(whole)
     rewrite(tmp_path / "a", {}, tensors | {"b_dec": np.full(6, np.nan, np.float32)})
     with pytest.raises(InvalidConfig, match="b_dec = 'not finite'"):
         load_saelens(tmp_path / "a")
-    safetensors.save_file(tensors | {"W_skip": np.zeros((6, 6), np.float32)}, weights)
+    save_file(tensors | {"W_skip": np.zeros((6, 6), np.float32)}, weights)
     with pytest.raises(InvalidConfig, match="W_skip"):
         load_saelens(tmp_path / "a")
     (tmp_path / "a" / "cfg.json").write_text("{")
@@ -173,6 +172,17 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, writt
     with pytest.raises(InvalidConfig, match="metadata.lexinv"):
         save_saelens(tmp_path / "b", config, params, metadata={"lexinv": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch, autoencoder):
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", fail)
+    config, params, _, _, _ = autoencoder("relu")
+    with pytest.raises(OSError, match="no space left"):
+        save_saelens(tmp_path / "a", config, params)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parity

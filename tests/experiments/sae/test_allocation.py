@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.sae.allocation import KINDS, PRESETS, claims, figure
+from experiments.sae.allocation import KINDS, PRESETS, WIDENED, claims, figure
 from lexinv.validation import InvalidConfig
 
 FVU = {"topk": 0.5, "mutual": 0.4, "mutual_zipf": 0.39, "feature_uniform": 0.45, "feature_zipf": 0.3}
@@ -19,7 +19,14 @@ def made_up() -> dict:
         return found | {mode: [0.0 if kind.startswith("feature") else 0.3] * 3 for mode in ("dead", "threshold_dead")}
 
     regimes = {name: {kind: metrics(kind) for kind in KINDS} for name in ("spare", "scarce", "offset")}
-    return {"seeds": [0, 1, 2], "corpora": {}, "k": 5.0, "regimes": regimes}
+
+    def by_width(kind: str) -> dict:
+        dead = [[0.0] * 3] * 2 if kind.startswith("feature") else [[0.1, 0.1, 0.11], [0.5, 0.52, 0.51]]
+        return {"dead": dead, "under_used": dead, "fvu": [[0.5] * 3, [0.4] * 3]}
+
+    references = {name: {"components": [0.8] * 3, "pursuit": [0.2] * 3} for name in regimes}
+    wide = {"widths": [48, 96], "by_width": {kind: by_width(kind) for kind in WIDENED}}
+    return {"seeds": [0, 1, 2], "corpora": {}, "k": 5.0, "regimes": regimes, "references": references, **wide}
 
 
 def verdicts(results: dict) -> dict:
@@ -52,6 +59,14 @@ def test_each_claim_can_fail(regime, kind, metric, values, broken):
     results = copy.deepcopy(made_up())
     results["regimes"][regime][kind][metric] = values
     assert {name for name, holds in verdicts(results).items() if not holds} == broken
+
+
+@pytest.mark.parametrize("kind, dead", [("topk", [0.5] * 3), ("mutual", [0.9] * 3), ("feature_zipf", [0.0, 0.01, 0.0])])
+def test_the_claim_on_widths_can_fail(kind, dead):
+    results = made_up()
+    results["by_width"][kind]["dead"] = [dead, results["by_width"][kind]["dead"][1]]
+    broken = {name for name, holds in verdicts(results).items() if not holds}
+    assert broken == {"dead_features_grow_with_width_but_not_of_feature_choice"}
 
 
 def test_one_seed_cannot_tell():

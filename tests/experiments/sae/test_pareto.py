@@ -53,7 +53,6 @@ def spoil(variant: str, index: int, metric: str, value: float) -> dict:
     [
         ("mutual", 1, "correlation", 0.5, {"mutual_follows_difficulty"}),
         ("mutual", 0, "threshold_l0", 2.2, {"threshold_mode_l0"}),
-        ("mutual", 1, "mcc", 0.99, {"recovery_is_not_reconstruction"}),
         ("gated", 1, "fvu", 0.03, {"mutual_below_jumprelu_and_gated"}),
     ],
 )

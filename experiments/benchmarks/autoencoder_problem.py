@@ -1,0 +1,149 @@
+"""The train step of a TopK sparse autoencoder as it is measured: a problem of given sizes, in our library and in PyTorch."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lexinv.sae.autoencoders import AutoencoderConfig
+from lexinv.sae.losses import LossConfig
+from lexinv.sae.training import OptimizerConfig
+from lexinv.validation import choose, require
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=0, decay=0.0)
+STEPS = 1_000_000  # of the learning rate's schedule: so many that it is constant
+DEAD_EVERY, DEAD_BIAS = 4, -2.0
+
+
+@dataclass(frozen=True)
+class AutoencoderProblem:
+    """One step: encode, decode, aux_k for the features that the batch leaves out, clipping, Adam, decoder rows back to norm 1.
+
+    A quarter of the features start with a bias of -2, so that they are seldom positive and dead: the auxiliary term has work to do.
+    decode: "entries": ours with codes as values and indices; PyTorch's by embedding_bag. "dense": codes [tokens, features].
+    members: seeds that are trained side by side, in one program (ours, `lax.map` on the CPU) or one after another (PyTorch's).
+    """
+
+    width: int
+    features: int
+    k: int
+    tokens: int
+    auxiliary_k: int
+    decode: Literal["entries", "dense"] = "entries"
+    members: int = 1
+
+    def __post_init__(self):
+        for name in ("width", "tokens", "members"):
+            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
+        require(self.features >= DEAD_EVERY, "problem.features", self.features, f"at least {DEAD_EVERY}")
+        for name in ("k", "auxiliary_k"):
+            allowed = f"1 to the {self.features} features"
+            require(1 <= getattr(self, name) <= self.features, f"problem.{name}", getattr(self, name), allowed)
+        choose("problem.decode", self.decode, ("entries", "dense"))
+
+    @property
+    def terms(self) -> LossConfig:
+        return LossConfig(auxiliary="dead", auxiliary_k=self.auxiliary_k, dead_after=self.tokens)
+
+    @property
+    def label(self) -> str:
+        return f"D={self.width}, F={self.features}, k={self.k}, batch {self.tokens}"
+
+    @property
+    def floor_bytes(self) -> int:
+        """Parameters, Adam's two moments, and two arrays [tokens, features]: pre-activations and their gradient, in float32."""
+        parameters = 2 * self.features * self.width + self.features + self.width
+        return 4 * (3 * parameters + 2 * self.tokens * self.features)
+
+
+def random_activations(problem: AutoencoderProblem) -> np.ndarray:
+    """The one batch that every step of a problem is given, float32[tokens, width]."""
+    return np.random.default_rng(0).standard_normal((problem.tokens, problem.width), np.float32)
+
+
+def start_params(problem: AutoencoderProblem, seed: int) -> dict[str, np.ndarray]:
+    """As `lexinv.sae.autoencoders.initialize`, b_dec 0, and the bias of every fourth feature -2."""
+    decoder = np.random.default_rng(seed).standard_normal((problem.features, problem.width), np.float32)
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    bias = np.where(np.arange(problem.features) % DEAD_EVERY == 0, DEAD_BIAS, 0.0).astype(np.float32)
+    zeros = np.zeros(problem.width, np.float32)
+    return {"encoder": decoder.T, "encoder_bias": bias, "decoder": decoder, "decoder_bias": zeros}
+
+
+def jax_autoencoder(problem: AutoencoderProblem, population: Literal["none", "map", "vmap"] = "none"):
+    """(start(params, key) -> state, the train step, its batches [1, tokens, width]), nothing compiled."""
+    import jax.numpy as jnp
+
+    from lexinv.sae.losses import start_statistics
+    from lexinv.sae.training import make_autoencoder_step, make_optimizer
+    from lexinv.training.state import create_state
+
+    most_active = problem.k if problem.decode == "entries" else 0
+    config = AutoencoderConfig(problem.width, problem.features, "topk", most_active=most_active)
+    optimizer = make_optimizer(OPTIMIZER, config, STEPS)
+
+    def start(params, key):
+        return create_state(params, optimizer, key, start_statistics(config, jnp.float32(problem.k), 0.0))
+
+    step = make_autoencoder_step(config, problem.terms, optimizer, population)
+    return start, step, {"activations": random_activations(problem)[None]}
+
+
+def jax_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Callable[[], Any]:
+    """Our train step of all members; `compiled` says nothing, since it always is. A call gives their losses."""
+    import jax
+
+    del compiled
+    together = problem.members > 1
+    population = "none" if not together else "map" if jax.default_backend() == "cpu" else "vmap"
+    start, step, batches = jax_autoencoder(problem, population)
+    batches = jax.device_put(batches)
+    members = [start_params(problem, seed) for seed in range(problem.members)]
+    if together:
+        keys = jax.random.split(jax.random.key(0), problem.members)
+        state = jax.jit(jax.vmap(start))(jax.tree.map(lambda *leaves: np.stack(leaves), *members), keys)
+    else:
+        state = jax.jit(start)(members[0], jax.random.key(0))
+    del members
+
+    def call():
+        nonlocal state
+        state, metrics = step(state, batches)
+        jax.block_until_ready(state)
+        return np.asarray(metrics["loss"])[0]
+
+    return call
+
+
+def planned_bytes(problem: AutoencoderProblem) -> int:
+    """Peak bytes of our compiled step as the compiler plans them; nothing is run."""
+    import jax
+
+    start, step, batches = jax_autoencoder(problem)
+    state = jax.eval_shape(start, start_params(problem, 0), jax.random.key(0))
+    plan = step.lower(state, batches).compile().memory_analysis()
+    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return held - plan.alias_size_in_bytes
+
+
+def torch_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Callable[[], Any]:
+    """The same step in PyTorch as its users write it, on its accelerator if there is one. A call gives the losses of all members."""
+    import torch
+
+    from experiments.benchmarks.torch_autoencoder import make_train_step
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    x = torch.from_numpy(random_activations(problem)).to(device)
+    steps = [
+        make_train_step(problem, OPTIMIZER, start_params(problem, seed), device, compiled)
+        for seed in range(problem.members)
+    ]
+
+    def call():
+        return np.array([step(x).item() for step in steps])
+
+    return call

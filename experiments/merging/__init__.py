@@ -1,0 +1,1 @@
+"""Reproductions on merging and pruning of tokens."""

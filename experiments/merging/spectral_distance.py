@@ -1,0 +1,364 @@
+"""PiToMe keeps the spectrum of the token graph where one cluster is large and others are isolated; ToMe does not.
+
+Tran et al. 2024 (arXiv 2405.16148), the theorem on spectral distance; method card token-merging, small reproduction 1. Tokens are clusters
+around orthonormal centres. `parity`: the largest cluster fills one side of ToMe's bipartition. `dominant`: one large cluster and 12 single
+tokens. `unequal`: clusters of sizes 40:20:8:4:2:1:1 in random order. `equal`: four of one size, against the theorem's assumption on sizes.
+Every step merges an eighth of the tokens that are left, matched on their current means, with margin 0.5; no network is involved. The noise
+is the expected length of what is added to a centre of length 1. `greedy` merges the most similar pair until enough are gone, the oracle
+knows the clusters and takes the largest first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.harness.claims import Claim, Interval, above, below, every, interval
+from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
+from experiments.harness.workspace import Workspace
+from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
+from lexinv.merging.energy import energies, energy_matching
+from lexinv.merging.plan import Plan, merge
+from lexinv.merging.spectral import purity, spectral_distance, token_graph
+from lexinv.validation import require
+
+PAPER = """@inproceedings{tran2024accelerating,
+  title = {Accelerating Transformers with Spectrum-Preserving Token Merging},
+  author = {Tran, Hoai-Chau and Nguyen, Duy M. H. and Nguyen, Duy M. and Nguyen, Trung-Tin and Le, Ngan and Xie, Pengtao and
+    Sonntag, Daniel and Zou, James Y. and Nguyen, Binh T. and Niepert, Mathias},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  eprint = {2405.16148},
+  archiveprefix = {arXiv}
+}"""
+SOURCE = "Tran et al. 2024, theorem on spectral distance"
+CARD = "method card token-merging"
+MARGIN = 0.5
+TIGHT = 0.01
+"""The noise at which distances are judged; the card's pilot had it."""
+
+METHODS = {
+    "oracle": ("clusters known", BLACK),
+    "greedy": ("greedy pairs", GREY),
+    "tome": ("ToMe", VERMILION),
+    "random": ("random bipartite", ORANGE),
+    "protect": ("PiToMe", BLUE),
+    "ordered": ("PiToMe, ordered", SKY),
+    "inverted": ("PiToMe, inverted", PURPLE),
+}
+LAYOUTS = {
+    "parity": "one side of the bipartition",
+    "dominant": "one large, others single",
+    "unequal": "unequal, random order",
+    "equal": "equal, random order",
+}
+SINGLETONS = 12
+
+
+@dataclass(frozen=True)
+class Config:
+    """tokens: per layout, a multiple of 8. noises: from large to small, the judged one among them."""
+
+    tokens: int = 64
+    width: int = 32
+    noises: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01, 0.001)
+    seeds: tuple[int, ...] = tuple(range(10))
+
+    def __post_init__(self):
+        require(self.tokens >= 32 and self.tokens % 8 == 0, "tokens", self.tokens, "a multiple of 8, at least 32")
+        require(self.width > SINGLETONS, "width", self.width, f"above {SINGLETONS}: centres are orthonormal")
+        require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
+        falling = all(a > b for a, b in zip(self.noises, self.noises[1:], strict=False))
+        require(falling and all(n > 0 for n in self.noises), "noises", self.noises, "positive numbers, falling")
+        tight = [noise for noise in self.noises if noise <= 0.1]
+        require(TIGHT in tight and len(tight) >= 2, "noises", self.noises, f"{TIGHT} and another one up to 0.1")
+
+
+PRESETS = {
+    "smoke": Config(tokens=32, width=16, noises=(0.1, 0.01), seeds=(0, 1, 2)),
+    "cpu": Config(),
+    "paper": Config(tokens=200, width=64, seeds=tuple(range(30))),
+}
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Per layout: spectral distance and purity of every method, [noises][seeds], after one step and at the goal."""
+    layouts = {name: workspace.cached(f"layouts/{name}", partial(measure, config, name)) for name in LAYOUTS}
+    return {"corpora": {}, "seeds": list(config.seeds), "noises": list(config.noises), "layouts": layouts}
+
+
+def cluster_sizes(layout: str, tokens: int) -> list[int]:
+    """How many tokens each cluster has, the largest first."""
+    if layout == "dominant":
+        return [tokens - SINGLETONS] + [1] * SINGLETONS
+    if layout == "equal":
+        return [tokens // 4] * 4
+    rest = (
+        [tokens // 4, tokens // 8, tokens // 16] if layout == "parity" else [round(tokens * s / 76) for s in (20, 8, 4)]
+    )
+    rest += [2, 1, 1] if layout == "parity" else [max(round(tokens * 2 / 76), 1), 1, 1]
+    largest = tokens // 2 if layout == "parity" else tokens - sum(rest)
+    rest[0] += tokens - largest - sum(rest)
+    return [largest, *rest]
+
+
+def goal_of(layout: str, tokens: int) -> int:
+    """The tokens at which merging stops: as many as clusters, and twice as many where they are equal."""
+    return len(cluster_sizes(layout, tokens)) * (2 if layout == "equal" else 1)
+
+
+def draw(layout: str, config: Config, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [tokens, width] and their clusters. Seeds share centres, order and directions of the noise over all noises."""
+    rng = np.random.default_rng([seed, *map(ord, layout)])
+    labels = np.repeat(np.arange(len(cluster_sizes(layout, config.tokens))), cluster_sizes(layout, config.tokens))
+    if layout == "parity":
+        order, half = np.empty(config.tokens, int), config.tokens // 2
+        order[1::2], order[0::2] = rng.permutation(half), half + rng.permutation(half)  # sources are the odd places
+    else:
+        order = rng.permutation(config.tokens)
+    centres = np.linalg.qr(rng.normal(size=(config.width, config.width)))[0]
+    x = centres[labels] + noise / np.sqrt(config.width) * rng.normal(size=(config.tokens, config.width))
+    return x[order], labels[order]
+
+
+def plan_of(method: str, similarity: jax.Array, count: int, mask: jax.Array, key: jax.Array) -> Plan:
+    """One step of a method; nothing is protected but by the method."""
+    if method in ("tome", "random"):
+        return bipartite_matching(similarity, count, 2, 0, mask, key if method == "random" else None)
+    scores = energies(similarity, MARGIN, mask=mask)
+    mode = "ordered" if method == "ordered" else "protect"
+    return energy_matching(similarity, -scores if method == "inverted" else scores, count, mode, 0, mask)
+
+
+@partial(jax.jit, static_argnames=("method",))
+def shrink(
+    x: jax.Array, keys: jax.Array, method: str, steps: jax.Array | int, goal: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+    """Targets [runs, tokens] and their numbers [runs] after `steps` merges of an eighth of what is left, or once `goal` is reached.
+
+    x: [runs, tokens, width]. Targets are padded back to the number of tokens, so that one compile serves all steps and goals; where an
+    eighth would go below the goal, the step before is the last.
+    """
+    tokens = x.shape[1]
+    count = -(-tokens // 8)
+
+    def one(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(number, carry):
+            y, size, assign = carry
+            plan = plan_of(method, cosine_similarity(y), count, size > 0, jax.random.fold_in(key, number))
+            merged, sizes = merge(plan, y, size)
+            after = jnp.pad(merged, ((0, count), (0, 0))), jnp.pad(sizes, (0, count)), plan.assign[assign]
+            going = jnp.sum(sizes > 0) >= goal
+            return jax.tree.map(lambda new, old: jnp.where(going, new, old), after, carry)
+
+        start = x, jnp.ones(tokens), jnp.arange(tokens, dtype=jnp.int32)
+        _, size, assign = jax.lax.fori_loop(0, steps, step, start)
+        return assign, jnp.sum(size > 0)
+
+    return jax.vmap(one)(x, keys)
+
+
+def measure(config: Config, layout: str) -> dict[str, Any]:
+    """Distances and purities of all methods on a layout, at the same numbers of tokens."""
+    goal, shape = goal_of(layout, config.tokens), (len(config.noises), len(config.seeds))
+    drawn = [draw(layout, config, noise, seed) for noise in config.noises for seed in config.seeds]
+    x = jnp.asarray(np.stack([tokens for tokens, _ in drawn]), jnp.float32)
+    keys = jnp.tile(jax.random.split(jax.random.key(0), len(config.seeds)), len(config.noises))
+    graphs = [token_graph(tokens) for tokens, _ in drawn]
+    found: dict[str, Any] = {"goal": goal, "sizes": cluster_sizes(layout, config.tokens)}
+    for depth, steps in (("step", 1), ("goal", config.tokens)):
+        methods: dict[str, tuple[np.ndarray, int]] = {}
+        for method in METHODS:
+            if method not in ("oracle", "greedy"):
+                assign, left = shrink(x, keys, method, steps, goal)
+                methods[method] = np.asarray(assign), int(left[0])
+        left = methods["tome"][1]
+        host: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+            "oracle": lambda _, labels, left=left: by_cluster(labels, left),
+            "greedy": lambda tokens, _, left=left: by_pair(tokens, left),
+        }
+        for method, assigned in host.items():
+            methods[method] = np.stack([assigned(tokens, labels) for tokens, labels in drawn]), left
+        found[depth] = {"left": left}
+        for method, (assigns, _) in methods.items():
+            runs = [np.unique(assign, return_inverse=True)[1] for assign in assigns]
+            distance = [spectral_distance(w, a, int(a.max()) + 1) for w, a in zip(graphs, runs, strict=True)]
+            pure = [purity(a, labels) for a, (_, labels) in zip(runs, drawn, strict=True)]
+            found[depth][method] = {
+                "distance": [[float(f"{d:.4g}") for d in row] for row in np.reshape(distance, shape)],
+                "purity": np.reshape(pure, shape).round(4).tolist(),
+            }
+    return found
+
+
+def by_cluster(labels: np.ndarray, left: int) -> np.ndarray:
+    """Targets of merging within clusters only, the largest first, until `left` are left."""
+    assign, groups = np.arange(len(labels)), len(labels)
+    for cluster in np.argsort(-np.bincount(labels), kind="stable"):
+        members = np.flatnonzero(labels == cluster)
+        gone = min(groups - left, len(members) - 1)
+        assign[members[1 : gone + 1]] = members[0]
+        groups -= gone
+    return assign
+
+
+def by_pair(x: np.ndarray, left: int) -> np.ndarray:
+    """Targets of merging the pair of the most similar means, again and again, until `left` are left."""
+    sums, assign, alive = x.copy(), np.arange(len(x)), np.ones(len(x), bool)
+    unit = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    cosines = np.where(np.eye(len(x), dtype=bool), -np.inf, unit @ unit.T)
+    while alive.sum() > left:
+        into, gone = divmod(int(cosines.argmax()), len(x))
+        sums[into] += sums[gone]
+        assign[assign == gone], alive[gone] = into, False
+        row = np.where(alive, unit @ (sums[into] / np.linalg.norm(sums[into])), -np.inf)
+        unit[into] = sums[into] / np.linalg.norm(sums[into])
+        row[into] = -np.inf
+        cosines[into], cosines[:, into] = row, row
+        cosines[gone], cosines[:, gone] = -np.inf, -np.inf
+    return assign
+
+
+JUDGED = (("parity", "step"), ("dominant", "goal"))
+"""The layouts of the theorem, at the depths of the card's pilot."""
+
+
+def values(results: dict[str, Any], layout: str, depth: str, method: str, what: str = "distance") -> np.ndarray:
+    """[noises, seeds]."""
+    return np.array(results["layouts"][layout][depth][method][what])
+
+
+def tight(results: dict[str, Any], layout: str, depth: str, method: str, what: str = "distance") -> Interval:
+    """At the noise that is judged."""
+    return interval(values(results, layout, depth, method, what)[results["noises"].index(TIGHT)])
+
+
+def slopes(results: dict[str, Any], layout: str, depth: str, method: str) -> np.ndarray:
+    """Exponent of the distance as a power of the noise, per seed: least squares over the noises up to 0.1."""
+    noises = np.array(results["noises"])
+    used = noises <= 0.1
+    logs = np.log(np.maximum(values(results, layout, depth, method)[used], 1e-12))
+    return np.polyfit(np.log(noises[used]), logs, 1)[0]
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """The theorem's two sides on its layouts, and where PiToMe loses."""
+    places = {f"{layout}, {depth}": (layout, depth) for layout, depth in JUDGED}
+    kept = {name: tight(results, *place, "protect") for name, place in places.items()}
+    ordered = {name: tight(results, *place, "ordered") for name, place in places.items()}
+    broken = {name: tight(results, *place, "tome") for name, place in places.items()}
+    often = {name: float(np.mean(values(results, *place, "tome")[-1] > 0.01)) for name, place in places.items()}
+    smallest = {name: interval(values(results, *place, "tome")[-1]) for name, place in places.items()}
+    powers = {name: interval(slopes(results, *place, "protect")) for name, place in places.items()}
+    row = results["noises"].index(TIGHT)
+    lost, lost_unequal = (
+        interval(
+            values(results, layout, "goal", "protect", "purity")[row]
+            - values(results, layout, "goal", "tome", "purity")[row]
+        )
+        for layout in ("equal", "unequal")
+    )
+    further = interval(values(results, "equal", "goal", "protect")[row] - values(results, "equal", "goal", "tome")[row])
+    easy = {method: tight(results, "unequal", "step", method) for method in ("tome", "ordered")}
+    inverted = {
+        name: interval(values(results, *place, "inverted")[row] - values(results, *place, "protect")[row])
+        for name, place in places.items()
+    }
+    where = f"(measured at noise {TIGHT}: parity after one step, dominant at {results['layouts']['dominant']['goal']} tokens)"
+    return [
+        Claim(
+            "pitome_preserves_spectrum",
+            f"PiToMe's spectral distance to the original token graph vanishes as clusters tighten {where}.",
+            SOURCE,
+            "tends to 0",
+            kept,
+            "every whole interval below 0.005",
+            every([below(value, 0.005) for value in kept.values()]),
+        ),
+        Claim(
+            "vanishes_with_squared_noise",
+            "PiToMe's distance falls with the square of the noise (measured: exponent over the noises up to 0.1, same layouts).",
+            CARD,
+            None,
+            powers,
+            "every whole interval in [1.8, 2.2]",
+            every([verdict for value in powers.values() for verdict in (above(value, 1.8), below(value, 2.2))]),
+        ),
+        Claim(
+            "tome_does_not",
+            "ToMe's distance stays however tight the clusters are (measured at the judged and at the smallest noise, same layouts).",
+            SOURCE,
+            "tends to a constant, positive with positive probability",
+            {"judged": broken, "smallest": smallest, "share of seeds above 0.01": often},
+            "every whole interval above 0.01",
+            every([above(value, 0.01) for value in [*broken.values(), *smallest.values()]]),
+        ),
+        Claim(
+            "ordered_pitome_preserves_spectrum",
+            f"So does PiToMe without protection, by the order of energies alone {where}.",
+            CARD,
+            None,
+            ordered,
+            "every whole interval below 0.005",
+            every([below(value, 0.005) for value in ordered.values()]),
+        ),
+        Claim(
+            "inverted_energy_worse",
+            "With the sign of the energy inverted PiToMe's distance is larger (measured: difference by seed, same layouts and noise).",
+            "ours; the card asks it of accuracies",
+            None,
+            inverted,
+            "every whole interval above 0",
+            every([above(value, 0.0) for value in inverted.values()]),
+        ),
+        Claim(
+            "tome_preserves_many_clusters",
+            "On unequal clusters in random order, after one step, ToMe and ordered PiToMe keep the spectrum (measured: distances).",
+            CARD,
+            None,
+            easy,
+            "both whole intervals below 0.005",
+            every([below(value, 0.005) for value in easy.values()]),
+        ),
+        Claim(
+            "pitome_loses_on_equal_clusters",
+            "On equal clusters, at two tokens a cluster, PiToMe merges across clusters where ToMe does not (measured: difference of purity "
+            "and of distance, PiToMe less ToMe, by seed).",
+            CARD,
+            "the theorem assumes clusters of different sizes",
+            {"purity": lost, "distance": further, "purity, unequal at the goal (not judged)": lost_unequal},
+            "whole interval of purity below 0, of distance above 0",
+            every([below(lost, 0.0), above(further, 0.0)]),
+        ),
+    ]
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """Distance and purity against noise, a column for each layout; the theorem's at the judged depth, the others at the goal."""
+    judged = dict(JUDGED)
+    drawn, axes = panels(2, len(LAYOUTS), width=3.1, height=2.9)
+    with styled():
+        for column, (layout, description) in enumerate(LAYOUTS.items()):
+            depth = judged.get(layout, "goal")
+            left = results["layouts"][layout][depth]["left"]
+            for method, (label, color) in METHODS.items():
+                style = {"marker": "o", "markersize": 3, "linestyle": "--" if method in ("oracle", "greedy") else "-"}
+                mean = np.maximum(values(results, layout, depth, method).mean(1), 1e-9)
+                axes[column].plot(results["noises"], mean, label=label, color=color, **style)
+                pure = values(results, layout, depth, method, "purity")
+                band(axes[len(LAYOUTS) + column], results["noises"], pure.T, label, color, **style)
+            axes[column].set(
+                xscale="log",
+                yscale="log",
+                title=f"{description}\n{sum(results['layouts'][layout]['sizes'])} to {left} tokens",
+            )
+            axes[len(LAYOUTS) + column].set(xscale="log", xlabel="noise", ylim=(0, 1.05))
+        axes[0].set_ylabel("spectral distance, mean of seeds")
+        axes[len(LAYOUTS)].set_ylabel("purity")
+        axes[len(LAYOUTS)].legend(loc="lower left")
+    return drawn

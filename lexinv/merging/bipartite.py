@@ -1,0 +1,159 @@
+"""Bipartite soft matching: half of the tokens each name their most similar one of the other half, and the best pairs merge (ToMe).
+
+Bolya et al. 2023 (arXiv 2210.09461), section 3; on a grid as for Stable Diffusion (arXiv 2303.17604). Method card token-merging, from
+which all of this is written. Everything takes the similarities of one example's tokens, [tokens, tokens], which `cosine_similarity`
+gives for the keys of a layer averaged over heads, or for the tokens themselves.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from lexinv.merging.plan import (
+    Plan,
+    build,
+    descending_rank,
+    fill_with_padding,
+    identity,
+    real_share,
+    unprotected_tokens,
+)
+from lexinv.validation import require
+
+
+def cosine_similarity(metric: Float[Array, "tokens width"], eps: float = 1e-6) -> Float[Array, "tokens tokens"]:
+    """cos(x_i, x_j) in float32 whatever the dtype of `metric`, since rounded similarities reorder the pairs; without gradient.
+
+    A norm below `eps` counts as eps: a zero vector has cosine 0 to all. A token that is not finite has -1 to all.
+    """
+    metric = jax.lax.stop_gradient(metric).astype(jnp.float32)
+    unit = metric / jnp.maximum(jnp.linalg.norm(metric, axis=1, keepdims=True), eps)
+    cosines = jnp.einsum("id,jd->ij", unit, unit, precision="highest")
+    return jnp.where(jnp.isnan(cosines), -1.0, jnp.clip(cosines, -1.0, 1.0))
+
+
+def match(
+    similarity: Float[Array, "tokens tokens"],
+    source: Bool[Array, " tokens"],
+    destination: Bool[Array, " tokens"],
+    num_merge: int,
+    protect: int = 0,
+    mask: Bool[Array, " tokens"] | None = None,
+) -> Plan:
+    """Each source names its most similar destination; the `num_merge` most similar pairs are merged, the source into the destination.
+
+    num_merge: at most the number of sources. Targets: tokens that are neither, then sources that stay, then destinations, each by index.
+    mask: padding names nothing and is not named; see `lexinv.merging.plan` for the number of real pairs.
+    """
+    tokens = similarity.shape[0]
+    if num_merge == 0:
+        return identity(tokens) if mask is None else identity(tokens)._replace(weight=mask.astype(jnp.float32))
+    weight = jnp.ones(tokens) if mask is None else mask.astype(jnp.float32)
+    section = jnp.where(source, 1, jnp.where(destination, 2, 0)).astype(jnp.int32)
+    if mask is not None:
+        source, destination = source & mask, destination & mask
+    named = jnp.where(destination[None, :], similarity, -jnp.inf)
+    best, nearest = jnp.max(named, axis=1), jnp.argmax(named, axis=1).astype(jnp.int32)
+    if mask is None:
+        _, chosen = jax.lax.top_k(jnp.where(source, best, -jnp.inf), num_merge)
+        removed = jnp.zeros(tokens, bool).at[chosen].set(True)
+    else:
+        source = source & (best > -jnp.inf)
+        first = descending_rank(best, source) < real_share(num_merge, mask, protect)
+        removed = fill_with_padding(source & first, num_merge, mask, protect)
+        nearest = jnp.where(mask, nearest, tokens)
+    return build(removed, nearest, weight, section, tokens - num_merge)
+
+
+def bipartite_matching(
+    similarity: Float[Array, "tokens tokens"],
+    num_merge: int,
+    every: int = 2,
+    protect: int = 1,
+    mask: Bool[Array, " tokens"] | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Plan:
+    """ToMe: of the unprotected tokens the first, and every `every`-th after it, is a destination, the others are sources.
+
+    With every = 2 and one protected token (CLS) these are ToMe's sets: odd indices, and even ones. key: draws the order in which the tokens
+    are counted off (random matching); by index without one. protect: the first tokens, left alone. num_merge is clipped at the number of
+    sources, floor(N / 2) of N unprotected tokens for every = 2. Raises `InvalidConfig` for a negative num_merge and `every` below 2.
+    """
+    tokens = similarity.shape[0]
+    require(every >= 2, "every", every, "at least 2")
+    allowed = unprotected_tokens(tokens, protect)
+    there = tokens - protect
+    num_merge = _clip(num_merge, there - -(-there // every))
+    if key is None and mask is None:
+        place = jnp.arange(tokens) - protect
+    else:
+        eligible = allowed if mask is None else allowed & mask
+        scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
+        place = descending_rank(scores, eligible)
+    named = place % every == 0
+    return match(similarity, allowed & ~named, allowed & named, num_merge, protect, mask)
+
+
+def grid_matching(
+    similarity: Float[Array, "tokens tokens"],
+    num_merge: int,
+    height: int,
+    width: int,
+    cell: tuple[int, int] = (2, 2),
+    protect: int = 0,
+    key: Key[Array, ""] | None = None,
+) -> Plan:
+    """ToMe for Stable Diffusion: the tokens are a grid, row by row; one token of each whole cell is a destination, all others sources.
+
+    key: draws that token; the first of its cell without one. num_merge is clipped at the number of sources. Raises `InvalidConfig` for a
+    grid that is not the tokens, or has no whole cell.
+    """
+    tokens, (rows, columns) = similarity.shape[0], cell
+    require(height * width == tokens - protect, "height, width", (height, width), f"a grid of {tokens - protect}")
+    require(min(cell) >= 1, "cell", cell, "at least 1 token each way")
+    down, across = height // rows, width // columns
+    require(down * across >= 1, "cell", cell, f"at most the grid of {height} by {width}")
+    inside = jnp.zeros((down, across), jnp.int32)
+    if key is not None:
+        inside = jax.random.randint(key, (down, across), 0, rows * columns)
+    row = jnp.arange(down)[:, None] * rows + inside // columns
+    column = jnp.arange(across)[None, :] * columns + inside % columns
+    places = (protect + row * width + column).reshape(-1)
+    named = jnp.zeros(tokens, bool).at[places].set(True)
+    allowed = unprotected_tokens(tokens, protect)
+    num_merge = _clip(num_merge, height * width - down * across)
+    return match(similarity, allowed & ~named, named, num_merge, protect)
+
+
+def complete_graph_matching(
+    similarity: Float[Array, "tokens tokens"], importance: Float[Array, " tokens"], num_merge: int, protect: int = 1
+) -> Plan:
+    """CrossGET's complete graph: the tokens most similar to any more important one merge, each into the most similar that stays.
+
+    The card has one line on it; a destination that is itself removed is ruled out here by choosing the sources first.
+    num_merge is clipped at all unprotected tokens but one.
+    """
+    tokens = similarity.shape[0]
+    allowed = unprotected_tokens(tokens, protect)
+    num_merge = _clip(num_merge, max(tokens - protect - 1, 0))
+    rank = descending_rank(importance, allowed)
+    above = (rank[None, :] < rank[:, None]) & allowed[None, :] & allowed[:, None]
+    best = jnp.max(jnp.where(above, similarity, -jnp.inf), axis=1)
+    source = allowed & (descending_rank(best, allowed & (rank > 0)) < num_merge)
+    return match(similarity, source, allowed & ~source, num_merge, protect)
+
+
+def weigh_by_importance(
+    similarity: Float[Array, "tokens tokens"], attention: Float[Array, " tokens"], size: Float[Array, " tokens"]
+) -> Float[Array, "tokens tokens"]:
+    """MCTF's further criteria: similarity over the attention that source and destination receive and over their sizes.
+
+    Cosines are first moved to [0, 1], so that dividing by more always makes a pair less eligible.
+    """
+    cost = attention * size
+    return (similarity + 1) / 2 / jnp.maximum(cost[:, None] * cost[None, :], 1e-12)
+
+
+def _clip(num_merge: int, most: int) -> int:
+    require(num_merge >= 0, "num_merge", num_merge, "0 or more tokens")
+    return min(num_merge, max(most, 0))

@@ -1,0 +1,30 @@
+"""What a Transformer costs with fewer tokens, in multiply-adds, which the papers of this family call FLOPs."""
+
+from itertools import pairwise
+
+from jaxtyping import Array, Float
+
+from lexinv.validation import require
+
+Count = int | float | Float[Array, ""]
+
+
+def block_flops(before: Count, after: Count, width: int, mlp_width: int) -> Count:
+    """Multiply-adds of a block whose attention sees `before` tokens and whose MLP sees `after`: 4 N C^2 + 2 N^2 C + 2 M C H.
+
+    Projections, scores with weighted values, and the two matrices of the MLP; norms, softmax and matching are not counted. With
+    after = before and H = 4C it is the 12 N C^2 + 2 N^2 C of the ToMe and PiToMe code, and times the layers the prefill of DivPrune's
+    tflops.py. Counts may be traced (expected counts of learned rates).
+    """
+    return 4 * before * width**2 + 2 * before * before * width + 2 * after * width * mlp_width
+
+
+def model_flops(counts: tuple[int, ...], width: int, mlp_width: int) -> int:
+    """Of all blocks; counts: tokens before the first and after each (`schedules.token_counts`). Patches, norms, head are not counted."""
+    require(len(counts) >= 2, "counts", counts, "the tokens before the first block and after each")
+    return sum(int(block_flops(n, m, width, mlp_width)) for n, m in pairwise(counts))
+
+
+def decode_flops(tokens: int, answer: int, width: int, mlp_width: int, layers: int) -> int:
+    """Of writing `answer` tokens one by one after `tokens` in the cache: layers (4 R C^2 + 2 R C H + C R (2N + R - 1)), ToDRE's count."""
+    return layers * answer * (4 * width**2 + 2 * width * mlp_width + width * (2 * tokens + answer - 1))

@@ -1,0 +1,125 @@
+"""Pruning by a weighted PageRank on the attention graph, after near-duplicates are gone (Zero-TPrune).
+
+Wang, Dedhia and Jha 2024 (arXiv 2305.17328), from the method card zero-tprune, which rests on reading notes: there is no released code.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lexinv.merging.bipartite import match
+from lexinv.merging.plan import Plan, compose, descending_rank, prune, unprotected_tokens
+from lexinv.merging.ranking import prune_by_score
+from lexinv.validation import require
+
+
+def weighted_pagerank(
+    attention: Float[Array, "heads tokens tokens"], iterations: int, start: Float[Array, " tokens"] | None = None
+) -> Float[Array, "heads tokens"]:
+    """s <- A^T s for each head, `iterations` times: token j votes for i with A_ji of its own importance. Mean 1 over tokens.
+
+    attention: rows are queries and sum to 1, so that the sum of s is conserved. start: even by default; `favour_cls` for classification.
+    """
+    require(iterations >= 0, "iterations", iterations, "0 or more votes")
+    heads, tokens, _ = attention.shape
+    start = jnp.ones(tokens) if start is None else start
+    scores = jnp.broadcast_to(_mean_one(start.astype(jnp.float32)[None, :]), (heads, tokens))
+    attention = jax.lax.stop_gradient(attention).astype(jnp.float32)
+
+    def vote(_, scores: Array) -> Array:
+        return _mean_one(jnp.einsum("hji,hj->hi", attention, scores, precision="highest"))
+
+    return jax.lax.fori_loop(0, iterations, vote, scores)
+
+
+def favour_cls(tokens: int) -> Float[Array, " tokens"]:
+    """A start that gives token 0 (CLS) sqrt(N) times the weight of every other token (the paper's default for classification)."""
+    return jnp.ones(tokens).at[0].set(tokens**0.5)
+
+
+def keep_heads(
+    scores: Float[Array, "heads tokens"], lowest: float = 0.01, highest: float = 0.7
+) -> Bool[Array, " heads"]:
+    """Variance-based head filter: heads whose scores, of mean 1, have a variance over tokens from `lowest` to `highest`; all if none has.
+
+    Scores of sum 1 would have a variance below 1/N, and no head would pass: the mean-1 scale is our reading of the thresholds.
+    """
+    require(0 <= lowest <= highest, "lowest, highest", (lowest, highest), "0 <= lowest <= highest")
+    variance = jnp.var(_mean_one(scores), axis=1)
+    kept = (variance >= lowest) & (variance <= highest)
+    return kept | ~jnp.any(kept)
+
+
+def root_mean_square(scores: Float[Array, "heads tokens"], heads: Bool[Array, " heads"]) -> Float[Array, " tokens"]:
+    """sqrt of the mean of s^2 over the kept heads, so that one head's vital token is not outvoted (emphasising informative regions)."""
+    kept = heads.astype(scores.dtype)[:, None]
+    return jnp.sqrt(jnp.sum(kept * scores * scores, axis=0) / jnp.maximum(jnp.sum(kept), 1.0))
+
+
+def importance(
+    attention: Float[Array, "heads tokens tokens"],
+    iterations: int,
+    start: Float[Array, " tokens"] | None = None,
+    lowest: float = 0.01,
+    highest: float = 0.7,
+) -> Float[Array, " tokens"]:
+    """`weighted_pagerank`, `keep_heads` and `root_mean_square` in turn."""
+    scores = weighted_pagerank(attention, iterations, start)
+    return root_mean_square(scores, keep_heads(scores, lowest, highest))
+
+
+def similarity_prune(
+    similarity: Float[Array, "tokens tokens"],
+    scores: Float[Array, " tokens"],
+    num_prune: int,
+    protect: int = 1,
+    mask: Bool[Array, " tokens"] | None = None,
+) -> Plan:
+    """The S-stage: tokens of the less important half each name their most similar of the other half; the most similar pairs lose them.
+
+    similarity: cosines of keys. They are dropped, not merged (weight 0; `assign` says whom they resemble). The kept ones stay in order.
+    num_prune is clipped at half of the unprotected tokens.
+    """
+    tokens = similarity.shape[0]
+    require(num_prune >= 0, "num_prune", num_prune, "0 or more tokens")
+    num_prune = min(num_prune, (tokens - protect) // 2)
+    allowed = unprotected_tokens(tokens, protect)
+    eligible = allowed if mask is None else allowed & mask
+    rank = descending_rank(scores, eligible)
+    upper = eligible & (rank < (jnp.sum(eligible, dtype=jnp.int32) + 1) // 2)
+    return in_order(prune(match(similarity, eligible & ~upper, upper, num_prune, protect, mask)))
+
+
+def in_order(plan: Plan) -> Plan:
+    """The same plan with its targets sorted by their anchors, so that tokens stay in their order."""
+    order = jnp.argsort(plan.anchor)
+    place = jnp.argsort(order).astype(jnp.int32)
+    nowhere = jnp.array([plan.anchor.shape[0]], jnp.int32)
+    return Plan(jnp.concatenate([place, nowhere])[plan.assign], plan.weight, plan.anchor[order])
+
+
+def zero_shot_prune(
+    attention: Float[Array, "heads tokens tokens"],
+    similarity: Float[Array, "tokens tokens"],
+    num_similar: int,
+    num_unimportant: int,
+    iterations: int,
+    protect: int = 1,
+) -> Plan:
+    """One pruning layer, I'-S-I: a single vote splits the tokens, S drops `num_similar` duplicates, PageRank `num_unimportant` of the rest.
+
+    Duplicates go first since a large background votes for itself and would outrank the object. The second ranking is on the graph of
+    the tokens that are left, each row of attention normalised to 1 again (ours: the notes do not say).
+    Raises `InvalidConfig` where fewer than `num_unimportant` unprotected tokens are left.
+    """
+    start = favour_cls(attention.shape[1]) if protect else None
+    first = similarity_prune(similarity, importance(attention, 1, start), num_similar, protect)
+    rest = attention[:, first.anchor][:, :, first.anchor]
+    rest = rest / jnp.maximum(jnp.sum(rest, axis=2, keepdims=True), 1e-12)
+    start = favour_cls(rest.shape[1]) if protect else None
+    second = prune_by_score(importance(rest, iterations, start), num_unimportant, protect)
+    return compose(second, first)
+
+
+def _mean_one(scores: Float[Array, "heads tokens"]) -> Float[Array, "heads tokens"]:
+    return scores / jnp.maximum(jnp.mean(scores, axis=1, keepdims=True), 1e-30)

@@ -1,0 +1,62 @@
+"""How many tokens each layer removes, in plain Python, so that all shapes are known before anything is compiled.
+
+Never compare methods at equal r or equal ratio of different schedules: compare at equal `lexinv.merging.costs`.
+"""
+
+import math
+
+from lexinv.validation import require
+
+
+def clip_schedule(counts: list[int] | tuple[int, ...], tokens: int, protect: int = 1) -> tuple[int, ...]:
+    """A list of removed tokens by layer, each clipped at half of the unprotected tokens that are left (bipartite matching has no more).
+
+    tokens: at the input, with the first `protect` (CLS), which stay. Raises `InvalidConfig` for a negative count.
+    """
+    _check_tokens(tokens, protect)
+    left, clipped = tokens - protect, []
+    for count in counts:
+        require(count >= 0, "counts", count, "0 or more tokens removed by a layer")
+        clipped.append(min(count, left // 2))
+        left -= clipped[-1]
+    return tuple(clipped)
+
+
+def linear_schedule(tokens: int, depth: int, r: int, inflect: float = 0.0, protect: int = 1) -> tuple[int, ...]:
+    """From int(r (1 - inflect)) in the first layer in equal steps to 2r minus that in the last, truncated; r everywhere for inflect 0.
+
+    inflect: from -1, most at first, to 1, most at last (Bolya et al. 2023, the schedule (r, inflect) of the code). Clipped at half.
+    """
+    require(r >= 0, "r", r, "0 or more tokens a layer")
+    require(-1 <= inflect <= 1, "inflect", inflect, "from -1 to 1")
+    require(depth >= 1, "depth", depth, "at least 1 layer")
+    first = int(r * (1 - inflect))
+    last, steps = 2 * r - first, max(depth - 1, 1)
+    # Whole numbers throughout: a float step would lose the last layer's count to rounding.
+    counts = [(first * (steps - i) + last * i) // steps for i in range(depth)] if depth > 1 else [r]
+    return clip_schedule(counts, tokens, protect)
+
+
+def ratio_schedule(tokens: int, depth: int, ratio: float, protect: int = 1) -> tuple[int, ...]:
+    """Each layer keeps `ratio` of its N unprotected tokens, rounded up: it removes floor(N - N ratio) (PiToMe). Clipped at half."""
+    require(0 < ratio <= 1, "ratio", ratio, "above 0 and at most 1")
+    require(depth >= 1, "depth", depth, "at least 1 layer")
+    _check_tokens(tokens, protect)
+    left, counts = tokens - protect, []
+    for _ in range(depth):
+        counts.append(min(math.floor(left - left * ratio + 1e-9), left // 2))
+        left -= counts[-1]
+    return tuple(counts)
+
+
+def token_counts(tokens: int, schedule: tuple[int, ...]) -> tuple[int, ...]:
+    """The number of tokens, protected ones among them, before the first layer and after each."""
+    counts = [tokens]
+    for removed in schedule:
+        counts.append(counts[-1] - removed)
+    return tuple(counts)
+
+
+def _check_tokens(tokens: int, protect: int) -> None:
+    require(tokens >= 1, "tokens", tokens, "at least 1")
+    require(0 <= protect <= tokens, "protect", protect, f"from 0 to the {tokens} tokens")

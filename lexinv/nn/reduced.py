@@ -1,0 +1,87 @@
+"""The layers of a Transformer, with fewer tokens from layer to layer: between attention and MLP a reduction may merge or prune.
+
+What a reduction does is the business of `lexinv.merging`; here is where it acts, and what it gets to see.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lexinv.nn.attention import attention_weights, size_bias
+from lexinv.nn.transformer import Block, TransformerConfig
+from lexinv.validation import require
+
+
+class Seen(NamedTuple):
+    """What a reduction may look at in its layer. stream: after attention. size: how many tokens each stands for; 0 for padding.
+
+    bias: what the layer's attention had added to its scores.
+    """
+
+    stream: Float[Array, "batch time width"]
+    queries: Float[Array, "batch time heads dim"]
+    keys: Float[Array, "batch time heads dim"]
+    size: Float[Array, "batch time"]
+    bias: Float[Array, "batch one one time"] | None
+
+    def attention_weights(self) -> Float[Array, "batch heads time time"]:
+        """Those of the layer, computed again."""
+        return attention_weights(self.queries, self.keys, self.bias, causal=False)
+
+
+class Reduced(NamedTuple):
+    """What is left of the stream, the sizes, and whatever should be handed on, such as the plan."""
+
+    stream: Float[Array, "batch kept width"]
+    size: Float[Array, "batch kept"]
+    kept: Any
+
+
+Reduction = Callable[[Seen], Reduced]
+
+
+def run_layers(
+    config: TransformerConfig,
+    layers: Any,
+    x: Float[Array, "batch time width"],
+    size: Float[Array, "batch time"],
+    reductions: Sequence[Reduction | None] = (),
+    proportional: bool = True,
+) -> tuple[Float[Array, "batch kept width"], Float[Array, "batch kept"], list[Any]]:
+    """(stream after the last layer, sizes, what each reduction handed on) of layers with stacked parameters, each with its own shapes.
+
+    reductions: one for each layer, or None for a layer that keeps all its tokens; none at all by default. They act after attention, so that
+    the MLP is the first to see fewer tokens (Bolya et al. 2023, section 3). proportional: attention sees a token of size s as s tokens;
+    otherwise only size 0 makes a difference. Raises `InvalidConfig` for a causal or parallel model, and another number of reductions.
+    """
+    require(not config.causal, "model.causal", config.causal, "False: merged tokens have no order")
+    require(
+        config.residual != "parallel", "model.residual", config.residual, "another: there is no stream after attention"
+    )
+    require(config.attention != "chunked", "model.attention", config.attention, "'dot_product' or 'auto'")
+    require(
+        len(reductions) in (0, config.depth), "reductions", len(reductions), f"0, or one for each of {config.depth}"
+    )
+    handed_on = []
+    for index in range(config.depth):
+        layer = jax.tree.map(lambda leaf, index=index: leaf[index], layers)
+        reduction = reductions[index] if reductions else None
+        bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))
+        seen: dict[str, Array] = {}
+
+        def change(site: str, activations: Array, *, reduction=reduction, seen=seen, bias=bias, before=size) -> Array:
+            """Remembers queries and keys until the stream comes by."""
+            seen[site] = activations
+            if site != "residual_middle" or reduction is None:
+                return activations
+            found = reduction(Seen(activations, seen["queries"], seen["keys"], before, bias))
+            seen["size"] = found.size
+            handed_on.append(found.kept)
+            return found.stream
+
+        x = Block(config, False).apply({"params": layer}, x, bias, None, change)[0]
+        size = seen.get("size", size)
+    return x, size, handed_on

@@ -1,0 +1,142 @@
+"""Bipartite soft matching against loops, brute force and hand-made cases."""
+
+from itertools import combinations, product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.merging import bipartite
+from lexinv.merging import plan as plans
+from lexinv.merging.bipartite import weigh_by_importance
+from lexinv.validation import InvalidConfig
+
+merge = jax.jit(plans.merge)
+cosine_similarity = jax.jit(bipartite.cosine_similarity)
+bipartite_matching = jax.jit(bipartite.bipartite_matching, static_argnames=("num_merge", "every", "protect"))
+grid_matching = jax.jit(bipartite.grid_matching, static_argnums=(1, 2, 3, 4), static_argnames="protect")
+complete_graph_matching = jax.jit(bipartite.complete_graph_matching, static_argnums=2)
+
+SEEDS = st.integers(0, 10**6)
+MATCH = {(tokens, r): jax.jit(lambda c, r=r: bipartite_matching(c, r)) for tokens, r in ((8, 2), (9, 3), (2, 1))}
+
+
+def similarity_of(tokens: int, seed: int) -> np.ndarray:
+    """Similarities with no two alike."""
+    rng = np.random.default_rng(seed)
+    return rng.permutation(tokens * tokens).reshape(tokens, tokens).astype(np.float32) / tokens**2
+
+
+def by_loop(x: np.ndarray, similarity: np.ndarray, r: int) -> np.ndarray:
+    """ToMe on tokens with CLS first: even indices into odd ones, unmerged even ones before the odd ones."""
+    tokens = len(x)
+    even, odd = list(range(2, tokens, 2)), list(range(1, tokens, 2))
+    r = min(r, (tokens - 1) // 2)
+    best = {a: max(odd, key=lambda b, a=a: similarity[a, b]) for a in even}
+    gone = sorted(even, key=lambda a: -similarity[a, best[a]])[:r]
+    groups = {b: [x[b], *(x[a] for a in gone if best[a] == b)] for b in odd}
+    return np.stack([x[0], *(x[a] for a in even if a not in gone), *(np.mean(groups[b], axis=0) for b in odd)])
+
+
+@pytest.mark.parametrize("tokens, r", MATCH)
+@given(seed=SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_a_loop_merges_the_same(tokens, r, seed):
+    x = np.random.default_rng(seed).normal(size=(tokens, 3)).astype(np.float32)
+    similarity = similarity_of(tokens, seed)
+    plan = MATCH[tokens, r](jnp.asarray(similarity))
+    np.testing.assert_allclose(merge(plan, jnp.asarray(x))[0], by_loop(x, similarity, r), atol=1e-6)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_no_other_choice_of_edges_is_more_similar(seed):
+    """All sets of two edges of different sources, of 3 x 4."""
+    similarity = similarity_of(8, seed)
+    plan = MATCH[8, 2](jnp.asarray(similarity))
+    even, odd = (2, 4, 6), (1, 3, 5, 7)
+    edges = list(product(even, odd))
+    best = max((p for p in combinations(edges, 2) if p[0][0] != p[1][0]), key=lambda p: sum(similarity[e] for e in p))
+    anchor, assign = np.asarray(plan.anchor), np.asarray(plan.assign)
+    found = {(a, int(anchor[assign[a]])) for a in even if anchor[assign[a]] != a}
+    assert found == set(best)
+
+
+def test_first_token_stays_first_and_alone():
+    similarity = similarity_of(9, 0)
+    similarity[:, 0] = similarity[0] = 2.0
+    plan = MATCH[9, 3](jnp.asarray(similarity))
+    assert plan.assign[0] == 0 and np.sum(np.asarray(plan.assign) == 0) == 1
+
+
+def test_a_second_protected_token_is_no_destination():
+    """A distillation token: sources and destinations are the other tokens."""
+    similarity = similarity_of(8, 1)
+    similarity[:, 1] = 2.0
+    plan = bipartite_matching(jnp.asarray(similarity), 3, protect=2)
+    assert plan.anchor[:2].tolist() == [0, 1]
+    assert np.all(np.asarray(plan.assign)[2:] >= 2)
+
+
+def test_every_kth_is_a_destination():
+    plan = bipartite_matching(jnp.asarray(similarity_of(13, 2)), 100, every=4)
+    assert plan.anchor.tolist() == [0, 1, 5, 9]
+    with pytest.raises(InvalidConfig, match="every"):
+        bipartite_matching(jnp.ones((3, 3)), 1, every=1)
+
+
+def test_random_sets_follow_the_key():
+    similarity = jnp.asarray(similarity_of(40, 3))
+    plans = [bipartite_matching(similarity, 19, key=jax.random.key(seed)).anchor.tolist() for seed in (0, 0, 1)]
+    assert plans[0] == plans[1] != plans[2]
+    assert len(plans[0]) == 21
+
+
+def test_grid_has_a_destination_in_each_cell():
+    """5 x 6 tokens in cells of 2 x 3: four whole cells; the last row is in none."""
+    similarity = jnp.asarray(similarity_of(31, 4))
+    first = grid_matching(similarity, 100, 5, 6, (2, 3), protect=1)
+    assert [a - 1 for a in first.anchor.tolist()] == [-1, 0, 3, 12, 15]
+    drawn = np.asarray(grid_matching(similarity, 100, 5, 6, (2, 3), protect=1, key=jax.random.key(0)).anchor)[1:] - 1
+    assert {(place // 6 // 2, place % 6 // 3) for place in drawn} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert set(drawn.tolist()) != {0, 3, 12, 15}
+    with pytest.raises(InvalidConfig, match="a grid of 30"):
+        grid_matching(similarity, 3, 5, 5, protect=1)
+    with pytest.raises(InvalidConfig, match="cell"):
+        grid_matching(similarity, 3, 5, 6, (6, 6), protect=1)
+
+
+def test_complete_graph_merges_into_what_stays():
+    """Most similar to a more important one: 3 and 2 go. Token 3's favourite was 2, which is gone, so it takes the next."""
+    similarity = np.full((5, 5), 0.1, np.float32)
+    for i, j, value in ((3, 2, 0.9), (2, 1, 0.8), (3, 4, 0.5), (4, 1, 0.3)):
+        similarity[i, j] = similarity[j, i] = value
+    importance = jnp.array([0.0, 4.0, 3.0, 2.0, 1.0])
+    plan = complete_graph_matching(jnp.asarray(similarity), importance, 2)
+    anchor, assign = np.asarray(plan.anchor), np.asarray(plan.assign)
+    assert sorted(anchor.tolist()) == [0, 1, 4]
+    assert anchor[assign].tolist() == [0, 1, 1, 4, 4]
+    assert complete_graph_matching(jnp.asarray(similarity), importance, 100).anchor.shape == (2,)
+
+
+def test_importance_and_size_make_a_pair_less_eligible():
+    similarity = jnp.asarray([[1.0, 0.5], [0.5, 1.0]])
+    weighed = weigh_by_importance(similarity, jnp.array([0.5, 0.25]), jnp.array([2.0, 4.0]))
+    np.testing.assert_allclose(weighed, [[1, 0.75], [0.75, 1]])
+    more = weigh_by_importance(similarity, jnp.array([0.5, 0.5]), jnp.array([2.0, 4.0]))
+    assert more[0, 1] == 0.75 / 2
+
+
+def test_cosines():
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    x[2] = 0
+    found = np.asarray(cosine_similarity(jnp.asarray(x)))
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
+    np.testing.assert_allclose(found, unit @ unit.T, atol=1e-6)
+    assert np.all(found[2] == 0)
+    spoilt = np.asarray(cosine_similarity(jnp.asarray(x).at[1].set(jnp.nan)))
+    assert np.all(spoilt[1] == -1) and np.all(spoilt[:, 1] == -1) and np.all(np.isfinite(spoilt))
+    assert cosine_similarity(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.float32

@@ -1,0 +1,154 @@
+"""Weighted PageRank against linear algebra, the head filter, and the order of the stages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.merging import pagerank
+from lexinv.merging.pagerank import favour_cls
+from lexinv.merging.plan import sources
+from lexinv.validation import InvalidConfig
+
+weighted_pagerank = jax.jit(pagerank.weighted_pagerank, static_argnums=1)
+similarity_prune = jax.jit(pagerank.similarity_prune, static_argnums=(2, 3))
+keep_heads = jax.jit(pagerank.keep_heads, static_argnums=(1, 2))
+root_mean_square = jax.jit(pagerank.root_mean_square)
+zero_shot_prune = jax.jit(pagerank.zero_shot_prune, static_argnums=(2, 3, 4))
+SEEDS = st.integers(0, 10**6)
+
+
+def attention_of(seed: int, heads: int = 2, tokens: int = 8) -> np.ndarray:
+    logits = 1.5 * np.random.default_rng(seed).normal(size=(heads, tokens, tokens))
+    weights = np.exp(logits)
+    return (weights / weights.sum(2, keepdims=True)).astype(np.float32)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_votes_are_powers_of_the_transpose(seed):
+    """Dense power iteration in float64; the sum over tokens is conserved; one vote from even is the column means."""
+    attention = attention_of(seed)
+    start = np.random.default_rng(seed).uniform(0.5, 2, 8).astype(np.float32)
+    found = np.asarray(weighted_pagerank(jnp.asarray(attention), 5, jnp.asarray(start)))
+    for head in range(2):
+        expected = start.astype(np.float64) / start.mean()
+        for _ in range(5):
+            expected = attention[head].astype(np.float64).T @ expected
+        np.testing.assert_allclose(found[head], expected, rtol=1e-4)
+    np.testing.assert_allclose(found.sum(1), 8, rtol=1e-5)
+    once = weighted_pagerank(jnp.asarray(attention), 1)
+    np.testing.assert_allclose(once, 8 * attention.mean(1), rtol=1e-5)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_the_fixed_point_is_the_left_perron_vector(seed):
+    attention = attention_of(seed)
+    found = np.asarray(weighted_pagerank(jnp.asarray(attention), 60))
+    for head in range(2):
+        values, vectors = np.linalg.eig(attention[head].astype(np.float64).T)
+        perron = np.abs(vectors[:, np.argmax(values.real)].real)
+        np.testing.assert_allclose(found[head], 8 * perron / perron.sum(), rtol=1e-4)
+
+
+def test_two_groups_by_hand():
+    """Even within groups of 3 and 5; mass 0.2 crosses one way and 0.6 the other: stationary masses 3/4 and 1/4; rate |1 - 0.8|."""
+    group = np.array([0] * 3 + [1] * 5)
+    crossing, sizes = np.array([0.2, 0.6]), np.array([3, 5])
+    attention = np.where(
+        group[:, None] == group[None, :],
+        (1 - crossing[group])[:, None] / sizes[group][:, None],
+        crossing[group][:, None] / sizes[1 - group][:, None],
+    )[None].astype(np.float32)
+    found = np.asarray(weighted_pagerank(jnp.asarray(attention), 60))[0]
+    np.testing.assert_allclose(found, np.where(group == 0, 8 * 0.75 / 3, 8 * 0.25 / 5), rtol=1e-5)
+    errors = [np.abs(np.asarray(weighted_pagerank(jnp.asarray(attention), n))[0] - found).max() for n in (1, 2, 3)]
+    np.testing.assert_allclose(np.divide(errors[1:], errors[:-1]), 0.2, rtol=1e-2)
+
+
+def test_even_for_doubly_stochastic_attention():
+    """And for even attention; with A instead of its transpose every row-stochastic matrix would give this."""
+    shifted = np.stack([np.roll(np.eye(8), k, axis=1) for k in (1, 3)])
+    attention = (0.5 * shifted + 0.5 * np.swapaxes(shifted, 1, 2)).astype(np.float32)
+    np.testing.assert_allclose(weighted_pagerank(jnp.asarray(attention), 5), 1.0, rtol=1e-6)
+    assert np.std(np.asarray(weighted_pagerank(jnp.asarray(attention_of(0)), 5))) > 0.1
+
+
+def test_order_of_tokens_does_not_matter():
+    attention, order = attention_of(3), np.random.default_rng(0).permutation(8)
+    found = weighted_pagerank(jnp.asarray(attention[:, order][:, :, order]), 5)
+    np.testing.assert_allclose(found, np.asarray(weighted_pagerank(jnp.asarray(attention), 5))[:, order], rtol=1e-5)
+    with pytest.raises(InvalidConfig, match="iterations"):
+        pagerank.weighted_pagerank(jnp.asarray(attention), -1)
+
+
+def test_head_filter():
+    """A constant head has variance 0; (0, 2) alternating has 1; (0.5, 1.5) has 0.25. Scale does not matter."""
+    scores = jnp.array([[1.0] * 4, [0, 2, 0, 2], [0.5, 1.5, 0.5, 1.5], [5, 15, 5, 15]])
+    assert keep_heads(scores).tolist() == [False, False, True, True]
+    assert keep_heads(scores[:2]).tolist() == [True, True]  # none passes: all stay
+    with pytest.raises(InvalidConfig, match="lowest"):
+        keep_heads(scores, 0.5, 0.1)
+
+
+def test_one_head_is_not_outvoted():
+    """A token that matters to 1 of 4 heads has half of that head's score, where the mean would give a quarter."""
+    scores = jnp.zeros((4, 3)).at[0, 1].set(3.0)
+    np.testing.assert_allclose(root_mean_square(scores, jnp.ones(4, bool)), [0, 1.5, 0])
+    np.testing.assert_allclose(root_mean_square(scores, jnp.array([True, False, False, False])), [0, 3, 0])
+    drawn = jax.random.uniform(jax.random.key(0), (4, 9))
+    assert np.all(np.asarray(root_mean_square(drawn, jnp.ones(4, bool)) - drawn.mean(0)) > -1e-6)
+
+
+def test_cls_starts_with_more():
+    assert favour_cls(16).tolist() == [4.0] + [1.0] * 15
+
+
+@given(seed=SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_duplicates_of_more_important_tokens_are_dropped(seed):
+    """Against a loop; CLS is untouched though everything resembles it, and nothing of the more important half goes."""
+    rng = np.random.default_rng(seed)
+    similarity = rng.permutation(121).reshape(11, 11).astype(np.float32) / 121
+    similarity[:, 0] = 2
+    scores = rng.permutation(11).astype(np.float32)
+    plan = similarity_prune(jnp.asarray(similarity), jnp.asarray(scores), 3)
+    ranked = [i for i in np.argsort(-scores) if i]
+    upper, lower = ranked[:5], ranked[5:]
+    best = {a: max(upper, key=lambda b, a=a: similarity[a, b]) for a in lower}
+    gone = sorted(lower, key=lambda a: -similarity[a, best[a]])[:3]
+    assert plan.anchor.tolist() == [i for i in range(11) if i not in gone]
+    assert np.flatnonzero(np.asarray(plan.weight) == 0).tolist() == sorted(gone)
+    assert all(plan.anchor[plan.assign[a]] == best[a] for a in gone)
+
+
+def test_of_two_copies_the_less_important_goes():
+    similarity = jnp.eye(6).at[2, 5].set(1.0).at[5, 2].set(1.0)
+    for scores, kept in (([9, 1, 5, 3, 2, 0], 2), ([9, 2, 1, 3, 0, 5], 5)):
+        anchor = similarity_prune(similarity, jnp.array(scores, jnp.float32), 1).anchor.tolist()
+        assert anchor == [i for i in range(6) if i not in {2, 5} - {kept}]
+
+
+def test_duplicates_go_before_a_majority_can_vote_for_itself():
+    """Eight copies of a background, an object of three parts that attend to each other twice as much.
+
+    Attention is symmetric before its softmax, so that importance is its row sum: 8e + 4 against 3 * 5 + 9 before, 6e + 4 against
+    3 * 5 + 7 after two copies are gone. PageRank alone keeps no part of the object; after the S-stage it keeps all.
+    """
+    groups = np.array([2] + [0] * 8 + [1] * 3)
+    weights = np.where(groups[:, None] == groups[None, :], np.where(groups == 1, 5.0, np.e)[:, None], 1.0)
+    weights[0, 0] = 1.0
+    attention = (weights / weights.sum(1, keepdims=True)).astype(np.float32)[None]
+    copies = (groups[:, None] == 0) & (groups[None, :] == 0)
+    similarity = np.maximum(copies, np.eye(12)).astype(np.float32)
+    full = zero_shot_prune(jnp.asarray(attention), jnp.asarray(similarity), 2, 5, 20)
+    alone = zero_shot_prune(jnp.asarray(attention), jnp.asarray(similarity), 0, 7, 20)
+    assert full.anchor.shape == alone.anchor.shape == (5,)
+    objects = [sum(groups[i] == 1 for i in plan.anchor.tolist()) for plan in (full, alone)]
+    assert objects == [3, 0]
+    assert full.anchor[0] == 0 and np.asarray(sources(full)).sum() == 5
+    with pytest.raises(InvalidConfig, match="num_prune"):
+        zero_shot_prune(jnp.asarray(attention), jnp.asarray(similarity), 4, 8, 20)
