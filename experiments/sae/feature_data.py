@@ -71,7 +71,7 @@ def choose_features(
     """The features of the page and why they are on it: `shown` of each kind, and of each text searched for.
 
     Most active: by mean activation. Densest, and sparsest of those with as many passages as the fullest. Random: of those that fire.
-    Searched for: with the text in one of their top tokens, the most such tokens first.
+    Searched for: with the text, in either case, in one of their top tokens; the most such tokens first.
     """
     full = max(map(len, top))
     live = np.flatnonzero(found.density > 0)
@@ -83,7 +83,9 @@ def choose_features(
         "random": np.random.default_rng(seed).permutation(live),
     }
     for text in search:
-        hits = np.array([sum(text in texts[windows[place]] for place in top[feature]) for feature in live])
+        hits = np.array(
+            [sum(text.lower() in texts[windows[place]].lower() for place in top[feature]) for feature in live]
+        )
         order = np.argsort(-hits, kind="stable")
         groups[f"“{text.strip()}”"] = live[order[hits[order] > 0]]
     chosen: dict[int, list[str]] = {}

@@ -299,9 +299,9 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """A row for each model: reconstruction against sparsity, densities by rank, the model's output, and what harder tokens get."""
+    """A row for each model: reconstruction by variant, densities by rank, the model's output, and what harder tokens get."""
     models = results["models"]
-    drawn, axes = panels(len(models), 4, width=3.7, height=3.3)
+    drawn, axes = panels(len(models), 4, width=3.7, height=3.4)
     with styled():
         for row, (name, model) in enumerate(models.items()):
             reconstruction, density, output, harder = axes[4 * row : 4 * row + 4]
@@ -319,18 +319,29 @@ def figure(results: dict[str, Any]) -> Figure:
 
 
 def draw_reconstruction(panel: Axes, model: dict[str, Any]) -> None:
-    """FVU against L0, a point for each seed and a cross for each mean."""
-    for variant, found in model["variants"].items():
-        panel.plot(found["l0"], found["fvu"], "o", color=COLORS[variant], markersize=3, alpha=0.5)
-        panel.plot(np.mean(found["l0"]), np.mean(found["fvu"]), "x", color=COLORS[variant], label=NAMES[variant])
-    for name, label, color, style in (
-        ("components", "principal components", GREY, ":"),
-        ("random", "random directions, pursuit", BLACK, ":"),
-    ):
-        panel.axhline(float(np.mean(model["references"][name])), color=color, linestyle=style, linewidth=1, label=label)
-    panel.set(xlabel="active latents per token (L0)", ylabel="FVU")
+    """FVU by variant, a point for each seed: in batches as in training, and each token by itself."""
+    for place, (variant, found) in enumerate(model["variants"].items()):
+        color = COLORS[variant]
+        panel.plot([place - 0.1] * len(found["batch_fvu"]), found["batch_fvu"], "o", color=color, markersize=4)
+        hollow = {"markerfacecolor": "none"}
+        panel.plot([place + 0.1] * len(found["fvu"]), found["fvu"], "s", color=color, markersize=4, **hollow)
+    for name, label, style in (("components", "principal components", "--"), ("random", "random directions", ":")):
+        value = float(np.mean(model["references"][name]))
+        panel.axhline(value, color=GREY, linestyle=style, linewidth=1, label=f"{label}, {model['k']:g} a token")
+    panel.plot([], [], "o", color=GREY, markersize=4, label="as in training")
+    panel.plot([], [], "s", color=GREY, markersize=4, markerfacecolor="none", label="each token by itself")
+    name_variants(panel, model, [f"L0 {np.mean(found['batch_l0']):.1f}" for found in model["variants"].values()])
+    panel.set(ylabel="fraction of variance unexplained")
     panel.set_ylim(bottom=0)
-    panel.legend(fontsize=6)
+    panel.legend(fontsize=6.5)
+
+
+def name_variants(panel: Axes, model: dict[str, Any], below: list[str]) -> None:
+    """Ticks with the variants' names, and a second line below each."""
+    names = [NAMES[variant].replace(" Choice", "") for variant in model["variants"]]
+    labels = [f"{name}\n{line}" if line else name for name, line in zip(names, below, strict=True)]
+    panel.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
+    panel.set_xlim(-0.5, len(labels) - 0.5)
 
 
 def draw_densities(panel: Axes, model: dict[str, Any]) -> None:
@@ -362,9 +373,7 @@ def draw_output(panel: Axes, model: dict[str, Any]) -> None:
         else:
             values = model["variants"][variant]["output"]
             panel.plot([place] * len(values), values, "o", color=COLORS[variant], markersize=4)
-    panel.set_xticks(
-        range(len(model["variants"])), [NAMES[v].replace(", ", ",\n") for v in model["variants"]], rotation=40
-    )
+    name_variants(panel, model, [""] * len(model["variants"]))
     if model["predicts"]:
         panel.plot([], [], "o", color=GREY, markersize=4, label="against zeros")
         panel.plot([], [], "s", color=GREY, markersize=4, markerfacecolor="none", label="against the mean")
