@@ -186,6 +186,8 @@ def train_variant(
         progress=workspace.progress,
         description=folder,
     )
+    if mesh.size > 1:  # judged on one device, as the model that gives the activations
+        state = jax.device_put(state, jax.devices()[0])
     members = [member(state, index) for index in range(len(seeds))]
     calibration = subject.calibration[: config.tokens]
     return [

@@ -178,15 +178,16 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
 
     Raises `InvalidConfig` where the corpus has not so much text or the model not so many layers.
     """
-    corpus = load_corpus(config.corpus)
     if config.model == "own":
+        corpus = load_corpus(config.corpus)
         model, lexicon = config.own.transformer, LexiconConfig("standard")
         tokenizer = load_tokenizer(config.tokenizer, corpus)
         vocab, params, origin = tokenizer.vocab_size, None, {}
-    else:
+    else:  # a folder that holds no model is refused before a large corpus is fetched
         found = load_language_model(Path(config.model))
         model, lexicon, vocab, params, origin = found.config, found.lexicon, found.vocab, found.params, {}
         tokenizer = checkpoint_tokenizer(Path(config.model), found.tokenizer)
+        corpus = load_corpus(config.corpus)
     train, validation, test = (
         window_source(token_stream(corpus, split, tokenizer), config.context)
         for split in ("train", "validation", "test")

@@ -19,7 +19,13 @@ def made_up() -> dict:
             return [value, value + 0.001, value + 0.002]
 
         found = {name: seeds(FVU[kind]) for name in ("fvu", "batch_fvu")}
-        found |= {"l0": seeds(16.2), "zipf_r2": seeds(0.97), "alpha": seeds(0.5), "output": seeds(4.1)}
+        found |= {
+            "l0": seeds(16.2),
+            "batch_l0": [16.0] * 3,
+            "zipf_r2": seeds(0.97),
+            "alpha": seeds(0.5),
+            "output": seeds(4.1),
+        }
         dead = 0.0 if kind in ("feature_zipf", "mutual_zipf") else 0.01
         found |= {name: [dead] * 3 for name in ("dead", "batch_dead", "batch_under_used")}
         densities = 0.3 * (ranks_shown(512) + 1.0) ** -0.5
