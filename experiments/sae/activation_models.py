@@ -57,7 +57,7 @@ class AutoencodersConfig:
     features: int = 512
     k: float = 16.0
     jumprelu: float = 0.3
-    relu: float = 0.3
+    relu: float = 0.2
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000))
     buffer_tokens: int = 1_000_000
     mesh: MeshConfig = MeshConfig()
