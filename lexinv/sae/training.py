@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -108,7 +109,7 @@ def create_autoencoder_state(
     """
     require(sample.shape[1] == config.width, "sample", sample.shape, f"[tokens, {config.width}]")
     if not isinstance(sample, Tracer):
-        require(bool(jnp.isfinite(sample).all()), "sample", "not finite", "finite activations")
+        require(bool(np.isfinite(np.asarray(sample)).all()), "sample", "not finite", "finite activations")
     params = initialize(config, sample, stream(key, "parameters"))
     return create_state(params, optimizer, key, start_statistics(config, k, coefficient, budgets))
 

@@ -1,0 +1,314 @@
+"""Sparse autoencoders trained on the activations of a model, several seeds as one population, and judged on held-out text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from experiments.harness.workspace import Workspace
+from experiments.sae.subject_models import HeldOut, Subject
+from experiments.sae.synthetic_models import VARIANTS, Setting, TrainingConfig, Variant, encode_batch
+from lexinv.sae.activation_streams import ActivationSource, shuffled
+from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params, pre_activations
+from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.difficulty import difficulty_use
+from lexinv.sae.inference import encode_alone, make_reconstruct
+from lexinv.sae.losses import LossConfig
+from lexinv.sae.metrics import (
+    add,
+    calibrate_feature_thresholds,
+    calibrate_threshold,
+    matching_pursuit,
+    principal_components,
+    start_sums,
+    summarise,
+)
+from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
+from lexinv.training.fit import fit
+from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.population import create_population, member
+from lexinv.training.state import TrainState
+from lexinv.training.step import TrainStep
+from lexinv.training.streams import stream
+from lexinv.validation import choose, require
+
+UNDER_USED = 1e-3
+"""A feature that fires in fewer tokens than this share is under-used, as in `experiments.sae.allocation`."""
+CALIBRATION_BLOCK = 1024
+LARGE = 2**24
+"""Members of a population whose codes have more entries than this are trained one after another."""
+
+
+@dataclass(frozen=True)
+class AutoencodersConfig:
+    """Which autoencoders are trained on one model's activations, of `features` latents each.
+
+    k: latents per token of the variants that select, and the target of JumpReLU's L0, whose coefficient is `jumprelu`. relu: coefficient
+    of its L1. training.held_out: batches of the evaluation, for each seed. On a mesh features and tokens are divided over its devices.
+    """
+
+    variants: tuple[str, ...] = ("topk", "mutual", "mutual_zipf", "feature_zipf", "jumprelu", "relu")
+    features: int = 512
+    k: float = 16.0
+    jumprelu: float = 0.3
+    relu: float = 0.2
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000))
+    buffer_tokens: int = 1_000_000
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        for name in self.variants:
+            choose("autoencoders.variants", name, set(VARIANTS) - {"matryoshka", "gated"})
+        once = 0 < len(set(self.variants)) == len(self.variants)
+        require(once, "autoencoders.variants", self.variants, "at least one, each once")
+        require(self.features >= 1, "autoencoders.features", self.features, "at least 1")
+        whole = 1 <= self.k <= self.features and self.k == round(self.k)
+        require(whole, "autoencoders.k", self.k, f"a whole number from 1 to the {self.features} features")
+        batch = self.training.batch
+        spends = "feature_zipf" not in self.variants or self.k * batch >= self.features
+        allowed = f"at least features / k = {self.features / self.k:.0f} tokens, one for each feature of Feature Choice"
+        require(spends, "autoencoders.training.batch", batch, allowed)
+        for name in ("jumprelu", "relu"):
+            require(getattr(self, name) >= 0, f"autoencoders.{name}", getattr(self, name), "zero or more")
+        require(self.buffer_tokens >= 1, "autoencoders.buffer_tokens", self.buffer_tokens, "at least 1")
+
+    @property
+    def tokens(self) -> int:
+        """Of the evaluation of each seed, and of the calibration."""
+        return self.training.held_out * self.training.batch
+
+    def setting(self, variant: str) -> Setting:
+        """What a variant aims at."""
+        return Setting(self.k, {"jumprelu": self.jumprelu, "relu": self.relu}.get(variant, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoder:
+    """A trained one. It reads activations times `scale`; `threshold` is calibrated, None for variants that need none."""
+
+    config: AutoencoderConfig
+    variant: Variant
+    state: TrainState
+    threshold: Array | None
+    scale: float
+
+    @property
+    def k(self) -> int | None:
+        """For `lexinv.sae.inference`: of TopK alone."""
+        return round(float(self.state.statistics.k)) if self.config.kind == "topk" else None
+
+    def codes(self, rows: Float[np.ndarray, "tokens width"]) -> Float[np.ndarray, "tokens features"]:
+        """Activations of the features, every token by itself."""
+        x, arguments = jnp.asarray(rows) * self.scale, (self.threshold, self.k)
+        return np.asarray(_encode_alone(self.config, self.k)(self.state.params, x, arguments[0]))
+
+    @property
+    def extra(self) -> tuple[Params, Array | None, Array]:
+        """Its arrays, for `edit`."""
+        return self.state.params, self.threshold, jnp.float32(self.scale)
+
+    def edit(self) -> Callable[[Any, Array], Array]:
+        """`edit(extra, activations)`: their reconstructions, in their own scale."""
+        reconstruct = make_reconstruct(self.config, self.k)
+
+        def edit(extra: tuple[Params, Array | None, Array], x: Array) -> Array:
+            params, threshold, scale = extra
+            return reconstruct((params, threshold), x * scale) / scale
+
+        return edit
+
+
+@cache
+def _encode_alone(config: AutoencoderConfig, k: int | None) -> Callable[..., Array]:
+    return jax.jit(lambda params, x, threshold: encode_alone(config, params, x, threshold, k))
+
+
+@cache
+def trainer(
+    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, steps: int, population: str
+) -> tuple[optax.GradientTransformation, TrainStep]:
+    """One optimiser and one step, compiled once."""
+    made = make_optimizer(optimizer, config, steps)
+    return made, make_autoencoder_step(config, terms, made, population)
+
+
+def unit_scale(sample: Float[np.ndarray, "tokens width"], k: float) -> float:
+    """The factor that gives activations the variance k about their mean, so that the k entries of a code are of size 1.
+
+    Learning rate, thresholds and bandwidths of `lexinv.sae` are for such activations.
+    """
+    variance = float(np.square(sample - sample.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
+    require(variance > 0, "activations", "all equal", "activations that differ")
+    return (k / variance) ** 0.5
+
+
+def train_variant(
+    name: str, config: AutoencodersConfig, subject: Subject, folder: str, workspace: Workspace
+) -> list[Autoencoder]:
+    """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
+    variant, training, setting = VARIANTS[name], config.training, config.setting(name)
+    shape = AutoencoderConfig(subject.width, config.features, variant.kind)
+    alone = jax.default_backend() == "cpu" or training.batch * shape.features > LARGE
+    optimizer, step = trainer(shape, variant.terms, training.optimizer, training.steps, "map" if alone else "vmap")
+    scale, sample = scale_and_sample(subject.source, config)
+    seeds, spends = training.seeds, variant.zipf is not None
+
+    def start(key: Array, k: Array, coefficient: Array) -> TrainState:
+        budgets = jnp.zeros(shape.features, jnp.int32) if spends else None
+        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, budgets)
+
+    state = create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
+    if variant.zipf is not None:
+        budgets = zipf_budgets(round(setting.k * training.batch), shape.features, training.batch, variant.zipf)
+        stacked = jnp.broadcast_to(jnp.asarray(budgets)[None], (len(seeds), shape.features))
+        state = state._replace(statistics=state.statistics._replace(budgets=stacked))
+    rows = int(np.sum(subject.source.block_rows))
+    dataset = shuffled(
+        subject.source, 0, min(config.buffer_tokens, rows), training.batch, training.steps_per_dispatch, scale
+    )
+    mesh = make_mesh(config.mesh)
+    if mesh.size > 1:
+        state, dataset = shard_state(state, mesh), dataset.map(lambda batch: shard_batch(batch, mesh))
+    state = fit(
+        state,
+        step,
+        dataset,
+        steps=training.steps,
+        directory=workspace.folder(folder),
+        metadata={"config_hash": workspace.config_hash, "arm": folder, "scale": scale},
+        tokens_per_step=len(seeds) * training.batch,
+        progress=workspace.progress,
+        description=folder,
+    )
+    if mesh.size > 1:  # judged on one device, as the model that gives the activations
+        state = jax.device_put(state, jax.devices()[0])
+    members = [member(state, index) for index in range(len(seeds))]
+    calibration = subject.calibration[: config.tokens]
+    return [
+        Autoencoder(
+            shape, variant, each, calibrate(shape, each, calibration * np.float32(scale), training.batch), scale
+        )
+        for each in members
+    ]
+
+
+def scale_and_sample(
+    source: ActivationSource, config: AutoencodersConfig
+) -> tuple[float, Float[Array, "tokens width"]]:
+    """`unit_scale` of the first rows of the source, a batch of them at least, and those rows scaled: b_dec begins at their mean."""
+    rows, index = [source.block(0)], 1
+    while sum(map(len, rows)) < config.training.batch and index < len(source.block_rows):
+        rows, index = [*rows, source.block(index)], index + 1
+    sample = np.concatenate(rows)
+    scale = unit_scale(sample, config.k)
+    return scale, jnp.asarray(sample * np.float32(scale))
+
+
+def calibrate(
+    config: AutoencoderConfig, state: TrainState, rows: Float[np.ndarray, "tokens width"], batch: int
+) -> Array | None:
+    """The threshold of `mutual`, or those of `feature`, that give the budget of training on these rows; None for the others."""
+    if PER.get(config.kind) not in ("batch", "feature"):
+        return None
+    parts = [rows[start : start + CALIBRATION_BLOCK] for start in range(0, len(rows), CALIBRATION_BLOCK)]
+    affinities = np.concatenate(
+        [np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in parts]
+    )
+    if PER[config.kind] == "batch":
+        return jnp.float32(calibrate_threshold(affinities, float(state.statistics.k)))
+    shares = np.asarray(state.statistics.budgets) / batch
+    return jnp.asarray(calibrate_feature_thresholds(affinities, shares))
+
+
+def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, Any]:
+    """Reconstruction and sparsity in batches as in training and of every token by itself; use of the features; difficulty.
+
+    Without prefix: each token by itself, as one uses it. densities: of the features in falling order, at `ranks_shown`. difficulty:
+    Spearman correlation over tokens of the number of active features with the loss of predicting the token after, and by tenths of the
+    loss the mean number; both None without losses.
+    """
+    config, state = autoencoder.config, autoencoder.state
+    alone = in_batches = start_sums(config.width, config.features)
+    active = []
+    for start in range(0, len(held_out.rows) - batch + 1, batch):
+        x = held_out.rows[start : start + batch] * np.float32(autoencoder.scale)
+        z, reconstruction = map(
+            np.asarray, encode_batch(config, autoencoder.variant.terms, state.params, state.statistics, x)
+        )
+        in_batches = add(in_batches, x, reconstruction, z)
+        z = autoencoder.codes(held_out.rows[start : start + batch])
+        alone = add(alone, x, np.asarray(_decode(state.params, z)), z)
+        active.append((z != 0).sum(axis=1))
+    densities = np.sort(alone.fired / alone.tokens)[::-1]
+    counts = np.concatenate(active)
+    batched, found = summarise(in_batches), summarise(alone)
+    result = {name: round(value, 5) for name, value in found.items()}
+    result |= {f"batch_{name}": round(batched[name], 5) for name in ("fvu", "l0", "dead")}
+    slope, quality = zipf_fit(densities)
+    return result | {
+        "under_used": round(float(np.mean(densities < UNDER_USED)), 5),
+        "batch_under_used": round(float(np.mean(in_batches.fired / in_batches.tokens < UNDER_USED)), 5),
+        "alpha": round(slope, 4),
+        "zipf_r2": round(quality, 4),
+        "densities": [float(f"{value:.4g}") for value in densities[ranks_shown(config.features)]],
+        **difficulty(counts, None if held_out.losses is None else held_out.losses[: len(counts)]),
+    }
+
+
+@jax.jit
+def _decode(params: Params, z: Float[Array, "tokens features"]) -> Float[Array, "tokens width"]:
+    return z @ params["decoder"] + params["decoder_bias"][None]
+
+
+def ranks_shown(features: int) -> Int[np.ndarray, " shown"]:
+    """At most 48 ranks from 0 to F - 1, equally far apart on a logarithmic scale."""
+    return np.unique(np.round(np.geomspace(1, features, 48)).astype(int)) - 1
+
+
+MIDDLE = (0.05, 0.5)
+"""The middle ranks, as shares of the features that fire: a Zipf law is fitted to them and judged there."""
+
+
+def zipf_fit(densities: Float[np.ndarray, " features"]) -> tuple[float, float]:
+    """(alpha, R^2) of least squares of log density on log rank over the middle ranks of falling densities; (0, 0) for fewer than three."""
+    live = int(np.sum(densities > 0))
+    ranks = np.arange(1, live + 1)
+    middle = (ranks > MIDDLE[0] * live) & (ranks <= max(MIDDLE[1] * live, 3))
+    if middle.sum() < 3:
+        return 0.0, 0.0
+    x, y = np.log(ranks[middle]), np.log(densities[:live][middle])
+    slope, intercept = np.polyfit(x, y, 1)
+    total = np.square(y - y.mean()).sum()
+    return float(-slope), float(1 - np.square(y - slope * x - intercept).sum() / total) if total > 0 else 1.0
+
+
+def difficulty(active: Int[np.ndarray, " tokens"], losses: Float[np.ndarray, " tokens"] | None) -> dict[str, Any]:
+    """See `judge`; 0 for a constant number of features."""
+    if losses is None:
+        return {"harder_more": None, "l0_by_loss": None}
+    found = difficulty_use(active, losses)
+    return {"harder_more": round(found.spearman, 4), "l0_by_loss": np.round(found.l0, 3).tolist()}
+
+
+def references(subject: Subject, config: AutoencodersConfig, seed: int, most: int = 4096) -> dict[str, float]:
+    """FVU at k of principal components (dense, fitted on the calibration rows) and of matching pursuit on random directions."""
+    rows = subject.held_out[seed].rows[: min(config.tokens, most)]
+    (components,) = principal_components(subject.calibration[: config.tokens], rows, [round(config.k)])
+    key = stream(jax.random.key(config.training.seeds[seed]), "random-dictionary")
+    directions = jax.random.normal(key, (config.features, subject.width))
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    centred = rows - subject.calibration[: config.tokens].mean(axis=0)
+    codes = matching_pursuit(jnp.asarray(centred), directions, round(config.k))
+    left = np.square(centred - np.asarray(codes @ directions)).sum() / np.square(rows - rows.mean(axis=0)).sum()
+    return {"components": round(components, 5), "random": round(float(left), 5)}
+
+
+def by_seed(measured: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """One dictionary of lists over seeds."""
+    return {metric: [each[metric] for each in measured] for metric in measured[0]}

