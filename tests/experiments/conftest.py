@@ -120,7 +120,7 @@ def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
 )
 
 

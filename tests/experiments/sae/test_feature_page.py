@@ -1,16 +1,12 @@
 """The page: read as HTML, and opened in headless Chromium, where there is one."""
 
-import shutil
-import subprocess
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from experiments.sae.feature_page import Feature, Page, Passage, Token, one_in, render, visible
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = '<script>alert("x")</script>&amp;'
 
 
@@ -117,25 +113,12 @@ def test_a_page_without_features_or_passages_is_drawn():
     assert Reader(render(PAGE._replace(features=()))).cards == []
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+@pytest.fixture
+def opened(tmp_path, browse):
     """A function of a fragment: the document as Chromium has it after the page's script ran."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: none of chromium, chromium-browser, google-chrome is installed")
-    folder = tmp_path_factory.mktemp("page")
-    file = Path(folder / "features.html")
+    file = tmp_path / "features.html"
     file.write_text(render(PAGE), encoding="utf-8")
-
-    def dump(fragment: str = "") -> Reader:
-        profile = tmp_path_factory.mktemp("profile")
-        switches = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-        switches += " --disable-component-update --disable-sync --disable-dev-shm-usage"
-        command = [CHROMIUM, *switches.split(), f"--user-data-dir={profile}", "--dump-dom", file.as_uri() + fragment]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return Reader(done.stdout)
-
-    return dump
+    return lambda fragment="": Reader(browse(file.as_uri() + fragment))
 
 
 def visible_cards(read: Reader) -> list[int]:
