@@ -76,6 +76,7 @@ PRESETS = {
         ks=(2.0, 4.0),
         relu=(0.1, 0.2),
     ),
+    "quick": Config(),
     "cpu": Config(training=TrainingConfig(seeds=(0, 1, 2, 3, 4))),
     "paper": Config(
         SyntheticConfig(width=768, features=16_384, l0=25.0),

@@ -113,6 +113,10 @@ PRESETS = {
         k=2.0,
         pursuit_steps=2,
     ),
+    "quick": Config(
+        training=TrainingConfig(seeds=(0, 1, 2)),
+        check=TrainingConfig(steps=500, seeds=(0, 1, 2)),
+    ),
     "cpu": Config(),
     "paper": Config(
         Regime(SyntheticConfig(width=768, features=16_384, l0=25.0), 24_576),
@@ -368,6 +372,9 @@ def figure(results: dict[str, Any]) -> Figure:
                     label="k principal components",
                 )
                 panel.set(xscale="log", xlabel="fraction of variance unexplained", ylabel=metric.upper())
+                ticks = (0.05, 0.1, 0.2, 0.5)
+                panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                panel.set_xticks([], minor=True)
             axes[column].set_title(regime)
         axes[0].legend(
             *(found[: len(regimes[next(iter(regimes))])] for found in axes[0].get_legend_handles_labels()), fontsize=6
