@@ -260,6 +260,7 @@ def figure(results: dict[str, Any]) -> Figure:
                 axes[0].hlines(
                     np.mean(references[key]), *ends, color=color, linestyle=":", label=label if place == 0 else None
                 )
+        axes[0].set_ylim(0, 1.2 * axes[0].get_ylim()[1])  # room for the legend
         axes[0].legend(*(found[-2:] for found in axes[0].get_legend_handles_labels()), fontsize=6.5)
         axes[1].legend(fontsize=6.5)
         for kind in WIDENED:
