@@ -94,6 +94,8 @@ def run_processes(folders: Sequence[Path], report: Report, workers: int) -> None
 
 def supervise(folder: str) -> int:
     """Run one trial in a process of its own and wait for it: the task that a cluster runs. Raises `Killed`, to be tried again."""
+    # The cluster interrupts a cancelled task; processes started in the background of a shell ignore that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(Path(folder))
     try:
         while process.poll() is None:  # not wait(): the cluster's way of interrupting a task does not wake it

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import interval
 from experiments.harness.config import config_hash
-from experiments.harness.style import PALETTE, panels, styled
+from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.sweep_algebra import describe, names, spell, value_at
 from experiments.harness.workspace import plain, write_atomically, write_json
 from lexinv.validation import InvalidConfig, choose, require
 
 INTERVAL = {"mean", "low", "high", "n"}
-VERDICTS = {True: 2, None: 1, False: 0}
-MAX_LINES = 8
-"""More lines than this in a panel cannot be told apart."""
+VERDICTS, COLORS = {True: 2, None: 1, False: 0}, (VERMILION, "#C8C8C8", BLUE)
+MAX_LINES, MAX_ROWS = 8, 60
+"""More lines than this in a panel cannot be told apart, and more rows not be read."""
 
 
 def metric_at(results: Any, path: str) -> dict[str, Any]:
@@ -117,15 +117,16 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 def figure(summary: dict[str, Any]) -> Figure:
     """The metric against every field that changes, or the verdicts of all trials, drawn from the summary alone."""
     rows = [row for row in summary["trials"] if row["status"] == "done"]
-    if summary["metric"] is None:
-        return _verdicts(summary, rows)
     varied = [name for name in summary["swept"] if len({_key(row["values"][name]) for row in rows}) > 1]
     varied = varied or summary["swept"][:1]
-    drawn, axes = panels(1, len(varied))
-    for panel, name in zip(axes, varied, strict=True):
-        _against(panel, name, [other for other in varied if other != name], rows)
-        panel.set_xlabel(name)
-    axes[0].set_ylabel(summary["metric"])
+    with styled():
+        if summary["metric"] is None:
+            return _verdicts(varied, rows[:MAX_ROWS])
+        drawn, axes = panels(1, len(varied), height=4.2)
+        for panel, name in zip(axes, varied, strict=True):
+            _against(panel, name, [other for other in varied if other != name], rows)
+            panel.set_xlabel(name)
+        axes[0].set_ylabel(summary["metric"])
     return drawn
 
 
@@ -154,32 +155,30 @@ def _against(axes: Axes, name: str, others: Sequence[str], rows: Sequence[dict[s
         mean = [value["mean"] for value in found]
         ends = [[value["mean"] if value[end] is None else value[end] for value in found] for end in ("low", "high")]
         error = np.abs(np.subtract(ends, mean))
-        color = PALETTE[index % len(PALETTE)]
+        color = PALETTE[index] if named else GREY
         axes.errorbar(x, mean, error, color=color, marker="o", markersize=4, capsize=2, label=label if named else None)
     if numeric and values[0] > 0 and values[-1] >= 10 * values[0]:
         axes.set_xscale("log")
     if not numeric:
         axes.set_xticks(list(places.values()), [spell(tuple(v) if isinstance(v, list) else v) for v in values])
     if named and any(lines):
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
-def _verdicts(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Figure:
+def _verdicts(varied: Sequence[str], rows: Sequence[dict[str, Any]]) -> Figure:
     """A cell for each trial, the best at the top, and claim: holds, does not hold, cannot tell."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     claims = list(dict.fromkeys(name for row in rows for name in row["claims"]))
-    labels = [_label(row["values"]) for row in rows]
-    colors = (PALETTE[1], "#C8C8C8", PALETTE[0])
+    labels = [_label({name: row["values"][name] for name in varied}) for row in rows]
     cells = [[VERDICTS[row["claims"].get(name)] for name in claims] for row in rows]
     drawn, (axes,) = panels(1, 1, 3.6 + 0.4 * len(claims), 1.8 + 0.22 * len(rows))
-    with styled():
-        axes.imshow(np.array(cells), cmap=ListedColormap(colors), vmin=0, vmax=2, aspect="auto")
-        axes.set_xticks(range(len(claims)), claims, rotation=40, ha="right")
-        axes.set_yticks(range(len(rows)), labels)
-        axes.grid(visible=False)
-        names_of = ("does not hold", "cannot tell", "holds")
-        handles = [Patch(color=color, label=label) for color, label in zip(colors, names_of, strict=True)][::-1]
-        drawn.legend(handles=handles, loc="outside upper center", ncols=3)
+    axes.imshow(np.array(cells), cmap=ListedColormap(COLORS), vmin=0, vmax=2, aspect="auto")
+    axes.set_xticks(range(len(claims)), claims, rotation=40, ha="right")
+    axes.set_yticks(range(len(rows)), labels)
+    axes.grid(visible=False)
+    meaning = ("does not hold", "cannot tell", "holds")
+    handles = [Patch(color=color, label=label) for color, label in zip(COLORS, meaning, strict=True)]
+    drawn.legend(handles=handles[::-1], loc="outside upper center", ncols=3)
     return drawn

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -34,28 +34,32 @@ from experiments.harness.workspace import open_workspace
 from lexinv.validation import choose, require
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Block:
-    """Every value of one field with every value of another; zipped fields go together."""
+    """Trials: every combination of the values of the fields in `grid` and of what each zip pairs."""
 
-    grid: tuple[str, ...] = ()
-    """FIELD=V1,V2 ...: every combination. Dotted names as in `run`; lists in brackets, as in ks=[2,3],[4]."""
-    zip: tuple[str, ...] = ()
-    """FIELD=V1,V2 ...: the first values together, then the second ones; with every combination of the grid."""
+    grid: list[str] = dataclasses.field(default_factory=list)
+    zips: list[list[str]] = dataclasses.field(default_factory=list)
 
     def sweep(self, config: Any) -> Sweep:
         """The trials of this block. Raises `InvalidConfig`."""
         grid = [read_values(config, argument, "--grid") for argument in self.grid]
-        pairs = [read_values(config, argument, "--zip") for argument in self.zip]
+        pairs = [
+            zipped(*(read_values(config, argument, "--zip") for argument in group)) for group in self.zips if group
+        ]
         require(bool(grid or pairs), "--grid", self.grid, "at least one FIELD=V1,V2; `run` runs a single configuration")
-        return product(*grid, zipped(*pairs)) if pairs else product(*grid)
+        return product(*grid, *pairs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which trials to run, and how. `--chain` begins another block of --grid and --zip, whose trials follow those before."""
+    """--grid FIELD=V1,V2 ...: a trial for every combination of values. Dotted names as in `run`; lists in brackets, as in ks=[2,3],[4].
 
-    block: Annotated[Block, tyro.conf.arg(name="")] = Block()
+    --zip FIELD=V1,V2 FIELD=V3,V4 ...: the first values together, then the second ones, each pair with every combination of the grid.
+
+    --chain: begins another block of --grid and --zip; its trials follow those before.
+    """
+
     seeds: int | None = None
     """Seeds in each trial, which the experiment trains together as one population."""
     executor: str = "processes"
@@ -126,17 +130,24 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
     return 1 if failed else 0
 
 
-def parse(arguments: list[str], program: str) -> tuple[Options, list[Block]]:
-    """The options and all blocks of trials; tyro exits with code 2 for what it cannot take."""
-    parts: list[list[str]] = [[]]
+def parse(arguments: Sequence[str], program: str) -> tuple[Options, list[Block]]:
+    """The options, in any place, and all blocks of trials; tyro exits with code 2 for what it cannot take."""
+    blocks, options = [Block()], list[str]()
+    values = options
     for argument in arguments:
-        if argument == "--chain":
-            parts.append([])
+        flag, _, value = argument.partition("=")
+        if flag == "--chain":
+            blocks.append(Block())
+            values = options
+        elif flag in ("--grid", "--zip"):
+            values = blocks[-1].grid
+            if flag == "--zip":
+                blocks[-1].zips.append(values := [])
+            values += [value] if value else []
         else:
-            parts[-1].append(argument)
-    config = (tyro.conf.FlagCreatePairsOff,)
-    options = tyro.cli(Options, args=parts[0], prog=program, config=config)
-    return options, [options.block, *(tyro.cli(Block, args=part, prog=program, config=config) for part in parts[1:])]
+            values = options if argument.startswith("-") else values
+            values.append(argument)
+    return tyro.cli(Options, args=options, prog=program, config=(tyro.conf.FlagCreatePairsOff,)), blocks
 
 
 def executor(options: Options) -> Callable[[Sequence[Path], Report], None]:
