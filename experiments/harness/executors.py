@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from experiments.harness.workspace import write_atomically
 from lexinv.validation import InvalidConfig, require
 
 POLL_SECONDS = 0.1
+SIGTERM_EXIT = 128 + signal.SIGTERM
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
 """An address to which nothing connects, and one that does not answer as Ray does, are given up after so long."""
 
@@ -156,9 +158,13 @@ def run_ray(
     task = ray.remote(supervise).options(
         **amounts, resources=others, max_retries=KILLED_RETRIES, retry_exceptions=[Killed]
     )
-    waiting, running, quiet = deque(folders), dict[Any, Path](), dict[Any, float]()
+    waiting, running, quiet = deque(folders), dict[Any, Path](), dict[Any, int]()
+    terminated = threading.Event()  # Ray makes any exit inside its calls one with code 1
+    previous = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     try:
         while waiting or running:
+            if terminated.is_set():
+                raise SystemExit(SIGTERM_EXIT)
             while waiting and (workers is None or len(running) < workers):
                 folder = waiting.popleft()
                 before = _log_size(folder)
@@ -177,6 +183,7 @@ def run_ray(
             ray.cancel(reference)
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=None)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _reason(ray: Any, reference: Any) -> str:
