@@ -1,10 +1,8 @@
-"""The command line: list, run, verify, report, cite."""
+"""The command line: list, run, sweep, verify, report, cite."""
 
 import dataclasses
 import errno
 import json
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from lexinv.validation import InvalidConfig, choose, require
 USAGE = """\
 python -m experiments list                         every experiment and what it shows
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
+python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
 python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
 python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
 python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
@@ -33,10 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
-    if command in HELP or (command == "run" and rest[:1] and rest[0] in HELP):
+    if command in HELP or (command in ("run", "sweep") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
-    commands = {"list": list_experiments, "run": run, "verify": verify, "report": report, "cite": cite}
+    commands = {
+        "list": list_experiments,
+        "run": run,
+        "sweep": sweep,
+        "verify": verify,
+        "report": report,
+        "cite": cite,
+    }
     try:
         return commands[choose("command", command, commands)](rest, console)
     except InvalidConfig as error:
@@ -49,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(" ".join([f"{type(error).__name__}: {error}", *notes]), markup=False)
         return 1
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command resumes the run", markup=False)
+        errors.print("interrupted; the same command resumes", markup=False)
         return 130
 
 
@@ -76,15 +82,12 @@ class Options(Generic[Config]):
 
 def run(arguments: list[str], console: Any) -> int:
     """Start or resume a run, then judge and draw it; a finished one is only judged and drawn."""
-    names = positional(arguments, "run NAME [PRESET] [options]")
-    name, rest = names[0], arguments[len(names) :]
-    prepare_process()
-    module = load(name)
-    preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    name, preset, module, rest = chosen(arguments, "run NAME [PRESET] [options]")
     options = parse_options(module.PRESETS[preset], rest, f"python -m experiments run {name} {preset}")
 
     from experiments.harness.config import config_hash
     from experiments.harness.record import commit_record, finish, require_committed_code
+    from experiments.harness.trial import run_in
     from experiments.harness.workspace import open_workspace
 
     identity = config_hash(options.config)
@@ -110,36 +113,29 @@ def run(arguments: list[str], console: Any) -> int:
     return 0
 
 
-def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -> bool:
-    """Start or resume the run of `config` in its folder until results.json is there; returns whether it was there before."""
-    from experiments.harness.record import describe_session, imported_packages
-    from experiments.harness.workspace import plain, write_json
+def sweep(arguments: list[str], console: Any) -> int:
+    """Run an experiment once for every combination of values; 0 if every trial is finished, 1 if some failed."""
+    name, preset, module, rest = chosen(arguments, "sweep NAME [PRESET] --grid FIELD=V1,V2 ... [options]")
 
-    results = workspace.path / "results.json"
-    if results.is_file():
-        return True
-    console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
-    with workspace.session(describe_session()) as session:
-        try:
-            write_json(results, plain(module.run(config, workspace)))
-        finally:
-            session["packages"] = imported_packages()
-    return False
+    from experiments.harness.sweeps import sweep as run_sweep
+
+    return run_sweep(name, preset, module, rest, console)
 
 
 def verify(arguments: list[str], console: Any) -> int:
     """Run a record's configuration again; 0 if no number left its recorded interval and no verdict changed, 1 otherwise."""
     names = positional(arguments, "verify NAME [PRESET]")
     require(len(names) == len(arguments), "arguments", " ".join(arguments), "verify NAME [PRESET]")
-    prepare_process()
-    module = load(names[0])
 
     from experiments.harness.config import from_json
     from experiments.harness.record import finish, read_records
     from experiments.harness.report import number
+    from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
     from experiments.harness.workspace import open_workspace
 
+    prepare_process()
+    module = load(names[0])
     recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
     config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
@@ -164,6 +160,17 @@ def verify(arguments: list[str], console: Any) -> int:
     return 0 if done else 1
 
 
+def chosen(arguments: list[str], usage: str) -> tuple[str, str, Any, list[str]]:
+    """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX."""
+    from experiments.harness.trial import prepare_process
+
+    names = positional(arguments, usage)
+    prepare_process()
+    module = load(names[0])
+    preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    return names[0], preset, module, arguments[len(names) :]
+
+
 def positional(arguments: list[str], usage: str) -> list[str]:
     """The leading arguments that are not options: one or two."""
     end = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
@@ -184,17 +191,6 @@ def parse_options(config: Any, arguments: list[str], program: str) -> Options:
     return tyro.cli(
         kind, default=Options(config=config), args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,)
     )
-
-
-def prepare_process() -> None:
-    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM."""
-    from lexinv.data.cache import cache_directory
-    from lexinv.training.allocator import keep_memory
-
-    keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
-    # Outside `fit`, which ends with a checkpoint: leave the folder unlocked and its clock written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def show(claims: list[dict[str, Any]], console: Any) -> None:

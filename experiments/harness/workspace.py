@@ -111,14 +111,14 @@ class Workspace:
         return path
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run folder for this process; `InvalidConfig` if another one holds it. A killed process lets go."""
+    def locked(self, seconds: float = 0.0) -> Iterator[None]:
+        """Hold the run folder for this process; `InvalidConfig` if another one still holds it after so long. A killed process lets go."""
         from filelock import FileLock, Timeout
 
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=seconds)
         except Timeout:
             raise InvalidConfig("workspace", str(self.path), "a run folder that no other process is using") from None
         try:

@@ -1,0 +1,104 @@
+"""One run in a process of its own, from its folder alone: `python -m experiments.harness.trial FOLDER`.
+
+What the folder's config.json says is run, judged and drawn, as `run` does it. What stops it is in its `error.txt`.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from experiments.harness.workspace import open_workspace, plain, write_atomically, write_json
+
+HANDOVER_SECONDS = 60.0
+"""How long a trial waits for the one before it in its folder, which may be writing its last checkpoint."""
+
+LAST_FILE = "figure.pdf"
+"""What a finished run writes last."""
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in a folder is done, judged and drawn."""
+    return (folder / LAST_FILE).is_file()
+
+
+def prepare_process() -> None:
+    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM."""
+    from lexinv.data.cache import cache_directory
+    from lexinv.training.allocator import keep_memory
+
+    keep_memory()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    # Outside `fit`, which ends with a checkpoint: leave the folder unlocked and its clock written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -> bool:
+    """Start or resume the run of `config` in its folder until results.json is there; returns whether it was there before."""
+    from experiments.harness.record import describe_session, imported_packages
+
+    results = workspace.path / "results.json"
+    if results.is_file():
+        return True
+    console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
+    with workspace.session(describe_session()) as session:
+        try:
+            write_json(results, plain(module.run(config, workspace)))
+        finally:
+            session["packages"] = imported_packages()
+    return False
+
+
+def run_trial(folder: Path) -> None:
+    """Start or resume the run that the folder's config.json describes, then judge and draw it."""
+    from rich.console import Console
+
+    from experiments.harness.config import from_json
+    from experiments.harness.record import finish
+    from experiments.harness.registry import load
+
+    held = json.loads((folder / "config.json").read_bytes())
+    module = load(held["experiment"])
+    config = from_json(module.Config, held["config"])
+    workspace = open_workspace(folder, held["experiment"], held["preset"], config)
+    workspace = dataclasses.replace(workspace, progress=False)
+    with workspace.locked(HANDOVER_SECONDS):
+        run_in(workspace, module, config, f"{held['experiment']} {held['preset']}", Console(soft_wrap=True))
+        finish(workspace, module, json.loads((folder / "results.json").read_bytes()))
+
+
+def end_with_parent() -> None:
+    """SIGTERM for this process when its standard input ends: the process that holds the other end is gone, even if it was killed."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin: a thread that waits in it breaks the end of the process
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """FOLDER [--supervised]: 0 if the run is finished, 1 if it failed, with the traceback in error.txt; 143 after SIGTERM, resumable."""
+    folder, *options = arguments
+    prepare_process()
+    if options == ["--supervised"]:
+        end_with_parent()
+    error = Path(folder, "error.txt")
+    try:
+        run_trial(Path(folder))
+    except Exception:
+        write_atomically(error, traceback.format_exc().encode())
+        traceback.print_exc()
+        return 1
+    error.unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,445 @@
+"""Sweeps of the toy experiment: trials are processes, as for a user, and the clusters of Ray are real."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.harness import record, sweep_summary
+from experiments.harness.config import config_hash
+from experiments.harness.registry import load
+from experiments.harness.sweeps import Block, Trial, parse
+from experiments.harness.workspace import Workspace, plain
+from lexinv.validation import InvalidConfig
+
+SOURCE = Path(record.__file__).parents[2]
+SWEEP = ("sweep", "toy/line", "smoke", "--workspace", "s")
+
+# Finds the toy experiment in every process, and spares them what makes a small run slow: importing JAX and reading all packages.
+SITE = """
+import sys
+import experiments
+from experiments.harness import record
+experiments.__path__.append({path!r})
+record.packages_distributions = dict
+record.describe_session = lambda: {{
+    "started": "now", "git_commit": "a" * 40, "git_dirty": False, "device_kind": "cpu", "device_count": 1, "cpu": "a cpu"
+}}
+"""
+
+# With every seed but the first, waits until it may go on.
+WAITING = """
+        import os, time
+        (workspace.path / "pid").write_text(str(os.getpid()))
+        while seed > 0 and not os.path.exists(os.environ["TOY_GO"]):
+            time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def toy(repository, monkeypatch) -> Path:
+    """The toy experiment for this process and those it starts, and `toy/waiting`, which waits for the file that is returned."""
+    source = (repository / "experiments/toy/line.py").read_text()
+    waiting = source.replace("        x = np.linspace", WAITING + "        x = np.linspace")
+    (repository / "experiments/toy/waiting.py").write_text(waiting)
+    site = repository.parent / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITE.format(path=str(repository / "experiments")))
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{SOURCE}")
+    go = repository.parent / "go"
+    monkeypatch.setenv("TOY_GO", str(go))
+    for module in ("experiments.toy.waiting",):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return go
+
+
+@pytest.fixture
+def cli(toy, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run one command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        previous = signal.getsignal(signal.SIGTERM)
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        out, err = capsys.readouterr()
+        return code, out, " ".join(err.replace("│", " ").split())
+
+    return call
+
+
+def folder(root="s", name="toy/line", preset="smoke", **changes) -> Path:
+    """The folder of one trial."""
+    return Path(root, "trials", config_hash(dataclasses.replace(load(name).PRESETS[preset], **changes)))
+
+
+def until(condition: Callable[[], bool], what: str, process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 120  # on a busy machine
+    while not condition():
+        assert process is None or process.poll() is None, f"{what}: the process ended"
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def times(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def undisturbed(path: Path, **changes) -> dict:
+    """The results of a trial, computed in this process in a folder of its own."""
+    module = load("toy/line")
+    path.mkdir()
+    return plain(module.run(dataclasses.replace(module.PRESETS["smoke"], **changes), Workspace(path, "hash")))
+
+
+def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli):
+    grid = ("--grid", "slope=0.5,2", "--chain", "--grid", "fail-at=1")
+    code, out, err = cli(*SWEEP, *grid, "--workers", "2")
+    bad, low, high = folder(fail_at=1), folder(slope=0.5), folder(slope=2.0)
+    assert (code, err) == (1, "")
+    assert "2 of 3 trials are finished" in out
+    assert f"failed: fail_at=1: {bad / 'error.txt'}" in out
+    assert "FloatingPointError: loss nan at step 3" in (bad / "error.txt").read_text()
+    assert "Traceback" in (bad / "error.txt").read_text()
+    for trial in (low, high):
+        assert {path.name for path in trial.iterdir()} >= {*record.FILES, "figure.pdf", "log.txt"}
+    assert json.loads((high / "results.json").read_text())["slopes"] == pytest.approx([2, 2, 2], abs=0.3)
+    assert "0 of 1" in out and "1 of 1" in out  # claims held
+    summary = json.loads(Path("s/summary.json").read_text())
+    assert [row["trial"] for row in summary["trials"]] == [high.name, low.name, bad.name]  # most claims first
+    assert [row["status"] for row in summary["trials"]] == ["done", "done", "failed"]
+    assert summary["trials"][1]["values"] == {"slope": 0.5, "fail_at": None}
+    assert Path("s/figure.png").read_bytes()[:4] == b"\x89PNG"
+
+    (bad / "mended").touch()
+    before = times(low) | times(high)
+    code, out, _ = cli(*SWEEP, *grid)
+    assert code == 0
+    assert times(low) | times(high) == before
+    assert (bad / "computed.txt").read_text() == "0 1 1 2 "
+    assert not (bad / "error.txt").exists()
+
+    before = times(Path("s/trials"))
+    code, out, _ = cli(*SWEEP, "--grid", "slope=2,0.5", "--metric", "slopes", "--best", "highest")
+    assert code == 0
+    assert times(Path("s/trials")) == before
+    summary = json.loads(Path("s/summary.json").read_text())
+    assert [row["trial"] for row in summary["trials"]] == [high.name, low.name]
+    assert summary["trials"][0]["value"]["n"] == 3
+    assert cli(*SWEEP, "--grid", "slope=2,0.5", "--metric", "slops")[::2] == (
+        2,
+        "error: --metric = 'slops' is not possible: did you mean 'slopes' or 'seeds'? known: slopes, true, seeds, corpora",
+    )
+
+
+def test_seeds_belong_to_every_trial(cli):
+    code, _, _ = cli("sweep", "toy/line", "smoke", "--grid", "slope=3", "--seeds", "2")
+    base = load("toy/line").PRESETS["smoke"]
+    root = Path("runs/toy/line/sweeps", f"smoke-{config_hash(base)[:8]}")
+    assert code == 0
+    trial = folder(root, slope=3.0, seeds=(0, 1))
+    assert json.loads((trial / "results.json").read_text())["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sweep", r"sweep NAME \[PRESET\] --grid"),
+        ("sweep toy/lime --grid slope=1", "did you mean 'toy/line'"),
+        ("sweep toy/line smok --grid slope=1", "known: smoke, cpu, paper"),
+        ("sweep toy/line smoke", "at least one FIELD=V1,V2"),
+        ("sweep toy/line smoke --seeds 3", "at least one FIELD=V1,V2"),
+        ("sweep toy/line smoke --grid slope=1 --chain", "at least one FIELD=V1,V2"),
+        ("sweep toy/line smoke slope=1", "slope=1"),
+        ("sweep toy/line smoke --grid --zip", "at least one FIELD=V1,V2"),
+        ("sweep toy/line smoke --grid slop=1", "did you mean 'slope'.*known: slope, points, seeds, noise, noise.scale"),
+        ("sweep toy/line smoke --grid noise.kind=normall", "one of 'normal', 'uniform'"),
+        ("sweep toy/line smoke --grid points=1,many", "points = 'many'"),
+        ("sweep toy/line smoke --zip slope=1,2 points=1,2,3", "--zip = .*slope.*2.*points.*3.*equally many"),
+        ("sweep toy/line smoke --grid slope=1 --zip slope=2 points=3", "'slope'.*each field once"),
+        ("sweep toy/line smoke --grid seeds=[1] --seeds 2", "'seeds'.*each field once"),
+        ("sweep toy/line smoke --grid slope=1 --seeds 0", "--seeds = 0.*at least 1"),
+        ("sweep toy/line smoke --grid slope=1 --workers 0", "--workers = 0.*at least 1"),
+        ("sweep toy/line smoke --grid slope=1 --workers x", "--workers"),
+        ("sweep toy/line smoke --grid slope=1 --executor threads", "known: processes, ray"),
+        ("sweep toy/line smoke --grid slope=1 --executor processes:3", "ray:HOST:PORT"),
+        ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU", "--resources = 'CPU'.*NAME=AMOUNT"),
+        ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU=nan", "NAME=AMOUNT"),
+        ("sweep toy/line smoke --grid slope=1 --best first", "lowest.*highest"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(cli, arguments, message):
+    import re
+
+    code, out, err = cli(*arguments.split())
+    assert code == 2
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not Path("runs").exists()
+
+
+def test_ray_is_an_extra(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = cli(*SWEEP, "--grid", "slope=1", "--executor", "ray")
+    assert code == 2
+    assert 'pip install "lexinv[cluster]"' in err
+    assert not Path("s").exists()
+
+
+def test_blocks_and_options_may_be_mixed():
+    text = "--grid a=1 --workers 2 --grid b=2 --zip c=1 d=2 --zip e=3 --chain --zip=f=4 g=5 --seeds 3 --grid h=6"
+    options, blocks = parse(text.split(), "sweep")
+    assert (options.workers, options.seeds) == (2, 3)
+    assert blocks == [Block(["a=1", "b=2"], [["c=1", "d=2"], ["e=3"]]), Block(["h=6"], [["f=4", "g=5"]])]
+
+
+def test_help_lists_the_options(cli):
+    code, out, _ = cli("sweep", "toy/line", "smoke", "--help")
+    assert code == 0
+    assert all(option in out for option in ("--grid", "--zip", "--chain", "--seeds", "--executor", "--metric"))
+    assert "experiments sweep NAME" in cli("sweep", "--help")[1]
+
+
+def test_folders_in_use_and_of_other_things_are_refused(cli):
+    arguments = ("--grid", "slope=1")
+    with Workspace(Path("s"), "hash").locked():
+        code, _, err = cli(*SWEEP, *arguments)
+    assert code == 2
+    assert "no other process is using" in err
+    assert not Path("s/trials").exists()
+    assert "it holds toy/line with config hash" in cli("sweep", "toy/line", "cpu", *arguments, "--workspace", "s")[2]
+    Path("thesis").mkdir()
+    Path("thesis/chapter.txt").touch()
+    assert "a new or empty folder" in cli("sweep", "toy/line", "cpu", *arguments, "--workspace", "thesis")[2]
+
+
+def start_waiting(*options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments", "sweep", "toy/waiting", "smoke", "--workspace", "s", *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def waits(trial: Path) -> bool:
+    """Whether a trial has its first stage and is in the second."""
+    computed = trial / "computed.txt"
+    return computed.is_file() and computed.read_text().endswith("0 1 ") and (trial / "pid").is_file()
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text() if Path(f"/proc/{pid}").exists() else False
+
+
+@pytest.mark.parametrize("stop", ["terminate the sweep", "interrupt the sweep", "kill the sweep", "kill the trial"])
+def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(cli, toy, stop):
+    process = start_waiting("--grid", "slope=3")
+    trial = folder(name="toy/waiting", slope=3.0)
+    until(lambda: waits(trial), "the trial", process)
+    pid = int((trial / "pid").read_text())
+    what, _, victim = stop.partition(" the ")
+    number = {"terminate": signal.SIGTERM, "interrupt": signal.SIGINT, "kill": signal.SIGKILL}[what]
+    os.kill(process.pid if victim == "sweep" else pid, number)
+    expected = {"terminate": 143, "interrupt": 130, "kill": -9}[what] if victim == "sweep" else 1
+    assert process.wait(120) == expected
+    if what != "kill":
+        assert gone(pid)  # the sweep waited for it
+    until(lambda: gone(pid), "the trial to end")
+    assert len(json.loads((trial / "sessions.json").read_text())) == 1
+    if victim == "trial":
+        assert "ended with code -9" in (trial / "error.txt").read_text()
+        assert "running toy/waiting smoke" in (trial / "error.txt").read_text()  # the log
+    else:
+        assert not (trial / "error.txt").exists()
+
+    toy.touch()
+    code, _, _ = cli("sweep", "toy/waiting", "smoke", "--workspace", "s", "--grid", "slope=3")
+    assert code == 0
+    assert (trial / "computed.txt").read_text() == "0 1 1 2 "
+    assert len(json.loads((trial / "sessions.json").read_text())) == 2
+    assert json.loads((trial / "results.json").read_text()) == undisturbed(Path("whole"), slope=3.0)
+
+
+def made_up(tmp_path: Path, value, holds=True, **values) -> Trial:
+    """A finished trial that measured a value."""
+    config = dataclasses.replace(load("toy/line").PRESETS["smoke"], **values)
+    path = tmp_path / config_hash(config)
+    path.mkdir()
+    (path / "results.json").write_text(json.dumps({"loss": value, "arms": {"a": [{"x": value}]}}))
+    (path / "claims.json").write_text(json.dumps([{"name": "a", "holds": holds}, {"name": "b", "holds": None}]))
+    (path / "environment.json").write_text(json.dumps({"wall_clock_seconds": 2.0}))
+    return Trial(path, values, config, "done")
+
+
+def summarize(trials, metric=None, best="lowest"):
+    return sweep_summary.summarize("toy/line", "smoke", load("toy/line").PRESETS["smoke"], trials, metric, best)
+
+
+def test_best_configurations_come_first(toy, tmp_path):
+    trials = [
+        made_up(tmp_path, value, holds, slope=float(slope))
+        for slope, (value, holds) in enumerate([([2, 4], False), ([1, 1], None), ([0, 8], True)])
+    ]
+    failed = Trial(tmp_path / "failed", {"slope": 9.0}, dataclasses.replace(trials[0].config, slope=9.0), "failed")
+
+    def order(*arguments):
+        return [row["values"]["slope"] for row in summarize([failed, *trials], *arguments)["trials"]]
+
+    assert order() == [2.0, 1.0, 0.0, 9.0]
+    assert order("loss") == [1.0, 0.0, 2.0, 9.0]
+    assert order("loss", "highest") == [2.0, 0.0, 1.0, 9.0]
+    value = summarize(trials, "loss")["trials"][1]["value"]
+    # Student's t with one degree of freedom: 12.706 standard errors, which are 1 here
+    assert value == {
+        "mean": 3.0,
+        "low": pytest.approx(3 - 12.706, abs=1e-3),
+        "high": pytest.approx(3 + 12.706, abs=1e-3),
+        "n": 2,
+    }
+
+
+def test_metrics_are_numbers_or_lists_over_seeds():
+    given = {"mean": 1.0, "low": None, "high": None, "n": 1}
+    results = {"x": 1, "arms": {"a": [{"x": [1.0, 3.0]}, {"x": given}]}, "text": "a", "matrix": [[1.0]], "none": []}
+    assert sweep_summary.metric_at(results, "x") == given
+    assert sweep_summary.metric_at(results, "arms.a.0.x")["mean"] == 2.0
+    assert sweep_summary.metric_at(results, "arms.a.1.x") == given
+    for path, message in (
+        ("y", "known: x, arms"),
+        ("arms.a.2.x", "a place below 2"),
+        ("arms.a.-1.x", "a place below 2"),
+        ("arms.a.x", "a place below 2"),
+        ("x.y", "ends before y"),
+        ("text", "a list of numbers"),
+        ("matrix", "a list of numbers"),
+        ("none", "a list of numbers"),
+        ("arms", "it has a"),
+    ):
+        with pytest.raises(InvalidConfig, match=message):
+            sweep_summary.metric_at(results, path)
+
+
+def test_figure_has_a_panel_for_every_field_that_changes(toy, tmp_path):
+    trials = [
+        made_up(tmp_path, [slope, slope + points], slope=slope, points=points, fail_at=7)
+        for slope in (0.1, 1.0, 10.0)
+        for points in (5, 6)
+    ]
+    drawn = sweep_summary.figure(summarize(trials, "arms.a.0.x"))
+    slopes, points = drawn.axes
+    assert (slopes.get_xlabel(), points.get_xlabel()) == ("slope", "points")
+    assert slopes.get_ylabel() == "arms.a.0.x"
+    assert (slopes.get_xscale(), points.get_xscale()) == ("log", "linear")
+    assert [text.get_text() for text in slopes.get_legend().get_texts()] == ["points=5", "points=6"]
+    line = slopes.containers[0].lines[0]
+    assert list(line.get_xdata()) == [0.1, 1.0, 10.0]
+    assert list(line.get_ydata()) == pytest.approx([2.6, 3.5, 12.5])
+    drawn.canvas.draw()
+
+
+def test_figure_of_verdicts_has_a_cell_for_every_trial_and_claim(toy, tmp_path):
+    trials = [made_up(tmp_path, 1, holds, slope=float(index)) for index, holds in enumerate([False, True])]
+    drawn = sweep_summary.figure(summarize(trials))
+    (axes,) = drawn.axes
+    assert axes.images[0].get_array().tolist() == [[2, 1], [0, 1]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["slope=1", "slope=0"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    drawn.canvas.draw()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(toy, monkeypatch) -> Iterator[str]:
+    """The address of a Ray cluster with two nodes of one processor each on this machine."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    address = f"127.0.0.1:{free_port()}"
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    common = ["--num-cpus", "1", "--object-store-memory", "80000000", "--block"]
+    temporary = tempfile.mkdtemp(dir="/tmp")  # paths of sockets have to be short
+    head = ["--head", "--port", address.partition(":")[2], "--include-dashboard", "false", "--temp-dir", temporary]
+    nodes = []
+
+    def add_node(*arguments: str) -> None:
+        command = [*ray, "start", *arguments, *common]
+        nodes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def answers() -> bool:
+        return subprocess.run([*ray, "status", "--address", address], capture_output=True).returncode == 0
+
+    try:
+        add_node(*head)
+        until(answers, "the head of the cluster", nodes[0])
+        add_node("--address", address)
+        yield address
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+        for node in nodes:
+            node.wait(60)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_a_cluster_resumes_what_it_loses(cluster, toy):
+    """Stopped once as a whole; then one trial loses the worker that supervises it, and another is killed itself."""
+    options = ("--grid", "slope=3,4", "--executor", f"ray:{cluster}")
+    trials = [folder(name="toy/waiting", slope=slope) for slope in (3.0, 4.0)]
+    process = start_waiting(*options)
+    until(lambda: all(map(waits, trials)), "both trials", process)
+    pids = [int((trial / "pid").read_text()) for trial in trials]
+    process.terminate()
+    assert process.wait(120) == 143
+    assert all(map(gone, pids))
+    assert not any((trial / "error.txt").exists() for trial in trials)
+
+    for trial in trials:
+        (trial / "computed.txt").write_text("0 ")
+        (trial / "pid").unlink()
+    process = start_waiting(*options)
+    until(
+        lambda: all((trial / "computed.txt").read_text() == "0 1 " and (trial / "pid").is_file() for trial in trials),
+        "both trials",
+        process,
+    )
+    supervisor = int((trials[0] / "log.txt").read_text().rpartition("by process ")[2].partition("\n")[0])
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(int((trials[1] / "pid").read_text()), signal.SIGKILL)
+    until(lambda: all((trial / "computed.txt").read_text() == "0 1 1 " for trial in trials), "both to go on", process)
+    toy.touch()
+    assert process.wait(120) == 0
+    for trial, slope in zip(trials, (3.0, 4.0), strict=True):
+        assert (trial / "computed.txt").read_text() == "0 1 1 2 "
+        assert json.loads((trial / "results.json").read_text()) == undisturbed(Path(f"whole-{slope}"), slope=slope)
+        assert not (trial / "error.txt").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "6379", "host:port", "ray://127.0.0.1:1"])
+def test_cluster_that_does_not_answer_is_named_in_time(cli, address):
+    pytest.importorskip("ray")
+    start = time.monotonic()
+    code, out, err = cli(*SWEEP, "--grid", "slope=1", "--executor", f"ray:{address}")
+    assert time.monotonic() - start < 10
+    assert (code, out) == (2, "")
+    assert f"executor = 'ray:{address}' is not possible" in err
+    assert not Path("s").exists()
