@@ -3,8 +3,8 @@
 A sweep lives in one folder: `trials/HASH` is the run folder of the trial with that configuration, so a trial that is finished is never
 repeated, whichever sweep in this folder asks for it, and a grid with more values runs only the new ones.
 
-Seeds are not trials. `--seeds N` gives the experiment N seeds, which it trains together as its own vmapped population: one compile,
-one dispatch. Other fields decide shapes and programs, so each of their values is a run of its own.
+Seeds are not trials. `--seeds N` gives the experiment N seeds, which most train together as a population: one compile, one dispatch.
+Other fields decide shapes and programs, so each of their values is a run of its own.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Options:
     """
 
     seeds: int | None = None
-    """Seeds in each trial, which the experiment trains together as one population."""
+    """Seeds in each trial, which most experiments train together as one population."""
     executor: str = "processes"
     """processes: on this machine. ray: a cluster started here. ray:HOST:PORT: a cluster whose nodes see the same folders."""
     workers: int | None = None

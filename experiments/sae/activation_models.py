@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from experiments.harness.claims import Interval, interval
 from experiments.harness.workspace import Workspace
 from experiments.sae.subject_models import HeldOut, Subject
 from experiments.sae.synthetic_models import VARIANTS, Setting, TrainingConfig, Variant, encode_batch
@@ -19,7 +20,7 @@ from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params, pre_activati
 from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.difficulty import difficulty_use
 from lexinv.sae.inference import encode_alone, make_reconstruct
-from lexinv.sae.losses import LossConfig
+from lexinv.sae.losses import LossConfig, budget_of
 from lexinv.sae.metrics import (
     add,
     calibrate_feature_thresholds,
@@ -71,7 +72,8 @@ class AutoencodersConfig:
         whole = 1 <= self.k <= self.features and self.k == round(self.k)
         require(whole, "autoencoders.k", self.k, f"a whole number from 1 to the {self.features} features")
         batch = self.training.batch
-        spends = "feature_zipf" not in self.variants or self.k * batch >= self.features
+        chooses = any(VARIANTS[name].zipf is not None for name in self.variants)
+        spends = not chooses or self.k * batch >= self.features
         allowed = f"at least features / k = {self.features / self.k:.0f} tokens, one for each feature of Feature Choice"
         require(spends, "autoencoders.training.batch", batch, allowed)
         for name in ("jumprelu", "relu"):
@@ -153,9 +155,18 @@ def train_variant(
 ) -> list[Autoencoder]:
     """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
     variant, training, setting = VARIANTS[name], config.training, config.setting(name)
-    shape = AutoencoderConfig(subject.width, config.features, variant.kind)
+    # Codes as entries where they are few: see `experiments.benchmarks.sae_step`. Gathers of a mesh's features would undo it.
+    few = variant.kind == "topk" and config.features >= 100 * config.k and make_mesh(config.mesh).size == 1
+    shape = AutoencoderConfig(
+        subject.width,
+        config.features,
+        variant.kind,
+        most_active=round(config.k) if few and not variant.loss.multi else 0,
+    )
     alone = jax.default_backend() == "cpu" or training.batch * shape.features > LARGE
-    optimizer, step = trainer(shape, variant.terms, training.optimizer, training.steps, "map" if alone else "vmap")
+    optimizer, step = trainer(
+        shape, variant.terms(training), training.optimizer, training.steps, "map" if alone else "vmap"
+    )
     scale, sample = scale_and_sample(subject.source, config)
     seeds, spends = training.seeds, variant.zipf is not None
 
@@ -222,7 +233,7 @@ def calibrate(
     )
     if PER[config.kind] == "batch":
         return jnp.float32(calibrate_threshold(affinities, float(state.statistics.k)))
-    shares = np.asarray(state.statistics.budgets) / batch
+    shares = np.asarray(budget_of(config, LossConfig(), state.statistics, batch)) / batch
     return jnp.asarray(calibrate_feature_thresholds(affinities, shares))
 
 
@@ -239,7 +250,7 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
     for start in range(0, len(held_out.rows) - batch + 1, batch):
         x = held_out.rows[start : start + batch] * np.float32(autoencoder.scale)
         z, reconstruction = map(
-            np.asarray, encode_batch(config, autoencoder.variant.terms, state.params, state.statistics, x)
+            np.asarray, encode_batch(config, autoencoder.variant.loss, state.params, state.statistics, x)
         )
         in_batches = add(in_batches, x, reconstruction, z)
         z = autoencoder.codes(held_out.rows[start : start + batch])
@@ -286,6 +297,21 @@ def zipf_fit(densities: Float[np.ndarray, " features"]) -> tuple[float, float]:
     slope, intercept = np.polyfit(x, y, 1)
     total = np.square(y - y.mean()).sum()
     return float(-slope), float(1 - np.square(y - slope * x - intercept).sum() / total) if total > 0 else 1.0
+
+
+def compare_laws(found: dict[str, Any], features: int) -> dict[str, Interval]:
+    """Over seeds, at the ranks shown of the middle: R^2 of a Zipf law, log density linear in log rank, and that minus R^2 of an exponential
+    one, log density linear in rank. Falling densities fit either somewhat: the difference says which they follow.
+    """
+    ranks, zipf, exponential = ranks_shown(features) + 1, [], []
+    for densities, dead in zip(np.array(found["densities"]), found["dead"], strict=True):
+        live = round((1 - dead) * features)
+        inside = (ranks > MIDDLE[0] * live) & (ranks <= MIDDLE[1] * live) & (densities > 0)
+        y = np.log(densities[inside])
+        constant = len(y) < 3 or np.ptp(y) == 0
+        for x, fits in ((np.log(ranks[inside]), zipf), (ranks[inside], exponential)):
+            fits.append(0.0 if constant else float(np.corrcoef(x, y)[0, 1] ** 2))
+    return {"zipf": interval(zipf), "ahead": interval(np.subtract(zipf, exponential))}
 
 
 def difficulty(active: Int[np.ndarray, " tokens"], losses: Float[np.ndarray, " tokens"] | None) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def survey(activities: Activities, subject: LanguageSubject, windows: Int[np.nda
     peaks, positions, fired, total = [], [], 0, 0
     for start in range(0, len(windows), BLOCK):
         rows = subject.read(windows[start : start + BLOCK])
-        z = activities(rows).reshape(-1, windows.shape[1] - 1, activities(rows[:1]).shape[1])
+        z = activities(rows)
+        z = z.reshape(-1, windows.shape[1] - 1, z.shape[1])
         peaks.append(z.max(axis=1))
         positions.append(z.argmax(axis=1))
         fired, total = fired + (z > 0).sum(axis=(0, 1)), total + z.sum(axis=(0, 1), dtype=np.float64)
@@ -117,7 +118,7 @@ def describe(
     needed = sorted({window for feature in features for window, _ in top[feature]})
     values = _values(autoencoder, subject, windows[needed], features)
     histograms = _histograms(autoencoder, subject, windows, features, found.peaks.max(axis=0))
-    cosines = _cosines(np.asarray(autoencoder.state.params["decoder"]))
+    cosines = _cosines(np.asarray(autoencoder.state.params["decoder"]), features)
     ranks = np.argsort(np.argsort(-found.density, kind="stable"), kind="stable") + 1
     place = {window: number for number, window in enumerate(needed)}
     described = []
@@ -129,7 +130,7 @@ def describe(
             tokens = tuple(Token(texts[windows[window, t]], float(acts[t])) for t in range(start, stop))
             passages.append(Passage(tokens, position - start))
         order = np.argsort(effects[feature, : len(texts)])  # a checkpoint may have more rows than tokens
-        near = [i for i in np.argsort(-cosines[feature]).tolist() if i != feature][:listed]
+        near = [i for i in np.argsort(-cosines[column])[: listed + 1].tolist() if i != feature][:listed]
         described.append(
             Feature(
                 feature,
@@ -141,7 +142,7 @@ def describe(
                 tuple(passages),
                 tuple((texts[i], float(effects[feature, i])) for i in order[::-1][:listed]),
                 tuple((texts[i], float(effects[feature, i])) for i in order[:listed]),
-                tuple((i, float(cosines[feature, i])) for i in near),
+                tuple((i, float(cosines[column, i])) for i in near),
             )
         )
     return described
@@ -170,9 +171,9 @@ def _histograms(
     return counts
 
 
-def _cosines(decoder: Float[np.ndarray, "features width"]) -> Float[np.ndarray, "features features"]:
+def _cosines(decoder: Float[np.ndarray, "features width"], chosen: list[int]) -> Float[np.ndarray, "chosen features"]:
     rows = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
-    return rows @ rows.T
+    return rows[chosen] @ rows.T
 
 
 def logit_effects(

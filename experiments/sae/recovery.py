@@ -123,7 +123,9 @@ PRESETS = {
         Regime(SyntheticConfig(width=768, features=16_384, l0=25.0), 16_384),
         Regime(SyntheticConfig(width=768, features=16_384, l0=25.0), 4096),
         Regime(SyntheticConfig(width=768, features=16_384, l0=25.0, parents=4096), 4096),
-        training=TrainingConfig(steps=50_000, batch=4096, held_out=10, seeds=(0, 1, 2, 3, 4)),
+        training=TrainingConfig(
+            steps=50_000, batch=4096, held_out=10, seeds=(0, 1, 2, 3, 4), dead_after=10_000_000, auxiliary_k=384
+        ),
         k=25.0,
         pursuit_steps=80,
     ),
@@ -259,6 +261,18 @@ def per_seed(kinds: dict[str, Any], metric: str) -> np.ndarray:
     return np.array([each[metric] for each in kinds.values()])
 
 
+def chosen_on_others(values: np.ndarray) -> list[int]:
+    """For each seed the variant with the largest mean over the other seeds (over its own where it is alone)."""
+    seeds = range(values.shape[1])
+    others = [[j for j in seeds if j != i] or [i] for i in seeds]
+    return [int(values[:, rest].mean(axis=1).argmax()) for rest in others]
+
+
+def most_often(kinds: dict[str, Any], chosen: list[int]) -> str:
+    """The name of the variant that was chosen for most seeds."""
+    return list(kinds)[max(chosen, key=chosen.count)]
+
+
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Reconstruction against recovery, matching pursuit, the orthogonal check, and who recovers best."""
     from scipy.stats import spearmanr
@@ -266,14 +280,13 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     regimes = results["regimes"]
     separate, gaps, pursuit, ranks = [], {}, {}, {}
     for name, kinds in regimes.items():
-        names, fvu = list(kinds), per_seed(kinds, "fvu")
-        best = int(fvu.mean(axis=1).argmin())
-        differ = []
+        fvu = per_seed(kinds, "fvu")
+        best, differ = chosen_on_others(-fvu), []
         for metric in ("mcc", "f1"):
             values = per_seed(kinds, metric)
-            top = int(values.mean(axis=1).argmax())
-            gap = interval(values[top] - values[best])
-            gaps[f"{name}, {metric}: {names[top]} over {names[best]}"] = gap
+            top = chosen_on_others(values)
+            gap = interval([values[top[i], i] - values[best[i], i] for i in range(values.shape[1])])
+            gaps[f"{name}, {metric}: {most_often(kinds, top)} over {most_often(kinds, best)}"] = gap
             differ.append(above(gap, 0.0))
         separate.append(None if None in differ else any(differ))
         for metric in ("fvu", "f1"):
@@ -291,7 +304,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         Claim(
             "recovery_is_not_reconstruction",
             "In every regime the variant that reconstructs best is not the one that recovers the true features best, by their directions "
-            "or by where they fire (measured: MCC and F1 of the best by that metric minus those of the variant with the lowest mean FVU).",
+            "or by where they fire (measured: MCC and F1 of the best by that metric minus those of the variant with the lowest FVU, on "
+            "each seed, with both chosen by the mean over the other seeds; JumpReLU, Gated and ReLU have an L0 of their own).",
             SOURCE,
             "lowest FVU and highest MCC and F1 belong to different methods",
             gaps,

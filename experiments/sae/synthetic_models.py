@@ -58,7 +58,10 @@ PAPER = """@article{ayonrinde2024adaptive,
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """batch: tokens of a batch, in training and in every evaluation of a batch's selection. held_out: batches of the evaluation."""
+    """batch: tokens of a batch, in training and in every evaluation of a batch's selection. held_out: batches of the evaluation.
+
+    dead_after, auxiliary_k: see `lexinv.sae.losses.LossConfig`.
+    """
 
     steps: int = 1200
     batch: int = 512
@@ -66,9 +69,11 @@ class TrainingConfig:
     held_out: int = 40
     steps_per_dispatch: int = 100
     seeds: tuple[int, ...] = (0, 1, 2)
+    dead_after: int = 50_000
+    auxiliary_k: int = 32
 
     def __post_init__(self):
-        for field in ("steps", "batch", "held_out", "steps_per_dispatch"):
+        for field in ("steps", "batch", "held_out", "steps_per_dispatch", "dead_after", "auxiliary_k"):
             require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
         parts = self.steps % self.steps_per_dispatch == 0
         require(parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of steps = {self.steps}")
@@ -82,13 +87,16 @@ class Variant:
     """A kind of autoencoder with its loss. zipf: exponent of Feature Choice's budgets; None for the others."""
 
     kind: Kind
-    terms: LossConfig = LossConfig()
+    loss: LossConfig = LossConfig()
     zipf: float | None = None
 
+    def terms(self, training: TrainingConfig) -> LossConfig:
+        """The loss with what the training says of dead features."""
+        return replace(self.loss, dead_after=training.dead_after, auxiliary_k=training.auxiliary_k)
 
-DEAD_AFTER = 50_000
-AUXILIARY = LossConfig(auxiliary="dead", dead_after=DEAD_AFTER)
-PLAIN = LossConfig(dead_after=DEAD_AFTER)
+
+AUXILIARY = LossConfig(auxiliary="dead")
+PLAIN = LossConfig()
 VARIANTS = {
     "topk": Variant("topk", AUXILIARY),
     "mutual": Variant("mutual", AUXILIARY),
@@ -168,7 +176,7 @@ def train(
     """
     prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if variant.kind == "matryoshka" else ()
     config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
-    optimizer, step = trainer(config, variant.terms, training.optimizer, training.steps)
+    optimizer, step = trainer(config, variant.terms(training), training.optimizer, training.steps)
     key = jax.random.key(seed)
     dictionary = make_dictionary(data, stream(key, "dictionary"))
 
@@ -256,7 +264,7 @@ def encode_held_out(trained: Trained, member: int, batch: int) -> tuple[np.ndarr
     """Codes [tokens, latents] and reconstructions [tokens, width] of the held-out tokens, in batches as in training."""
     state = trained.members[member]
     parts = [
-        encode_batch(trained.config, trained.variant.terms, state.params, state.statistics, x)
+        encode_batch(trained.config, trained.variant.loss, state.params, state.statistics, x)
         for x in trained.held_out.activations.reshape(-1, batch, trained.config.width)
     ]
     return np.concatenate([codes for codes, _ in parts]), np.concatenate([found for _, found in parts])
@@ -322,7 +330,7 @@ def judge(
 
     sums, codes = start_sums(config.width, config.features), []
     for x in held_out.activations.reshape(-1, batch, config.width):
-        z, reconstruction = map(np.asarray, encode_batch(config, variant.terms, params, statistics, x))
+        z, reconstruction = map(np.asarray, encode_batch(config, variant.loss, params, statistics, x))
         sums, codes = add(sums, np.asarray(x), reconstruction, z), [*codes, z]
     z, truth = np.concatenate(codes), np.asarray(held_out.codes)
     found = summarise(sums)

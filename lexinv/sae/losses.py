@@ -48,7 +48,7 @@ class LossConfig:
         require(
             self.auxiliary_coefficient >= 0, "loss.auxiliary_coefficient", self.auxiliary_coefficient, "zero or more"
         )
-        require(self.dead_after >= 1, "loss.dead_after", self.dead_after, "at least 1 token")
+        require(1 <= self.dead_after <= MOST_TOKENS, "loss.dead_after", self.dead_after, f"1 to {MOST_TOKENS} tokens")
         require(0 <= self.under_use <= 1, "loss.under_use", self.under_use, "0 to 1")
         require(self.anneal_steps >= 0, "loss.anneal_steps", self.anneal_steps, "zero or more")
 
@@ -70,6 +70,8 @@ class Statistics(NamedTuple):
     batches: Int[Array, ""]
 
 
+MOST_TOKENS = 2**30
+"""Where the counter of tokens since a feature fired stops, before it would overflow."""
 DENSITY_DECAY = 0.99
 THRESHOLD_DECAY = 0.99
 
@@ -304,7 +306,7 @@ def _updated(
         total = jnp.round(statistics.k * tokens).astype(jnp.int32)
         shares = jnp.mean(select(codes.affinities, total, "batch").astype(jnp.float32), axis=0)
         wanted = _running(wanted, shares, DENSITY_DECAY, first)
-    since = jnp.where(fired > 0, 0, statistics.tokens_since_fired + tokens)
+    since = jnp.where(fired > 0, 0, jnp.minimum(statistics.tokens_since_fired, MOST_TOKENS) + tokens)
     return statistics._replace(
         tokens_since_fired=since,
         density=density,

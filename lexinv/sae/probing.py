@@ -98,7 +98,9 @@ def probe(
     """Fit on one half of the tokens and score on the other; on all columns, or on the k with the largest `class_difference` of that half.
 
     The same key gives the same halves, whatever x: so codes and the activations they encode are judged on the same tokens.
+    Raises `InvalidConfig` for labels that are not boolean: zeros and ones would be taken for indices.
     """
+    require(labels.dtype == bool, "labels", str(labels.dtype), "bool")
     require(k is None or 1 <= k <= x.shape[1], "k", k, f"None, or 1 to the {x.shape[1]} columns")
     train, held = halves(labels, key)
     columns = np.arange(x.shape[1])

@@ -65,13 +65,34 @@ def _threshold_bits(
 
     def refine(step: Array, threshold: Array) -> Array:
         candidate = threshold | (jnp.int32(1) << (jnp.int32(30) - step))
-        enough = jnp.sum(bits >= candidate, axis=axes, keepdims=True) >= counts
+        enough = _reaches(bits >= candidate, counts, axes)
         return jnp.where(enough, candidate, threshold)
 
     start = jnp.zeros(jnp.broadcast_shapes(counts.shape, bits[:1, :1].shape), jnp.int32)
     start = jnp.broadcast_to(start, tuple(1 if axis in axes else size for axis, size in enumerate(bits.shape)))
     threshold = jax.lax.fori_loop(0, 31, refine, start)
     return jnp.where(counts > 0, threshold, jnp.iinfo(jnp.int32).max)
+
+
+DIGIT = 12
+"""Counts over a batch are kept as two digits of this many bits and the rest: tokens times features may be more than an int32 holds."""
+
+
+def _reaches(
+    there: Bool[Array, "tokens features"], counts: Int[Array, "#n #m"], axes: tuple[int, ...]
+) -> Bool[Array, "n m"]:
+    """Whether so many are true along `axes`."""
+    if len(axes) == 1:
+        return jnp.sum(there, axis=axes, keepdims=True) >= counts
+    return sum_reaches(jnp.sum(there, axis=1, keepdims=True), counts)
+
+
+def sum_reaches(rows: Int[Array, "tokens one"], counts: Int[Array, "one one"]) -> Bool[Array, "one one"]:
+    """Whether the sum of `rows` is at least `counts`; exact for up to 2^(31 - DIGIT) rows, also where the sum is above 2^31."""
+    low = jnp.sum(rows & (2**DIGIT - 1), axis=0, keepdims=True)
+    high = jnp.sum(rows >> DIGIT, axis=0, keepdims=True) + (low >> DIGIT)
+    low, wanted = low & (2**DIGIT - 1), counts >> DIGIT
+    return (high > wanted) | ((high == wanted) & (low >= (counts & (2**DIGIT - 1))))
 
 
 def _ordered_bits(values: Float[Array, "tokens features"]) -> Int[Array, "tokens features"]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lexinv.sae.selection import AXES, smallest_kept
+from lexinv.sae.selection import AXES, smallest_kept, sum_reaches
 from lexinv.sae.selection import select as select_eagerly
 
 select = jax.jit(select_eagerly, static_argnums=2)
@@ -106,6 +106,18 @@ def test_counts_add_up_over_devices(per):
     found = select(divided, 3, per)
     np.testing.assert_array_equal(found, select(values, 3, per))
     assert found.sharding.num_devices == 2
+
+
+def test_counts_of_a_batch_may_be_more_than_an_int32_holds():
+    reaches = jax.jit(sum_reaches)
+    rows = jnp.full((131_072, 1), 32_768, jnp.int32)  # 2^32 together
+    assert bool(reaches(rows, jnp.array([[2**31 - 1]], jnp.int32)).item())
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        some = rng.integers(0, 40_000, (300, 1)).astype(np.int32)
+        total = int(some.sum())
+        verdicts = [bool(reaches(some, jnp.array([[total + d]], jnp.int32)).item()) for d in (-4096, -1, 0, 1, 4096)]
+        assert verdicts == [True, True, True, False, False]
 
 
 def test_batches_of_sequences_must_be_flattened():

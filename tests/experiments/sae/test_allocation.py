@@ -22,10 +22,10 @@ def made_up() -> dict:
 
     def by_width(kind: str) -> dict:
         dead = [[0.0] * 3] * 2 if kind.startswith("feature") else [[0.1, 0.1, 0.11], [0.5, 0.52, 0.51]]
-        return {"dead": dead, "under_used": dead, "fvu": [[0.5] * 3, [0.4] * 3]}
+        return {"dead": dead, "threshold_dead": dead, "fvu": [[0.5] * 3, [0.4] * 3]}
 
     references = {name: {"components": [0.8] * 3, "pursuit": [0.2] * 3} for name in regimes}
-    wide = {"widths": [48, 96], "by_width": {kind: by_width(kind) for kind in WIDENED}}
+    wide = {"widths": [48, 96], "true_features": 96, "by_width": {kind: by_width(kind) for kind in WIDENED}}
     return {"seeds": [0, 1, 2], "corpora": {}, "k": 5.0, "regimes": regimes, "references": references, **wide}
 
 
@@ -43,6 +43,7 @@ def test_all_claims_hold_on_results_that_satisfy_them():
         ("spare", "feature_uniform", "dead", [0.0, 0.0, 0.01], {"feature_choice_no_dead"}),
         ("scarce", "feature_zipf", "threshold_dead", [0.0, 0.02, 0.0], {"feature_choice_no_dead"}),
         ("scarce", "mutual_zipf", "under_used", [0.3] * 3, {"zipf_not_worse"}),
+        ("spare", "mutual_zipf", "dead", [0.4] * 3, {"zipf_not_worse"}),
         ("scarce", "mutual", "fvu", [0.51] * 3, {"mutual_below_topk_in_every_regime"}),
         ("spare", "feature_uniform", "fvu", [0.29] * 3, {"zipf_budgets_beat_uniform_ones"}),
         (

@@ -10,6 +10,7 @@ from experiments.sae.activation_models import ranks_shown
 from experiments.sae.language_model import PRESETS, Config, claims, figure
 from lexinv.validation import InvalidConfig
 
+EXPONENTIAL = (0.3 * np.exp(-0.01 * ranks_shown(512))).tolist()
 FVU = {"topk": 0.3, "mutual": 0.25, "mutual_zipf": 0.25, "feature_zipf": 0.28}
 
 
@@ -66,7 +67,8 @@ def test_all_claims_hold_on_results_that_satisfy_them():
         ("own", "mutual_zipf", "batch_dead", [0.02] * 3, {"zipf_not_worse"}),
         ("minilm", "mutual", "l0", [17.0] * 3, {"threshold_mode_l0"}),
         ("own", "mutual", "output", [4.5] * 3, {"ce_recovered"}),
-        ("minilm", "mutual", "zipf_r2", [0.8] * 3, {"densities_follow_zipf"}),
+        ("minilm", "mutual", "densities", [EXPONENTIAL] * 3, {"densities_follow_zipf"}),
+        ("own", "feature_zipf", "dead", [0.0, 0.0, 0.01], {"feature_choice_no_dead"}),
         ("own", "mutual", "harder_more", [-0.1, 0.0, 0.1], {"harder_tokens_use_more"}),
     ],
 )
