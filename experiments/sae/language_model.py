@@ -110,6 +110,7 @@ PRESETS = {
             ),
         )
     ),
+    "quick": Config((Study(autoencoders=AutoencodersConfig(("topk", "mutual", "mutual_zipf", "feature_zipf"))),)),
     "cpu": Config(
         (
             Study(),
