@@ -118,8 +118,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "k": config.k,
         "regimes": regimes,
         "widths": list(config.widths),
+        "true_features": config.scarce.data.features,
         "by_width": {
-            kind: {metric: [found[kind][metric] for found in widths] for metric in ("dead", "under_used", "fvu")}
+            kind: {metric: [found[kind][metric] for found in widths] for metric in ("dead", "threshold_dead", "fvu")}
             for kind in WIDENED
         },
         "references": {

@@ -15,7 +15,7 @@ from experiments.harness.claims import Claim, above, every, interval
 from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.sae import synthetic_models
-from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, measure
+from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
 from lexinv.sae.synthetic import SyntheticConfig, probabilities
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import choose, require

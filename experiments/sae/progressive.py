@@ -108,7 +108,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "k": config.k,
         "kept": config.kept,
         "fvu": {kind: [each["fvu"] for each in by_seed] for kind, by_seed in found.items()},
-        "l0": {kind: [each["l0"] for each in by_seed] for kind, by_seed in found.items()},
         "references": {name: [each[name] for each in references] for name in REFERENCES},
     }
 
