@@ -322,7 +322,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         Claim(
             "memory_within",
             f"Peak memory of our step at {store['label']}, planned by the compiler and by which a process grows, over that of parameters, "
-            "Adam's moments and two arrays [tokens, features] (pre-activations and their gradient).",
+            "Adam's moments and two arrays [tokens, features], our reading of the activations of a batch: dense steps hold pre-activations "
+            "and their gradient.",
             SOURCE,
             None,
             shares,

@@ -2,8 +2,8 @@
 
 Ayonrinde 2024 (arXiv 2411.02124), on GPT-2 small; method card sparse-autoencoders, second experiment. Autoencoders of six variants on the
 middle residual stream of a small Transformer trained here on Python's source code, and on a middle layer of MiniLM, an encoder with
-published weights, on English text. The same command trains them on a GPT-2 or Pythia checkpoint (`--subjects.0.model FOLDER`). Seeds are
-those of the autoencoders and of the held-out text: intervals are given one model and one order of its text.
+published weights, on English text. The same command trains them on a GPT-2 or Pythia checkpoint (`--subjects.0.subject.model FOLDER`).
+Seeds are those of the autoencoders and of the held-out text: intervals are given one model and one order of its text.
 """
 
 from dataclasses import dataclass, field

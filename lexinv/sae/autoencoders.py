@@ -30,6 +30,7 @@ class AutoencoderConfig:
     free_norms: of `relu`: the penalty weighs features by the norms of their decoder rows, which are then free; otherwise rows have norm 1.
     bandwidth: of the kernel behind the gradient of JumpReLU's thresholds, in units of the pre-activations.
     prefixes: of `matryoshka`: sizes of the nested dictionaries, the last of which is F.
+    centre: of the sample at which b_dec begins: its mean, or its geometric median, which outliers move less (Gao et al. 2024).
     most_active: of `topk`: the largest k of any member. Training then holds codes as so many values and indices for each token
         (`lexinv.sae.sparse`), the same but for rounding, which is faster where F / k is large. 0: codes are [tokens, features].
     """
@@ -41,6 +42,7 @@ class AutoencoderConfig:
     bandwidth: float = 0.2
     initial_threshold: float = 0.1
     prefixes: tuple[int, ...] = ()
+    centre: Literal["mean", "median"] = "mean"
     most_active: int = 0
 
     def __post_init__(self):
@@ -76,19 +78,40 @@ class Codes(NamedTuple):
 
 
 def initialize(config: AutoencoderConfig, sample: Float[Array, "tokens width"], key: Key[Array, ""]) -> Params:
-    """Decoder rows uniform on the sphere, W_enc = W_dec^T, b_enc = 0, and b_dec the mean of `sample`.
+    """Decoder rows uniform on the sphere, W_enc = W_dec^T, b_enc = 0, and b_dec the mean of `sample`, or its geometric median.
 
-    The mean matters where it is large against the spread: latents on the wrong side of it are born dead.
+    The centre matters where it is large against the spread: latents on the wrong side of it are born dead.
     """
     directions = jax.random.normal(key, (config.features, config.width))
     decoder = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     zeros = jnp.zeros(config.features)
-    params = {"encoder": decoder.T, "encoder_bias": zeros, "decoder": decoder, "decoder_bias": jnp.mean(sample, axis=0)}
+    centre = jnp.mean(sample, axis=0) if config.centre == "mean" else geometric_median(sample)
+    params = {"encoder": decoder.T, "encoder_bias": zeros, "decoder": decoder, "decoder_bias": centre}
     if config.kind == "jumprelu":
         params["threshold"] = jnp.full(config.features, config.initial_threshold)
     if config.kind == "gated":
         params |= {"log_magnitude": zeros, "magnitude_bias": zeros}
     return params
+
+
+def geometric_median(
+    sample: Float[Array, "tokens width"], most_steps: int = 100, tolerance: float = 1e-5
+) -> Float[Array, " width"]:
+    """The point with the smallest sum of distances to the tokens, by Weiszfeld's iteration from the mean.
+
+    Until a step is below `tolerance` times the mean distance, or after `most_steps`. 1e-8 is added to distances, so that a token may be it.
+    """
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, point, _ = carry
+        distances = jnp.linalg.norm(sample - point[None], axis=1) + 1e-8
+        moved = jnp.sum(sample / distances[:, None], axis=0) / jnp.sum(1 / distances)
+        return count + 1, moved, jnp.linalg.norm(moved - point) / jnp.mean(distances)
+
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        return (carry[0] < most_steps) & (carry[2] > tolerance)
+
+    return jax.lax.while_loop(going, step, (jnp.int32(0), jnp.mean(sample, axis=0), jnp.float32(jnp.inf)))[1]
 
 
 def pre_activations(params: Params, x: Float[Array, "tokens width"]) -> Float[Array, "tokens features"]:

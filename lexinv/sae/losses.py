@@ -31,6 +31,8 @@ class LossConfig:
     multi: TopK's second loss at 4k, with weight 1/8, for progressive codes (Gao et al. 2024, section 5.2.2).
     dynamic_ranks: Feature Choice gives rank r's budget to the feature that Mutual Choice would use r-th most; otherwise to feature r.
     anneal_steps: over how many steps Feature Choice goes from the budgets that Mutual Choice would spend to its own.
+    k_anneal_steps: over how many steps k falls, in a line, from the width D to its own value, for `topk`, `mutual` and `matryoshka`.
+    coefficient_warmup: over how many steps the coefficient of a penalty rises, in a line, from 0.
     """
 
     auxiliary: Literal["none", "dead", "zipf"] = "none"
@@ -41,6 +43,8 @@ class LossConfig:
     multi: bool = False
     dynamic_ranks: bool = False
     anneal_steps: int = 0
+    k_anneal_steps: int = 0
+    coefficient_warmup: int = 0
 
     def __post_init__(self):
         choose("loss.auxiliary", self.auxiliary, ("none", "dead", "zipf"))
@@ -50,7 +54,8 @@ class LossConfig:
         )
         require(1 <= self.dead_after <= MOST_TOKENS, "loss.dead_after", self.dead_after, f"1 to {MOST_TOKENS} tokens")
         require(0 <= self.under_use <= 1, "loss.under_use", self.under_use, "0 to 1")
-        require(self.anneal_steps >= 0, "loss.anneal_steps", self.anneal_steps, "zero or more")
+        for field in ("anneal_steps", "k_anneal_steps", "coefficient_warmup"):
+            require(getattr(self, field) >= 0, f"loss.{field}", getattr(self, field), "zero or more")
 
 
 class Statistics(NamedTuple):
@@ -111,6 +116,12 @@ def check_terms(config: AutoencoderConfig, terms: LossConfig) -> None:
     dense = config.kind == "topk" and not config.most_active
     allowed = "False, unless kind is topk and most_active is 0"
     require(dense or not terms.multi, "loss.multi", terms.multi, allowed)
+    falls = PER.get(config.kind) in ("token", "batch") and not config.most_active
+    allowed = "0, unless kind is topk, mutual or matryoshka and most_active is 0"
+    require(falls or not terms.k_anneal_steps, "loss.k_anneal_steps", terms.k_anneal_steps, allowed)
+    penalised = config.kind in ("relu", "gated", "jumprelu")
+    allowed = "0, unless kind is relu, gated or jumprelu"
+    require(penalised or not terms.coefficient_warmup, "loss.coefficient_warmup", terms.coefficient_warmup, allowed)
     choice = config.kind == "feature" or not (terms.dynamic_ranks or terms.anneal_steps)
     require(
         choice,
@@ -196,7 +207,10 @@ def _dense_terms(
     """The loss without its auxiliary term, and how many tokens every feature fires for."""
     fvu = _mean_square(error) / variance
     total = _nested(config, params, x, codes.activations) / variance if config.prefixes else fvu
-    total += statistics.coefficient * _sparsity(config, params, codes, statistics, variance)
+    coefficient = statistics.coefficient
+    if terms.coefficient_warmup:
+        coefficient = coefficient * jnp.minimum(statistics.batches / terms.coefficient_warmup, 1.0)
+    total += coefficient * _sparsity(config, params, codes, statistics, variance)
     if config.kind == "gated":  # the gate must reconstruct by itself, with the decoder held fixed
         frozen = jax.lax.stop_gradient({name: params[name] for name in ("decoder", "decoder_bias")})
         total += _mean_square(x - decode(frozen, codes.affinities)) / variance
@@ -208,9 +222,13 @@ def _dense_terms(
 
 def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
     """What `selection.select` may spend on a batch: k, M = round(k N), or m_j for each feature; None for variants without a budget."""
+    k = statistics.k
+    if terms.k_anneal_steps:
+        share = jnp.minimum(statistics.batches / terms.k_anneal_steps, 1.0)
+        k = (1 - share) * min(config.width, config.features) + share * k
     if config.kind == "topk":
-        return jnp.int32(statistics.k)
-    total = jnp.round(statistics.k * tokens).astype(jnp.int32)
+        return jnp.int32(k)
+    total = jnp.round(k * tokens).astype(jnp.int32)
     if config.kind in ("mutual", "matryoshka"):
         return total
     if config.kind != "feature":

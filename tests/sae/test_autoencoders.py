@@ -12,6 +12,7 @@ from lexinv.sae.autoencoders import (
     decode,
     encode,
     encode_by_threshold,
+    geometric_median,
     initialize,
     jump_relu,
     normalise_decoder,
@@ -29,6 +30,20 @@ def config_of(kind: str, width: int = 6, features: int = 10) -> AutoencoderConfi
 
 def data(tokens: int = 20, width: int = 6, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=(tokens, width)) + 0.5, jnp.float32)
+
+
+def test_the_geometric_median_has_the_smallest_sum_of_distances():
+    x = jax.random.normal(jax.random.key(5), (200, 3)).at[:20].add(50.0)  # a tenth far away
+
+    def distances(point):
+        return float(np.linalg.norm(np.asarray(x) - np.asarray(point), axis=1).sum())
+
+    median = jax.jit(geometric_median)(x)
+    moved = [distances(median + 0.02 * step) for step in (*np.eye(3, dtype=np.float32), *-np.eye(3, dtype=np.float32))]
+    assert distances(median) < min(moved)
+    assert float(jnp.linalg.norm(median)) < 0.5 < 5 < float(jnp.linalg.norm(jnp.mean(x, axis=0)))
+    config = AutoencoderConfig(3, 4, centre="median")
+    np.testing.assert_array_equal(initialize(config, x, jax.random.key(0))["decoder_bias"], geometric_median(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lexinv.sae.autoencoders import AutoencoderConfig, decode, encode, initialize, pre_activations
-from lexinv.sae.losses import LossConfig, budget_of, loss, start_statistics
+from lexinv.sae.losses import LossConfig, budget_of, check_terms, loss, start_statistics
 from lexinv.validation import InvalidConfig
 
 WIDTH, FEATURES, TOKENS = 5, 12, 40
@@ -51,6 +51,29 @@ def test_l1_by_both_conventions():
         total, (metrics, _) = loss(config, LossConfig(), params, statistics, X)
         l1 = np.maximum(np.asarray(pre_activations(params, X)), 0).sum(axis=1).mean() * (2.0 if free else 1.0)
         assert float(total - metrics["fvu"]) == pytest.approx(0.5 * l1 / np.sqrt(variance()), rel=1e-4)
+
+
+def test_the_coefficient_of_a_penalty_rises_from_zero():
+    config, params, statistics = started("relu", coefficient=0.5)
+    terms = LossConfig(coefficient_warmup=4)
+    added = []
+    for batches in (0, 1, 4, 9):
+        total, (metrics, _) = loss(config, terms, params, statistics._replace(batches=jnp.int32(batches)), X)
+        added.append(float(total - metrics["fvu"]))
+    assert added[0] == 0.0
+    np.testing.assert_allclose(added, added[2] * np.array([0, 0.25, 1, 1]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, per_token", [("topk", True), ("mutual", False)])
+def test_k_falls_from_the_width_to_its_value(kind, per_token):
+    config, _, statistics = started(kind)
+    terms, dense = LossConfig(k_anneal_steps=4), min(config.width, config.features)
+    unit = 1 if per_token else TOKENS
+    spent = [
+        int(budget_of(config, terms, statistics._replace(batches=jnp.int32(batches)), TOKENS))
+        for batches in (0, 2, 4, 9)
+    ]
+    assert spent == [dense * unit, (dense + 2) * unit // 2, 2 * unit, 2 * unit]
 
 
 def test_gated_auxiliary_reconstruction_does_not_move_the_decoder():
@@ -177,6 +200,9 @@ def test_long_dead_features_do_not_bend_the_zipf_law():
         (lambda: started("topk", k=13.0), "k"),
         (lambda: started("topk", k=2.5), "k"),
         (lambda: started("mutual", k=0.0), "k"),
+        (lambda: LossConfig(dead_after=2**31), "loss.dead_after"),
+        (lambda: check_terms(AutoencoderConfig(5, 6, "relu"), LossConfig(k_anneal_steps=3)), "loss.k_anneal_steps"),
+        (lambda: check_terms(AutoencoderConfig(5, 6), LossConfig(coefficient_warmup=3)), "loss.coefficient_warmup"),
         (lambda: started("topk", coefficient=-1.0), "coefficient"),
         (lambda: start_statistics(AutoencoderConfig(5, 6, "feature"), 2.0, 0.0), "budgets"),
     ],
