@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,8 +128,8 @@ def verify(arguments: list[str], console: Any) -> int:
     names = positional(arguments, "verify NAME [PRESET]")
     require(len(names) == len(arguments), "arguments", " ".join(arguments), "verify NAME [PRESET]")
 
-    from experiments.harness.config import from_json
-    from experiments.harness.record import finish, read_records
+    from experiments.harness.config import config_hash, from_json
+    from experiments.harness.record import finish, git_state, read_records
     from experiments.harness.report import number
     from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
@@ -139,7 +140,11 @@ def verify(arguments: list[str], console: Any) -> int:
     recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
     config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
-    path = Path("runs", recorded.experiment, f"verify-{recorded.preset}-{recorded.config['config_hash'][:8]}")
+    commit, dirty = git_state()
+    code = "uncommitted" if dirty or commit is None else commit[:8]
+    path = Path("runs", recorded.experiment, f"verify-{recorded.preset}-{config_hash(config)[:8]}-{code}")
+    if code == "uncommitted":  # what an earlier start left may be of other code
+        shutil.rmtree(path, ignore_errors=True)
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
     with workspace.locked():
         run_in(workspace, module, config, f"{label} again", console)
@@ -149,7 +154,7 @@ def verify(arguments: list[str], console: Any) -> int:
     places = differing(recorded.results, results)
     where = "the same" if same_environment(recorded.environment, environment) else "another"
     equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"
-    console.print(f"on {where} machine and versions as the record: results are {equal}", markup=False)
+    console.print(f"code {code}, on {where} machine and versions as the record: results are {equal}", markup=False)
     comparisons = compare_claims(recorded.claims, claims)
     for row in comparisons:
         console.print(

@@ -10,6 +10,7 @@ from experiments.harness import record, registry
 from experiments.harness.record import Record
 from experiments.harness.report import PREFERENCE, VERDICTS, citation, number, verdicts
 from experiments.harness.workspace import write_atomically
+from lexinv.validation import choose
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #b3261e; }
@@ -26,11 +27,12 @@ pre { overflow-x: auto; border: 1px solid var(--line); padding: 0.6rem; font-siz
 def write_site(folder: Path) -> list[Path]:
     """Write the site into `folder` (made if missing); returns its pages. It needs no network and no server.
 
-    Writing twice gives the same bytes. Raises `InvalidConfig` for a malformed record.
+    Writing twice gives the same bytes. Raises `InvalidConfig` for a malformed record, and one of an unknown experiment.
     """
     items: dict[str, list[Record]] = {}
+    files = registry.discover()
     for item in record.read_records():
-        items.setdefault(item.experiment, []).append(item)
+        items.setdefault(choose("record", item.experiment, files), []).append(item)
     for held in items.values():
         held.sort(key=lambda item: PREFERENCE.index(item.preset) if item.preset in PREFERENCE else len(PREFERENCE))
         for item in held:
@@ -73,12 +75,13 @@ def page(name: str, held: list[Record]) -> str:
     parts = [f'<p><a href="index.html">all experiments</a></p><h1>{name}</h1><p>{html.escape(title)}</p>']
     for item in held:
         environment = {key: value for key, value in item.environment.items() if key != "packages"}
+        again = "\n".join(f"python -m experiments {verb} {name} {item.preset}" for verb in ("run", "verify"))
         parts += [
-            f'<h2 id="{item.preset}">{item.preset}: {verdicts(item)}</h2>',
-            f'<img src="{figure_path(item)}" alt="figure of {name} {item.preset}">',
+            f"<h2>{html.escape(item.preset)}: {verdicts(item)}</h2>",
+            f'<img src="{html.escape(figure_path(item))}" alt="{html.escape(f"figure of {name} {item.preset}")}">',
             claims_table(item),
             "<h3>Run it again</h3>",
-            f"<pre>python -m experiments run {name} {item.preset}\npython -m experiments verify {name} {item.preset}</pre>",
+            f"<pre>{html.escape(again)}</pre>",
             f"<h3>Cite</h3><pre>{html.escape(citation(name, item.preset))}</pre>",
             details("Environment", environment),
             details("Packages", item.environment["packages"]),
@@ -94,7 +97,7 @@ def claims_table(item: Record) -> str:
     ]
     for claim in item.claims:
         verdict = VERDICTS[claim["holds"]]
-        statement = f"<code>{claim['name']}</code><br>{html.escape(claim['statement'])}"
+        statement = f"<code>{html.escape(claim['name'])}</code><br>{html.escape(claim['statement'])}"
         numbers = (html.escape(number(claim[key])) for key in ("published", "measured", "threshold"))
         cells = [
             statement,

@@ -1,5 +1,6 @@
 """Whether a run repeats a committed record: number by number, and every claim within its recorded interval."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +15,8 @@ Outcome = Literal["equal", "within", "outside", "differs"]
 
 
 class Comparison(NamedTuple):
-    """One number of a claim. equal: the same. within, outside: the recorded interval holds the new mean, or not. differs: unequal, and
-    no interval says by how much it may be."""
+    """One value of a claim. equal: the same. within: the recorded interval holds the new number. outside: it does not, or what is there now
+    is of another kind. differs: two numbers that are unequal, and no interval says by how much they may be."""
 
     name: str
     recorded: Any
@@ -25,15 +26,14 @@ class Comparison(NamedTuple):
 
 def same_environment(recorded: dict[str, Any], found: dict[str, Any]) -> bool:
     """Whether device, processor and the versions of all packages agree: results should then be equal bit for bit, times apart."""
-    packages = recorded["packages"].keys() & found["packages"].keys()
-    versions = all(recorded["packages"][name] == found["packages"][name] for name in packages)
+    versions = all(found["packages"].get(name) == number for name, number in recorded["packages"].items())
     return versions and all(recorded.get(key) == found.get(key) for key in SAME)
 
 
 def compare_claims(recorded: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[Comparison]:
     """Every number that the recorded claims measured beside the new one, and a claim's verdict where it has changed.
 
-    A claim that only one of both has `differs`.
+    A claim that only one of both has is `outside`.
     """
     new = {claim["name"]: claim for claim in found}
     rows = []
@@ -41,31 +41,43 @@ def compare_claims(recorded: list[dict[str, Any]], found: list[dict[str, Any]]) 
         name = claim["name"]
         other = new.pop(name, None)
         if other is None:
-            rows.append(Comparison(name, claim["measured"], None, "differs"))
+            rows.append(Comparison(name, claim["measured"], None, "outside"))
             continue
         rows += _compare(name, claim["measured"], other["measured"])
         if claim["holds"] != other["holds"]:
-            rows.append(Comparison(f"{name} (verdict)", claim["holds"], other["holds"], "differs"))
-    return rows + [Comparison(name, None, claim["measured"], "differs") for name, claim in new.items()]
+            rows.append(Comparison(f"{name} (verdict)", claim["holds"], other["holds"], "outside"))
+    return rows + [Comparison(name, None, claim["measured"], "outside") for name, claim in new.items()]
 
 
 def _compare(name: str, recorded: Any, found: Any) -> Iterator[Comparison]:
     if recorded == found:
         yield Comparison(name, recorded, found, "equal")
+    elif isinstance(recorded, dict) and recorded.keys() == INTERVAL:
+        mean = found["mean"] if isinstance(found, dict) and found.keys() == INTERVAL else found
+        yield Comparison(name, recorded, found, _place(recorded, mean))
     elif isinstance(recorded, dict) and isinstance(found, dict) and recorded.keys() == found.keys():
-        if recorded.keys() != INTERVAL:
-            for key in recorded:
-                yield from _compare(f"{name}.{key}", recorded[key], found[key])
-        elif recorded["low"] is None:
-            yield Comparison(name, recorded, found, "differs")
-        else:
-            inside = recorded["low"] <= found["mean"] <= recorded["high"]
-            yield Comparison(name, recorded, found, "within" if inside else "outside")
+        for key in recorded:
+            yield from _compare(f"{name}.{key}", recorded[key], found[key])
     elif isinstance(recorded, list) and isinstance(found, list) and len(recorded) == len(found):
         for index, pair in enumerate(zip(recorded, found, strict=True)):
             yield from _compare(f"{name}[{index}]", *pair)
     else:
-        yield Comparison(name, recorded, found, "differs")
+        yield Comparison(name, recorded, found, "differs" if _numbers(recorded, found) else "outside")
+
+
+def _place(recorded: dict[str, Any], mean: Any) -> Outcome:
+    """Where a number lies in a recorded interval; ends are met but for rounding. A single run's has no ends."""
+    if not _numbers(recorded["mean"], mean):
+        return "outside"
+    low, high = recorded["low"], recorded["high"]
+    if low is None:
+        return "differs"
+    inside = low <= mean <= high or any(math.isclose(mean, end, rel_tol=1e-9, abs_tol=1e-12) for end in (low, high))
+    return "within" if inside else "outside"
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def differing(recorded: Any, found: Any, path: str = "results") -> list[str]:
@@ -82,10 +94,7 @@ def differing(recorded: Any, found: Any, path: str = "results") -> list[str]:
 
 def repeats(comparisons: list[Comparison]) -> bool:
     """Whether nothing lies outside of its interval and no verdict has changed. Numbers without an interval may differ."""
-    return not any(
-        row.outcome == "outside" or (row.outcome == "differs" and (row.name.endswith("(verdict)") or None in row[1:3]))
-        for row in comparisons
-    )
+    return all(row.outcome != "outside" for row in comparisons)
 
 
 def preset_record(records: list[Record], experiment: str, preset: str | None) -> Record:

@@ -14,7 +14,7 @@ from lexinv.validation import require
 CELLS = 3
 """A glyph is a square of CELLS x CELLS cells, each as large as a patch."""
 
-MOST_CLASSES = 31
+MOST_CLASSES = 17
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GlyphConfig:
         require(
             room, "data.size", self.size, f"at least {2 * CELLS} patches of {self.patch} pixels: two glyphs must fit"
         )
-        allowed = f"2 to {MOST_CLASSES}: there are no more glyphs of which any two differ in three cells"
+        allowed = f"2 to {MOST_CLASSES}: the next glyph is another one in another place"
         require(2 <= self.classes <= MOST_CLASSES, "data.classes", self.classes, allowed)
         require(self.noise >= 0, "data.noise", self.noise, "zero or more")
 

@@ -48,5 +48,5 @@ def unpack(archive: Path, folder: Path) -> None:
                 link = (member.external_attr >> 16) & 0o170000 == 0o120000
                 require(plain and not link, "archive", member.filename, f"a file inside of the folder, in {archive}")
             opened.extractall(folder)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, unknown compression
         raise InvalidConfig("archive", str(archive), f"an undamaged zip file ({error})") from None

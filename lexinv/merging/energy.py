@@ -22,13 +22,14 @@ def energies(
     alpha: float = 1.0,
     kind: Kind = "elu",
     mask: Bool[Array, " tokens"] | None = None,
+    protect: int = 0,
 ) -> Float[Array, " tokens"]:
     """E_i = 1/N sum_j f(cos_ij), j = i among them: high in a large tight cluster, low for an isolated token.
 
     kind: "paper" is f(x) = x for x >= margin, alpha (e^(x - margin) - 1) below, with a jump at the margin (eq. 4); "elu" is the released
     code's ELU_alpha(x - margin), without jump and lower by the margin; "gauss", for text, the mean of
     exp(-((1 - x) / sigma)^2 / 2) / (sigma sqrt(2 pi)) with sigma = 1 - margin.
-    The similarities should leave out protected tokens such as CLS, as PiToMe does. mask: padding is in no sum.
+    mask: padding is in no sum. protect: nor are the first tokens, such as CLS, which PiToMe takes out beforehand.
     """
     choose("kind", kind, ("elu", "paper", "gauss"))
     require(kind != "gauss" or margin < 1, "margin", margin, "below 1: sigma = 1 - margin is a width")
@@ -39,9 +40,8 @@ def energies(
     else:
         below = alpha * jnp.expm1(jnp.minimum(over, 0.0))
         values = jnp.where(over >= 0, similarity if kind == "paper" else over, below)
-    if mask is None:
-        return jnp.mean(values, axis=1)
-    real = mask.astype(values.dtype)
+    counted = unprotected_tokens(similarity.shape[0], protect)
+    real = (counted if mask is None else counted & mask).astype(values.dtype)
     return values @ real / jnp.maximum(jnp.sum(real), 1.0)
 
 

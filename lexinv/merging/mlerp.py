@@ -20,8 +20,8 @@ def mlerp(
     A mean of a norm below `eps` (opposite tokens) has no direction and stays small. Pruned tokens and padding do not count.
     """
     mean, merged = merge(plan, x, size)
-    wide = x.astype(jnp.float32)
     mass = plan.weight if size is None else plan.weight * size
+    wide = jnp.where((mass > 0)[:, None], x.astype(jnp.float32), 0.0)  # what does not count may be anything
     # The norm of zero has no gradient, so that padding of zeros would give NaN.
     squares = jnp.where(mass > 0, jnp.sum(wide * wide, axis=1), 0.0)
     norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)

@@ -45,8 +45,11 @@ def survival_mask(
 
 def masked_softmax(logits: Float[Array, "*rows keys"], mask: Float[Array, " keys"]) -> Float[Array, "*rows keys"]:
     """exp(l_j) m_j / sum_j exp(l_j) m_j: a masked key is as good as gone, yet its mask has a gradient. Zeros where all are masked."""
-    largest = jnp.max(logits, axis=-1, keepdims=True)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(largest)) * jnp.broadcast_to(mask, logits.shape)
+    mask = jnp.broadcast_to(mask, logits.shape)
+    # The largest of those that count: a masked one far above them would leave nothing of the others. The clip is for its own gradient.
+    largest = jnp.max(jnp.where(mask > 0, logits, -jnp.inf), axis=-1, keepdims=True)
+    largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    weights = jnp.exp(jnp.minimum(logits - largest, 30.0)) * mask
     total = jnp.sum(weights, axis=-1, keepdims=True)
     return weights / jnp.where(total > 0, total, 1.0)
 

@@ -10,8 +10,9 @@ running the paper's theorem, each a test in tests/merging/test_spectral.py:
    which do not change when all weights shrink. Tokens in a narrow cone have a bound as small as one likes, and a distance that stays.
 3. The theorem needs clusters of different sizes. Iterated merging makes sizes equal, and since every source must go somewhere, PiToMe
    with protection then merges across clusters, where ToMe does not.
-4. Where its assumptions hold it is right: with the largest cluster on the indices of one parity, or one large cluster and singletons,
-   ToMe's distance stays and PiToMe's vanishes as the clusters tighten.
+4. After one step with the largest cluster on the indices of one parity, and for one large cluster among singletons, PiToMe's distance
+   vanishes as the clusters tighten, and ToMe's stays: always in the first case, in a share of the draws in the second. In the first it is
+   the order of the tokens that decides: a random bipartition does as well as energies.
 """
 
 from typing import Literal

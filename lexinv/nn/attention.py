@@ -22,7 +22,7 @@ def attention(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
     values: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | Float[Array, "batch one one time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch 1 1 time"] | None = None,
     causal: bool = True,
     implementation: Implementation = "auto",
     window: int = 0,
@@ -58,7 +58,7 @@ def attention(
 def attention_weights(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | Float[Array, "batch one one time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch 1 1 time"] | None = None,
     causal: bool = True,
     window: int = 0,
     mask: Bool[Array, "batch time"] | None = None,

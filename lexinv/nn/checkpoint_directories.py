@@ -53,6 +53,8 @@ def read_tensors(directory: Path, prefix: str) -> Tensors:
         try:
             with safe_open(file, framework="flax") as opened:
                 for name in opened.keys():  # noqa: SIM118  # not a mapping
+                    once = name.removeprefix(prefix) not in tensors
+                    require(once, "tensor", name, f"once in the files of {directory}, with or without {prefix!r}")
                     tensor = np.asarray(opened.get_tensor(name))
                     tensors[name.removeprefix(prefix)] = (
                         tensor.astype(np.float32) if tensor.dtype.kind in "fV" else tensor

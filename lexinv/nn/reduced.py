@@ -25,7 +25,7 @@ class Seen(NamedTuple):
     queries: Float[Array, "batch time heads dim"]
     keys: Float[Array, "batch time heads dim"]
     size: Float[Array, "batch time"]
-    bias: Float[Array, "batch one one time"] | None
+    bias: Float[Array, "batch 1 1 time"] | None
 
     def attention_weights(self) -> Float[Array, "batch heads time time"]:
         """Those of the layer, computed again."""
@@ -55,12 +55,16 @@ def run_layers(
 
     reductions: one for each layer, or None for a layer that keeps all its tokens; none at all by default. They act after attention, so that
     the MLP is the first to see fewer tokens (Bolya et al. 2023, section 3). proportional: attention sees a token of size s as s tokens;
-    otherwise only size 0 makes a difference. Raises `InvalidConfig` for a causal or parallel model, and another number of reductions.
+    otherwise only size 0 makes a difference. Raises `InvalidConfig` for a causal or parallel model, for one with
+    positions or mixing of its own, and another number of reductions.
     """
     require(not config.causal, "model.causal", config.causal, "False: merged tokens have no order")
     require(
         config.residual != "parallel", "model.residual", config.residual, "another: there is no stream after attention"
     )
+    for field in ("positions", "mixing"):
+        allowed = "'none': tokens have no neighbours any more; positions are added before the first layer"
+        require(getattr(config, field) == "none", f"model.{field}", getattr(config, field), allowed)
     require(config.attention != "chunked", "model.attention", config.attention, "'dot_product' or 'auto'")
     require(
         len(reductions) in (0, config.depth), "reductions", len(reductions), f"0, or one for each of {config.depth}"

@@ -1,5 +1,6 @@
 """The Vision Transformer (Dosovitskiy et al. 2021) with the heads of DeiT and MAE, its tokens open to reduction from layer to layer."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,8 @@ def classify(
         pooled = x[:, 0]
     else:
         patches, size = x[:, config.protected :].astype(jnp.float32), size[:, config.protected :]
-        pooled = jnp.sum((size / jnp.sum(size, axis=1, keepdims=True))[..., None] * patches, axis=1)
+        total = jnp.sum(size, axis=1, keepdims=True)
+        pooled = jnp.sum((size / jnp.where(total > 0, total, 1.0))[..., None] * patches, axis=1)
     features = layer_norm(pooled.astype(jnp.float32), params["norm"], params["norm_bias"], config.layers.norm_epsilon)
     return features @ params["head"] + params["head_bias"][None], handed_on
 
@@ -146,6 +148,7 @@ def load_vision_transformer(directory: Path, heads: int) -> tuple[VisionConfig, 
     """A ViT or DeiT of timm, from the one *.safetensors file in a directory, in float32; sizes are read off the tensors.
 
     `heads` cannot be: 3, 6, 12 for DeiT-T, S, B (64 channels a head), 16 for MAE-L and H. Images are expected as timm normalises them.
+    A model pools by the mean exactly if it has `fc_norm`: timm's `global_pool="avg"` with `fc_norm=False` cannot be told from its tensors.
     Raises `InvalidConfig` for tensors that are missing, of another shape, or of another model (such as DeiT's distillation token).
     """
     tensors = read_tensors(directory, "")
@@ -161,7 +164,8 @@ def load_vision_transformer(directory: Path, heads: int) -> tuple[VisionConfig, 
         return tuple(found or ())
 
     width, channels, patch, _ = shape("patch_embed.proj.weight", 4)
-    depth = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")), default=0)
+    blocks = [int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))]
+    depth = 1 + max(blocks, default=0)
     cls = "cls_token" in tensors
     tokens = shape("pos_embed", 3)[1]
     across = round((tokens - cls) ** 0.5)

@@ -30,7 +30,9 @@ def test_any_two_patterns_differ_in_three_cells():
 
 
 def test_a_class_is_read_off_its_red_glyph(images):
-    known = {tuple(np.argwhere(p)[:, 0] * 100 + np.argwhere(p)[:, 1]): label for label, p in enumerate(glyphs(10))}
+    known = {
+        tuple(np.argwhere(p)[:, 0] * 100 + np.argwhere(p)[:, 1]): label for label, p in enumerate(glyphs(MOST_CLASSES))
+    }
 
     def key(pattern):
         cells = np.argwhere(pattern)
@@ -43,7 +45,7 @@ def test_a_class_is_read_off_its_red_glyph(images):
 
     pixels, labels = np.asarray(images.pixels), np.asarray(images.labels)
     for picture, label in zip(pixels[:50], labels[:50], strict=True):
-        assert label in key(read(picture, "red"))
+        assert key(read(picture, "red")) - {None} == {label}
 
 
 def test_the_distractor_tells_nothing(images):

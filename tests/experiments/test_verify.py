@@ -19,7 +19,12 @@ def around(mean, low=1.0, high=3.0):
         (around(2.0), around(3.1, 2.0, 4.0), "outside", False),
         (2.0, 2.5, "differs", True),  # nothing says how much a bare number may vary
         (around(2.0, None, None), around(2.5, None, None), "differs", True),
-        (around(2.0), 2.0, "differs", True),
+        (around(2.0), 2.0, "within", True),
+        (around(2.0), 99.0, "outside", False),
+        (around(2.0), "many", "outside", False),
+        (around(1.0, 1.0, 1.0), around(1.0 + 1e-12, 1.0, 1.0), "within", True),  # but for rounding
+        ({"a": 1.0}, {"b": 1.0}, "outside", False),
+        ([1.0], [1.0, 2.0], "outside", False),
     ],
 )
 def test_a_number_is_judged_by_its_recorded_interval(recorded, found, outcome, repeated):
@@ -55,5 +60,8 @@ def test_differing_names_every_place():
 @pytest.mark.parametrize("change", [{"cpu": "other"}, {"device_count": 2}, {"packages": {"jax": "2"}}])
 def test_an_environment_is_the_same_with_its_device_and_versions(change):
     recorded = {"device_kind": "cpu", "device_count": 1, "cpu": "a", "packages": {"jax": "1", "rich": "1"}}
-    assert same_environment(recorded, recorded | {"packages": {"jax": "1"}, "started": "later"})
+    assert same_environment(
+        recorded, recorded | {"packages": {"jax": "1", "rich": "1", "more": "2"}, "started": "later"}
+    )
+    assert not same_environment(recorded, recorded | {"packages": {"jax": "1"}})
     assert not same_environment(recorded, recorded | change)

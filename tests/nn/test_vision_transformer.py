@@ -153,18 +153,24 @@ def test_tokens_of_size_zero_are_seen_by_nobody():
 def test_the_mean_is_by_size_and_leaves_cls_out(params, images):
     config = replace(SMALL, pool="mean")
 
-    def all_into_one(seen):
-        mean = jnp.mean(seen.stream[:, 1:], axis=1, keepdims=True)
-        return Reduced(jnp.concatenate([seen.stream[:, :1], mean], axis=1), jnp.array([[1.0, 4.0]] * 3), None)
+    def one_and_three(seen):
+        kept, merged = seen.stream[:, :2], jnp.mean(seen.stream[:, 2:], axis=1, keepdims=True)
+        return Reduced(jnp.concatenate([kept, merged], axis=1), jnp.array([[1.0, 1.0, 3.0]] * 3), None)
 
     pooled, _ = classify(config, params, images)
     assert pooled.shape == (3, 5)
     assert float(jnp.max(jnp.abs(pooled - run(params, images)))) > 1e-2
     last = jax.tree.map(jnp.zeros_like, params["layers"])  # layers that add nothing
     still = params | {"layers": last}
-    np.testing.assert_allclose(
-        classify(config, still, images, (all_into_one, None))[0], classify(config, still, images)[0], rtol=1e-4
-    )
+    whole = classify(config, still, images)[0]
+    np.testing.assert_allclose(classify(config, still, images, (one_and_three, None))[0], whole, rtol=1e-4, atol=1e-5)
+    other = still | {"cls": still["cls"] + 7.0}
+    np.testing.assert_allclose(classify(config, other, images)[0], whole, rtol=1e-4, atol=1e-5)
+
+    def equally(seen):
+        return one_and_three(seen)._replace(size=jnp.ones((3, 3)))
+
+    assert float(jnp.max(jnp.abs(classify(config, still, images, (equally, None))[0] - whole))) > 1e-2
 
 
 def timm_names(params):
@@ -211,6 +217,7 @@ def test_timm_weights_are_read(params, images, tmp_path):
         ({"norm.bias": None}, "norm.bias"),
         ({"head.weight": np.zeros((5, 17), np.float32)}, "head.weight"),
         ({"patch_embed.proj.weight": None}, "patch_embed"),
+        ({"blocks.norm.weight": np.zeros(16, np.float32)}, "blocks.norm"),
         ({"pos_embed": np.zeros((1, 4, 16), np.float32)}, "pos_embed"),
     ],
 )
@@ -267,3 +274,6 @@ def test_impossible_reductions_are_refused(params, images):
     causal = TransformerConfig(depth=2, width=16, heads=2)
     with pytest.raises(InvalidConfig, match="causal"):
         run_layers(causal, {}, jnp.zeros((1, 3, 16)), jnp.ones((1, 3)))
+    for field, value in (("positions", "relative"), ("mixing", "smear")):
+        with pytest.raises(InvalidConfig, match=field):
+            run_layers(replace(LAYER, **{field: value}), {}, jnp.zeros((1, 3, 16)), jnp.ones((1, 3)))

@@ -29,7 +29,10 @@ def made_up() -> dict:
     spread = 1 + 0.05 * np.arange(SEEDS)
     vanishing, staying = np.square(NOISES)[:, None] * 0.1 * spread, np.ones((len(NOISES), 1)) * 0.1 * spread
 
-    def runs(layout: str, method: str) -> dict:
+    def runs(layout: str, depth: str, method: str) -> dict:
+        if (depth, method) == ("goal", "protect") and layout in ("parity", "unequal"):
+            pure = np.ones((len(NOISES), SEEDS)) - 0.6 * spread
+            return {"distance": (3 * staying).tolist(), "purity": pure.tolist()}
         breaks = (
             method == "inverted"
             or (method in ("tome", "random") and layout in ("parity", "dominant"))
@@ -42,7 +45,7 @@ def made_up() -> dict:
         layout: {
             "goal": 8,
             "sizes": [32, 32],
-            **{depth: {"left": 9, **{m: runs(layout, m) for m in METHODS}} for depth in ("step", "goal")},
+            **{depth: {"left": 9, **{m: runs(layout, depth, m) for m in METHODS}} for depth in ("step", "goal")},
         }
         for layout in LAYOUTS
     }
@@ -80,6 +83,8 @@ SQUARE = [[0.1 * noise**2] * SEEDS for noise in NOISES]
         ("unequal", "step", "tome", "distance", STAYS, {"tome_preserves_many_clusters"}),
         ("equal", "goal", "protect", "purity", [[1.0] * SEEDS] * 4, {"pitome_loses_on_equal_clusters"}),
         ("equal", "goal", "protect", "distance", SQUARE, {"pitome_loses_on_equal_clusters"}),
+        ("parity", "goal", "protect", "distance", SQUARE, {"pitome_loses_when_iterated"}),
+        ("unequal", "goal", "protect", "purity", [[1.0] * SEEDS] * 4, {"pitome_loses_when_iterated"}),
         ("dominant", "step", "tome", "distance", SQUARE, set()),  # not the depth that is judged
     ],
 )
