@@ -106,15 +106,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run.
-
-    Programs are compiled in a hurry, as in all tests: that is most of what a small run takes.
-    """
+    """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return {"LEXINV_CACHE": str(shared / "cache"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **variables}
+    return {"LEXINV_CACHE": str(shared / "cache"), **variables}
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
