@@ -1,11 +1,7 @@
 """Training language models over a lexicon, several seeds at once: what the experiments on text and on Markov sources share."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -13,10 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-import lexinv
-from experiments.harness.record import describe_session
+from experiments.harness.shared_models import SharedModels, shared_models
 from experiments.harness.workspace import Workspace
-from lexinv.data.cache import cache_directory
 from lexinv.data.windows import Windows, batches, population_batches
 from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
@@ -125,22 +119,6 @@ def train_seeds(
     return results
 
 
-@dataclass(frozen=True)
-class SharedModels:
-    """Models that several experiments use, one for each seed, with what a record says of them."""
-
-    params: list[Params]
-    identity: str
-    """Hash of all that decides the parameters."""
-    seconds_elsewhere: float
-    """What training them took, where an earlier run did it; it belongs to the cost of every record that rests on them."""
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """For the results of an arm; the harness adds the seconds to the run's wall clock."""
-        return {"models": self.identity, "seconds_elsewhere": self.seconds_elsewhere}
-
-
 def shared_seeds(
     text: Mapping[str, Any],
     model: TransformerConfig,
@@ -152,34 +130,11 @@ def shared_seeds(
 ) -> SharedModels:
     """As `train_seeds`, but the models lie in the user's cache, where every experiment finds those that another one has trained.
 
-    `text` is JSON that decides `source`: fingerprint of the corpus, tokenizer, context. It is hashed together with the configurations
-    and the code that trains, so that models of other code are never found. Of several processes one trains and the others wait.
+    `text` is JSON that decides `source`: fingerprint of the corpus, tokenizer, context.
     """
-    from filelock import FileLock
-
     parts = {"text": dict(text), "model": asdict(model), "lexicon": asdict(lexicon), "training": asdict(training)}
-    content = json.dumps({**parts, "vocab": vocab, "code": training_code()}, sort_keys=True)
-    identity = hashlib.sha256(content.encode()).hexdigest()[:16]
-    shared = Workspace(cache_directory() / "models" / identity, identity, workspace.progress)
 
-    def trained() -> list[Params]:
+    def train(shared: Workspace) -> list[Params]:
         return train_seeds(lexicon.kind, model, lexicon, vocab, source, training, shared)
 
-    def seconds() -> float:
-        with shared.session(describe_session()):
-            trained()
-        return sum(session["wall_clock_seconds"] for session in shared.sessions())
-
-    with FileLock(shared.folder("lock") / "training"):
-        found = (shared.path / "stages/seconds.json").is_file()
-        spent = shared.cached("seconds", seconds)
-        return SharedModels(trained(), identity, spent if found else 0.0)
-
-
-def training_code() -> str:
-    """Digest of the sources and the libraries that decide what training gives."""
-    root = Path(lexinv.__file__).parent
-    files = [file for part in ("data", "nn", "training") for file in sorted((root / part).glob("*.py"))]
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*files, Path(__file__))))
-    digest.update(" ".join(version(name) for name in ("jax", "flax", "optax", "grain")).encode())
-    return digest.hexdigest()
+    return shared_models({**parts, "vocab": vocab}, train, workspace)

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.language_models import SharedModels, TrainingConfig, shared_seeds
+from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.shared_models import SharedModels
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.harness import language_models
+from experiments.harness import language_models, shared_models
 from experiments.harness.language_models import TrainingConfig, shared_seeds
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import TokenStream, window_source
@@ -62,6 +62,6 @@ def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
         {"training": replace(TRAINING, seeds=(0, 2))},
     ]
     identities = [train("run", **change).identity for change in changes]
-    monkeypatch.setattr(language_models, "training_code", lambda: "other code")
+    monkeypatch.setattr(shared_models, "training_code", lambda: "other code")
     identities.append(train("run").identity)
     assert len(set(identities)) == len(identities)

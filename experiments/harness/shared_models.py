@@ -1,0 +1,66 @@
+"""Models that several experiments use: trained once, kept in the user's cache, found again by all that decides their parameters."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lexinv
+from experiments.harness.record import describe_session
+from experiments.harness.workspace import Workspace
+from lexinv.data.cache import cache_directory
+
+
+@dataclass(frozen=True)
+class SharedModels:
+    """Parameters, a tree for each seed, with what a record says of them."""
+
+    params: list[Any]
+    identity: str
+    """Hash of all that decides the parameters."""
+    seconds_elsewhere: float
+    """What training them took, where an earlier run did it; it belongs to the cost of every record that rests on them."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """For the results of an arm; the harness adds the seconds to the run's wall clock."""
+        return {"models": self.identity, "seconds_elsewhere": self.seconds_elsewhere}
+
+
+def shared_models(
+    content: Mapping[str, Any], train: Callable[[Workspace], list[Any]], workspace: Workspace
+) -> SharedModels:
+    """What `train` gives in a folder of the user's cache, where every experiment finds what another one has trained.
+
+    content: JSON that decides the parameters: data, model, training. It is hashed together with the code that trains, so that models of
+    other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several processes
+    one trains and the others wait.
+    """
+    from filelock import FileLock
+
+    hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
+    identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
+    shared = Workspace(cache_directory() / "models" / identity, identity, workspace.progress)
+
+    def seconds() -> float:
+        with shared.session(describe_session()):
+            train(shared)
+        return sum(session["wall_clock_seconds"] for session in shared.sessions())
+
+    with FileLock(shared.folder("lock") / "training"):
+        found = (shared.path / "stages/seconds.json").is_file()
+        spent = shared.cached("seconds", seconds)
+        return SharedModels(train(shared), identity, spent if found else 0.0)
+
+
+def training_code() -> str:
+    """Digest of the sources and the libraries that decide what training gives."""
+    root = Path(lexinv.__file__).parent
+    files = [file for part in ("data", "nn", "training") for file in sorted((root / part).glob("*.py"))]
+    harness = [Path(__file__).with_name(f"{name}.py") for name in ("drawn_training", "language_models")]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*files, *harness)))
+    digest.update(" ".join(version(name) for name in ("jax", "flax", "optax", "grain")).encode())
+    return digest.hexdigest()
