@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
         *((150, True, True, window) for window in (1, 9, 70, 200)),
     ],
 )
-def test_both_implementations_compute_the_definition(time, causal, biased, window):
+def test_all_implementations_compute_the_definition(time, causal, biased, window):
     q, k, v = jax.random.normal(KEY, (3, 2, time, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (3, time, time)) if biased else None
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + (0 if bias is None else np.asarray(bias)[None])
@@ -35,9 +35,24 @@ def test_both_implementations_compute_the_definition(time, causal, biased, windo
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     want = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    for implementation in ("chunked", "dot_product"):
+    for implementation in ("chunked", "whole", "dot_product"):
         np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation, window), want, atol=2e-5)
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, window), weights, atol=2e-5)
+
+
+def test_masks_and_biases_of_keys():
+    q, k, v = jax.random.normal(KEY, (3, 2, 7, 3, 8))
+    mask = np.arange(7)[None] < np.array([7, 4])[:, None]
+    bias = np.log(np.arange(1.0, 15.0, dtype=np.float32).reshape(2, 1, 1, 7))
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + bias
+    scores = np.where(mask[:, None, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    want = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(axis=-1, keepdims=True), v)
+    for implementation in ("whole", "dot_product"):
+        found = attention(q, k, v, jnp.asarray(bias), False, implementation, mask=jnp.asarray(mask))
+        np.testing.assert_allclose(found, want, atol=2e-6)
+    with pytest.raises(InvalidConfig, match="implementation"):
+        attention(q, k, v, jnp.asarray(bias), False, "chunked")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +71,7 @@ def test_the_gradient_is_that_of_the_definition(causal, biased, window):
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen[None, None], scores, -jnp.inf)), v)
 
     want = jax.vjp(definition, q, k, v, bias)[1](cotangent)
-    for implementation in ("chunked", "dot_product"):
+    for implementation in ("chunked", "whole", "dot_product"):
         function = partial(attention, causal=causal, implementation=implementation, window=window)
         got = jax.vjp(function, q, k, v, bias)[1](cotangent)
         for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):
