@@ -48,9 +48,10 @@ def attention(
         seen = None if mask is None else mask[:, None, None]
         batched_bias = None if bias is None else _batched(bias)
         before = (window - 1, 0) if window else None
-        return jax.nn.dot_product_attention(
-            queries, keys, values, bias=batched_bias, mask=seen, is_causal=causal, local_window_size=before
-        )
+        with jax.numpy_dtype_promotion("standard"):  # it asks for the common type of bfloat16 and float32
+            return jax.nn.dot_product_attention(
+                queries, keys, values, bias=batched_bias, mask=seen, is_causal=causal, local_window_size=before
+            )
     queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys, values))
     return jnp.swapaxes(_chunked(queries, keys, values, bias, causal, window), 1, 2)
 

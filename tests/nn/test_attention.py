@@ -71,10 +71,20 @@ def test_a_window_that_cannot_be_is_refused(window, causal):
         attention(x, x, x, causal=causal, window=window)
 
 
-def test_the_chunked_gradient_keeps_the_dtype():
+@pytest.mark.parametrize("implementation", ["chunked", "dot_product"])
+def test_half_precision_is_kept_and_close(implementation):
+    """Also under strict promotion, in which JAX's own attention asks for a type that it does not give."""
     x = jax.random.normal(KEY, (1, 70, 2, 8), jnp.bfloat16)
-    gradient = jax.grad(lambda x: attention(x, x, x, implementation="chunked").astype(jnp.float32).sum())(x)
-    assert gradient.dtype == jnp.bfloat16
+
+    def run(x):
+        return attention(x, x, x, implementation=implementation)
+
+    found = jax.jit(run)(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), run(x.astype(jnp.float32)), atol=0.03)
+    with jax.numpy_dtype_promotion("standard"):  # the gradient that JAX derives asks for it as well
+        gradient = jax.grad(lambda x: run(x).astype(jnp.float32).sum())(x)
+    assert gradient.dtype == jnp.bfloat16 and np.all(np.isfinite(gradient.astype(jnp.float32)))
 
 
 def test_written_out_gradients_are_those_of_autodiff():
