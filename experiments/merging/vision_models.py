@@ -23,6 +23,7 @@ from lexinv.training.streams import stream
 from lexinv.validation import InvalidConfig, require
 
 SMALL = replace(LAYERS, depth=6, width=48, heads=3, mlp_width=192)
+DEIT_S = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536)
 MUON = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50)
 TRAIN_DIGITS = 1000
 """Of the 1797 digits; the others are for testing."""
@@ -58,6 +59,14 @@ DIGITS = VisionSubject(
     model=VisionConfig(size=8, patch=1, channels=1, layers=SMALL),
     training=DrawnTraining(steps=600, optimizer=MUON),
 )
+
+
+def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
+    """The same with a net and a training that show nothing but that all runs."""
+    layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
+    optimizer = replace(subject.training.optimizer, warmup_steps=1)
+    training = replace(subject.training, steps=10, batch_size=8, seeds=seeds, optimizer=optimizer)
+    return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 
 def vision_models(subject: VisionSubject, workspace: Workspace) -> SharedModels:
