@@ -43,7 +43,7 @@ class MajorityConfig:
     def __post_init__(self):
         require(self.tokens >= 20, "majority.tokens", self.tokens, "at least 20")
         rising = all(a < b for a, b in zip(self.shares, self.shares[1:], strict=False))
-        inside = len(self.shares) >= 2 and rising and 0 < self.shares[0] and self.shares[-1] * self.tokens < self.tokens
+        inside = len(self.shares) >= 2 and rising and self.shares[0] > 0 and self.shares[-1] * self.tokens < self.tokens
         require(inside, "majority.shares", self.shares, "two or more between 0 and 1, rising")
         require(0 < self.dropped <= 0.5, "majority.dropped", self.dropped, "above 0 and at most half")
         require(self.iterations >= 1, "majority.iterations", self.iterations, "at least 1 vote")
@@ -107,7 +107,8 @@ def stationary_ratio(objects: int, backgrounds: int) -> float:
 def claims(found: dict[str, Any]) -> list[Claim]:
     """A majority wins by its number; dropping its copies first takes that away; both as the chain of two groups says."""
     ratios = {arm: np.array(found["ratio"][arm]) for arm in ARMS}
-    ends = {f"share {found['shares'][row]}": interval(ratios["alone"][row]) for row in (0, -1)}
+    first, last = (interval(ratios["alone"][row]) for row in (0, -1))
+    ends = {f"share {found['shares'][0]}": first, f"share {found['shares'][-1]}": last}
     gain = [interval(row) for row in ratios["after_similarity"] - ratios["alone"]]
     least = min(gain, key=lambda one: one.mean)
     restored = [
@@ -126,7 +127,7 @@ def claims(found: dict[str, Any]) -> list[Claim]:
             None,
             ends,
             "above 1 at the smallest share, below 1 at the largest, whole intervals",
-            every([above(list(ends.values())[0], 1.0), below(list(ends.values())[1], 1.0)]),
+            every([above(first, 1.0), below(last, 1.0)]),
         ),
         Claim(
             "similarity_stage_lifts_the_object",
@@ -149,7 +150,7 @@ def claims(found: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "two_groups_are_a_chain",
-            "PageRank on two noisy groups is that of the chain of two states (measured: the largest relative error of the ratio, any draw).",
+            "PageRank on two noisy groups is that of the chain of two states (measured: the largest relative error of the ratio).",
             "method card zero-tprune; analytic",
             "stationary masses q / (p + q) and p / (p + q)",
             errors,

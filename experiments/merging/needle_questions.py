@@ -165,7 +165,7 @@ def claims(found: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "importance_serves_large_objects",
-            "CLS attention answers for large objects better than random tokens do (measured: the same difference on objects of four or more).",
+            "CLS attention answers for large objects better than random tokens do (measured: that difference on objects of four or more).",
             SOURCE,
             None,
             large,
@@ -174,8 +174,8 @@ def claims(found: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "outliers_take_the_budget",
-            f"Max-min keeps outliers first: with {found['outliers']} of them DivPrune loses rare objects when few tokens are kept (measured: "
-            f"difference of accuracy with and without, {found['kept'][last]} kept).",
+            f"Max-min keeps outliers first: with {found['outliers']} of them DivPrune loses rare objects when few tokens are kept "
+            f"(measured: difference of accuracy with and without, {found['kept'][last]} kept).",
             SOURCE,
             None,
             lost,

@@ -1,8 +1,8 @@
-"""Small Vision Transformers with fewer tokens at given FLOPs: Zero-TPrune, its ablations and its baselines; what PageRank ranks; a search.
+"""Small Vision Transformers with fewer tokens at given FLOPs: Zero-TPrune, its ablations, and its rivals.
 
-Wang et al. 2024 (Zero-TPrune); method card zero-tprune, small reproduction. All methods remove the same numbers of tokens in the same layers,
-so that all cost the same. PageRank takes 30 votes in the first quarter of the layers, 5 in the middle and 1 in the last quarter, as the
-card's notes on the paper say for 12 layers. Nothing is trained after pruning.
+Wang et al. 2024 (Zero-TPrune); method card zero-tprune, small reproduction. All methods remove as many tokens in the same layers, so that
+all cost the same. PageRank takes 30 votes in the first quarter of the layers, 5 in the middle and 1 in the last quarter, as the card's
+notes on the paper say for 12 layers. Nothing is trained after pruning.
 """
 
 import functools
@@ -13,26 +13,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array
+from matplotlib.axes import Axes
 
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
-from experiments.merging.methods import reductions
-from lexinv.data.glyphs import BACKGROUND, GLYPH, Images
+from experiments.harness.claims import Claim, above, every, interval
+from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from lexinv.data.glyphs import GLYPH, Images
+from lexinv.merging.bipartite import bipartite_matching
 from lexinv.merging.costs import model_flops
 from lexinv.merging.pagerank import (
-    favour_cls,
-    importance,
     importance_first_prune,
     keep_heads,
     root_mean_square,
     weighted_pagerank,
     zero_shot_prune,
 )
-from lexinv.merging.plan import compose
+from lexinv.merging.plan import Plan
 from lexinv.merging.ranking import cls_attention, prune_by_score, received_attention
-from lexinv.merging.reduction import reduction
+from lexinv.merging.reduction import Example, reduction
 from lexinv.merging.schedules import token_counts
-from lexinv.nn.reduced import Reduced, Reduction, Seen
 from lexinv.nn.vision_transformer import VisionConfig, classify
 
 METHODS = {
@@ -46,9 +45,19 @@ METHODS = {
     "tome": ("ToMe", VERMILION),
     "prune_random": ("random", GREY),
 }
-VOTES = (0, 1, 2, 3, 5, 10, 20, 30, 50)
-REFERENCES = {"column": ("attention received", YELLOW), "cls": ("CLS attention", BLACK)}
+PROGRAMS = {
+    "similarity_first": ("full", "no_filter", "mean"),
+    "importance_alone": ("no_similarity",),
+    "importance_first": ("importance_first",),
+    "by_score": ("prune_cls", "column", "prune_random"),
+    "tome": ("tome",),
+}
+"""Methods that are one compiled program, since they differ in a number only: compiling is most of what a sweep costs."""
 CHUNK = 256
+SOURCE = "Wang et al. 2024 (Zero-TPrune)"
+CARD = "method card zero-tprune"
+SUBJECTS = {"small": "small glyph, distractor", "large": "large glyph"}
+AGGRESSIVE = 0.7
 
 
 class Pruning(NamedTuple):
@@ -91,56 +100,62 @@ def solve_schedule(model: VisionConfig, kept_flops: float, layers: dict[int, flo
     )
 
 
-def averaged(attention: Array, iterations: int, start: Array | None) -> Array:
-    """PageRank with the head filter, and the mean over the kept heads in place of the root mean square."""
+def rank(variant: Array, attention: Array, iterations: int, start: Array | None) -> Array:
+    """`importance` of Zero-TPrune; variant 1: without the head filter; 2: with the mean over heads in place of the root mean square."""
     scores = weighted_pagerank(attention, iterations, start)
-    heads = keep_heads(scores)[:, None]
-    return jnp.sum(jnp.where(heads, scores, 0.0), axis=0) / jnp.sum(heads)
+    heads = keep_heads(scores) | (variant == 1)
+    mean = jnp.sum(jnp.where(heads[:, None], scores, 0.0), axis=0) / jnp.sum(heads)
+    return jnp.where(variant == 2, mean, root_mean_square(scores, heads))
 
 
-def layer_reductions(name: str, pruning: Pruning, model: VisionConfig, key: Key[Array, ""]) -> list[Reduction | None]:
-    """One of METHODS in the layers that prune."""
-    depth = model.layers.depth
-    if name in ("prune_cls", "tome", "prune_random"):
-        return reductions(name, pruning.schedule, depth, key=key)
-
-    def plan(layer: int, count: int, e: Any) -> Any:
-        similar = 0 if name == "no_similarity" else round(pruning.similar * count)
-        stages = e.attention, e.similarity, similar, count - similar, votes_of(layer, depth)
-        if name == "column":
-            return prune_by_score(received_attention(e.attention), count)
-        if name == "importance_first":
-            return importance_first_prune(*stages)
-        rankings = {"no_filter": partial(importance, lowest=0.0, highest=float("inf")), "mean": averaged}
-        return zero_shot_prune(*stages, ranking=rankings.get(name, importance))
-
-    return [reduction(partial(plan, i, count)) if count else None for i, count in enumerate(pruning.schedule)]
+def plan_of(program: str, pruning: Pruning, layer: int, depth: int, variant: Array, e: Example) -> Plan:
+    """What a method does in a layer; the place of its name among the program's is the variant, which is traced."""
+    count = pruning.schedule[layer]
+    similar = 0 if program == "importance_alone" else round(pruning.similar * count)
+    stages = e.attention, e.similarity, similar, count - similar, votes_of(layer, depth)
+    if program == "tome":
+        return bipartite_matching(e.similarity, count)
+    if program == "by_score":
+        scores = cls_attention(e.attention), received_attention(e.attention), jax.random.uniform(e.key, e.size.shape)
+        return prune_by_score(jnp.stack(scores)[variant], count)
+    if program == "importance_first":
+        return importance_first_prune(*stages)
+    return zero_shot_prune(*stages, ranking=partial(rank, variant))
 
 
-def evaluator(name: str, pruning: Pruning, model: VisionConfig) -> Callable[..., Any]:
-    """judge(params, images, seed number of draws) -> (right [seeds, images], share of the glyph's patches kept [seeds, images]).
+@functools.cache
+def evaluator(program: str, pruning: Pruning, model: VisionConfig) -> Callable[..., Any]:
+    """judge(params, images, keys, variant) -> (right [seeds, images], share of the glyph's patches kept [seeds, images]).
 
-    params and images are stacked over seeds; one compile serves any number of images that is a multiple of CHUNK, or is smaller.
+    params, images and keys are stacked over seeds. A patch that merges counts as kept where it is the anchor of its target. One compile
+    serves all variants of a program and any number of images that is a multiple of CHUNK.
     """
+    depth = model.layers.depth
 
-    def one(arguments: tuple[Any, Images, Array]) -> tuple[Array, Array]:
+    def one(variant: Array, arguments: tuple[Any, Images, Array]) -> tuple[Array, Array]:
         params, images, key = arguments
-        logits, plans = classify(model, params, images.pixels, layer_reductions(name, pruning, model, key))
-        whole = functools.reduce(lambda before, after: jax.vmap(compose)(after, before), plans)
-        rows = jnp.arange(len(images.labels))[:, None]
-        kept = jnp.zeros((len(images.labels), model.tokens), bool).at[rows, whole.anchor].set(True)
+        layers = [
+            reduction(partial(plan_of, program, pruning, layer, depth, variant), key=jax.random.fold_in(key, layer))
+            if count
+            else None
+            for layer, count in enumerate(pruning.schedule)
+        ]
+        logits, plans = classify(model, params, images.pixels, layers)
+        anchors = functools.reduce(lambda a, b: jnp.take_along_axis(a, b, axis=1), [plan.anchor for plan in plans])
+        rows = jnp.arange(anchors.shape[0])[:, None]
+        kept = jnp.zeros((anchors.shape[0], model.tokens), bool).at[rows, anchors].set(True)
         glyph = images.regions == GLYPH
         share = jnp.sum(kept[:, model.protected :] & glyph, axis=1) / jnp.sum(glyph, axis=1)
         return jnp.argmax(logits, axis=1) == images.labels, share
 
-    compiled = jax.jit(lambda params, images, keys: jax.lax.map(one, (params, images, keys)))
+    compiled = jax.jit(lambda params, images, keys, variant: jax.lax.map(partial(one, variant), (params, images, keys)))
 
-    def judge(params: Any, images: Images, keys: Array) -> tuple[np.ndarray, np.ndarray]:
+    def judge(params: Any, images: Images, keys: Array, variant: int = 0) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for number, start in enumerate(range(0, images.labels.shape[1], CHUNK)):
             chunk = jax.tree.map(lambda leaf, start=start: leaf[:, start : start + CHUNK], images)
             folded = jax.vmap(lambda key, number=number: jax.random.fold_in(key, number))(keys)
-            parts.append(compiled(params, chunk, folded))
+            parts.append(compiled(params, chunk, folded, jnp.int32(variant)))
         right, share = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         return right, share
 
@@ -150,17 +165,19 @@ def evaluator(name: str, pruning: Pruning, model: VisionConfig) -> Callable[...,
 def sweep(
     model: VisionConfig, subjects: dict[str, tuple[Any, Images]], prunings: Sequence[Pruning], keys: Array
 ) -> dict[str, Any]:
-    """By subject and method: accuracy and share of the glyph's patches kept, [seeds][prunings]; `whole` without pruning."""
+    """By subject and method: accuracy and share of the glyph's patches kept, [seeds][prunings]."""
+    columns: dict[tuple[str, str], list[Any]] = {(name, method): [] for name in subjects for method in METHODS}
+    for pruning in prunings:
+        for program, methods in PROGRAMS.items():
+            judge = evaluator(program, pruning, model)
+            for variant, method in enumerate(methods):
+                for name, (params, images) in subjects.items():
+                    measured = judge(params, images, keys, variant)
+                    columns[name, method].append([part.mean(axis=1) for part in measured])
     found: dict[str, Any] = {name: {} for name in subjects}
-    for method in METHODS:
-        columns: dict[str, list[Any]] = {name: [] for name in subjects}
-        for pruning in prunings:
-            judge = evaluator(method, pruning, model)
-            for name, (params, images) in subjects.items():
-                columns[name].append([part.mean(axis=1) for part in judge(params, images, keys)])
-        for name, parts in columns.items():
-            right, share = np.round(np.moveaxis(parts, 0, -1), 4).tolist()
-            found[name][method] = {"accuracy": right, "glyph": share}
+    for (name, method), parts in columns.items():
+        right, share = np.round(np.moveaxis(parts, 0, -1), 4).tolist()
+        found[name][method] = {"accuracy": right, "glyph": share}
     return found
 
 
@@ -170,84 +187,136 @@ def whole_accuracy(model: VisionConfig, params: Any, images: Images) -> list[flo
     return np.mean(np.argmax(logits(params, images.pixels), axis=2) == images.labels, axis=1).round(4).tolist()
 
 
-def ranking_quality(model: VisionConfig, subjects: dict[str, tuple[Any, Images]]) -> dict[str, Any]:
-    """Chance that a patch of the glyph ranks above one of the background, nothing pruned: by subject, `pagerank` [seeds][layers][VOTES],
-    and [seeds][layers] for `REFERENCES`. 0.5 is no order at all; images are averaged."""
-
-    def votes(attention: Array) -> Array:
-        start = jnp.broadcast_to(favour_cls(attention.shape[1]), attention.shape[:2])
-        start = start / jnp.mean(start, axis=1, keepdims=True)
-        vote = jax.vmap(lambda head, scores: weighted_pagerank(head[None], 1, scores)[0])
-
-        def step(scores: Array, _: None) -> tuple[Array, Array]:
-            scores = vote(attention, scores)
-            return scores, scores
-
-        _, after = jax.lax.scan(step, start, length=max(VOTES))
-        by_votes = jnp.concatenate([start[None], after])[jnp.array(VOTES)]
-        return jax.vmap(lambda scores: root_mean_square(scores, keep_heads(scores)))(by_votes)
-
-    def watch(regions: Array, seen: Seen) -> Reduced:
-        def of_image(attention: Array, region: Array) -> Array:
-            rankings = [votes(attention), received_attention(attention)[None], cls_attention(attention)[None]]
-            patches = jnp.concatenate(rankings)[:, model.protected :]
-            return jax.vmap(lambda scores: ranks_above(scores, region == GLYPH, region == BACKGROUND))(patches)
-
-        quality = jax.vmap(of_image)(seen.attention_weights(), regions)
-        return Reduced(seen.stream, seen.size, jnp.mean(quality, axis=0))
-
-    def one(arguments: tuple[Any, Images]) -> Array:
-        params, images = arguments
-        layers = [partial(watch, images.regions)] * model.layers.depth
-        return jnp.stack(classify(model, params, images.pixels, layers)[1])
-
-    measure = jax.jit(lambda params, images: jax.lax.map(one, (params, images)))
-    found = {}
-    for name, (params, images) in subjects.items():
-        quality = np.round(measure(params, jax.tree.map(lambda leaf: leaf[:, :CHUNK], images)), 4)
-        references = {name: quality[..., len(VOTES) + place].tolist() for place, name in enumerate(REFERENCES)}
-        found[name] = {"pagerank": quality[..., : len(VOTES)].tolist(), **references}
-    return found
+def accuracy(results: dict[str, Any], subject: str, method: str, what: str = "accuracy") -> np.ndarray:
+    """[seeds, kept_flops]."""
+    return np.array(results["sweep"][subject][method][what])
 
 
-def ranks_above(scores: Array, first: Array, second: Array) -> Array:
-    """The share of pairs in which one of `first` scores above one of `second`, ties counting half (the area under the ROC curve)."""
-    above = (scores[:, None] > scores[None, :]) + 0.5 * (scores[:, None] == scores[None, :])
-    pairs = first[:, None] & second[None, :]
-    return jnp.sum(jnp.where(pairs, above, 0.0)) / jnp.sum(pairs)
+def lead(results: dict[str, Any], subject: str, method: str, other: str, least: float = 0.0) -> np.ndarray:
+    """Accuracy of one method less another's, [seeds, budgets], where at least the share `least` of the FLOPs is saved."""
+    saved = np.array(results["kept_flops"]) <= 1 - least + 0.01
+    return (accuracy(results, subject, method) - accuracy(results, subject, other))[:, saved]
 
 
-def draw_prunings(model: VisionConfig, kept_flops: float, number: int, seed: int) -> list[Pruning]:
-    """Random configurations of about these FLOPs (within 0.01): two to four layers but the last, how much in each, and the share of S."""
-    rng, drawn = np.random.default_rng(seed), []
-    while len(drawn) < number:
-        layers = rng.choice(
-            model.layers.depth - 1, size=rng.integers(2, min(4, model.layers.depth - 1) + 1), replace=False
-        )
-        exponents = rng.dirichlet(np.ones(len(layers))) * len(layers)
-        pruning = Pruning(
-            solve_schedule(model, kept_flops, dict(zip(layers.tolist(), exponents.tolist(), strict=True))),
-            round(float(rng.uniform(0, 0.5)), 3),
-        )
-        if abs(flops_share(model, pruning.schedule) - kept_flops) <= 0.01:
-            drawn.append(pruning)
-    return drawn
+def beyond_errors(difference: np.ndarray) -> bool | None:
+    """Whether the mean over seeds of [seeds, budgets] is above 0 by more than two standard errors at two budgets; None for one seed or budget."""
+    seeds, budgets = difference.shape
+    if seeds < 2 or budgets < 2:
+        return None
+    error = difference.std(axis=0, ddof=1) / np.sqrt(seeds)
+    return bool(np.sum(difference.mean(axis=0) > 2 * error) >= 2)
 
 
-def random_search(
-    model: VisionConfig,
-    params: Any,
-    calibration: Images,
-    images: Images,
-    default: Pruning,
-    drawn: Sequence[Pruning],
-    keys: Array,
-) -> dict[str, Any]:
-    """Accuracy of Zero-TPrune with the default and the drawn configurations, [configurations][seeds], on calibration and on other images."""
-    tried: dict[str, Any] = {"configurations": [], "calibration": [], "accuracy": []}
-    for pruning in (default, *drawn):
-        judge = evaluator("full", pruning, model)
-        tried["configurations"].append([list(pruning.schedule), pruning.similar])
-        for name, those in (("calibration", calibration), ("accuracy", images)):
-            tried[name].append(np.round(judge(params, those, keys)[0].mean(axis=1), 4).tolist())
-    return tried
+RULE = "above 0 by more than two standard errors over seeds at two budgets"
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """The stages of Zero-TPrune against one another and against its rivals."""
+    rivals = {name: lead(results, "small", "full", name, 1 - AGGRESSIVE) for name in ("prune_cls", "prune_random")}
+    stage = {subject: lead(results, subject, "full", "no_similarity") for subject in SUBJECTS}
+    order = {subject: interval(lead(results, subject, "full", "importance_first").mean(axis=1)) for subject in SUBJECTS}
+    more = interval((stage["large"] - stage["small"]).mean(axis=1))
+    pagerank = {subject: lead(results, subject, "no_similarity", "column") for subject in SUBJECTS}
+    heads = {
+        f"{name}, {subject}": lead(results, subject, "full", name)
+        for name in ("no_filter", "mean")
+        for subject in SUBJECTS
+    }
+    half = {subject: interval(lead(results, subject, "tome", "full")[:, -1]) for subject in SUBJECTS}
+    glyph = interval(
+        (accuracy(results, "small", "full", "glyph") - accuracy(results, "small", "prune_random", "glyph"))[:, -1]
+    )
+    least = f"{results['kept_flops'][-1]:.2f}"
+    return [
+        Claim(
+            "full_above_cls_and_random",
+            "Zero-TPrune keeps more accuracy than pruning by CLS attention and at random at the same FLOPs (measured: difference by budget "
+            f"up to {AGGRESSIVE} of the FLOPs, small glyph).",
+            SOURCE,
+            None,
+            {name: by_budget(results, difference) for name, difference in rivals.items()},
+            f"both {RULE}",
+            every([beyond_errors(difference) for difference in rivals.values()]),
+        ),
+        Claim(
+            "similarity_stage_helps_large_objects",
+            "Where the object covers most patches, dropping near-duplicates first helps (measured: Zero-TPrune less itself without the "
+            "S-stage, by budget, large glyph).",
+            CARD,
+            "+0.5 points on ImageNet, all images (from reading notes, unverified)",
+            by_budget(results, stage["large"]),
+            RULE,
+            beyond_errors(stage["large"]),
+        ),
+        Claim(
+            "similarity_stage_adds_most_on_large_objects",
+            "The S-stage adds more there than on a small object (measured: difference of that difference, mean over budgets).",
+            CARD,
+            None,
+            more,
+            "whole interval above 0",
+            above(more, 0.0),
+        ),
+        Claim(
+            "i_prime_s_i_not_below_i_s",
+            "Similarity before importance is not worse than after it (measured: I'-S-I less I-S, mean over budgets).",
+            SOURCE,
+            None,
+            order,
+            "both whole intervals above -0.01",
+            every([above(value, -0.01) for value in order.values()]),
+        ),
+        Claim(
+            "pagerank_above_column_mean",
+            "Importance by PageRank beats the mean attention that a token receives (measured: Zero-TPrune without its S-stage less that, "
+            "by budget).",
+            CARD,
+            None,
+            {subject: by_budget(results, difference) for subject, difference in pagerank.items()},
+            f"on both subjects {RULE}",
+            every([beyond_errors(difference) for difference in pagerank.values()]),
+        ),
+        Claim(
+            "head_filter_and_rms_help",
+            "The head filter and the root mean square over heads each help (measured: Zero-TPrune less itself without, mean over budgets).",
+            SOURCE,
+            "+0.3 points together on ImageNet (from reading notes, unverified)",
+            {name: interval(difference.mean(axis=1)) for name, difference in heads.items()},
+            f"each, on both subjects, {RULE}",
+            every([beyond_errors(difference) for difference in heads.values()]),
+        ),
+        Claim(
+            "tome_above_at_half",
+            f"Under the most aggressive reduction merging is better (measured: ToMe less Zero-TPrune at {least} of the FLOPs).",
+            SOURCE,
+            "admitted for large models and a reduction by half",
+            half,
+            "both whole intervals above 0",
+            every([above(value, 0.0) for value in half.values()]),
+        ),
+        Claim(
+            "keeps_the_object",
+            "Zero-TPrune keeps more of the glyph's patches than random pruning does (measured: difference of the share kept at "
+            f"{least} of the FLOPs, small glyph).",
+            SOURCE,
+            None,
+            glyph,
+            "whole interval above 0",
+            above(glyph, 0.0),
+        ),
+    ]
+
+
+def by_budget(results: dict[str, Any], difference: np.ndarray) -> dict[str, Any]:
+    budgets = results["kept_flops"][-difference.shape[1] :]
+    return {f"{flops:.2f}": interval(column) for flops, column in zip(budgets, difference.T, strict=True)}
+
+
+def draw(axes: Axes, results: dict[str, Any], subject: str, what: str) -> None:
+    """Accuracy, or the share of the glyph that is kept, against FLOPs; ablations dashed."""
+    dashed = ("no_similarity", "no_filter", "mean", "importance_first")
+    for method, (label, color) in METHODS.items():
+        style = {"linestyle": "--" if method in dashed else "-", "marker": "o", "markersize": 3}
+        mean = accuracy(results, subject, method, what).mean(axis=0)
+        axes.plot(results["kept_flops"], mean, label=label, color=color, **style)
+    axes.set(xlabel="share of the FLOPs")
