@@ -56,7 +56,7 @@ class SelectiveConfig:
     rate: float = 0.6
     length: int = 64
     batch_size: int = 16
-    steps: int = 600
+    steps: int = 400
     width: int = 32
     learning_rate: float = 3e-3
 
