@@ -88,6 +88,7 @@ def run(arguments: list[str], console: Any) -> int:
 
     from experiments.harness.config import config_hash
     from experiments.harness.record import commit_record, finish, require_committed_code
+    from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
     from experiments.harness.workspace import open_workspace
 
@@ -108,7 +109,8 @@ def run(arguments: list[str], console: Any) -> int:
         claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
         if options.record:
             console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
-    show(claims, console)
+    for line in claim_lines(claims):
+        console.print(f"  {line}", markup=False)
     state = "is complete; remove the folder to start again" if complete else "is done"
     console.print(f"{name} {preset} {state}: {path}", markup=False)
     return 0
@@ -196,18 +198,6 @@ def parse_options(config: Any, arguments: list[str], program: str) -> Options:
     return tyro.cli(
         kind, default=Options(config=config), args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,)
     )
-
-
-def show(claims: list[dict[str, Any]], console: Any) -> None:
-    """Print every claim with its verdict."""
-    from experiments.harness.report import VERDICTS, number
-
-    for claim in claims:
-        console.print(
-            f"  {VERDICTS[claim['holds']]:11}  {claim['name']}: {number(claim['measured'])}"
-            f" (threshold {number(claim['threshold'])}, published {number(claim['published'])})",
-            markup=False,
-        )
 
 
 def report(arguments: list[str], console: Any) -> int:
