@@ -44,9 +44,9 @@ NAMES: dict[str, tuple[str, str]] = {
 }
 """Name: label and colour in figures."""
 
-MERGING = ("tome", "random_bipartite", "pitome", "pitome_ordered", "pitome_paper", "pitome_cls", "pitome_inverted")
-MERGING += ("complete_graph", "mctf")
-"""Those whose plans give every token a target, so that they have a spectral distance. ToFu's partition is ToMe's."""
+PARTITIONS = ("tome", "random_bipartite", "pitome", "pitome_ordered", "pitome_paper", "pitome_cls", "pitome_inverted")
+PARTITIONS += ("tofu", "diffrate", "complete_graph", "mctf")
+"""Those that merge, and thereby have a spectral distance. ToFu has ToMe's partition in the first layer, although it prunes there."""
 
 DRAWING = ("random_bipartite", "prune_random")
 """Those that need a key."""

@@ -23,6 +23,7 @@ from lexinv.training.streams import stream
 from lexinv.validation import InvalidConfig, require
 
 SMALL = replace(LAYERS, depth=6, width=48, heads=3, mlp_width=192)
+DEIT_S = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536)
 MUON = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50)
 TRAIN_DIGITS = 1000
 """Of the 1797 digits; the others are for testing."""
