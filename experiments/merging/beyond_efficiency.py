@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim
 from experiments.harness.style import GREY, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.merging import selective_training
+from experiments.merging import long_context, selective_training
+from experiments.merging.long_context import LongContextConfig
 from experiments.merging.selective_training import SelectiveConfig
 from experiments.merging.verdicts import main_effect, word
 from lexinv.validation import require
@@ -36,6 +37,7 @@ PAPER = """@article{kong2025token,
   archiveprefix = {arXiv}
 }"""
 TOPICS: dict[str, ModuleType] = {
+    "long_context": long_context,
     "selective_training": selective_training,
 }
 
@@ -45,6 +47,7 @@ class Config:
     """The configuration of every topic, and the seeds over which effects are paired."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    long_context: LongContextConfig = LongContextConfig()
     selective_training: SelectiveConfig = SelectiveConfig()
 
     def __post_init__(self):
@@ -54,11 +57,17 @@ class Config:
 PRESETS = {
     "smoke": Config(
         seeds=(0, 1, 2),
+        long_context=LongContextConfig(
+            length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, width=16
+        ),
         selective_training=SelectiveConfig(symbols=8, length=16, batch_size=4, steps=40, width=8),
     ),
     "cpu": Config(seeds=(0, 1, 2, 3, 4)),
     "paper": Config(
         seeds=tuple(range(10)),
+        long_context=LongContextConfig(
+            length=512, keys=4096, values=256, items=2000, batch_size=128, steps=5000, width=256, learning_rate=1e-3
+        ),
         selective_training=SelectiveConfig(
             symbols=256, length=256, batch_size=64, steps=5000, width=256, learning_rate=1e-3
         ),
