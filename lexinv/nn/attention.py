@@ -32,7 +32,7 @@ def attention(
 
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
     mask: false for keys that nobody sees. bias: one number for each pair and head, or [batch, 1, 1, time] for each key, such as the log
-        sizes of merged tokens. Masks and biases of keys are for attention that is not causal, and `dot_product`.
+        sizes of merged tokens. Masks and biases of keys are for `dot_product`, which `auto` does not take where attention is causal.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first
