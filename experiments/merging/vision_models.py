@@ -61,6 +61,14 @@ DIGITS = VisionSubject(
 )
 
 
+def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
+    """The same with a net and a training that show nothing but that all runs."""
+    layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
+    optimizer = replace(subject.training.optimizer, warmup_steps=1)
+    training = replace(subject.training, steps=10, batch_size=8, seeds=seeds, optimizer=optimizer)
+    return replace(subject, model=replace(subject.model, layers=layers), training=training)
+
+
 def vision_models(subject: VisionSubject, workspace: Workspace) -> SharedModels:
     """The subject's models, one for each seed, from the user's cache or trained now. Raises `lexinv.training.fit.NonFiniteLoss`."""
 
