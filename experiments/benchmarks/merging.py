@@ -76,7 +76,7 @@ def vit(depth: int, width: int, **rest: int) -> MergingProblem:
 
 PRESETS = {
     "smoke": Config(
-        problem=vit(2, 64, across=3, batch_size=2, classes=10, r=2),
+        problem=vit(1, 64, across=3, batch_size=2, classes=10, r=2),
         rs=(0, 2),
         sweep=vit(1, 64, across=3, batch_size=2, classes=10, r=2),
         across=(2, 3),

@@ -72,7 +72,7 @@ def run_layers(
     for field in ("positions", "mixing"):
         allowed = "'none': tokens have no neighbours any more; positions are added before the first layer"
         require(getattr(config, field) == "none", f"model.{field}", getattr(config, field), allowed)
-    require(config.attention != "chunked", "model.attention", config.attention, "'dot_product' or 'auto'")
+    require(config.attention != "chunked", "model.attention", config.attention, "another")
     require(
         len(reductions) in (0, config.depth), "reductions", len(reductions), f"0, or one for each of {config.depth}"
     )
