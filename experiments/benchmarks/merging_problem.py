@@ -58,8 +58,9 @@ class MergingProblem:
 
     @property
     def flops(self) -> int:
-        """Multiply-adds of the layers for one image."""
-        return model_flops(token_counts(self.tokens, self.schedule), self.width, self.mlp_width)
+        """Multiply-adds of the layers, the patches and the head for one image."""
+        outside = self.across**2 * 3 * PATCH**2 * self.width + self.width * self.classes
+        return model_flops(token_counts(self.tokens, self.schedule), self.width, self.mlp_width) + outside
 
 
 @dataclass(frozen=True)

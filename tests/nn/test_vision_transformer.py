@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lexinv.nn.reduced import Reduced, run_layers
+from lexinv.nn.reduced import Reduced, run_layers, unstack
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.nn.vision_transformer import (
     LAYERS,
@@ -120,6 +120,12 @@ def merge_duplicates(seen):
 
 
 LAYER = replace(SMALL.layers, depth=3)
+
+
+def test_layers_one_by_one_are_stacked_layers(params, images):
+    apart = {**params, "layers": unstack(params["layers"])}
+    assert len(apart["layers"]) == SMALL.layers.depth
+    np.testing.assert_array_equal(classify(SMALL, apart, images)[0], classify(SMALL, params, images)[0])
 
 
 @partial(jax.jit, static_argnums=(1, 2))
