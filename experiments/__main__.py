@@ -1,8 +1,10 @@
-"""The command line: list, run, sweep, verify, report, cite."""
+"""The command line: list, run, sweep, plan, verify, report, cite."""
 
 import dataclasses
 import errno
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,11 +18,13 @@ USAGE = """\
 python -m experiments list                         every experiment and what it shows
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
 python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
+python -m experiments plan NAME [PRESET] [options]  memory, traffic and speed of training on many devices, without them
 python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
 python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
 python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
 
 HELP = ("-h", "--help")
+PLANNED_DEVICES = 8
 Config = TypeVar("Config")
 
 
@@ -33,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
-    if command in HELP or (command in ("run", "sweep") and rest[:1] and rest[0] in HELP):
+    if command in HELP or (command in ("run", "sweep", "plan") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
     commands = {
         "list": list_experiments,
         "run": run,
         "sweep": sweep,
+        "plan": plan,
         "verify": verify,
         "report": report,
         "cite": cite,
@@ -88,6 +93,7 @@ def run(arguments: list[str], console: Any) -> int:
 
     from experiments.harness.config import config_hash
     from experiments.harness.record import commit_record, finish, require_committed_code
+    from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
     from experiments.harness.workspace import open_workspace
 
@@ -108,7 +114,8 @@ def run(arguments: list[str], console: Any) -> int:
         claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
         if options.record:
             console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
-    show(claims, console)
+    for line in claim_lines(claims):
+        console.print(f"  {line}", markup=False)
     state = "is complete; remove the folder to start again" if complete else "is done"
     console.print(f"{name} {preset} {state}: {path}", markup=False)
     return 0
@@ -121,6 +128,23 @@ def sweep(arguments: list[str], console: Any) -> int:
     from experiments.harness.sweeps import sweep as run_sweep
 
     return run_sweep(name, preset, module, rest, console)
+
+
+def plan(arguments: list[str], console: Any) -> int:
+    """Compile the training step of an experiment on text for fake devices and print what it takes."""
+    positional(arguments, "plan NAME [PRESET] [options]")
+    # Read when JAX starts, which importing an experiment may do; what is no number is refused with the other options.
+    count = re.search(r"--devices[ =](\d+)", " ".join(arguments))
+    fake = f"--xla_force_host_platform_device_count={count[1] if count else PLANNED_DEVICES}"
+    os.environ |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {fake}", "JAX_PLATFORMS": "cpu"}
+    name, preset, module, rest = chosen(arguments, "plan NAME [PRESET] [options]")
+
+    from experiments.harness.plan import describe, make_plan, parse
+
+    config, options = parse(module.PRESETS[preset], rest, f"python -m experiments plan {name} {preset}")
+    for line in describe(make_plan(config, options), options):
+        console.print(line, markup=False)
+    return 0
 
 
 def verify(arguments: list[str], console: Any) -> int:
@@ -196,18 +220,6 @@ def parse_options(config: Any, arguments: list[str], program: str) -> Options:
     return tyro.cli(
         kind, default=Options(config=config), args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,)
     )
-
-
-def show(claims: list[dict[str, Any]], console: Any) -> None:
-    """Print every claim with its verdict."""
-    from experiments.harness.report import VERDICTS, number
-
-    for claim in claims:
-        console.print(
-            f"  {VERDICTS[claim['holds']]:11}  {claim['name']}: {number(claim['measured'])}"
-            f" (threshold {number(claim['threshold'])}, published {number(claim['published'])})",
-            markup=False,
-        )
 
 
 def report(arguments: list[str], console: Any) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from experiments.harness.shared_models import SharedModels, shared_models
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import Windows, batches, population_batches
+from lexinv.nn.flops import train_flops
 from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -98,6 +99,7 @@ def train_seeds(
             directory=workspace.folder(folder),
             metadata={"config_hash": workspace.config_hash, "arm": name},
             tokens_per_step=members * training.batch_size * source.length,
+            flops_per_token=train_flops(model, vocab, source.length),
             progress=workspace.progress,
             description=name,
         ).params

@@ -15,6 +15,15 @@ BEGIN, END = "<!-- gallery: written by `python -m experiments report` -->", "<!-
 PREFERENCE = ("paper", "cpu", "quick", "smoke")
 
 
+def claim_lines(claims: list[dict[str, Any]]) -> list[str]:
+    """One line for each judged claim: verdict, name, measured, threshold and published value."""
+    return [
+        f"{VERDICTS[claim['holds']]:11}  {claim['name']}: {number(claim['measured'])}"
+        f" (threshold {number(claim['threshold'])}, published {number(claim['published'])})"
+        for claim in claims
+    ]
+
+
 def write_report() -> list[str]:
     """Judge and draw every committed record again from its results, then write the pages.
 

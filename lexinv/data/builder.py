@@ -85,38 +85,49 @@ def register_text_builders() -> None:
 
 
 def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[str, Any]]], str, str]:
-    """Prepare a TFDS data set in TFDS's own folder and open it: its splits, the name of its text feature, its identity.
+    """Open a TFDS data set of texts as `open_sources` does: its splits, the name of its text feature, its identity.
 
-    The text feature is the one called `text`, else the only one of type Text. What was prepared elsewhere as
-    ArrayRecord is read without the builder's code. Raises `InvalidConfig` if there is no such data set, no such feature,
-    no train split, or if it lies there in a format without random access.
+    The text feature is the one called `text`, else the only one of type Text. Also raises `InvalidConfig` if there is no such feature or no
+    train split.
     """
     register_text_builders()
+    sources, info, identity = open_sources("corpus", corpus, dataset)
+    texts = sorted(name for name, feature in info.features.items() if isinstance(feature, tfds.features.Text))
+    feature = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
+    if feature is None:
+        raise InvalidConfig("corpus", corpus, f"it needs one text feature or one called text, here {texts}")
+    if "train" not in info.splits:
+        raise InvalidConfig("corpus", corpus, f"it needs a train split, here {sorted(info.splits)}")
+    return sources, feature, identity
+
+
+def open_sources(
+    field: str, name: str, dataset: str, decoders: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Sequence[Mapping[str, Any]]], Any, str]:
+    """Prepare a TFDS data set in TFDS's own folder and open it: its splits, what TFDS knows of it, its identity.
+
+    What was prepared elsewhere as ArrayRecord is read without the builder's code. Raises `InvalidConfig` for `field`, which is `name`, if
+    there is no such data set or if it lies there in a format without random access.
+    """
     try:
         builder: Any = tfds.builder(dataset)
     except tfds.core.DatasetNotFoundError:
         near = get_close_matches(dataset, tfds.list_builders(with_community_datasets=False), cutoff=0.5)
         hint = f"did you mean {' or '.join(f'tfds:{name}' for name in near)}? " if near else ""
-        raise InvalidConfig("corpus", corpus, f"{hint}TFDS finds no data set {dataset!r}") from None
+        raise InvalidConfig(field, name, f"{hint}TFDS finds no data set {dataset!r}") from None
     except ValueError as error:  # such as an unknown configuration of a known data set
-        raise InvalidConfig("corpus", corpus, str(error)) from error
+        raise InvalidConfig(field, name, str(error)) from error
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:
         error.add_note(
-            f"{corpus} could not be prepared here. Some data sets need apache-beam or TensorFlow for that, never for "
+            f"{name} could not be prepared here. Some data sets need apache-beam or TensorFlow for that, never for "
             'reading: prepare it elsewhere with download_and_prepare(file_format="array_record"), set TFDS_DATA_DIR.'
         )
         raise
-    texts = sorted(name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text))
-    feature = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
-    if feature is None:
-        raise InvalidConfig("corpus", corpus, f"it needs one text feature or one called text, here {texts}")
-    if "train" not in builder.info.splits:
-        raise InvalidConfig("corpus", corpus, f"it needs a train split, here {sorted(builder.info.splits)}")
     try:
-        sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
+        sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in builder.info.splits}
     except NotImplementedError as error:  # prepared before, as TFRecord
-        raise InvalidConfig("corpus", corpus, f"it must be ArrayRecord for random access. {error}") from error
-    sizes = [(name, split.num_examples, split.num_bytes) for name, split in sorted(builder.info.splits.items())]
-    return sources, feature, f"{builder.info.full_name} in {builder.data_dir}: {sizes}"
+        raise InvalidConfig(field, name, f"it must be ArrayRecord for random access. {error}") from error
+    sizes = [(split, found.num_examples, found.num_bytes) for split, found in sorted(builder.info.splits.items())]
+    return sources, builder.info, f"{builder.info.full_name} in {builder.data_dir}: {sizes}"

@@ -3,14 +3,20 @@
 Wang, Dedhia and Jha 2024 (arXiv 2305.17328), from the method card zero-tprune, which rests on reading notes: there is no released code.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.merging.bipartite import match
 from lexinv.merging.plan import Plan, compose, descending_rank, prune, unprotected_tokens
 from lexinv.merging.ranking import prune_by_score
 from lexinv.validation import require
+
+Ranking = Callable[[Any, int, Any], Array]
+"""ranking(attention [heads, tokens, tokens], iterations, start [tokens] or None) -> scores [tokens]: `importance`, or another one."""
 
 
 def weighted_pagerank(
@@ -105,20 +111,45 @@ def zero_shot_prune(
     num_unimportant: int,
     iterations: int,
     protect: int = 1,
+    ranking: Ranking = importance,
 ) -> Plan:
     """One pruning layer, I'-S-I: a single vote splits the tokens, S drops `num_similar` duplicates, PageRank `num_unimportant` of the rest.
 
     Duplicates go first since a large background votes for itself and would outrank the object. The second ranking is on the graph of
-    the tokens that are left, each row of attention normalised to 1 again (ours: the notes do not say).
-    Raises `InvalidConfig` where fewer than `num_unimportant` unprotected tokens are left.
+    the tokens that are left (`among`). Raises `InvalidConfig` where fewer than `num_unimportant` unprotected tokens are left.
     """
-    start = favour_cls(attention.shape[1]) if protect else None
-    first = similarity_prune(similarity, importance(attention, 1, start), num_similar, protect)
-    rest = attention[:, first.anchor][:, :, first.anchor]
-    rest = rest / jnp.maximum(jnp.sum(rest, axis=2, keepdims=True), 1e-12)
-    start = favour_cls(rest.shape[1]) if protect else None
-    second = prune_by_score(importance(rest, iterations, start), num_unimportant, protect)
+    first = similarity_prune(similarity, ranking(attention, 1, _start(attention, protect)), num_similar, protect)
+    rest = among(attention, first.anchor)
+    second = prune_by_score(ranking(rest, iterations, _start(rest, protect)), num_unimportant, protect)
     return compose(second, first)
+
+
+def importance_first_prune(
+    attention: Float[Array, "heads tokens tokens"],
+    similarity: Float[Array, "tokens tokens"],
+    num_similar: int,
+    num_unimportant: int,
+    iterations: int,
+    protect: int = 1,
+) -> Plan:
+    """The order I-S, which the paper finds worse: PageRank on all tokens drops first, and its scores split the rest for the S-stage.
+
+    Raises `InvalidConfig` for more than the unprotected tokens; num_similar is clipped at half of what I leaves.
+    """
+    scores = importance(attention, iterations, _start(attention, protect))
+    first = prune_by_score(scores, num_unimportant, protect)
+    left = similarity[first.anchor][:, first.anchor]
+    return compose(similarity_prune(left, scores[first.anchor], num_similar, protect), first)
+
+
+def among(attention: Float[Array, "heads tokens tokens"], kept: Int[Array, " kept"]) -> Float[Array, "heads kept kept"]:
+    """Attention on the graph of the kept tokens, its rows normalised to 1 again (ours: the notes on the paper do not say)."""
+    rest = attention[:, kept][:, :, kept]
+    return rest / jnp.maximum(jnp.sum(rest, axis=2, keepdims=True), 1e-12)
+
+
+def _start(attention: Float[Array, "heads tokens tokens"], protect: int) -> Float[Array, " tokens"] | None:
+    return favour_cls(attention.shape[1]) if protect else None
 
 
 def _mean_one(scores: Float[Array, "heads tokens"]) -> Float[Array, "heads tokens"]:

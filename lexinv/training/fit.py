@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from lexinv.nn.flops import utilisation
 from lexinv.training.metrics import MetricsLog
 from lexinv.training.progress import progress_bar
 from lexinv.training.state import TrainState
@@ -38,6 +39,7 @@ def fit(
     directory: Path | None,
     metadata: Mapping[str, Any],
     tokens_per_step: int,
+    flops_per_token: float = 0.0,
     checkpoint_seconds: float = 120.0,
     checkpoint_steps: int | None = None,
     evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
@@ -54,6 +56,8 @@ def fit(
     `checkpoint_seconds`, every `checkpoint_steps` updates if given, and one at the end. If there are some already, the
     run continues after the newest: state, metrics file and data are then bitwise those of a run that was never stopped
     (on CPU; for the same versions, device and device count). `metadata` is JSON and holds "config_hash".
+
+    `tokens_per_step` and, where it is known, `flops_per_token` (`lexinv.nn.flops.train_flops`) are for the speed that is shown.
 
     `evaluate(state)` is called every `evaluate_every` updates and at the end, and what it returns added to the metrics.
     SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143.
@@ -94,7 +98,9 @@ def fit(
                 log.write(step, update)
         show(end, float(np.mean(fetched["loss"][-1])))
 
-    bar = progress_bar(description, steps, done, tokens_per_step, progress)
+    used = state.step.devices()
+    share = utilisation(flops_per_token, next(iter(used)).device_kind, len(used))
+    bar = progress_bar(description, steps, done, tokens_per_step, progress, share)
     pending, last_save = None, time.monotonic()
     try:
         with bar as show, _sigterm_noticed() as terminated:

@@ -34,9 +34,14 @@ def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
 
     Moments have their parameter's shape, so they are divided like it. Step and key are copied to every device.
     """
+    return jax.device_put(state, state_shardings(state, mesh))
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where `shard_state` places each leaf; the state may be one of shapes."""
     copied = NamedSharding(mesh, PartitionSpec())
     divided = jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf.shape, mesh.shape["fsdp"])), state)
-    return jax.device_put(state, divided._replace(step=copied, key=copied))
+    return divided._replace(step=copied, key=copied)
 
 
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
@@ -47,7 +52,12 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     for leaf in jax.tree.leaves(batch):
         allowed = f"a multiple of the mesh's {mesh.size} devices"
         require(leaf.shape[1] % mesh.size == 0, "batch_size", leaf.shape[1], allowed)
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(None, AXES)))
+    return jax.device_put(batch, batch_sharding(mesh))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where `shard_batch` places each leaf."""
+    return NamedSharding(mesh, PartitionSpec(None, AXES))
 
 
 def _spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:

@@ -11,8 +11,12 @@ Update = Callable[[int, float], None]
 
 
 @contextmanager
-def progress_bar(description: str, steps: int, start: int, tokens_per_step: int, enabled: bool) -> Iterator[Update]:
+def progress_bar(
+    description: str, steps: int, start: int, tokens_per_step: int, enabled: bool, peak_share: float | None = None
+) -> Iterator[Update]:
     """Shows, on standard error, steps done out of `steps`, loss, tokens per second and time left.
+
+    peak_share: what one token per second is of the devices' peak; their utilisation is then shown too.
 
     Gives `update(done, loss)`. The rate is measured from the first update on, which leaves compilation out. Set
     FORCE_COLOR to get the bar where there is no terminal; with `enabled=False` nothing is shown.
@@ -34,7 +38,9 @@ def progress_bar(description: str, steps: int, start: int, tokens_per_step: int,
             return f"loss {loss:.4f}"
         rate = (done - first[1]) / max(now - first[0], 1e-9)
         minutes, seconds = divmod(round((steps - done) / rate), 60)
-        return f"loss {loss:.4f}  {rate * tokens_per_step:,.0f} tokens/s  {minutes}:{seconds:02d} left"
+        speed = rate * tokens_per_step
+        used = f"  {speed * peak_share:.1%} of peak" if peak_share else ""
+        return f"loss {loss:.4f}  {speed:,.0f} tokens/s{used}  {minutes}:{seconds:02d} left"
 
     console = Console(stderr=True)
     if console.is_terminal or console.is_jupyter:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lexinv.data.glyphs import MOST_CLASSES, GlyphConfig, glyphs, sample_images
+from lexinv.data.glyphs import BACKGROUND, DISTRACTOR, GLYPH, MOST_CLASSES, GlyphConfig, glyphs, sample_images
 from lexinv.validation import InvalidConfig
 
 CLEAN = GlyphConfig(noise=0.0)
@@ -77,6 +77,8 @@ def test_red_and_blue_do_not_overlap_and_noise_is_as_large_as_said(images):
     [
         ("data.size", {"size": 30}),
         ("data.size", {"size": 20}),
+        ("data.size", {"cell": 2}),
+        ("data.cell", {"cell": 0}),
         ("data.patch", {"patch": 0}),
         ("data.classes", {"classes": 32}),
         ("data.classes", {"classes": 1}),
@@ -86,3 +88,40 @@ def test_red_and_blue_do_not_overlap_and_noise_is_as_large_as_said(images):
 def test_impossible_images_are_refused(field, settings):
     with pytest.raises(InvalidConfig, match=field):
         GlyphConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CLEAN, GlyphConfig(noise=0.0, aligned=False), GlyphConfig(size=48, noise=0.0, cell=2, plate=True)],
+)
+def test_regions_say_which_patches_show_which_glyph(config):
+    found = sample(config, 60, jax.random.key(2))
+    across = config.size // config.patch
+    patches = np.asarray(found.pixels).reshape(60, across, 4, across, 4, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(60, across**2, 16, 3)
+    red, green, blue = (
+        (np.ptp(patches, axis=3) > 0.5) & (patches[..., channel] > 0.9) & (patches[..., channel] == patches.max(axis=3))
+        for channel in range(3)
+    )
+    regions = np.asarray(found.regions)
+    if not config.plate:
+        expected = np.where(red.any(2), GLYPH, np.where(blue.any(2), DISTRACTOR, BACKGROUND))
+        np.testing.assert_array_equal(regions, expected)
+        assert not green.any()
+    else:  # the plate of a glyph is its square of 6 by 6 patches
+        assert (regions[red.any(2)] == GLYPH).all()
+        assert (regions[blue.any(2)] == DISTRACTOR).all()
+        np.testing.assert_array_equal(regions != BACKGROUND, (red | green | blue).any(2))
+        assert ((regions == GLYPH).sum(1) == 36).all()
+        assert ((regions == DISTRACTOR).sum(1) == 36).all()
+
+
+def test_a_large_glyph_covers_most_patches_and_has_no_distractor():
+    found = sample(GlyphConfig(noise=0.0, cell=2, distractor=False, plate=True), 100, jax.random.key(3))
+    pixels, regions = np.asarray(found.pixels), np.asarray(found.regions)
+    assert ((regions == GLYPH).sum(1) == 36).all()
+    assert not (regions == DISTRACTOR).any()
+    assert not ((np.ptp(pixels, axis=-1) > 0.5) & (pixels[..., 2] > 0.9)).any()
+    red_share = ((pixels[..., 0] > 0.9) & (pixels[..., 1] < 0.1)).mean((1, 2))
+    cells = glyphs(10).sum((1, 2))[np.asarray(found.labels)]
+    np.testing.assert_allclose(red_share, cells * 64 / 1024)  # a cell has 8 x 8 of 32 x 32 pixels

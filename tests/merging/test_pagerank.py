@@ -16,7 +16,8 @@ weighted_pagerank = jax.jit(pagerank.weighted_pagerank, static_argnums=1)
 similarity_prune = jax.jit(pagerank.similarity_prune, static_argnums=(2, 3))
 keep_heads = jax.jit(pagerank.keep_heads, static_argnums=(1, 2))
 root_mean_square = jax.jit(pagerank.root_mean_square)
-zero_shot_prune = jax.jit(pagerank.zero_shot_prune, static_argnums=(2, 3, 4))
+zero_shot_prune = jax.jit(pagerank.zero_shot_prune, static_argnums=(2, 3, 4), static_argnames=("ranking",))
+importance_first_prune = jax.jit(pagerank.importance_first_prune, static_argnums=(2, 3, 4))
 SEEDS = st.integers(0, 10**6)
 
 
@@ -132,18 +133,21 @@ def test_of_two_copies_the_less_important_goes():
         assert anchor == [i for i in range(6) if i not in {2, 5} - {kept}]
 
 
-def test_duplicates_go_before_a_majority_can_vote_for_itself():
-    """Eight copies of a background, an object of three parts that attend to each other twice as much.
-
-    Attention is symmetric before its softmax, so that importance is its row sum: 8e + 4 against 3 * 5 + 9 before, 6e + 4 against
-    3 * 5 + 7 after two copies are gone. PageRank alone keeps no part of the object; after the S-stage it keeps all.
-    """
+def majority() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups, attention and similarity of CLS, eight copies of a background, and three parts of an object that attend to each other."""
     groups = np.array([2] + [0] * 8 + [1] * 3)
     weights = np.where(groups[:, None] == groups[None, :], np.where(groups == 1, 5.0, np.e)[:, None], 1.0)
     weights[0, 0] = 1.0
     attention = (weights / weights.sum(1, keepdims=True)).astype(np.float32)[None]
     copies = (groups[:, None] == 0) & (groups[None, :] == 0)
-    similarity = np.maximum(copies, np.eye(12)).astype(np.float32)
+    return groups, attention, np.maximum(copies, np.eye(12)).astype(np.float32)
+
+
+def test_duplicates_go_before_a_majority_can_vote_for_itself():
+    """Attention is symmetric before its softmax, so that importance is its row sum: 8e + 4 against 3 * 5 + 9 before, 6e + 4 against
+    3 * 5 + 7 after two copies are gone. PageRank alone keeps no part of the object; after the S-stage it keeps all.
+    """
+    groups, attention, similarity = majority()
     full = zero_shot_prune(jnp.asarray(attention), jnp.asarray(similarity), 2, 5, 20)
     alone = zero_shot_prune(jnp.asarray(attention), jnp.asarray(similarity), 0, 7, 20)
     assert full.anchor.shape == alone.anchor.shape == (5,)
@@ -152,3 +156,32 @@ def test_duplicates_go_before_a_majority_can_vote_for_itself():
     assert full.anchor[0] == 0 and np.asarray(sources(full)).sum() == 5
     with pytest.raises(InvalidConfig, match="num_prune"):
         zero_shot_prune(jnp.asarray(attention), jnp.asarray(similarity), 4, 8, 20)
+
+
+def test_importance_first_lets_the_majority_win():
+    """The same graph, the same counts: PageRank drops the object, which is in the minority, before the S-stage has a say."""
+    groups, attention, similarity = map(jnp.asarray, majority())
+    plan = importance_first_prune(attention, similarity, 2, 5, 20)
+    assert plan.anchor.shape == (5,) and plan.anchor[0] == 0
+    assert not np.any(np.asarray(groups)[np.asarray(plan.anchor)] == 1)
+    assert np.asarray(plan.weight).sum() == 5
+    alone = importance_first_prune(attention, similarity, 0, 7, 20)
+    np.testing.assert_array_equal(alone.anchor, zero_shot_prune(attention, similarity, 0, 7, 20).anchor)
+
+
+def test_any_ranking_can_stand_in_for_importance():
+    """One that likes early tokens: S keeps the first copies, and I drops from the end."""
+    _, attention, similarity = map(jnp.asarray, majority())
+
+    def early(attention, iterations, start):
+        return -jnp.arange(attention.shape[1], dtype=jnp.float32)
+
+    assert zero_shot_prune(attention, similarity, 2, 5, 20, ranking=early).anchor.tolist() == [0, 1, 2, 3, 4]
+    assert zero_shot_prune(attention, similarity, 2, 0, 20, ranking=early).anchor.shape == (10,)
+
+
+def test_rows_among_the_kept_sum_to_one():
+    attention, kept = attention_of(4), jnp.array([0, 3, 5], jnp.int32)
+    found = np.asarray(pagerank.among(jnp.asarray(attention), kept))
+    np.testing.assert_allclose(found.sum(2), 1, rtol=1e-6)
+    np.testing.assert_allclose(found[1, 2, 1] / found[1, 2, 0], attention[1, 5, 3] / attention[1, 5, 0], rtol=1e-5)

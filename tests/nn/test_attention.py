@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.nn.attention import attention, attention_weights
+from lexinv.nn.attention import attention, attention_weights, size_bias
 from lexinv.nn.initialization import suffix_taps
 from lexinv.nn.linear import linear, rms_norm
 from lexinv.nn.positions import relative_bias, relative_buckets, rotate
@@ -38,6 +38,23 @@ def test_both_implementations_compute_the_definition(time, causal, biased, windo
     for implementation in ("chunked", "dot_product"):
         np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation, window), want, atol=2e-5)
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, window), weights, atol=2e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_masks_and_biases_of_keys_are_the_definition(causal):
+    q, k, v = jax.random.normal(KEY, (3, 2, 9, 3, 8))
+    bias = jax.random.normal(jax.random.key(1), (2, 1, 1, 9))
+    mask = jnp.ones((2, 9), bool).at[0, 3:6].set(False).at[1, 8].set(False)
+    seen = np.asarray(mask)[:, None, None] & (np.tri(9, dtype=bool) if causal else np.ones((9, 9), bool))[None, None]
+    scores = np.where(seen, np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + np.asarray(bias), -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    found = attention(q, k, v, bias, causal, "dot_product", mask=mask)
+    np.testing.assert_allclose(found, np.einsum("bhqk,bkhd->bqhd", weights, v), atol=2e-5)
+    np.testing.assert_allclose(attention_weights(q, k, bias, causal, mask=mask), weights, atol=2e-5)
+    # A key of no size is one that is masked.
+    hidden = size_bias(mask.astype(jnp.float32))[:, None, None] + jnp.where(mask[:, None, None], bias, 0.0)
+    np.testing.assert_allclose(attention(q, k, v, hidden, causal, "dot_product"), found, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +170,12 @@ def test_suffix_taps_weigh_the_equal_symbols_of_two_suffixes():
         for j in range(groups + 1, t + 1):
             want = sum(1.5 * np.exp(-0.4 * g) * (tokens[t - g] == tokens[j - 1 - g]) for g in range(groups))
             np.testing.assert_allclose(scores[t, j], want, rtol=1e-5)
+
+
+def test_rotation_by_given_positions_is_that_of_longer_sequences_at_these_places():
+    x = jax.random.normal(KEY, (2, 12, 3, 8))
+    places = jnp.array([[0, 4, 11], [2, 3, 9]])
+    chosen = jnp.take_along_axis(x, places[:, :, None, None], axis=1)
+    for share in (None, 4):
+        expected = jnp.take_along_axis(rotate(x, share=share), places[:, :, None, None], axis=1)
+        np.testing.assert_allclose(rotate(chosen, share=share, positions=places), expected, atol=1e-6)

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import tiny_run
 from tiny_run import assert_equal, dataset, run
 
+from lexinv.nn.flops import PEAK_FLOPS
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import SIGTERM_EXIT, NonFiniteLoss
 from lexinv.training.metrics import read_metrics
@@ -228,6 +230,18 @@ def test_plain_progress_line_without_a_terminal(train_step, capfd):
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("bigram step 2/8  loss 1.") and lines[-1].startswith("bigram step 8/8  loss 1.")
     assert "tokens/s" in lines[-1] and len(lines) == 2
+
+
+def test_share_of_the_peak_where_it_is_known(train_step, capfd, monkeypatch):
+    run(None, 8, train_step, progress=True, flops_per_token=1e6)
+    assert "of peak" not in capfd.readouterr().err
+    monkeypatch.setitem(PEAK_FLOPS, "cpu", 1e12)
+    run(None, 8, train_step, progress=True, flops_per_token=1e6)
+    line = capfd.readouterr().err.splitlines()[-1]
+    speed, share = (
+        float(re.search(found, line)[1].replace(",", "")) for found in (r"([\d,]+) tokens/s", r"([\d.]+)% of")
+    )
+    assert share == pytest.approx(100 * speed * 1e6 / 1e12, rel=0.1, abs=0.06)
 
 
 def test_bar_on_a_terminal(train_step, capfd, monkeypatch):

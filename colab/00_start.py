@@ -1,0 +1,80 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # lexinv: what is a token?
+#
+# A library of small, pure-functional JAX implementations of published systems, each with a reproduction that judges the paper's claims on
+# the numbers it measured, also when they do not hold. This notebook makes one figure, in about two minutes on two CPU cores.
+
+# %%
+# On Colab: upload a wheel of lexinv, or write the address of your copy here (git+https://...). What Colab has of JAX stays as it is.
+SOURCE = ""
+
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("lexinv") is None:
+    assert SOURCE, "SOURCE says from where to install lexinv"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+# %%
+# %matplotlib inline
+import os
+
+from experiments.harness.notebook import prepare, reproduce
+
+RUNTIME = prepare()
+PRESET = os.environ.get("LEXINV_PRESET", "cpu")  # smoke: seconds; cpu: the committed record
+print(RUNTIME)
+
+# %% [markdown]
+# ## Functions of arrays
+#
+# A Markov source, a tokenizer trained on its text, and the loss of the best unigram model over the tokens: between the entropy rate and
+# the bound of Rajaraman et al. (2024), in nats per character.
+
+# %%
+import jax
+
+from lexinv.tokenization.bounds import lzw_bound
+from lexinv.tokenization.sources import entropy_rate, smallest_probability, stationary_text, switching_kernel
+from lexinv.tokenization.tokenizers import to_text, train_lzw
+from lexinv.tokenization.unigram import asymptotic_cross_entropy
+
+kernel = switching_kernel(order=1, p=0.9, q=0.9)
+text = to_text(stationary_text(jax.random.key(0), kernel, 100_000), "01")
+tokenizer = train_lzw(text, size=256, alphabet="01")
+rate = entropy_rate(kernel)
+print(rate, asymptotic_cross_entropy(tokenizer, kernel), lzw_bound(rate, smallest_probability(kernel), 256))
+
+# %% [markdown]
+# ## A figure and its claims
+#
+# The same as `python -m experiments run tokenization/unigram_loss cpu`. Run the cell again, and the finished run is read.
+
+# %%
+found = reproduce("tokenization/unigram_loss", PRESET)
+print("\n".join(found.claims))
+found.figure
+
+# %% [markdown]
+# ## To cite
+
+# %%
+from experiments.harness.report import citation
+
+print(citation("tokenization/unigram_loss", "cpu"))
+
+# %% [markdown]
+# ## Exercise
+#
+# With `p` and `q` at 0.5 the source has no memory. What is left for a tokenizer to gain? Try it, and then 0.99.

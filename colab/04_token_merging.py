@@ -1,0 +1,77 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How many tokens are needed: merging and pruning
+#
+# ToMe (Bolya et al. 2023), PiToMe (Tran et al. 2024) and their relatives, all as one `Plan`: which token goes where, and with what weight.
+
+# %%
+# On Colab: upload a wheel of lexinv, or write the address of your copy here (git+https://...). What Colab has of JAX stays as it is.
+SOURCE = ""
+
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("lexinv") is None:
+    assert SOURCE, "SOURCE says from where to install lexinv"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+# %%
+# %matplotlib inline
+import os
+
+from experiments.harness.notebook import prepare, reproduce
+
+RUNTIME = prepare()
+PRESET = os.environ.get("LEXINV_PRESET", "cpu")  # smoke: seconds; cpu: the committed record
+print(RUNTIME)
+
+# %% [markdown]
+# ## A plan
+#
+# Sixteen tokens in three clusters. The plan says into which target each goes; `sources` tracks them.
+
+# %%
+import jax
+import jax.numpy as jnp
+
+from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
+from lexinv.merging.energy import energies, energy_matching
+from lexinv.merging.plan import merge, sources
+from lexinv.merging.spectral import spectral_distance, token_graph
+
+centres = jax.random.normal(jax.random.key(0), (3, 8))
+clusters = jnp.array([0] * 10 + [1] * 4 + [2] * 2)
+tokens = centres[clusters] + 0.05 * jax.random.normal(jax.random.key(1), (16, 8))
+similarity = cosine_similarity(tokens)
+plans = {
+    "ToMe": bipartite_matching(similarity, 5, protect=0),
+    "PiToMe": energy_matching(similarity, energies(similarity, margin=0.5), 5, protect=0),
+}
+for name, plan in plans.items():
+    merged, sizes = merge(plan, tokens)
+    distance = spectral_distance(token_graph(tokens), plan.assign, len(sizes))
+    print(name, "sizes", sizes, "spectral distance", float(distance))
+print(sources(plans["ToMe"]).astype(int))
+
+# %% [markdown]
+# ## Figure and claims
+
+# %%
+found = reproduce("merging/spectral_distance", PRESET)
+print("\n".join(found.claims))
+found.figure
+
+# %% [markdown]
+# ## Exercise
+#
+# Put the largest cluster on every second place, as the parity layout does. Which of the two plans merges across clusters now?

@@ -1,0 +1,72 @@
+"""An experiment inside a notebook: the same run folder, claims and figure as on the command line, and what machine it runs on."""
+
+import json
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from experiments.harness.registry import load
+from lexinv.training.mesh import MeshConfig
+from lexinv.validation import choose
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "lexinv")
+
+
+class Runtime(NamedTuple):
+    """kind: "tpu", "gpu" or "cpu". mesh: data-parallel over all its devices, for `training.mesh` of an experiment."""
+
+    kind: str
+    devices: int
+    mesh: MeshConfig
+    versions: dict[str, str]
+
+
+def prepare() -> Runtime:
+    """Make this process ready as the command line does, before JAX starts, and look at the machine."""
+    from lexinv.data.cache import cache_directory
+    from lexinv.training.allocator import keep_memory
+
+    keep_memory()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    import jax
+
+    count = jax.device_count()
+    return Runtime(jax.default_backend(), count, MeshConfig(data=count), {name: version(name) for name in LIBRARIES})
+
+
+class Reproduction(NamedTuple):
+    """results, and what the experiment makes of them. folder: where `python -m experiments run` finds them too."""
+
+    results: dict[str, Any]
+    claims: list[str]
+    figure: Figure
+    folder: Path
+
+
+def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda config: config) -> Reproduction:
+    """Run an experiment, or read it where it has run before. change: the configuration to run instead of the preset's.
+
+    Raises `InvalidConfig` for an unknown experiment or preset.
+    """
+    from rich.console import Console
+
+    from experiments.harness.config import config_hash
+    from experiments.harness.record import finish
+    from experiments.harness.report import claim_lines
+    from experiments.harness.trial import run_in
+    from experiments.harness.workspace import open_workspace
+
+    module: ModuleType = load(name)
+    config = change(module.PRESETS[choose("preset", preset, module.PRESETS)])
+    folder = Path("runs", name, f"{preset}-{config_hash(config)[:8]}")
+    workspace = open_workspace(folder, name, preset, config)
+    with workspace.locked():
+        run_in(workspace, module, config, f"{name} {preset}", Console(soft_wrap=True))
+        results = json.loads((folder / "results.json").read_bytes())
+        claims = finish(workspace, module, results)
+    return Reproduction(results, claim_lines(claims), module.figure(results), folder)

@@ -1,0 +1,178 @@
+"""What training on many devices would take, without them: the step compiled ahead of time for as many fake ones."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from experiments.harness.language_models import TrainingConfig
+from lexinv.nn.flops import PEAK_FLOPS, train_flops
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.mesh import MeshConfig
+from lexinv.validation import choose, require
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
+OPERATION = re.compile(rf"= (\(?[^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+COMMENT = re.compile(r"/\*.*?\*/")
+TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+Config = TypeVar("Config")
+SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """What cannot be known from the configuration without its text and its machine."""
+
+    devices: int = 8
+    """Fake devices to compile for; they share each batch unless training.mesh says otherwise."""
+    vocab: int = 256
+    """Size of the vocabulary, which the tokenizer would tell."""
+    lexicon: Literal["standard", "lexinvariant"] = "lexinvariant"
+    device_kind: str = "TPU v5e"
+    """Whose peak the expected speed is a share of."""
+    utilisation: float = 0.4
+    """That share."""
+
+    def __post_init__(self):
+        require(self.devices >= 1, "--devices", self.devices, "at least 1")
+        require(self.vocab >= 1, "--vocab", self.vocab, "at least 1")
+        require(0 < self.utilisation <= 1, "--utilisation", self.utilisation, "above 0, at most 1")
+        choose("--device-kind", self.device_kind, PEAK_FLOPS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Generic[Config]):
+    """What to plan, and for what."""
+
+    config: Config
+    options: Annotated[PlanOptions, tyro.conf.arg(name="")] = PlanOptions()
+
+
+def parse(config: Any, arguments: Sequence[str], program: str) -> tuple[Any, PlanOptions]:
+    """The configuration with overrides by dotted names, and the options; tyro exits with code 2 for what it cannot take."""
+    largest_training(config)
+    kind = Arguments[Annotated[type(config), tyro.conf.arg(name="")]]
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    found = tyro.cli(kind, default=Arguments(config), args=arguments, prog=program, config=flags)
+    return found.config, found.options
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One step of one seed. Bytes are of one device, as XLA's compiler for the CPU has them; collectives: bytes by kind."""
+
+    mesh: MeshConfig
+    parameters: int
+    state_bytes: int
+    temporary_bytes: int
+    flops: float
+    collectives: dict[str, int]
+    steps_per_second: float
+
+
+def largest_training(config: Any) -> tuple[TransformerConfig, TrainingConfig, int]:
+    """The model, its training and its context. Raises `InvalidConfig` for a configuration that trains no language model."""
+    model, training = getattr(config, "model", None), getattr(config, "training", None)
+    context = getattr(getattr(config, "data", None), "context", None)
+    known = isinstance(model, TransformerConfig) and isinstance(training, TrainingConfig) and context is not None
+    require(known, "experiment", type(config).__module__, "one with the fields model, training and data.context")
+    return model, training, context  # type: ignore[return-value]
+
+
+def make_plan(config: Any, options: PlanOptions) -> Plan:
+    """Compile the step of `config` for the mesh and read what the compiler knows. Needs so many devices, real or fake."""
+    import jax
+    import jax.numpy as jnp
+
+    from lexinv.nn.language_model import initialize, make_loss
+    from lexinv.training.mesh import batch_sharding, make_mesh, state_shardings
+    from lexinv.training.optimizers import make_optimizer
+    from lexinv.training.state import create_state, parameter_count
+    from lexinv.training.step import make_train_step
+
+    model, training, context = largest_training(config)
+    mesh = training.mesh
+    if mesh.data * mesh.fsdp == 1:
+        mesh = MeshConfig(data=options.devices)
+    count = mesh.data * mesh.fsdp
+    require(count == options.devices, "--devices", options.devices, f"those of training.mesh, {count}")
+    rows = training.batch_size
+    require(rows % count == 0, "training.batch_size", rows, f"a multiple of the {count} devices")
+    lexicon = LexiconConfig(options.lexicon, vocab_block=getattr(config, "vocab_block", 0))
+    optimizer = make_optimizer(training.optimizer, training.steps)
+
+    def start(key: jax.Array) -> Any:
+        return create_state(initialize(model, lexicon, options.vocab, key), optimizer, key)
+
+    devices = make_mesh(mesh)
+    state = jax.eval_shape(start, jax.random.key(0))
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        state_shardings(state, devices),
+    )
+    shapes = {"tokens": (1, rows, context), "row": (1, rows)}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(devices)) for name, shape in shapes.items()
+    }
+    step = make_train_step(
+        make_loss(model, lexicon, options.vocab), optimizer, microbatches=training.microbatches, population="none"
+    )
+    compiled: Any = step.lower(placed, batch).compile()
+    memory = compiled.memory_analysis()
+    flops = train_flops(model, options.vocab, context) * rows * context
+    return Plan(
+        mesh,
+        parameter_count(state.params),
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        flops,
+        collective_bytes(compiled.as_text()),
+        options.utilisation * PEAK_FLOPS[options.device_kind] * count / flops,
+    )
+
+
+def collective_bytes(program: str) -> dict[str, int]:
+    """Bytes of the results of each kind of collective operation of an optimised HLO program, as often as its loops run.
+
+    A loop whose number of rounds the compiler does not know counts once.
+    """
+    # A computation begins at the margin, "%name (...) -> ... {" or "ENTRY %name ...", and ends with "}" there.
+    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", COMMENT.sub("", program), re.M | re.S))
+    rounds = dict.fromkeys(parts, 1)
+    called = [
+        (caller, name, int(trip[1]) if "while(" in line and (trip := TRIPS.search(line)) else 1)
+        for caller, text in parts.items()
+        for line in text.splitlines()
+        for name in re.findall(r"(?:body|condition|calls|to_apply|branch_computations)=\{?%?([\w.-]+)", line)
+    ]
+    for caller, name, times in reversed(called):  # HLO defines what is called before what calls it
+        rounds[name] = rounds.get(caller, 1) * times
+    found: dict[str, int] = {}
+    for name, text in parts.items():
+        for shapes, kind in OPERATION.findall(text):
+            sizes = [
+                BYTES[dtype] * math.prod(int(side) for side in sides.split(",") if side)
+                for dtype, sides in SHAPE.findall(shapes)
+                if dtype in BYTES
+            ]
+            found[kind] = found.get(kind, 0) + rounds[name] * sum(sizes)
+    return found
+
+
+def describe(plan: Plan, options: PlanOptions) -> list[str]:
+    """The plan in lines for the terminal."""
+    traffic = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in plan.collectives.items()) or "none"
+    return [
+        f"mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}: {options.devices} devices; vocabulary {options.vocab}",
+        f"parameters {plan.parameters:,}",
+        f"each device: state and batch {plan.state_bytes / 2**20:,.1f} MiB,"
+        f" temporary {plan.temporary_bytes / 2**20:,.1f} MiB (as compiled for the CPU)",
+        f"a step: {plan.flops:.3g} FLOPs; collectives of a device: {traffic}",
+        f"at {options.utilisation:.0%} of {options.device_kind}'s peak: {plan.steps_per_second:.3g} steps/s",
+    ]
