@@ -64,7 +64,7 @@ class Config:
         for name in self.methods:
             choose("methods", name, tuple(NAMES))
         require({"tome", "pitome"} <= set(self.methods), "methods", self.methods, "tome and pitome among them")
-        some = self.scheduled and set(self.scheduled) <= set(self.methods)
+        some = len(self.scheduled) > 0 and set(self.scheduled) <= set(self.methods)
         require(some, "scheduled", self.scheduled, f"some of {self.methods}")
         require(0 < self.ratio < 1, "ratio", self.ratio, "between 0 and 1")
         same = self.finetuning.seeds == self.glyphs.training.seeds
