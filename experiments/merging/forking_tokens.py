@@ -180,7 +180,7 @@ def judge(measured: dict[str, Any]) -> list[Claim]:
             "adapted",
             "forking_tokens_carry_signal",
             "Where words are known and their order is new, learning from the 20 % of tokens of highest entropy matches learning from all, "
-            "and neither the other 80 % nor 20 % at random do",
+            "and neither the other 80 % nor 20 % at random do, in supervised next-token learning",
         ),
         ("scratch", "forking_tokens_from_scratch", "The same holds for learning from scratch"),
     ):
