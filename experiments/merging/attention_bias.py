@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_models import SceneSubject, held_out, scene_models
+from experiments.merging.scene_answers import draw_held_out
+from experiments.merging.scene_models import SceneSubject, scene_models
 from experiments.merging.verdicts import judged
 from lexinv.merging.bipartite import cosine_similarity
 from lexinv.nn.vision_language import SYSTEM, attention_in_layer, decode, encode, prompt
@@ -56,9 +57,9 @@ def measure(config: AttentionBiasConfig, seeds: Sequence[int], workspace: Worksp
 def _correlations(config: AttentionBiasConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, Any]:
     found: dict[str, list] = {"attention": [], "similarity": []}
     for tree, seed in zip(params, seeds, strict=False):
-        drawn = held_out(config.subject, seed, config.scenes)
+        drawn = draw_held_out(config.subject, seed, config.scenes)
         asked = np.arange(config.scenes) % drawn.questions.answer.shape[1]
-        words = drawn.questions.words[jnp.arange(config.scenes), asked]
+        words = np.asarray(drawn.questions.words)[np.arange(config.scenes), asked]
         key = stream(jax.random.key(seed), "order")
         attention, similarity = scores_in_random_order(config.subject, tree, drawn.scenes.pixels, words, key)
         found["attention"].append(

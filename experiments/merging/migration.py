@@ -17,11 +17,10 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_answers import logits_with, one_by_one
-from experiments.merging.scene_models import SceneSubject, held_out, scene_models
+from experiments.merging.scene_answers import draw_held_out, logits_with, one_by_one, visual_tokens
+from experiments.merging.scene_models import SceneSubject, scene_models
 from experiments.merging.verdicts import judged
 from lexinv.data.scenes import KINDS
-from lexinv.nn.vision_language import encode
 from lexinv.validation import require
 
 PLATEAU = 0.02
@@ -50,14 +49,14 @@ def measure(config: MigrationConfig, seeds: Sequence[int], workspace: Workspace)
 def _accuracies(config: MigrationConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {name: [] for name in ("all", *KINDS)}
     for tree, seed in zip(params, seeds, strict=False):
-        drawn = held_out(config.subject, seed, config.scenes)
-        visual = encode(config.subject.model, tree, drawn.scenes.pixels).visual
+        drawn = draw_held_out(config.subject, seed, config.scenes)
         scene, words, answer = one_by_one(drawn)
+        visual = visual_tokens(config.subject, tree, drawn.scenes.pixels)[scene]
         kind = np.asarray(drawn.questions.kind).reshape(-1)
         rows: dict[str, list[float]] = {name: [] for name in found}
         for layer in range(config.subject.depth + 1):
-            logits = logits_with(config.subject, tree, visual[scene], words, remove_at=jnp.asarray(layer, jnp.int32))
-            right = np.asarray(jnp.argmax(logits, axis=-1)) == np.asarray(answer)
+            logits = logits_with(config.subject, tree, visual, words, remove_at=jnp.asarray(layer, jnp.int32))
+            right = np.asarray(logits).argmax(axis=-1) == answer
             rows["all"].append(round(float(right.mean()), 4))
             for number, name in enumerate(KINDS):
                 if (kind == number).any():

@@ -5,10 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.merging.scene_models import HeldOut, SceneSubject
-from lexinv.nn.vision_language import answer_logits, decode, prompt
+from experiments.merging.scene_models import HeldOut, SceneSubject, held_out
+from lexinv.nn.vision_language import answer_logits, decode, encode, prompt
+
+draw_held_out = jax.jit(held_out, static_argnums=(0, 2))
+"""`held_out(subject, seed, count)` as one program for all seeds."""
+
+
+@partial(jax.jit, static_argnums=0)
+def visual_tokens(
+    subject: SceneSubject, params: Any, pixels: Float[Array, "scenes side side 3"]
+) -> Float[Array, "scenes patches width"]:
+    """What the decoder reads of every patch."""
+    return encode(subject.model, params, pixels).visual
 
 
 @partial(jax.jit, static_argnums=0)
@@ -27,10 +39,10 @@ def logits_with(
     return answer_logits(params, after.stream[:, -1:])[:, 0]
 
 
-def one_by_one(drawn: HeldOut, kind: int | None = None) -> tuple[Int[Array, " prompts"], Array, Array]:
+def one_by_one(
+    drawn: HeldOut, kind: int | None = None
+) -> tuple[Int[np.ndarray, " prompts"], Int[np.ndarray, "prompts words"], Int[np.ndarray, " prompts"]]:
     """(scene, words, answer) of every question by itself, those of one kind or all, scene by scene."""
-    scenes, number = drawn.questions.answer.shape
-    chosen = [q for q in range(number) if kind is None or int(drawn.questions.kind[0, q]) == kind]
-    scene = jnp.repeat(jnp.arange(scenes), len(chosen))
-    pick = jnp.array(chosen, jnp.int32)
-    return scene, drawn.questions.words[:, pick].reshape(-1, 2), drawn.questions.answer[:, pick].reshape(-1)
+    words, answer, kinds = (np.asarray(part) for part in drawn.questions[:3])
+    chosen = np.ones(kinds.shape, bool) if kind is None else kinds == kind
+    return np.nonzero(chosen)[0].astype(np.int32), words[chosen], answer[chosen]

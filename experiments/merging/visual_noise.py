@@ -20,13 +20,13 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_answers import logits_with, one_by_one
+from experiments.merging.scene_answers import logits_with, one_by_one, visual_tokens
 from experiments.merging.scene_models import HeldOut, SceneSubject, scene_models
 from experiments.merging.verdicts import judged
 from lexinv.data.scenes import KINDS, ask, sample_scenes
 from lexinv.merging.diversity import diversity_prune
 from lexinv.merging.ranking import prune_at_random, prune_by_score
-from lexinv.nn.vision_language import SYSTEM, attention_in_layer, decode, encode, prompt
+from lexinv.nn.vision_language import SYSTEM, attention_in_layer, decode, prompt
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -76,9 +76,9 @@ def _scores(config: VisualNoiseConfig, params: list[Any], seeds: Sequence[int]) 
         full: dict[str, list[float]] = {what: [] for what in measures}
         for tree, seed in zip(params, seeds, strict=False):
             drawn = presence_questions(config, stream(jax.random.key(seed), f"presence {half}"))
-            visual = encode(config.subject.model, tree, drawn.scenes.pixels).visual
             scene, words, answer = one_by_one(drawn, KINDS.index("presence"))
-            visual, truth = visual[scene], np.asarray(answer) == config.subject.data.no + 1
+            visual = visual_tokens(config.subject, tree, drawn.scenes.pixels)[scene]
+            truth = answer == config.subject.data.no + 1
 
             def score(into: dict[str, Any], row: int | None, kept, places, tree=tree, words=words, truth=truth):
                 yes = says_yes(config.subject, logits_with(config.subject, tree, kept, words, places))
@@ -96,6 +96,7 @@ def _scores(config: VisualNoiseConfig, params: list[Any], seeds: Sequence[int]) 
     return found
 
 
+@partial(jax.jit, static_argnums=0)
 def presence_questions(config: VisualNoiseConfig, key: Array) -> HeldOut:
     """Scenes, each asked about all shapes."""
     scene_key, question_key = jax.random.split(key)
@@ -127,7 +128,8 @@ def kept_places(criterion: str, count: int, visual: Array, attended: Array, key:
 def says_yes(subject: SceneSubject, logits: Array) -> Bool[np.ndarray, " prompts"]:
     """Whether yes has the larger logit of yes and no."""
     no = subject.data.no
-    return np.asarray(logits[:, no + 1] > logits[:, no])
+    found = np.asarray(logits)
+    return found[:, no + 1] > found[:, no]
 
 
 def f1(yes: Bool[np.ndarray, " prompts"], truth: Bool[np.ndarray, " prompts"]) -> float:
