@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from lexinv.nn.attention import UNSEEN
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.nn.vision_language import (
     SYSTEM,
+    Prompt,
     VisionLanguageConfig,
     answer_logits,
     decode,
@@ -140,21 +141,43 @@ def _slices(subject: SceneSubject) -> dict[str, slice]:
     return {kind: asked for kind, asked in found.items() if asked.stop > asked.start}
 
 
-def answer_together(subject: SceneSubject, params: Params, visual: jax.Array, questions: Questions) -> jax.Array:
-    """Logits [scenes, questions, answers] of all questions of a scene at once, with one image for all.
+class Asked(NamedTuple):
+    """All questions of each scene behind one image: each sees the image and itself, at the positions that it has alone."""
 
-    Each question sees the image and itself, at the positions that it has alone.
-    """
+    prompt: Prompt
+    apart: jax.Array
+    """Hides the words of one question from another, [heads, time, time]."""
+    words: np.ndarray
+    """Where the words of each question are, [questions, WORDS]; its answer is read at the last."""
+
+
+def ask_together(
+    subject: SceneSubject,
+    params: Params,
+    visual: jax.Array,
+    questions: Questions,
+    places: jax.Array | None = None,
+    size: jax.Array | None = None,
+    gaps: Literal["keep", "close"] = "keep",
+) -> Asked:
+    """visual, places, size, gaps: as for `lexinv.nn.vision_language.prompt`."""
     count, number = questions.answer.shape
-    seen = prompt(subject.model, params, visual, questions.words.reshape(count, -1))
+    seen = prompt(subject.model, params, visual, questions.words.reshape(count, -1), places, size, gaps)
     before = SYSTEM + visual.shape[1]
     which = np.concatenate([np.full(before, -1), np.repeat(np.arange(number), WORDS)])
     apart = np.where((which[None, :] < 0) | (which[:, None] == which[None, :]), 0.0, UNSEEN).astype(np.float32)
-    alone = np.concatenate([np.arange(before), before + np.tile(np.arange(WORDS), number)])
-    positions = jnp.broadcast_to(jnp.asarray(alone, jnp.int32)[None], seen.positions.shape)
+    behind = np.tile(np.arange(WORDS), number) - np.arange(WORDS * number)
+    shift = jnp.asarray(np.concatenate([np.zeros(before), behind]), jnp.int32)
     bias = jnp.broadcast_to(jnp.asarray(apart)[None], (subject.heads, *apart.shape))
-    after = decode(subject.model, params, seen._replace(positions=positions), apart=bias)
-    return answer_logits(params, after.stream[:, before + WORDS - 1 :: WORDS])
+    words = before + np.arange(WORDS * number).reshape(number, WORDS)
+    return Asked(seen._replace(positions=seen.positions + shift[None]), bias, words)
+
+
+def answer_together(subject: SceneSubject, params: Params, visual: jax.Array, questions: Questions) -> jax.Array:
+    """Logits [scenes, questions, answers] of all questions of a scene at once."""
+    asked = ask_together(subject, params, visual, questions)
+    after = decode(subject.model, params, asked.prompt, apart=asked.apart)
+    return answer_logits(params, after.stream[:, asked.words[:, -1]])
 
 
 class HeldOut(NamedTuple):

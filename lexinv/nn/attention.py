@@ -22,7 +22,7 @@ def attention(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
     values: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | Float[Array, "batch 1 1 time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch _ _ time"] | None = None,
     causal: bool = True,
     implementation: Implementation = "auto",
     window: int = 0,
@@ -31,8 +31,9 @@ def attention(
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
-    mask: false for keys that nobody sees. bias: one number for each pair and head, or [batch, 1, 1, time] for each key, such as the log
-        sizes of merged tokens. Masks and biases of keys are for `dot_product`, which `auto` does not take where attention is causal.
+    mask: false for keys that nobody sees. bias: one number for each pair and head; or, for each example, the same, or [batch, 1, 1, time]
+        for each key, such as the log sizes of merged tokens. Masks and biases of examples are for `dot_product`, which `auto` does not
+        take on the CPU where attention is causal.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first
@@ -43,7 +44,7 @@ def attention(
     if implementation == "auto":
         implementation = "chunked" if causal and jax.default_backend() == "cpu" else "dot_product"
     dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation == "dot_product"
-    require(dense, "implementation", implementation, "'dot_product' where a mask or a bias of keys is given")
+    require(dense, "implementation", implementation, "'dot_product' where a mask or a bias of each example is given")
     if implementation == "dot_product":
         seen = None if mask is None else mask[:, None, None]
         batched_bias = None if bias is None else _batched(bias)
@@ -58,7 +59,7 @@ def attention(
 def attention_weights(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | Float[Array, "batch 1 1 time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch _ _ time"] | None = None,
     causal: bool = True,
     window: int = 0,
     mask: Bool[Array, "batch time"] | None = None,

@@ -54,13 +54,18 @@ class VisionLanguageConfig:
 class Encoded(NamedTuple):
     """visual: what the decoder reads of each patch. patches, cls: the encoder's last stream, normalised.
 
-    cls_attention: of CLS to the patches in the encoder's last layer, its share on itself apart.
+    attention: the weights of the encoder's last layer, CLS first.
     """
 
     visual: Float[Array, "batch patches width"]
     patches: Float[Array, "batch patches vision_width"]
     cls: Float[Array, "batch vision_width"]
-    cls_attention: Float[Array, "batch heads patches"]
+    attention: Float[Array, "batch heads tokens tokens"]
+
+    @property
+    def cls_attention(self) -> Float[Array, "batch heads patches"]:
+        """Of CLS to the patches, its share on itself apart."""
+        return self.attention[:, :, 0, 1:]
 
 
 class Prompt(NamedTuple):
@@ -119,7 +124,7 @@ def encode(
     """The image's tokens before and after the projector, and where CLS looks. What is not read is not computed under jit."""
 
     def look(seen: Seen) -> Reduced:
-        return Reduced(seen.stream, seen.size, seen.attention_weights()[:, :, 0, 1:])
+        return Reduced(seen.stream, seen.size, seen.attention_weights())
 
     vision, layers = params["vision"], config.vision.layers
     x = embed_images(config.vision, vision, images)
@@ -201,17 +206,14 @@ def decode(
 
     remove_at: the layer from which on nobody sees a visual token, for each example; the text comes out as if they were gone, their stream
         means nothing any more. sized: whether keys count by their size, as after merging; otherwise all sizes must be 1.
-    apart: added to the scores of every layer, to keep several questions about one image from seeing each other; not with the others.
+    apart: added to the scores of every layer, to keep several questions about one image from seeing each other.
     """
     stop = config.decoder.depth if last is None else last
     require(0 <= first <= stop <= config.decoder.depth, "first, last", (first, last), f"0 to {config.decoder.depth}")
     masked = sized or remove_at is not None
-    require(apart is None or not masked, "apart", "given", "None where keys have sizes or are removed")
     block, x = Block(_plain(config, masked), False), seen.stream
     for index in range(first, stop):
-        bias = apart
-        if masked:
-            bias = size_bias(_size_in_layer(seen, index, remove_at))[:, None, None].astype(x.dtype)
+        bias = _bias(_size_in_layer(seen, index, remove_at) if masked else None, apart)
         x = block.apply({"params": _layer(params, index)}, x, bias, None, _turn(config, seen.positions))[0]
     return seen._replace(stream=x)
 
@@ -223,7 +225,12 @@ def without_image(seen: Prompt) -> Prompt:
 
 
 def attention_in_layer(
-    config: VisionLanguageConfig, params: Params, seen: Prompt, index: int, sized: bool = False
+    config: VisionLanguageConfig,
+    params: Params,
+    seen: Prompt,
+    index: int,
+    sized: bool = False,
+    apart: Float[Array, "heads time time"] | None = None,
 ) -> Float[Array, "batch heads time time"]:
     """Softmax weights of the decoder's layer `index`, for the prompt as that layer reads it (`decode(..., last=index)`)."""
     found: dict[str, Array] = {}
@@ -232,7 +239,7 @@ def attention_in_layer(
         found[site] = _turn(config, seen.positions)(site, activations)
         return found[site]
 
-    bias = size_bias(seen.size)[:, None, None].astype(seen.stream.dtype) if sized else None
+    bias = _bias(seen.size if sized else None, apart)
     layer = {"params": _layer(params, index)}
     Block(_plain(config, sized), False).apply(layer, seen.stream, bias, None, change)
     return attention_weights(found["queries"], found["keys"], bias)
@@ -248,6 +255,14 @@ def answer_logits(params: Params, stream: Float[Array, "batch time width"]) -> F
 
 def _layer(params: Params, index: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[index], params["layers"])
+
+
+def _bias(size: Array | None, apart: Array | None) -> Array | None:
+    """Of pairs and heads, and of each example where keys have sizes."""
+    if size is None:
+        return apart
+    of_keys = size_bias(size)[:, None, None]
+    return of_keys if apart is None else of_keys + apart[None]
 
 
 def _size_in_layer(seen: Prompt, index: int, remove_at: Array | None) -> Float[Array, "batch time"]:

@@ -150,6 +150,9 @@ def test_questions_that_do_not_see_each_other_get_the_answers_they_get_alone(par
     np.testing.assert_allclose(found.stream[:, -4:-2], run(params, whole).stream[:, -2:], atol=1e-5)
     second = run(params, prompt(CONFIG, params, encoded.visual, other))
     np.testing.assert_allclose(logits(params, found), logits(params, second), atol=1e-5)
+    hidden = {"remove_at": jnp.full(3, 1), "sized": True}
+    found = run(params, joint, apart=jnp.tile(jnp.asarray(apart)[None], (2, 1, 1)), **hidden)
+    np.testing.assert_allclose(found.stream[:, -4:-2], run(params, whole, **hidden).stream[:, -2:], atol=1e-5)
 
 
 def test_attention_in_a_layer_is_what_moves_its_stream(params, whole):
@@ -189,9 +192,3 @@ def test_impossible_models_are_refused(change, field):
     with pytest.raises(InvalidConfig) as error:
         replace(CONFIG, **change)
     assert error.value.field == field
-
-
-def test_questions_apart_and_hidden_keys_are_not_mixed(params, whole):
-    apart = jnp.zeros((2, whole.size.shape[1], whole.size.shape[1]))
-    with pytest.raises(InvalidConfig, match="apart"):
-        decode(CONFIG, params, whole, sized=True, apart=apart)
