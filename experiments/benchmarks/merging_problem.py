@@ -43,7 +43,9 @@ class MergingProblem:
     @property
     def model(self) -> VisionConfig:
         sizes = {"depth": self.depth, "width": self.width, "heads": self.heads, "mlp_width": self.mlp_width}
-        fixed = {field: getattr(LAYERS, field) for field in ("positions", "causal", "attention", "norm", "norm_epsilon")}
+        fixed = {
+            field: getattr(LAYERS, field) for field in ("positions", "causal", "attention", "norm", "norm_epsilon")
+        }
         layers = TransformerConfig(**sizes, **fixed, bias=LAYERS.bias, gelu=LAYERS.gelu)
         return VisionConfig(self.across * PATCH, PATCH, 3, self.classes, True, "cls", layers)
 

@@ -85,7 +85,5 @@ def norm(x: Tensor, params: nn.ParameterDict, name: str) -> Tensor:
 
 def tensors(arrays: dict[str, np.ndarray]) -> nn.ParameterDict:
     """Kernels [in, out] become PyTorch's [out, in]; CLS and positions, which are no kernels, stay."""
-    turned = {
-        name: array.T if array.ndim == 2 and name != "positions" else array for name, array in arrays.items()
-    }
+    turned = {name: array.T if array.ndim == 2 and name != "positions" else array for name, array in arrays.items()}
     return nn.ParameterDict({name: torch.tensor(np.ascontiguousarray(array)) for name, array in turned.items()})

@@ -176,7 +176,7 @@ def untrained() -> TextEncoder:
         "types": jnp.zeros((2, config.width)),
         "norm": jnp.ones(config.width),
         "norm_bias": jnp.zeros(config.width),
-        "layers": jax.vmap(lambda key: Block(config, False).init(key, one, None)["params"])(
+        "layers": jax.jit(jax.vmap(lambda key: Block(config, False).init(key, one, None)["params"]))(
             jax.random.split(layer_key, config.depth)
         ),
     }
