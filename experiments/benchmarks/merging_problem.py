@@ -1,15 +1,15 @@
 """Forward passes of a Vision Transformer with merging, and matching alone, as they are measured: in our library and in PyTorch."""
 
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from lexinv.merging.costs import model_flops
 from lexinv.merging.schedules import linear_schedule, token_counts
-from lexinv.nn.transformer import TransformerConfig
 from lexinv.nn.vision_transformer import LAYERS, Params, VisionConfig
 from lexinv.validation import choose, require
 
@@ -43,10 +43,7 @@ class MergingProblem:
     @property
     def model(self) -> VisionConfig:
         sizes = {"depth": self.depth, "width": self.width, "heads": self.heads, "mlp_width": self.mlp_width}
-        fixed = {
-            field: getattr(LAYERS, field) for field in ("positions", "causal", "attention", "norm", "norm_epsilon")
-        }
-        layers = TransformerConfig(**sizes, **fixed, bias=LAYERS.bias, gelu=LAYERS.gelu)
+        layers = replace(LAYERS, **sizes, attention="auto")
         return VisionConfig(self.across * PATCH, PATCH, 3, self.classes, True, "cls", layers)
 
     @property
@@ -136,7 +133,7 @@ class JaxForward:
         from lexinv.merging.bipartite import bipartite_matching
         from lexinv.merging.plan import merge
         from lexinv.merging.reduction import reduction
-        from lexinv.nn.reduced import Reduced
+        from lexinv.nn.reduced import Reduced, unstack
         from lexinv.nn.vision_transformer import classify
 
         def matching(r):
@@ -150,7 +147,9 @@ class JaxForward:
             return classify(problem.model, params, images, reductions)
 
         self.forward = jax.jit(lambda *arguments: forward(*arguments)[0])
-        self.arguments = (*jax.device_put((random_params(problem), random_images(problem))), [])
+        params = random_params(problem)
+        params = {**params, "layers": unstack(params["layers"])}
+        self.arguments = (*jax.device_put((params, random_images(problem))), [])
         if problem.plans == "given":
             plans = jax.jit(lambda *arguments: forward(*arguments)[1])(*self.arguments)
             self.arguments = (*self.arguments[:2], plans)
@@ -167,6 +166,31 @@ def jax_forward(problem: MergingProblem, compiled: bool) -> JaxForward:
     """Our forward pass; `compiled` says nothing, since it always is."""
     del compiled
     return JaxForward(problem)
+
+
+def timed_start(problem: MergingProblem) -> dict[str, Any]:
+    """Seconds from nothing to the first logits: `prepare` (imports and parameters), `trace`, `compile` (or loading what a cache holds),
+    `run`. And `programs`, how many two further calls through `jax.jit` leave in its cache.
+    """
+    import jax
+
+    times = [time.perf_counter()]
+
+    def lap() -> float:
+        times.append(time.perf_counter())
+        return times[-1] - times[-2]
+
+    ours = JaxForward(problem)
+    seconds = {"prepare": lap()}
+    lowered = ours.forward.lower(*ours.arguments)
+    seconds["trace"] = lap()
+    program = lowered.compile()
+    seconds["compile"] = lap()
+    jax.block_until_ready(program(*ours.arguments))
+    seconds["run"] = lap()
+    for _ in range(2):
+        ours()
+    return {**seconds, "programs": ours.programs()}
 
 
 def jax_matching(problem: MatchingProblem, compiled: bool) -> Callable[[], Any]:

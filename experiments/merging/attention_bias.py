@@ -19,10 +19,12 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_models import SceneSubject, held_out, scene_models
+from experiments.merging.scene_models import SceneSubject, ask_together, held_out, scene_models
+from experiments.merging.scene_pruning import TEXT_LAYER, encode_images, layer_attention, run_layers
 from experiments.merging.verdicts import judged
+from lexinv.data.scenes import Questions
 from lexinv.merging.bipartite import cosine_similarity
-from lexinv.nn.vision_language import SYSTEM, attention_in_layer, decode, encode, prompt
+from lexinv.nn.vision_language import SYSTEM
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -32,62 +34,70 @@ SMALLEST = 0.05
 
 @dataclass(frozen=True)
 class AttentionBiasConfig:
-    """scenes: for each model, with one question each. layer: of the decoder, from 0, whose attention is judged; FastV takes the third's."""
+    """scenes: for each model, with all questions of training. Judged is the attention of the layer in which FastV scores tokens."""
 
     subject: SceneSubject = SceneSubject()
-    scenes: int = 256
-    layer: int = 2
+    scenes: int = 128
 
     def __post_init__(self):
         require(self.scenes >= 2, "attention_bias.scenes", self.scenes, "at least 2")
-        depth = self.subject.depth
-        require(0 <= self.layer < depth, "attention_bias.layer", self.layer, f"from 0 to {depth - 1}")
+        most = self.subject.depth
+        require(
+            most >= TEXT_LAYER, "attention_bias.subject.depth", most, f"at least {TEXT_LAYER}: that layer is judged"
+        )
 
 
 def measure(config: AttentionBiasConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """Rank correlation of score and slot, the mean over scenes: of attention by layer [models][layers], of similarity [models]."""
+    """Rank correlation of score and slot, mean over questions and scenes: of attention [models][layers], of similarity [models]."""
     models = scene_models(config.subject, workspace)
     found = workspace.cached(
         "attention_bias/correlations", partial(_correlations, config, models.params[: len(seeds)], seeds)
     )
-    return {**models.origin, "layer": config.layer, **found}
+    return {**models.origin, "layer": TEXT_LAYER, **found}
 
 
 def _correlations(config: AttentionBiasConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, Any]:
     found: dict[str, list] = {"attention": [], "similarity": []}
     for tree, seed in zip(params, seeds, strict=False):
-        drawn = held_out(config.subject, seed, config.scenes)
-        asked = np.arange(config.scenes) % drawn.questions.answer.shape[1]
-        words = drawn.questions.words[jnp.arange(config.scenes), asked]
-        key = stream(jax.random.key(seed), "order")
-        attention, similarity = scores_in_random_order(config.subject, tree, drawn.scenes.pixels, words, key)
-        found["attention"].append(
-            [round(float(np.mean(rank_correlation(layer))), 4) for layer in np.asarray(attention)]
-        )
-        found["similarity"].append(round(float(np.mean(rank_correlation(np.asarray(similarity)))), 4))
+        scenes, questions = held_out(config.subject, seed, config.scenes)
+        visual = encode_images(config.subject.model, tree, scenes.pixels).visual
+        visual, similarity = in_random_order(visual, stream(jax.random.key(seed), "order"))
+        attention = attention_of_slots(config.subject, tree, visual, questions)
+        found["attention"].append([mean_correlation(layer) for layer in attention])
+        found["similarity"].append(mean_correlation(np.asarray(similarity)))
     return found
 
 
-@partial(jax.jit, static_argnums=0)
-def scores_in_random_order(
-    subject: SceneSubject, params: Any, pixels: Array, words: Array, key: Array
-) -> tuple[Float[Array, "layers scenes patches"], Float[Array, "scenes patches"]]:
-    """By slot: what the last word attends to in every layer, averaged over heads, and the cosine to the mean of the visual tokens.
+@jax.jit
+def in_random_order(
+    visual: Float[Array, "scenes patches width"], key: Array
+) -> tuple[Float[Array, "scenes patches width"], Float[Array, "scenes patches"]]:
+    """The tokens of each scene in an order of its own, and their cosines to their mean."""
+    keys = jax.random.split(key, visual.shape[0])
+    visual = jax.vmap(lambda one, k: jax.random.permutation(k, one))(visual, keys)
+    with_mean = jnp.concatenate([jnp.mean(visual, axis=1, keepdims=True), visual], axis=1)
+    return visual, jax.vmap(lambda x: cosine_similarity(x)[0, 1:])(with_mean)
+
+
+def attention_of_slots(
+    subject: SceneSubject, params: Any, visual: Float[Array, "scenes patches width"], questions: Questions
+) -> list[Float[np.ndarray, "scenes questions patches"]]:
+    """What the last word of each question attends to in every layer, averaged over heads.
 
     Slot s has the position of the s-th patch, whatever token stands there.
     """
-    model = subject.model
-    visual = encode(model, params, pixels).visual
-    keys = jax.random.split(key, visual.shape[0])
-    visual = jax.vmap(lambda one, k: jax.random.permutation(k, one))(visual, keys)
-    seen = prompt(model, params, visual, words)
-    slots = slice(SYSTEM, SYSTEM + visual.shape[1])
-    scores = []
-    for index in range(model.decoder.depth):
-        scores.append(jnp.mean(attention_in_layer(model, params, seen, index)[:, :, -1, slots], axis=1))
-        seen = decode(model, params, seen, index, index + 1)
-    with_mean = jnp.concatenate([jnp.mean(visual, axis=1, keepdims=True), visual], axis=1)
-    return jnp.stack(scores), jax.vmap(lambda x: cosine_similarity(x)[0, 1:])(with_mean)
+    asked = ask_together(subject, params, visual, questions)
+    found = []
+    for index in range(subject.depth):
+        weights = np.asarray(layer_attention(subject, params, asked, index)).mean(axis=1)
+        found.append(weights[:, asked.words[:, -1], SYSTEM : SYSTEM + visual.shape[1]])
+        asked = run_layers(subject, params, asked, index, index + 1)
+    return found
+
+
+def mean_correlation(scores: Float[np.ndarray, "*rows slots"]) -> float:
+    """`rank_correlation`, the mean of all rows."""
+    return round(float(rank_correlation(scores.reshape(-1, scores.shape[-1])).mean()), 4)
 
 
 def rank_correlation(scores: Float[np.ndarray, "rows slots"]) -> Float[np.ndarray, " rows"]:
@@ -104,13 +114,13 @@ def rank_correlation(scores: Float[np.ndarray, "rows slots"]) -> Float[np.ndarra
 def judge(measured: dict[str, Any]) -> list[Claim]:
     """Attention of the judged layer against none, and against similarity."""
     attention, similarity = np.array(measured["attention"]), np.array(measured["similarity"])
-    at = attention[:, measured["layer"]]
+    at = attention[:, measured["layer"] - 1]
     return [
         judged(
             8,
             "attention_is_biased_by_position",
             "attention in the decoder favours late slots, whatever token stands there; similarity does not (measured: rank correlation of "
-            f"score and slot under random orders of the visual tokens, of the last word's attention in layer {measured['layer'] + 1} and "
+            f"score and slot under random orders of the visual tokens, of the last word's attention in layer {measured['layer']} and "
             "of the cosine to their mean).",
             "correlation above 0 for attention, and above that of similarity",
             {"attention": interval(at), "attention - similarity": interval(at - similarity)},
@@ -131,7 +141,7 @@ def draw(measured: dict[str, Any], axes: Axes) -> None:
     flat = np.repeat(np.array(measured["similarity"])[:, None], len(layers), axis=1)
     band(axes, layers, flat, "similarity to the mean", ORANGE)
     reference(axes, 0.0, "no bias")
-    axes.axvline(measured["layer"] + 1, color="black", linestyle=":", linewidth=1)
+    axes.axvline(measured["layer"], color="black", linestyle=":", linewidth=1)
     axes.set(xlabel="layer of the decoder", ylabel="rank correlation with slot", title="C8 bias of position")
     axes.set_xticks(layers)
     axes.legend()

@@ -68,9 +68,9 @@ def ranking_quality(model: VisionConfig, subjects: dict[str, tuple[Any, Images]]
 
 def ranks_above(scores: Array, first: Array, second: Array) -> Array:
     """The share of pairs in which one of `first` scores above one of `second`, ties counting half (the area under the ROC curve)."""
-    above = (scores[:, None] > scores[None, :]) + 0.5 * (scores[:, None] == scores[None, :])
+    above = 0.5 + 0.5 * jnp.sign(scores[:, None] - scores[None, :])
     pairs = first[:, None] & second[None, :]
-    return jnp.sum(jnp.where(pairs, above, 0.0)) / jnp.sum(pairs)
+    return jnp.sum(jnp.where(pairs, above, 0.0)) / jnp.sum(pairs, dtype=jnp.float32)
 
 
 def claims(found: dict[str, Any]) -> list[Claim]:

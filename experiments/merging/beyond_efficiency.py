@@ -21,8 +21,10 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim
 from experiments.harness.style import GREY, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.merging import long_context, selective_training
+from experiments.merging import forking_tokens, long_context, overthinking, selective_training
+from experiments.merging.forking_tokens import ForkingConfig
 from experiments.merging.long_context import LongContextConfig
+from experiments.merging.overthinking import OverthinkingConfig
 from experiments.merging.selective_training import SelectiveConfig
 from experiments.merging.verdicts import main_effect, word
 from lexinv.validation import require
@@ -39,6 +41,8 @@ PAPER = """@article{kong2025token,
 TOPICS: dict[str, ModuleType] = {
     "long_context": long_context,
     "selective_training": selective_training,
+    "overthinking": overthinking,
+    "forking_tokens": forking_tokens,
 }
 
 
@@ -49,6 +53,8 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     long_context: LongContextConfig = LongContextConfig()
     selective_training: SelectiveConfig = SelectiveConfig()
+    overthinking: OverthinkingConfig = OverthinkingConfig()
+    forking_tokens: ForkingConfig = ForkingConfig()
 
     def __post_init__(self):
         require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
@@ -61,6 +67,10 @@ PRESETS = {
             length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, width=16
         ),
         selective_training=SelectiveConfig(symbols=8, length=16, batch_size=4, steps=40, width=8),
+        overthinking=OverthinkingConfig(
+            modulus=3, numbers=2, fillers=2, problems=100, batch_size=4, steps=20, width=16
+        ),
+        forking_tokens=ForkingConfig(words=4, text=4, batch_size=4, steps=20, width=8),
     ),
     "cpu": Config(seeds=(0, 1, 2, 3, 4)),
     "paper": Config(
@@ -71,6 +81,17 @@ PRESETS = {
         selective_training=SelectiveConfig(
             symbols=256, length=256, batch_size=64, steps=5000, width=256, learning_rate=1e-3
         ),
+        overthinking=OverthinkingConfig(
+            modulus=23,
+            numbers=16,
+            fillers=16,
+            problems=2000,
+            batch_size=128,
+            steps=10_000,
+            width=256,
+            learning_rate=1e-3,
+        ),
+        forking_tokens=ForkingConfig(words=256, text=48, batch_size=64, steps=5000, width=256, learning_rate=1e-3),
     ),
 }
 """The position paper has no size of its own: `paper` is the card's experiments at a size for an accelerator."""

@@ -117,15 +117,15 @@ def _arms(config: DenseConfig, params: list[Any], seeds: Sequence[int]) -> dict[
     return {"full": full, "background": guessed, "arms": arms}
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def labelled(config: DenseConfig, count: int, key: Array) -> tuple[Array, Int[Array, "images patches pixels"]]:
     """Images that are not aligned, and for the pixels of every patch 0 for background, 1 for red, 2 for blue."""
     data = replace(config.subject.glyphs, aligned=False)
-    sample = jax.jit(sample_images, static_argnums=(0, 1))
-    clean = sample(replace(data, noise=0.0), count, key).pixels  # the same draws: noise has a key of its own
+    clean = sample_images(replace(data, noise=0.0), count, key).pixels  # the same draws: noise has a key of its own
     labels = (clean[..., 0] - clean[..., 2]) > 0.5, (clean[..., 2] - clean[..., 0]) > 0.5
     found = labels[0].astype(jnp.float32) + 2 * labels[1].astype(jnp.float32)
     one = replace(config.subject.model, channels=1)
-    return sample(data, count, key).pixels, cut(one, found[..., None]).astype(jnp.int32)
+    return sample_images(data, count, key).pixels, cut(one, found[..., None]).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -154,18 +154,15 @@ def patch_features(
     return jax.vmap(unmerge)(whole, x)[:, 1:]
 
 
+@partial(jax.jit, static_argnums=0)
 def fit_head(config: DenseConfig, features: Array, labels: Array, key: Array) -> dict[str, Array]:
     """A linear head [width, pixels, classes] on features of unit deviation, trained with all drawn patches in every step."""
     rows = jax.random.permutation(key, features.shape[0])[: config.patches]
-    return _fit(config.steps, config.learning_rate, features[rows], labels[rows])
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _fit(steps: int, rate: float, features: Array, labels: Array) -> dict[str, Array]:
+    features, labels = features[rows], labels[rows]
     mean, deviation = jnp.mean(features, axis=0), jnp.std(features, axis=0) + 1e-6
     x = (features - mean[None]) / deviation[None]
     head = {"out": jnp.zeros((x.shape[1], labels.shape[1], CLASSES)), "bias": jnp.zeros((labels.shape[1], CLASSES))}
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
 
     def loss(head: dict[str, Array]) -> Array:
         logits = jnp.einsum("nd,dpc->npc", x, head["out"]) + head["bias"][None]
@@ -177,15 +174,15 @@ def _fit(steps: int, rate: float, features: Array, labels: Array) -> dict[str, A
             updates, state = optimizer.update(jax.grad(loss)(head), state)
         return (optax.apply_updates(head, updates), state), None
 
-    (head, _), _ = jax.lax.scan(step, (head, optimizer.init(head)), None, length=steps)
+    (head, _), _ = jax.lax.scan(step, (head, optimizer.init(head)), None, length=config.steps)
     return {**head, "mean": mean, "deviation": deviation}
 
 
 def confusion_of(head: dict[str, Array], features: Array, labels: Array) -> np.ndarray:
     """Of all pixels of all images."""
-    x = (features - head["mean"][None, None]) / head["deviation"][None, None]
-    logits = jnp.einsum("nkd,dpc->nkpc", x, head["out"]) + head["bias"][None, None]
-    found = np.asarray(jnp.argmax(logits, axis=-1))
+    head = {name: np.asarray(part) for name, part in head.items()}
+    x = (np.asarray(features) - head["mean"]) / head["deviation"]
+    found = (np.einsum("nkd,dpc->nkpc", x, head["out"], optimize=True) + head["bias"]).argmax(axis=-1)
     return confusion(np.asarray(labels).reshape(-1), found.reshape(-1), CLASSES)
 
 

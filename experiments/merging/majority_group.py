@@ -77,9 +77,9 @@ def ratio(config: MajorityConfig, drop: int, is_object: jax.Array, key: jax.Arra
     kept = similarity_prune(similarity, importance(attention, 1), drop, 0).anchor
     scores = jnp.mean(weighted_pagerank(among(attention, kept), config.iterations), axis=0)
     left = is_object[kept]
-    objects, others = jnp.sum(left), jnp.sum(~left)
-    mean_object = jnp.sum(jnp.where(left, scores, 0.0)) / jnp.maximum(objects, 1)
-    mean_other = jnp.sum(jnp.where(left, 0.0, scores)) / jnp.maximum(others, 1)
+    objects, others = jnp.sum(left, dtype=jnp.float32), jnp.sum(~left, dtype=jnp.float32)
+    mean_object = jnp.sum(jnp.where(left, scores, 0.0)) / jnp.maximum(objects, 1.0)
+    mean_other = jnp.sum(jnp.where(left, 0.0, scores)) / jnp.maximum(others, 1.0)
     return mean_object / mean_other, objects, others
 
 
@@ -97,7 +97,7 @@ def constructed(config: MajorityConfig, is_object: jax.Array, key: jax.Array) ->
     return attention, cosine_similarity(keys + config.noise * jax.random.normal(noise_key, keys.shape))
 
 
-def stationary_ratio(objects: int, backgrounds: int) -> float:
+def stationary_ratio(objects: float, backgrounds: float) -> float:
     """Importance of a token of the object over one of the background at the fixed point, without noise."""
     to_object = objects / (objects + backgrounds * WITHIN_BACKGROUND)
     to_background = backgrounds / (backgrounds + objects * WITHIN_OBJECT)

@@ -1,7 +1,7 @@
 """Claim C9: what the image says has moved into the text by the middle of the decoder, so that visual tokens can go from there on.
 
 Kong et al. 2026 (arXiv 2505.18227), section 4, after ToDRE and others; method card token-reduction-beyond-efficiency. In the toy
-vision-language models of `scene_models` nobody sees a visual token from a layer on. Removal before the first layer is the control: it says
+vision-language models of `scene_models` all visual tokens are removed before a layer. Removal before the first is the control: it says
 what the image is worth.
 """
 
@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLUE, GREEN, ORANGE, band, reference
+from experiments.harness.style import BLUE, GREEN, ORANGE, PURPLE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_answers import logits_with, one_by_one
-from experiments.merging.scene_models import SceneSubject, held_out, scene_models
+from experiments.merging.scene_models import SceneSubject, ask_together, held_out, scene_models
+from experiments.merging.scene_pruning import encode_images, group, layer_by_layer
 from experiments.merging.verdicts import judged
-from lexinv.data.scenes import KINDS
-from lexinv.nn.vision_language import encode
 from lexinv.validation import require
 
+TYPES = {"rare": PURPLE, "dominant": BLUE, "count": ORANGE, "presence": GREEN}
+"""Of questions: the colour of a small and of the largest object, how many, whether there."""
 PLATEAU = 0.02
 """How far below that of all tokens an accuracy on the plateau may be."""
 
@@ -41,30 +40,23 @@ class MigrationConfig:
 
 
 def measure(config: MigrationConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """Accuracy by kind of question and over all, [models][layers + 1], with visual tokens removed from layer 0, 1, ..., never."""
+    """Accuracy by type of question and over all, [models][layers + 1], with visual tokens removed before layer 1, 2, ..., never."""
     models = scene_models(config.subject, workspace)
     found = workspace.cached("migration/accuracy", partial(_accuracies, config, models.params[: len(seeds)], seeds))
     return {**models.origin, "accuracy": found}
 
 
 def _accuracies(config: MigrationConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, list[list[float]]]:
-    found: dict[str, list[list[float]]] = {name: [] for name in ("all", *KINDS)}
+    found: dict[str, list[list[float]]] = {name: [] for name in ("all", *TYPES)}
     for tree, seed in zip(params, seeds, strict=False):
-        drawn = held_out(config.subject, seed, config.scenes)
-        visual = encode(config.subject.model, tree, drawn.scenes.pixels).visual
-        scene, words, answer = one_by_one(drawn)
-        kind = np.asarray(drawn.questions.kind).reshape(-1)
-        rows: dict[str, list[float]] = {name: [] for name in found}
-        for layer in range(config.subject.depth + 1):
-            logits = logits_with(config.subject, tree, visual[scene], words, remove_at=jnp.asarray(layer, jnp.int32))
-            right = np.asarray(jnp.argmax(logits, axis=-1)) == np.asarray(answer)
-            rows["all"].append(round(float(right.mean()), 4))
-            for number, name in enumerate(KINDS):
-                if (kind == number).any():
-                    rows[name].append(round(float(right[kind == number].mean()), 4))
-        for name, row in rows.items():
-            found[name].append(row)
-    return {name: rows for name, rows in found.items() if rows[0]}
+        scenes, questions = held_out(config.subject, seed, config.scenes)
+        visual = encode_images(config.subject.model, tree, scenes.pixels).visual
+        asked = ask_together(config.subject, tree, visual, questions)
+        layers = layer_by_layer(config.subject, tree, asked, questions, thresholds=(0.1,))
+        grouped = [group(config.subject.data, questions, right) for right in layers.right]
+        for name, rows in found.items():
+            rows.append([types[name] for types in grouped])
+    return found
 
 
 def judge(measured: dict[str, Any]) -> list[Claim]:
@@ -90,13 +82,11 @@ def judge(measured: dict[str, Any]) -> list[Claim]:
 
 
 def draw(measured: dict[str, Any], axes: Axes) -> None:
-    """Accuracy by kind of question against the layer of removal."""
+    """Accuracy by type of question against the layer of removal."""
     accuracy = measured["accuracy"]
     depth = len(accuracy["all"][0]) - 1
-    colors = dict(zip(KINDS, (BLUE, ORANGE, GREEN), strict=True))
-    for name in KINDS:
-        if name in accuracy:
-            band(axes, range(depth + 1), accuracy[name], name, colors[name], marker="o", markersize=3)
+    for name, color in TYPES.items():
+        band(axes, range(depth + 1), accuracy[name], name, color, marker="o", markersize=3)
     reference(axes, float(np.mean(accuracy["all"], axis=0)[-1]), "all tokens, all questions")
     axes.set(xlabel="layers that see the image", ylabel="accuracy", title="C9 removal of all visual tokens")
     axes.set_xticks(range(depth + 1))

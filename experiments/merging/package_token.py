@@ -80,8 +80,7 @@ def _arms(config: PackageConfig, params: list[Any], seeds: Sequence[int]) -> dic
     for tree, seed in zip(params, seeds, strict=False):
         images = held_out(config.subject, seed, config.images)
         key = stream(jax.random.key(seed), "package")
-        logits = jax.jit(lambda tree, pixels: classify(config.subject.model, tree, pixels)[0])(tree, images.pixels)
-        full.append(accuracy(logits, images.labels))
+        full.append(accuracy(all_tokens(config.subject.model, tree, images.pixels), images.labels))
         for row, share in enumerate(config.shares):
             budget = round(share * config.subject.model.patches) + 1
             for name in ARMS:
@@ -89,6 +88,12 @@ def _arms(config: PackageConfig, params: list[Any], seeds: Sequence[int]) -> dic
                 arms[name]["accuracy"][row].append(round(accuracy(logits, images.labels), 4))
                 arms[name]["error"][row].append(float(f"{float(error):.4g}"))
     return {"full": full, "arms": arms}
+
+
+@partial(jax.jit, static_argnums=0)
+def all_tokens(config: VisionConfig, params: Any, pixels: Array) -> Float[Array, "images classes"]:
+    """Logits of the whole model."""
+    return classify(config, params, pixels)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

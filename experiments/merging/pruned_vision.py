@@ -104,7 +104,7 @@ def rank(variant: Array, attention: Array, iterations: int, start: Array | None)
     """`importance` of Zero-TPrune; variant 1: without the head filter; 2: with the mean over heads in place of the root mean square."""
     scores = weighted_pagerank(attention, iterations, start)
     heads = keep_heads(scores) | (variant == 1)
-    mean = jnp.sum(jnp.where(heads[:, None], scores, 0.0), axis=0) / jnp.sum(heads)
+    mean = jnp.sum(jnp.where(heads[:, None], scores, 0.0), axis=0) / jnp.sum(heads, dtype=jnp.float32)
     return jnp.where(variant == 2, mean, root_mean_square(scores, heads))
 
 
@@ -199,7 +199,7 @@ def lead(results: dict[str, Any], subject: str, method: str, other: str, least: 
 
 
 def beyond_errors(difference: np.ndarray) -> bool | None:
-    """Whether the mean over seeds of [seeds, budgets] is above 0 by more than two standard errors at two budgets; None for one seed or budget."""
+    """Whether the mean over seeds of [seeds, budgets] is above 0 by more than two standard errors at two budgets; None for fewer."""
     seeds, budgets = difference.shape
     if seeds < 2 or budgets < 2:
         return None

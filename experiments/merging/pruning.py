@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim
-from experiments.harness.drawn_training import DrawnTraining
 from experiments.harness.style import panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging import (
@@ -31,8 +30,7 @@ from experiments.merging.majority_group import MajorityConfig
 from experiments.merging.needle_questions import NeedleConfig
 from experiments.merging.pruned_vision import AGGRESSIVE, SUBJECTS, Pruning, flops_share, solve_schedule
 from experiments.merging.selection_quality import SelectionConfig
-from experiments.merging.vision_models import GLYPHS, LARGE, VisionSubject, draw, held_out, vision_models
-from lexinv.training.optimizers import OptimizerConfig
+from experiments.merging.vision_models import GLYPHS, LARGE, VisionSubject, draw, held_out, tiny, vision_models
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -106,16 +104,10 @@ class Config:
         return Pruning(solve_schedule(self.small.model, kept_flops, dict.fromkeys(self.layers, 1.0)), self.similar)
 
 
-def _short(subject: VisionSubject) -> VisionSubject:
-    layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
-    training = DrawnTraining(steps=20, batch_size=16, seeds=(0,), optimizer=OptimizerConfig(warmup_steps=0))
-    return replace(subject, model=replace(subject.model, layers=layers), training=training)
-
-
 PRESETS = {
     "smoke": Config(
-        small=_short(GLYPHS),
-        large=_short(GLYPHS),  # trained once
+        small=tiny(GLYPHS),
+        large=tiny(GLYPHS),  # trained once, for other experiments too
         kept_flops=(0.65,),
         layers=(0,),
         images=16,

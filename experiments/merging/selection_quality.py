@@ -113,7 +113,14 @@ def qualities(method: str, count: int, x: jax.Array, centres: jax.Array, key: ja
     chosen = jnp.arange(count, dtype=jnp.int32)
     covered = distance_to_chosen(distance, chosen)[count:]
     to_tokens, to_centres = covered[: len(x)], covered[len(x) :]
-    return jnp.stack([closest_pair(distance, chosen), to_tokens.max(), to_tokens.mean(), jnp.sum(to_centres < HIT)])
+    return jnp.stack(
+        [
+            closest_pair(distance, chosen),
+            to_tokens.max(),
+            to_tokens.mean(),
+            jnp.sum(to_centres < HIT, dtype=jnp.float32),
+        ]
+    )
 
 
 def measure(config: SelectionConfig) -> dict[str, Any]:

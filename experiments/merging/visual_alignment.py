@@ -20,11 +20,11 @@ from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
 from experiments.merging.scene_models import SceneSubject, held_out, scene_models
+from experiments.merging.scene_pruning import encode_images
 from experiments.merging.verdicts import judged
 from lexinv.merging.agreement import mutual_information
 from lexinv.merging.density_peaks import density_peaks, euclidean_distance
 from lexinv.merging.plan import Plan, merge
-from lexinv.nn.vision_language import encode
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -73,7 +73,7 @@ def _arms(config: AlignmentConfig, params: list[Any], seeds: Sequence[int]) -> d
     arms: dict[str, Any] = {name: {what: [[] for _ in config.cells] for what in measures} for name in ARMS}
     for tree, seed in zip(params, seeds, strict=False):
         drawn = held_out(config.subject, seed, sum(config.scenes))
-        visual = encode(config.subject.model, tree, drawn.scenes.pixels).visual
+        visual = encode_images(config.subject.model, tree, drawn.scenes.pixels).visual
         owner, shape = np.asarray(drawn.scenes.owner), np.asarray(drawn.scenes.shape)
         key = stream(jax.random.key(seed), "groups")
 

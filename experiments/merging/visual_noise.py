@@ -2,8 +2,8 @@
 
 Kong et al. 2026 (arXiv 2505.18227), section 4; method card token-reduction-beyond-efficiency. The toy vision-language models of
 `scene_models` answer whether each shape is in the scene, half of which are, from a share of the visual tokens: the most diverse ones
-(DivPrune), the most relevant ones to the question (attention of its last word in the decoder's third layer, as in FastV), or random ones.
-Which criterion and share is judged is decided on other scenes than it is judged on.
+(DivPrune), the most relevant ones to the question (attention of its words in the decoder, as in FastV), or random ones. Which criterion
+and share is judged is decided on other scenes than it is judged on.
 """
 
 from collections.abc import Sequence
@@ -12,28 +12,32 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_answers import logits_with, one_by_one
-from experiments.merging.scene_models import HeldOut, SceneSubject, scene_models
+from experiments.merging.scene_models import HeldOut, SceneSubject, ask_together, scene_models
+from experiments.merging.scene_pruning import (
+    encode_images,
+    one_by_one,
+    right_answers,
+    run_layers,
+    text_attention,
+    views_of,
+)
 from experiments.merging.verdicts import judged
-from lexinv.data.scenes import KINDS, ask, sample_scenes
-from lexinv.merging.diversity import diversity_prune
-from lexinv.merging.ranking import prune_at_random, prune_by_score
-from lexinv.nn.vision_language import SYSTEM, attention_in_layer, decode, encode, prompt
+from experiments.merging.vlm import answers, keep
+from lexinv.data.scenes import Questions, ask, sample_scenes
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
 CRITERIA = {
     "random": ("random", GREY),
-    "diversity": ("diversity (DivPrune)", BLUE),
-    "relevance": ("relevance to the question", ORANGE),
+    "divprune": ("diversity (DivPrune)", BLUE),
+    "text": ("relevance to the question", ORANGE),
 }
 HALVES = ("choose", "judge")
 SMALLEST = 0.01
@@ -46,8 +50,7 @@ class VisualNoiseConfig:
 
     subject: SceneSubject = SceneSubject()
     shares: tuple[float, ...] = (0.75, 0.5, 0.25, 0.125, 0.0625)
-    scenes: int = 64
-    layer: int = 2
+    scenes: int = 128
 
     def __post_init__(self):
         falling = sorted(set(self.shares), reverse=True) == list(self.shares) != []
@@ -56,8 +59,6 @@ class VisualNoiseConfig:
         )
         require(fine, "visual_noise.shares", self.shares, "falling, each at least one token and less than all")
         require(self.scenes >= 2, "visual_noise.scenes", self.scenes, "at least 2")
-        depth = self.subject.depth
-        require(0 <= self.layer < depth, "visual_noise.layer", self.layer, f"from 0 to {depth - 1}")
 
 
 def measure(config: VisualNoiseConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
@@ -68,69 +69,47 @@ def measure(config: VisualNoiseConfig, seeds: Sequence[int], workspace: Workspac
 
 
 def _scores(config: VisualNoiseConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, Any]:
-    measures = ("f1", "bias")
-    empty = {name: {what: [[] for _ in config.shares] for what in measures} for name in CRITERIA}
+    measures, subject = ("f1", "bias"), config.subject
     found: dict[str, Any] = {}
     for half in HALVES:
-        arms = {name: {what: [list(row) for row in rows] for what, rows in arm.items()} for name, arm in empty.items()}
+        arms: dict[str, Any] = {name: {what: [[] for _ in config.shares] for what in measures} for name in CRITERIA}
         full: dict[str, list[float]] = {what: [] for what in measures}
         for tree, seed in zip(params, seeds, strict=False):
-            drawn = presence_questions(config, stream(jax.random.key(seed), f"presence {half}"))
-            visual = encode(config.subject.model, tree, drawn.scenes.pixels).visual
-            scene, words, answer = one_by_one(drawn, KINDS.index("presence"))
-            visual, truth = visual[scene], np.asarray(answer) == config.subject.data.no + 1
-
-            def score(into: dict[str, Any], row: int | None, kept, places, tree=tree, words=words, truth=truth):
-                yes = says_yes(config.subject, logits_with(config.subject, tree, kept, words, places))
-                for what, value in zip(measures, (f1(yes, truth), float(yes.mean() - truth.mean())), strict=True):
-                    (into[what] if row is None else into[what][row]).append(round(value, 4))
-
-            score(full, None, visual, None)
-            attended = relevance(config, tree, visual, words)
+            key = stream(jax.random.key(seed), f"presence {half}")
+            scenes, questions = presence_questions(config, key)
+            encoded = encode_images(subject.model, tree, scenes.pixels)
+            views, text = views_of(encoded, key), text_attention(subject, tree, encoded, questions)
+            asked = run_layers(subject, tree, ask_together(subject, tree, encoded.visual, questions))
+            truth = np.asarray(questions.answer) == subject.data.no + 1
+            for what, value in score(right_answers(tree, asked, questions), truth).items():
+                full[what].append(value)
             for row, share in enumerate(config.shares):
                 for name in CRITERIA:
-                    key = stream(jax.random.key(seed), "random tokens")
-                    places = kept_places(name, round(share * visual.shape[1]), visual, attended, key)
-                    score(arms[name], row, jnp.take_along_axis(visual, places[..., None], axis=1), places)
+                    kept = keep(name, round(share * subject.data.patches), views, text)
+                    right = answers(subject, tree, kept, one_by_one(questions) if name == "text" else questions)
+                    for what, value in score(right.reshape(truth.shape), truth).items():
+                        arms[name][what][row].append(value)
         found[half] = {"full": full, "arms": arms}
     return found
 
 
+@partial(jax.jit, static_argnums=0)
 def presence_questions(config: VisualNoiseConfig, key: Array) -> HeldOut:
     """Scenes, each asked about all shapes."""
     scene_key, question_key = jax.random.split(key)
     scenes = sample_scenes(config.subject.data, config.scenes, scene_key)
-    return HeldOut(scenes, ask(config.subject.data, scenes, question_key, 0, config.subject.data.shapes))
+    questions = ask(config.subject.data, scenes, question_key, 0, config.subject.data.shapes)
+    first = len(config.subject.data.sizes)  # before them are the colours of the objects
+    return HeldOut(scenes, Questions(*(part[:, first:] for part in questions)))
 
 
-@partial(jax.jit, static_argnums=0)
-def relevance(config: VisualNoiseConfig, params: Any, visual: Array, words: Array) -> Array:
-    """[prompts, patches]: what the last word attends to in the decoder's layer, averaged over heads."""
-    model = config.subject.model
-    seen = decode(model, params, prompt(model, params, visual, words), 0, config.layer)
-    weights = attention_in_layer(model, params, seen, config.layer)
-    return jnp.mean(weights[:, :, -1, SYSTEM : SYSTEM + visual.shape[1]], axis=1)
+def score(right: Bool[np.ndarray, "scenes questions"], truth: Bool[np.ndarray, "scenes questions"]) -> dict[str, float]:
+    """F1 of yes, and how much more often the answer is yes than it should be. A wrong answer to a no counts as yes."""
+    yes = right == truth
+    return {"f1": round(f1(yes, truth), 4), "bias": round(float(yes.mean() - truth.mean()), 4)}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def kept_places(criterion: str, count: int, visual: Array, attended: Array, key: Array) -> Int[Array, "prompts kept"]:
-    """The places of the tokens that a criterion keeps, rising."""
-    tokens = visual.shape[1]
-    if criterion == "diversity":
-        return jax.vmap(lambda x: diversity_prune(x, count).anchor)(visual)
-    if criterion == "relevance":
-        return jax.vmap(lambda scores: prune_by_score(scores, tokens - count, protect=0).anchor)(attended)
-    keys = jax.random.split(key, visual.shape[0])
-    return jax.vmap(lambda k: prune_at_random(k, tokens, tokens - count, protect=0).anchor)(keys)
-
-
-def says_yes(subject: SceneSubject, logits: Array) -> Bool[np.ndarray, " prompts"]:
-    """Whether yes has the larger logit of yes and no."""
-    no = subject.data.no
-    return np.asarray(logits[:, no + 1] > logits[:, no])
-
-
-def f1(yes: Bool[np.ndarray, " prompts"], truth: Bool[np.ndarray, " prompts"]) -> float:
+def f1(yes: Bool[np.ndarray, "*questions"], truth: Bool[np.ndarray, "*questions"]) -> float:
     """2 TP / (2 TP + FP + FN) of yes; 0 where nothing is yes."""
     hits, wrong = int((yes & truth).sum()), int((yes != truth).sum())
     return 2 * hits / (2 * hits + wrong) if hits else 0.0

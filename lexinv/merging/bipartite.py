@@ -104,7 +104,9 @@ def match_known(
     staying = jnp.sort(jnp.where(gone, tokens, sources))[:stay]
     first = len(neither) + stay  # of the targets that are destinations
     ends = jnp.where(gone, first + nearest, len(neither) + places - gone_before)
-    kept = [np.arange(start, start + len(part), dtype=np.int32) for start, part in ((0, neither), (first, destinations))]
+    kept = [
+        np.arange(start, start + len(part), dtype=np.int32) for start, part in ((0, neither), (first, destinations))
+    ]
     assign = jnp.concatenate([kept[0], ends, kept[1]])[np.argsort(np.concatenate(parts))]
     return Plan(assign, jnp.ones(tokens), jnp.concatenate([neither, staying, destinations]))
 

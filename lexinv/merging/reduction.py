@@ -63,7 +63,10 @@ def reduction(
 def mean_over_heads(keys: Float[Array, "batch time heads dim"]) -> Float[Array, "batch time dim"]:
     """In float32. Head after head: the CPU does not vectorise a sum over an axis in the middle."""
     heads = keys.shape[2]
-    return sum((keys[:, :, head].astype(jnp.float32) for head in range(1, heads)), keys[:, :, 0].astype(jnp.float32)) / heads
+    return (
+        sum((keys[:, :, head].astype(jnp.float32) for head in range(1, heads)), keys[:, :, 0].astype(jnp.float32))
+        / heads
+    )
 
 
 def fourier_reduction(num_keep: int, protect: int = 1) -> Reduction:

@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
         *((150, True, True, window) for window in (1, 9, 70, 200)),
     ],
 )
-def test_both_implementations_compute_the_definition(time, causal, biased, window):
+def test_all_implementations_compute_the_definition(time, causal, biased, window):
     q, k, v = jax.random.normal(KEY, (3, 2, time, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (3, time, time)) if biased else None
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + (0 if bias is None else np.asarray(bias)[None])
@@ -35,13 +35,14 @@ def test_both_implementations_compute_the_definition(time, causal, biased, windo
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     want = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    for implementation in ("chunked", "dot_product"):
+    for implementation in ("chunked", "whole", "dot_product"):
         np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation, window), want, atol=2e-5)
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, window), weights, atol=2e-5)
 
 
+@pytest.mark.parametrize("implementation", ["whole", "dot_product"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_masks_and_biases_of_keys_are_the_definition(causal):
+def test_masks_and_biases_of_keys_are_the_definition(causal, implementation):
     q, k, v = jax.random.normal(KEY, (3, 2, 9, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (2, 1, 1, 9))
     mask = jnp.ones((2, 9), bool).at[0, 3:6].set(False).at[1, 8].set(False)
@@ -49,12 +50,12 @@ def test_masks_and_biases_of_keys_are_the_definition(causal):
     scores = np.where(seen, np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + np.asarray(bias), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    found = attention(q, k, v, bias, causal, "dot_product", mask=mask)
+    found = attention(q, k, v, bias, causal, implementation, mask=mask)
     np.testing.assert_allclose(found, np.einsum("bhqk,bkhd->bqhd", weights, v), atol=2e-5)
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, mask=mask), weights, atol=2e-5)
     # A key of no size is one that is masked.
     hidden = size_bias(mask.astype(jnp.float32))[:, None, None] + jnp.where(mask[:, None, None], bias, 0.0)
-    np.testing.assert_allclose(attention(q, k, v, hidden, causal, "dot_product"), found, atol=2e-5)
+    np.testing.assert_allclose(attention(q, k, v, hidden, causal, implementation), found, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_the_gradient_is_that_of_the_definition(causal, biased, window):
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen[None, None], scores, -jnp.inf)), v)
 
     want = jax.vjp(definition, q, k, v, bias)[1](cotangent)
-    for implementation in ("chunked", "dot_product"):
+    for implementation in ("chunked", "whole", "dot_product"):
         function = partial(attention, causal=causal, implementation=implementation, window=window)
         got = jax.vjp(function, q, k, v, bias)[1](cotangent)
         for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):

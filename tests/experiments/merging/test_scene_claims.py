@@ -4,20 +4,25 @@ from dataclasses import replace
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from experiments.merging import attention_bias, migration, visual_alignment, visual_noise
-from experiments.merging.attention_bias import AttentionBiasConfig, rank_correlation, scores_in_random_order
-from experiments.merging.migration import MigrationConfig
-from experiments.merging.scene_answers import logits_with, one_by_one
+from experiments.merging.attention_bias import (
+    AttentionBiasConfig,
+    attention_of_slots,
+    in_random_order,
+    rank_correlation,
+)
+from experiments.merging.migration import TYPES, MigrationConfig
 from experiments.merging.scene_models import SceneSubject, held_out
+from experiments.merging.scene_pruning import encode_images
 from experiments.merging.visual_alignment import AlignmentConfig, group, object_vectors, probe_accuracy
-from experiments.merging.visual_noise import VisualNoiseConfig, chosen, f1, kept_places, presence_questions, relevance
-from lexinv.nn.vision_language import encode, initialize
+from experiments.merging.visual_noise import VisualNoiseConfig, chosen, f1, presence_questions, score
+from lexinv.data.scenes import KINDS
+from lexinv.nn.vision_language import initialize
 from lexinv.validation import InvalidConfig
 
 SUBJECT = SceneSubject(vision_depth=1, vision_width=8, depth=2, width=8, heads=2)
@@ -33,12 +38,12 @@ def made_up(name: str) -> dict:
     """Results on which the topic's claim holds."""
     if name == "attention_bias":
         layers = np.array(around(0.1, 0.2, 0.4)).T.tolist()
-        return {"layer": 2, "attention": layers, "similarity": around(0.0)[0]}
+        return {"layer": 3, "attention": layers, "similarity": around(0.0)[0]}
     if name == "migration":
         rows = np.array(around(0.3, 0.5, 0.9, 0.905, 0.905)).T.tolist()
-        return {"accuracy": dict.fromkeys(("all", "colour", "count", "presence"), rows)}
+        return {"accuracy": dict.fromkeys(("all", *TYPES), rows)}
     if name == "visual_noise":
-        values = {"random": (0.8, 0.6), "diversity": (0.85, 0.7), "relevance": (0.95, 0.97)}
+        values = {"random": (0.8, 0.6), "divprune": (0.85, 0.7), "text": (0.95, 0.97)}
         arms = {arm: {"f1": around(*rows), "bias": around(0.0, 0.1)} for arm, rows in values.items()}
         half = {"full": {"f1": around(0.9)[0], "bias": around(0.0)[0]}, "arms": arms}
         return {"shares": [0.5, 0.25], "choose": half, "judge": jax.tree.map(lambda leaf: leaf, half)}
@@ -79,7 +84,7 @@ def test_claims_hold_on_results_that_satisfy_them_and_are_drawn(name):
         ("attention_bias", ("similarity",), 0.4),  # just as biased
         ("visual_noise", ("judge", "full", "f1"), 0.98),
         ("visual_noise", ("judge", "arms", "random", "f1", 1), 0.97),
-        ("visual_noise", ("judge", "arms", "relevance", "f1", 1), 0.8),  # what was best elsewhere is not here
+        ("visual_noise", ("judge", "arms", "text", "f1", 1), 0.8),  # what was best elsewhere is not here
         ("visual_alignment", ("arms", "grid", "information", 0), 0.8),
         ("visual_alignment", ("arms", "grid", "probe", 0), 0.85),
         ("visual_alignment", ("arms", "random", "information", 0), 0.8),
@@ -116,12 +121,12 @@ def test_layers_that_are_not_judged_do_not_matter():
 
 def test_the_best_share_is_chosen_on_other_scenes():
     measured = made_up("visual_noise")
-    assert chosen(measured) == ("relevance", 1)
-    change(measured, ("judge", "arms", "relevance", "f1", 1), 0.1)
-    assert chosen(measured) == ("relevance", 1)
+    assert chosen(measured) == ("text", 1)
+    change(measured, ("judge", "arms", "text", "f1", 1), 0.1)
+    assert chosen(measured) == ("text", 1)
     change(measured, ("choose", "arms", "random", "f1", 0), 0.99)  # random is no candidate
-    change(measured, ("choose", "arms", "diversity", "f1", 0), 0.98)
-    assert chosen(measured) == ("diversity", 0)
+    change(measured, ("choose", "arms", "divprune", "f1", 0), 0.98)
+    assert chosen(measured) == ("divprune", 0)
 
 
 def test_rank_correlation_is_spearmans():
@@ -140,66 +145,48 @@ def test_f1_by_hand():
 
 @pytest.fixture(scope="module")
 def small():
-    """(parameters with heads that are not zero, scenes, visual tokens)."""
-    key = jax.random.key(0)
-    params = jax.jit(partial(initialize, SUBJECT.model))(key)
-    params["answers"] = jax.random.normal(key, params["answers"].shape)
-    drawn = jax.jit(held_out, static_argnums=(0, 1, 2))(SUBJECT, 0, 5)
-    visual = jax.jit(lambda params, pixels: encode(SUBJECT.model, params, pixels).visual)(params, drawn.scenes.pixels)
-    return params, drawn, visual
+    """(parameters, scenes and questions, visual tokens)."""
+    params = jax.jit(partial(initialize, SUBJECT.model))(jax.random.key(0))
+    drawn = held_out(SUBJECT, 0, 5)
+    return params, drawn, encode_images(SUBJECT.model, params, drawn.scenes.pixels).visual
 
 
-def test_removal_from_the_last_layer_on_changes_nothing_and_from_the_first_on_hides_the_image(small):
+def test_every_shape_is_asked_about_once_and_half_of_them_are_there():
+    config = VisualNoiseConfig(SUBJECT, scenes=3)
+    scenes, questions = presence_questions(config, jax.random.key(1))
+    assert (np.asarray(questions.kind) == KINDS.index("presence")).all()
+    assert np.sort(questions.words[..., 1] - len(KINDS), axis=1).tolist() == [list(range(8))] * 3
+    yes = np.asarray(questions.answer) == SUBJECT.data.no + 1
+    assert yes.sum(axis=1).tolist() == [4, 4, 4]
+    there = [set(row) for row in np.asarray(scenes.shape).tolist()]
+    asked = np.asarray(questions.words[..., 1]) - len(KINDS)
+    assert [set(row[truth].tolist()) for row, truth in zip(asked, yes, strict=True)] == there
+
+
+def test_a_wrong_no_is_a_yes():
+    truth, right = np.array([[True, True, False, False]]), np.array([[True, False, False, True]])
+    assert score(right, truth) == {"f1": 0.5, "bias": 0.0}
+    assert score(np.array([[True, True, False, False]]), truth) == {"f1": round(4 / 6, 4), "bias": 0.5}
+
+
+def test_random_orders(small):
+    """The same tokens for every scene, with their similarities; attention to slots is a share of 1 and does not follow the tokens alone."""
     params, drawn, visual = small
-    scene, words, _ = one_by_one(drawn)
-    remove = partial(logits_with, SUBJECT, params)
-    layer = lambda number: jnp.asarray(number, jnp.int32)  # noqa: E731
-    np.testing.assert_allclose(
-        remove(visual[scene], words, remove_at=layer(2)), remove(visual[scene], words), atol=1e-4
-    )
-    hidden = remove(visual[scene], words, remove_at=layer(0))
-    other = remove(visual[(scene + 1) % 5], words, remove_at=layer(0))
-    np.testing.assert_allclose(hidden, other, atol=1e-5)
-    assert np.abs(np.asarray(hidden - remove(visual[scene], words, remove_at=layer(1)))).max() > 1e-3
-
-
-def test_questions_one_by_one(small):
-    _, drawn, _ = small
-    scene, words, answer = one_by_one(drawn, 1)
-    assert scene.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert set(words[:, 0].tolist()) == {1}
-    assert answer.shape == (10,) and words.shape == (10, 2)
-    assert one_by_one(drawn)[1].shape == (50, 2)
-    every = presence_questions(VisualNoiseConfig(SUBJECT, scenes=3, layer=1), jax.random.key(1))
-    assert np.asarray(one_by_one(every, 2)[2] == SUBJECT.data.no + 1).reshape(3, 8).sum(axis=1).tolist() == [4, 4, 4]
-
-
-def test_scores_in_random_order(small):
-    """Attention to slots is a share of 1; similarities are those of the image, in another order."""
-    params, drawn, _ = small
-    words = drawn.questions.words[:, 0]
-    scores = partial(scores_in_random_order, SUBJECT, params, drawn.scenes.pixels, words)
-    attention, similarity = scores(jax.random.key(0))
-    assert attention.shape == (2, 5, 64) and similarity.shape == (5, 64)
-    total = np.asarray(attention).sum(axis=-1)
+    orders = [in_random_order(visual, jax.random.key(seed)) for seed in (0, 1)]
+    for shuffled, similarity in orders:
+        mean = np.asarray(visual).mean(axis=1)
+        cosine = np.einsum("sd,snd->sn", mean, shuffled) / np.linalg.norm(mean, axis=1)[:, None]
+        np.testing.assert_allclose(similarity, cosine / np.linalg.norm(shuffled, axis=2), atol=1e-4)
+        np.testing.assert_allclose(np.sort(shuffled, axis=1), np.sort(visual, axis=1), atol=1e-6)
+    assert np.abs(np.asarray(orders[0][0] - orders[1][0])).max() > 0.01
+    attention = attention_of_slots(SUBJECT, params, orders[0][0], drawn.questions)
+    assert [layer.shape for layer in attention] == [(5, 10, 64)] * 2
+    total = np.stack(attention).sum(axis=-1)
     assert ((total > 0) & (total < 1)).all()
-    other = scores(jax.random.key(1))[1]
-    assert np.abs(np.asarray(similarity - other)).max() > 0.01
-    np.testing.assert_allclose(np.sort(similarity, axis=1), np.sort(other, axis=1), atol=1e-4)
-
-
-def test_criteria_keep_the_right_number_in_order(small):
-    params, drawn, visual = small
-    config = VisualNoiseConfig(SUBJECT, scenes=3, layer=1)
-    attended = relevance(config, params, visual, drawn.questions.words[:, 0])
-    places = {
-        name: np.asarray(kept_places(name, 6, visual, attended, jax.random.key(0))) for name in visual_noise.CRITERIA
-    }
-    for found in places.values():
-        assert found.shape == (5, 6) and (np.diff(found, axis=1) > 0).all()
-    best = np.sort(np.argsort(-np.asarray(attended), axis=1)[:, :6], axis=1)
-    np.testing.assert_array_equal(places["relevance"], best)
-    assert len({tuple(map(tuple, found)) for found in places.values()}) == 3
+    alone = attention_of_slots(
+        SUBJECT, params, orders[0][0], type(drawn.questions)(*(part[:, 3:4] for part in drawn.questions))
+    )
+    np.testing.assert_allclose(alone[1][:, 0], attention[1][:, 3], atol=1e-5)  # questions do not see each other
 
 
 @pytest.mark.parametrize("arm", visual_alignment.ARMS)
@@ -235,12 +222,12 @@ def test_probe_on_classes_that_are_linear():
     "config, values, field",
     [
         (AttentionBiasConfig, {"scenes": 1}, "attention_bias.scenes"),
-        (AttentionBiasConfig, {"layer": 6}, "attention_bias.layer"),
+        (AttentionBiasConfig, {"subject": replace(SUBJECT, depth=1)}, "attention_bias.subject.depth"),
         (MigrationConfig, {"scenes": 0}, "migration.scenes"),
         (VisualNoiseConfig, {"shares": (0.25, 0.5)}, "visual_noise.shares"),
         (VisualNoiseConfig, {"shares": (1.0,)}, "visual_noise.shares"),
         (VisualNoiseConfig, {"scenes": 1}, "visual_noise.scenes"),
-        (VisualNoiseConfig, {"layer": -1}, "visual_noise.layer"),
+        (MigrationConfig, {"subject": replace(SUBJECT, depth=1)}, "migration.subject.depth"),
         (AlignmentConfig, {"cells": (3,)}, "visual_alignment.cells"),
         (AlignmentConfig, {"cells": ()}, "visual_alignment.cells"),
         (AlignmentConfig, {"scenes": (0, 4)}, "visual_alignment.scenes"),
