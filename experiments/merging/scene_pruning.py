@@ -5,7 +5,7 @@ Method cards divprune and todre. Every method gets one image's tokens as the dec
 
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,19 @@ def apart_views(views: View, text: jax.Array) -> View:
 def one_by_one(questions: Questions) -> Questions:
     """Each question as one of its own scene."""
     return Questions(*(leaf.reshape(-1, 1, *leaf.shape[2:]) for leaf in questions))
+
+
+def keep(method: str, count: int, views: View, text: jax.Array) -> Kept:
+    """The tokens that a method keeps of every image, or, where it looks at the text, for every question."""
+    return keep_tokens(method, count, apart_views(views, text) if method == "text" else views)
+
+
+def answers(
+    subject: SceneSubject, params: Params, kept: Kept, questions: Questions, gaps: Literal["keep", "close"] = "keep"
+) -> np.ndarray:
+    """Whether answers from the kept tokens are right."""
+    asked = ask_together(subject, params, kept.visual, questions, kept.places, kept.size, gaps)
+    return right_answers(params, run_layers(subject, params, asked, sized=True), questions)
 
 
 Grouped = dict[str, float]
