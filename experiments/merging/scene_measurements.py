@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.drawn_training import Params
-from experiments.merging.scene_models import SceneSubject, ask_together, held_out
+from experiments.merging.scene_models import SceneSubject, held_out
 from experiments.merging.scene_pruning import (
     METHODS,
     Kept,
@@ -20,6 +20,7 @@ from experiments.merging.scene_pruning import (
     keep_tokens,
     layer_by_layer,
     one_by_one,
+    pose,
     right_answers,
     run_layers,
     text_attention,
@@ -69,9 +70,9 @@ def measure(
         method: {ratio: accuracy(method, count, "close")[0] for ratio, count in counts.items()}
         for method in ("divprune", "random")
     }
-    full = ask_together(subject, params, encoded.visual, questions)
+    full = pose(subject, params, encoded.visual, questions)
     first = keep("maxsum", judged, views, text)
-    pruned = ask_together(subject, params, first.visual, questions, first.places)
+    pruned = pose(subject, params, first.visual, questions, first)
     return {
         "full": group(subject.data, questions, right_answers(params, run_layers(subject, params, full), questions)),
         "methods": methods,
@@ -132,13 +133,7 @@ def with_outliers(
 
     `filtered` is DivPrune among the tokens whose norm is below twice the image's median.
     """
-    place_key, vector_key = jax.random.split(key)
-    draws = jax.random.uniform(place_key, owner.shape) - jnp.where(jnp.asarray(owner) == BACKGROUND, 0.0, 1.0)
-    places = jax.lax.top_k(draws, OUTLIERS)[1]
-    norm = jnp.median(jnp.linalg.norm(encoded.visual, axis=-1), axis=1)
-    vectors = jax.random.normal(vector_key, (*places.shape, encoded.visual.shape[-1]))
-    vectors = vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True) * OUTLIER_NORM * norm[:, None, None]
-    visual = encoded.visual.at[jnp.arange(len(owner))[:, None], places].set(vectors)
+    visual, places = inject(encoded.visual, jnp.asarray(owner), key)
     injected = np.zeros(owner.shape, bool)
     np.put_along_axis(injected, np.asarray(places), True, axis=1)
     changed = views._replace(visual=visual)
@@ -149,6 +144,18 @@ def with_outliers(
         found[name] = group(subject.data, questions, answers(subject, params, kept, questions))
         found[name]["outliers_kept"] = round(float(share), 4)
     return found
+
+
+@jax.jit
+def inject(visual: jax.Array, owner: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Visual tokens with `OUTLIERS` of the background replaced in every image, and where."""
+    place_key, vector_key = jax.random.split(key)
+    draws = jax.random.uniform(place_key, owner.shape) - jnp.where(owner == BACKGROUND, 0.0, 1.0)
+    places = jax.lax.top_k(draws, OUTLIERS)[1]
+    norm = jnp.median(jnp.linalg.norm(visual, axis=-1), axis=1)
+    vectors = jax.random.normal(vector_key, (*places.shape, visual.shape[-1]))
+    vectors = vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True) * OUTLIER_NORM * norm[:, None, None]
+    return visual.at[jnp.arange(len(owner))[:, None], places].set(vectors), places
 
 
 @partial(jax.jit, static_argnums=0)
@@ -167,7 +174,7 @@ def keep_short(count: int, views: View) -> Kept:
 def correlation(visual: jax.Array, text: jax.Array) -> float:
     """Pearson's r over an image's tokens of redundancy, the mean cosine to the others, and relevance, the text's attention; mean."""
     patches = visual.shape[1]
-    redundancy = (np.asarray(jax.vmap(cosine_similarity)(visual)).sum(axis=-1) - 1) / (patches - 1)
+    redundancy = (np.asarray(jax.jit(jax.vmap(cosine_similarity))(visual)).sum(axis=-1) - 1) / (patches - 1)
     one = redundancy[:, None] - redundancy[:, None].mean(axis=-1, keepdims=True)
     other = np.asarray(text) - np.asarray(text).mean(axis=-1, keepdims=True)
     scale = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
