@@ -5,7 +5,7 @@ Method cards divprune and todre. Every method gets one image's tokens as the dec
 
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,20 +112,41 @@ def encode_images(config: VisionLanguageConfig, params: Params, images: jax.Arra
     return encode(config, params, images)
 
 
-@partial(jax.jit, static_argnames=("config", "sized"))
-def _one_layer(config, params, seen, apart, sized) -> Prompt:
-    return decode(config, params, seen, sized=sized, apart=apart)
+@partial(jax.jit, static_argnames=("subject", "sized"))
+def _one_layer(subject, params, index, seen, apart, sized) -> Prompt:
+    return decode(*_layer(subject, params, index), seen, sized=sized, apart=apart)
 
 
-@partial(jax.jit, static_argnames=("config",))
-def _one_attention(config, params, seen, apart) -> jax.Array:
-    return attention_in_layer(config, params, seen, 0, apart=apart)
+@partial(jax.jit, static_argnames=("subject",))
+def _one_attention(subject, params, index, seen, apart) -> jax.Array:
+    return attention_in_layer(*_layer(subject, params, index), seen, 0, apart=apart)
 
 
-def _layer(subject: SceneSubject, params: Params, index: int) -> tuple[VisionLanguageConfig, Params]:
+def _layer(subject: SceneSubject, params: Params, index: jax.Array) -> tuple[VisionLanguageConfig, Params]:
     """A model of this layer alone, so that all layers share one compile for each shape."""
     config = replace(subject.model, decoder=replace(subject.model.decoder, depth=1))
-    return config, params | {"layers": jax.tree.map(lambda leaf: leaf[index : index + 1], params["layers"])}
+    own = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), params["layers"])
+    return config, params | {"layers": own}
+
+
+def pose(
+    subject: SceneSubject,
+    params: Params,
+    visual: jax.Array,
+    questions: Questions,
+    kept: Kept | None = None,
+    gaps: Literal["keep", "close"] = "keep",
+) -> Asked:
+    """`ask_together`, compiled; `kept`, whose tokens `visual` then is, gives their places and sizes."""
+    seen, apart, words = _posed(subject, params, visual, questions, kept, gaps)
+    return Asked(seen, apart, np.asarray(words))
+
+
+@partial(jax.jit, static_argnames=("subject", "gaps"))
+def _posed(subject, params, visual, questions, kept, gaps) -> tuple[jax.Array, ...]:
+    places, size = (None, None) if kept is None else (kept.places, kept.size)
+    asked = ask_together(subject, params, visual, questions, places, size, gaps)
+    return asked.prompt, asked.apart, jnp.asarray(asked.words)
 
 
 def run_layers(
@@ -134,13 +155,13 @@ def run_layers(
     """`asked` after layers `first` to `last` - 1 of the decoder. sized: tokens stand for several patches, as after merging."""
     seen = asked.prompt
     for index in range(first, subject.depth if last is None else last):
-        seen = _one_layer(*_layer(subject, params, index), seen, asked.apart, sized)
+        seen = _one_layer(subject, params, index, seen, asked.apart, sized)
     return asked._replace(prompt=seen)
 
 
 def layer_attention(subject: SceneSubject, params: Params, asked: Asked, index: int) -> jax.Array:
     """Weights [scenes, heads, time, time] of layer `index`, counted from 0, which reads `asked`."""
-    return _one_attention(*_layer(subject, params, index), asked.prompt, asked.apart)
+    return _one_attention(subject, params, index, asked.prompt, asked.apart)
 
 
 def drop_image(asked: Asked) -> Asked:
@@ -152,18 +173,26 @@ def drop_image(asked: Asked) -> Asked:
 
 def right_answers(params: Params, asked: Asked, questions: Questions) -> np.ndarray:
     """Whether each answer is right [scenes, questions]; `asked` after the last layer."""
-    logits = answer_logits(params, asked.prompt.stream[:, asked.words[:, -1]])
-    return np.asarray(jnp.argmax(logits, axis=-1) == questions.answer)
+    return np.asarray(_right(params, asked.prompt.stream, asked.words[:, -1], questions.answer))
+
+
+@jax.jit
+def _right(params, stream, places, answer) -> jax.Array:
+    return jnp.argmax(answer_logits(params, stream[:, places]), axis=-1) == answer
 
 
 def text_attention(subject: SceneSubject, params: Params, encoded: Encoded, questions: Questions) -> jax.Array:
     """What each patch receives in `TEXT_LAYER` from the words of each question, mean of heads and words [scenes, questions, patches]."""
-    asked = run_layers(subject, params, ask_together(subject, params, encoded.visual, questions), 0, TEXT_LAYER - 1)
-    weights = jnp.mean(layer_attention(subject, params, asked, TEXT_LAYER - 1), axis=1)
-    patches = slice(SYSTEM, SYSTEM + encoded.visual.shape[1])
-    return jnp.mean(weights[:, asked.words, patches], axis=2)
+    asked = run_layers(subject, params, pose(subject, params, encoded.visual, questions), 0, TEXT_LAYER - 1)
+    return _to_patches(layer_attention(subject, params, asked, TEXT_LAYER - 1), asked.words, encoded.visual.shape[1])
 
 
+@partial(jax.jit, static_argnames=("patches",))
+def _to_patches(weights, words, patches) -> jax.Array:
+    return jnp.mean(jnp.mean(weights, axis=1)[:, words, SYSTEM : SYSTEM + patches], axis=2)
+
+
+@jax.jit
 def views_of(encoded: Encoded, key: jax.Array) -> View:
     """Of all images; without a question, the text's attention is 0."""
     count, patches = encoded.visual.shape[:2]
@@ -172,6 +201,7 @@ def views_of(encoded: Encoded, key: jax.Array) -> View:
     return View(encoded.visual, cls, received, jnp.zeros((count, patches)), jax.random.split(key, count))
 
 
+@jax.jit
 def apart_views(views: View, text: jax.Array) -> View:
     """One for each question [scenes * questions], with its own attention `text` [scenes, questions, patches]."""
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, text.shape[1], axis=0), views)
@@ -180,7 +210,20 @@ def apart_views(views: View, text: jax.Array) -> View:
 
 def one_by_one(questions: Questions) -> Questions:
     """Each question as one of its own scene."""
-    return Questions(*(leaf.reshape(-1, 1, *leaf.shape[2:]) for leaf in questions))
+    return Questions(*(np.asarray(leaf).reshape(-1, 1, *leaf.shape[2:]) for leaf in questions))
+
+
+def keep(method: str, count: int, views: View, text: jax.Array) -> Kept:
+    """The tokens that a method keeps of every image, or, where it looks at the text, for every question."""
+    return keep_tokens(method, count, apart_views(views, text) if method == "text" else views)
+
+
+def answers(
+    subject: SceneSubject, params: Params, kept: Kept, questions: Questions, gaps: Literal["keep", "close"] = "keep"
+) -> np.ndarray:
+    """Whether answers from the kept tokens are right."""
+    asked = pose(subject, params, kept.visual, questions, kept, gaps)
+    return right_answers(params, run_layers(subject, params, asked, sized=True), questions)
 
 
 Grouped = dict[str, float]

@@ -21,7 +21,9 @@ from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
 from experiments.merging.scene_models import HeldOut, SceneSubject, ask_together, scene_models
 from experiments.merging.scene_pruning import (
+    answers,
     encode_images,
+    keep,
     one_by_one,
     right_answers,
     run_layers,
@@ -29,7 +31,6 @@ from experiments.merging.scene_pruning import (
     views_of,
 )
 from experiments.merging.verdicts import judged
-from experiments.merging.vlm import answers, keep
 from lexinv.data.scenes import Questions, ask, sample_scenes
 from lexinv.training.streams import stream
 from lexinv.validation import require
