@@ -395,6 +395,7 @@ def figure(results: dict[str, Any]) -> Figure:
                 )
                 axes[3].plot(distance, right, "o", color=color, markersize=6)
                 axes[3].annotate(label, (distance, right), (4, 3), textcoords="offset points", fontsize=7)
+        axes[3].margins(x=0.2)
         axes[3].set(
             xlabel=f"spectral distance in the first layer, ratios up to {COMPRESSED}",
             ylabel="accuracy, same ratios",
