@@ -1,7 +1,7 @@
 """Which patches attention ranks first, layer by layer, as votes of PageRank add up: the glyph's, or the background's.
 
-Wang et al. 2024 (Zero-TPrune); method card zero-tprune, its ranking-only figure. Nothing is pruned here. Heads are filtered and combined by
-the root mean square as in the method, and CLS starts with more weight than patches.
+Wang et al. 2024 (Zero-TPrune); method card zero-tprune, its ranking-only figure. Nothing is pruned here. Heads are combined by the root
+mean square as in the method, all of them or those that the published filter keeps; CLS starts with more weight than patches.
 """
 
 from functools import partial
@@ -27,8 +27,8 @@ REFERENCES = {"column": ("attention received", YELLOW), "cls": ("CLS attention",
 
 
 def ranking_quality(model: VisionConfig, subjects: dict[str, tuple[Any, Images]]) -> dict[str, Any]:
-    """Chance that a patch of the glyph ranks above one of the background, nothing pruned: by subject, `pagerank` [seeds][layers][VOTES],
-    and [seeds][layers] for `REFERENCES`. 0.5 is no order at all; images are averaged."""
+    """Chance that a patch of the glyph ranks above one of the background, nothing pruned: by subject, [seeds][layers][VOTES] for `pagerank`
+    on all heads and for `filtered` ones, and [seeds][layers] for `REFERENCES`. 0.5 is no order at all; images are averaged."""
 
     def votes(attention: Array) -> Array:
         start = jnp.broadcast_to(favour_cls(attention.shape[1]), attention.shape[:2])
@@ -41,7 +41,11 @@ def ranking_quality(model: VisionConfig, subjects: dict[str, tuple[Any, Images]]
 
         _, after = jax.lax.scan(step, start, length=max(VOTES))
         by_votes = jnp.concatenate([start[None], after])[jnp.array(VOTES)]
-        return jax.vmap(lambda scores: root_mean_square(scores, keep_heads(scores)))(by_votes)
+        every_head = jnp.ones(attention.shape[0], bool)
+        filters = (lambda scores: every_head, keep_heads)
+        return jnp.concatenate(
+            [jax.vmap(lambda s, keep=keep: root_mean_square(s, keep(s)))(by_votes) for keep in filters]
+        )
 
     def watch(regions: Array, seen: Seen) -> Reduced:
         def of_image(attention: Array, region: Array) -> Array:
@@ -61,8 +65,9 @@ def ranking_quality(model: VisionConfig, subjects: dict[str, tuple[Any, Images]]
     found = {}
     for name, (params, images) in subjects.items():
         quality = np.round(measure(params, jax.tree.map(lambda leaf: leaf[:, :CHUNK], images)), 4)
-        references = {name: quality[..., len(VOTES) + place].tolist() for place, name in enumerate(REFERENCES)}
-        found[name] = {"pagerank": quality[..., : len(VOTES)].tolist(), **references}
+        pagerank, filtered, references = np.split(quality, [len(VOTES), 2 * len(VOTES)], axis=-1)
+        found[name] = {"pagerank": pagerank.tolist(), "filtered": filtered.tolist()}
+        found[name] |= {reference: references[..., place].tolist() for place, reference in enumerate(REFERENCES)}
     return found
 
 
@@ -111,12 +116,13 @@ def claims(found: dict[str, Any]) -> list[Claim]:
 
 
 def draw(axes: Axes, found: dict[str, Any], subject: str) -> None:
-    """The area under the ROC curve against votes, a line for each layer."""
+    """The area under the ROC curve against votes, a line for each layer; thin and dotted with the published head filter."""
     found = found[subject]
     ranked = np.array(found["pagerank"])
     for layer in range(ranked.shape[1]):
         color = PALETTE[layer % len(PALETTE)]
         band(axes, VOTES, ranked[:, layer], f"layer {layer}", color, marker="o", markersize=2.5)
+        axes.plot(VOTES, np.array(found["filtered"])[:, layer].mean(axis=0), color=color, linestyle=":", linewidth=1)
     for name, (label, color) in REFERENCES.items():
         reference(axes, float(np.mean(found[name])), f"{label}, all layers", color)
     axes.set(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.harness.claims import Claim, above, interval
-from experiments.merging.pruned_vision import SOURCE, Pruning, evaluator, flops_share, solve_schedule
+from experiments.merging.pruned_vision import PROGRAMS, SOURCE, Pruning, evaluator, flops_share, solve_schedule
 from lexinv.data.glyphs import Images
 from lexinv.nn.vision_transformer import VisionConfig
 
@@ -41,13 +41,14 @@ def random_search(
     drawn: Sequence[Pruning],
     keys: Array,
 ) -> dict[str, Any]:
-    """Accuracy of Zero-TPrune with the default and the drawn configurations, [configurations][seeds], on calibration images and others."""
+    """Accuracy on all heads with the default and the drawn configurations, [configurations][seeds], on calibration and other images."""
+    all_heads = PROGRAMS["similarity_first"].index("unfiltered")
     tried: dict[str, Any] = {"configurations": [], "calibration": [], "accuracy": []}
     for pruning in (default, *drawn):
         judge = evaluator("similarity_first", pruning, model)
         tried["configurations"].append([list(pruning.schedule), pruning.similar])
         for name, those in (("calibration", calibration), ("accuracy", images)):
-            tried[name].append(np.round(judge(params, those, keys)[0].mean(axis=1), 4).tolist())
+            tried[name].append(np.round(judge(params, those, keys, all_heads)[0].mean(axis=1), 4).tolist())
     return tried
 
 

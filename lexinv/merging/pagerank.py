@@ -131,12 +131,13 @@ def importance_first_prune(
     num_unimportant: int,
     iterations: int,
     protect: int = 1,
+    ranking: Ranking = importance,
 ) -> Plan:
     """The order I-S, which the paper finds worse: PageRank on all tokens drops first, and its scores split the rest for the S-stage.
 
     Raises `InvalidConfig` for more than the unprotected tokens; num_similar is clipped at half of what I leaves.
     """
-    scores = importance(attention, iterations, _start(attention, protect))
+    scores = ranking(attention, iterations, _start(attention, protect))
     first = prune_by_score(scores, num_unimportant, protect)
     left = similarity[first.anchor][:, first.anchor]
     return compose(similarity_prune(left, scores[first.anchor], num_similar, protect), first)

@@ -37,8 +37,8 @@ def rows(value: float, slope: float = 0.0) -> list[list[float]]:
 
 LOSSES = {
     "full": 0.10,
+    "unfiltered": 0.10,
     "no_similarity": 0.12,
-    "no_filter": 0.14,
     "mean": 0.14,
     "importance_first": 0.14,
     "prune_cls": 0.3,
@@ -53,7 +53,7 @@ def made_up() -> dict:
     large = LOSSES | {"no_similarity": 0.2, "column": 0.3}
     sweep = {
         subject: {
-            method: {"accuracy": rows(1, loss + 0.001 * place), "glyph": rows(1 if method == "full" else 0.5)}
+            method: {"accuracy": rows(1, loss + 0.001 * place), "glyph": rows(1 if method == "unfiltered" else 0.5)}
             for place, (method, loss) in enumerate(losses.items())
         }
         for subject, losses in (("small", LOSSES), ("large", large))
@@ -62,6 +62,7 @@ def made_up() -> dict:
     votes[:, -1, -1] = 0.6 - SPREAD
     ranking = {
         "pagerank": votes.tolist(),
+        "filtered": votes.tolist(),
         **{name: (np.full((SEEDS, LAYERS), 0.7) - SPREAD[:, None]).tolist() for name in REFERENCES},
     }
     search = {
@@ -136,8 +137,16 @@ def verdicts(results: dict) -> dict:
     return {claim.name: claim.holds for claim in claims(results)}
 
 
+OPPOSED = {"head_filter_helps", "published_limits_do_not_carry_over"}
+"""Either the filter helps, or it does not: both cannot hold."""
+
+
 def test_all_claims_hold_on_results_that_satisfy_them():
-    assert set(verdicts(made_up()).values()) == {True}
+    holds = verdicts(made_up())
+    assert {name for name, held in holds.items() if not held} == {"published_limits_do_not_carry_over"}
+    results = made_up()
+    results["sweep"]["small"]["full"]["accuracy"] = rows(0.9, 0.1)
+    assert verdicts(results)["published_limits_do_not_carry_over"]
 
 
 FLAT = column(0.8)
@@ -146,8 +155,12 @@ FLAT = column(0.8)
 @pytest.mark.parametrize(
     "path, value, broken",
     [
-        ("sweep small prune_cls accuracy", rows(1, 0.09), {"full_above_cls_and_random"}),
-        ("sweep small prune_random accuracy", rows(1, 0.09), {"full_above_cls_and_random"}),
+        (
+            "sweep small prune_cls accuracy",
+            rows(1, 0.09),
+            {"full_above_cls_and_random", "all_heads_above_cls_and_random"},
+        ),
+        ("sweep small full accuracy", rows(0.98, 0.3), {"full_above_cls_and_random"}),
         (
             "sweep large no_similarity accuracy",
             rows(1, 0.1),
@@ -160,10 +173,10 @@ FLAT = column(0.8)
         ),
         ("sweep large importance_first accuracy", rows(1.05, 0.0), {"i_prime_s_i_not_below_i_s"}),
         ("sweep large column accuracy", rows(1, 0.2), {"pagerank_above_column_mean"}),
-        ("sweep small no_filter accuracy", rows(1, 0.1), {"head_filter_and_rms_help"}),
-        ("sweep large mean accuracy", rows(1, 0.1), {"head_filter_and_rms_help"}),
+        ("sweep small mean accuracy", rows(1, 0.1), {"root_mean_square_helps"}),
+        ("sweep large mean accuracy", rows(1, 0.1), {"root_mean_square_helps"}),
         ("sweep small tome accuracy", rows(1, 0.2), {"tome_above_at_half"}),
-        ("sweep small full glyph", rows(0.5), {"keeps_the_object"}),
+        ("sweep small unfiltered glyph", rows(0.5), {"keeps_the_object"}),
         ("ranking large column", [[0.9] * LAYERS] * SEEDS, {"votes_rank_better_than_one_step"}),
         ("ranking small pagerank", [[[0.8] * len(VOTES)] * LAYERS] * SEEDS, {"iterating_deep_layers_hurts"}),
         ("search accuracy", [FLAT, FLAT, FLAT], {"search_beats_default"}),
@@ -199,7 +212,7 @@ def test_one_number_is_enough_to_break_a_claim(path, value, broken):
         found[part] = copy.copy(found[part])  # subjects share theirs
         found = found[part]
     found[last] = value
-    assert {name for name, holds in verdicts(results).items() if holds is False} == set(broken)
+    assert {name for name, holds in verdicts(results).items() if holds is False} - OPPOSED == set(broken)
 
 
 def test_a_majority_that_does_not_win_breaks_its_claims():
@@ -207,7 +220,7 @@ def test_a_majority_that_does_not_win_breaks_its_claims():
     results["majority"]["ratio"]["alone"] = [column(v) for v in (2, 1.1, 1.05)]
     results["majority"]["predicted"]["alone"] = [[v] * SEEDS for v in (2, 1.1, 1.05)]
     broken = {name for name, holds in verdicts(results).items() if holds is False}
-    assert broken == {
+    assert broken - OPPOSED == {
         "majority_overwhelms",
         "similarity_stage_lifts_the_object",
         "similarity_stage_restores_the_ranking",
@@ -266,13 +279,14 @@ def test_every_method_is_one_variant_of_a_program():
 
 
 def test_variants_of_the_ranking():
-    """The first is the library's importance; without the filter a constant head counts; the mean is below the root mean square."""
+    """The first is the library's importance; without the filter a constant head counts; the mean over heads has mean 1."""
     attention = jax.nn.softmax(jax.random.normal(jax.random.key(0), (3, 7, 7)), axis=2).at[2].set(1 / 7)
     full, unfiltered, mean = (pruned_vision.rank(jnp.int32(variant), attention, 3, None) for variant in range(3))
     np.testing.assert_allclose(full, importance(attention, 3), rtol=1e-6)
     np.testing.assert_allclose(unfiltered, importance(attention, 3, None, 0.0, 100.0), rtol=1e-6)
     assert np.abs(np.asarray(full - unfiltered)).max() > 0.01
-    assert np.all(np.asarray(full) >= np.asarray(mean) - 1e-6) and np.abs(np.asarray(full - mean)).max() > 1e-3
+    assert np.all(np.asarray(unfiltered) >= np.asarray(mean) - 1e-6)
+    assert np.abs(np.asarray(unfiltered - mean)).max() > 1e-3
     assert float(mean.mean()) == pytest.approx(1, rel=1e-5)
 
 
@@ -308,12 +322,12 @@ def test_scenes_and_outliers():
         assert (mine @ answer[number] > 0.5).all()
 
 
-def test_a_readout_answers_when_all_is_kept():
+def test_the_readout_answers_from_what_is_kept():
     config = NeedleConfig(tokens=80, kept=(0.95, 0.2, 0.1), scenes=1, seeds=(0,))
     scene = needle_questions.draw_scene(config, 0, 0, 0)
-    for method, all_right in (("divprune", [True, True]), ("random", [True, False])):
+    for method, all_right in (("divprune", True), ("random", False)):
         right = jax.jit(partial(needle_questions.answers, config, method))(scene, jax.random.key(0))
-        assert np.asarray(right).all(axis=1).tolist()[:2] == all_right
+        assert np.asarray(right)[1].all() == all_right
 
 
 def test_qualities_of_tokens_without_noise():
