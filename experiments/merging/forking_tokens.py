@@ -58,6 +58,7 @@ class ForkingConfig:
     concentration: float = 0.3
     batch_size: int = 16
     steps: int = 300
+    depth: int = 2
     width: int = 32
     learning_rate: float = 3e-3
 
@@ -79,7 +80,9 @@ class ForkingConfig:
 
     def model(self) -> TransformerConfig:
         width = self.width
-        return TransformerConfig(depth=2, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=2)
+        return TransformerConfig(
+            depth=self.depth, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=self.depth
+        )
 
 
 def spelling(key: Key[Array, ""], config: ForkingConfig) -> Int[Array, "words letters"]:

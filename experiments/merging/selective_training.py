@@ -57,6 +57,7 @@ class SelectiveConfig:
     length: int = 64
     batch_size: int = 16
     steps: int = 400
+    depth: int = 2
     width: int = 32
     learning_rate: float = 3e-3
 
@@ -70,7 +71,9 @@ class SelectiveConfig:
 
     def model(self) -> TransformerConfig:
         width = self.width
-        return TransformerConfig(depth=2, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=2)
+        return TransformerConfig(
+            depth=self.depth, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=self.depth
+        )
 
 
 def noisy_text(
