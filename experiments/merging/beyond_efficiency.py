@@ -64,13 +64,13 @@ PRESETS = {
     "smoke": Config(
         seeds=(0, 1, 2),
         long_context=LongContextConfig(
-            length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, width=16
+            length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, depth=1, width=16
         ),
-        selective_training=SelectiveConfig(symbols=8, length=16, batch_size=4, steps=40, width=8),
+        selective_training=SelectiveConfig(symbols=8, length=16, batch_size=4, steps=40, depth=1, width=8),
         overthinking=OverthinkingConfig(
-            modulus=3, numbers=2, fillers=2, problems=100, batch_size=4, steps=20, width=16
+            modulus=3, numbers=2, fillers=2, problems=100, batch_size=4, steps=20, depth=1, width=16
         ),
-        forking_tokens=ForkingConfig(words=4, text=4, batch_size=4, steps=20, width=8),
+        forking_tokens=ForkingConfig(words=4, text=4, batch_size=4, steps=20, depth=1, width=8),
     ),
     "cpu": Config(seeds=(0, 1, 2, 3, 4)),
     "paper": Config(

@@ -20,13 +20,14 @@ from experiments.harness.drawn_training import DrawnTraining, initial
 from experiments.harness.style import BLACK, BLUE, GREY, VERMILION
 from experiments.harness.workspace import Workspace
 from experiments.merging.arms import courses, stacked, train_arms
+from experiments.merging.selective_training import languages
 from experiments.merging.verdicts import judged
 from lexinv.merging.criteria import predictive_entropy, random
 from lexinv.merging.selective_loss import selective_cross_entropy, top_share
 from lexinv.nn.language_model import initialize, make_logits
 from lexinv.nn.lexicon import LexiconConfig, token_nll
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import random_kernel, sample
+from lexinv.tokenization.sources import sample
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import require
@@ -58,6 +59,7 @@ class ForkingConfig:
     concentration: float = 0.3
     batch_size: int = 16
     steps: int = 300
+    depth: int = 2
     width: int = 32
     learning_rate: float = 3e-3
 
@@ -79,7 +81,9 @@ class ForkingConfig:
 
     def model(self) -> TransformerConfig:
         width = self.width
-        return TransformerConfig(depth=2, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=2)
+        return TransformerConfig(
+            depth=self.depth, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=self.depth
+        )
 
 
 def spelling(key: Key[Array, ""], config: ForkingConfig) -> Int[Array, "words letters"]:
@@ -108,11 +112,6 @@ def measure(config: ForkingConfig, seeds: tuple[int, ...], workspace: Workspace)
     training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
     known = jnp.tile((jnp.arange(config.length) % config.letters == 0).astype(jnp.float32), (config.batch_size, 1))
 
-    def begin(key: jax.Array) -> tuple[Any, Any]:
-        old, new = (random_kernel(stream(key, name), 1, config.words, config.concentration) for name in ("old", "new"))
-        given = {"old": old, "kernel": new, "spelled": spelling(stream(key, "spelling"), config).astype(jnp.float32)}
-        return initialize(model, lexicon, config.words, key), given
-
     def loss(learned: Any, given: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         def is_arm(*names: str) -> jax.Array:
             return sum((given["arm"] == NAMES.index(name) for name in names), start=jnp.bool_(False))
@@ -132,7 +131,10 @@ def measure(config: ForkingConfig, seeds: tuple[int, ...], workspace: Workspace)
         found = {"nats": jnp.mean(losses), "forks": jnp.sum(weights * known) / jnp.sum(weights)}
         return selective_cross_entropy(losses, weights), found
 
-    learned, given = initial(begin, seeds)
+    learned = initial(lambda key: initialize(model, lexicon, config.words, key), seeds)
+    old, new = (languages(config.words, config.concentration, [2 * seed + part for seed in seeds]) for part in (0, 1))
+    words = jnp.stack([spelling(stream(jax.random.key(seed), "spelling"), config) for seed in seeds])
+    given = {"old": old, "kernel": new, "spelled": words.astype(jnp.float32)}
     folders = {"forking_tokens/scratch": SCRATCH, "forking_tokens/adapted": ADAPTED}
     first, second = folders
     trained = train_arms(

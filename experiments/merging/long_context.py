@@ -63,6 +63,7 @@ class LongContextConfig:
     items: int = 200
     batch_size: int = 32
     steps: int = 120
+    depth: int = 2
     width: int = 64
     learning_rate: float = 3e-3
 
@@ -86,14 +87,14 @@ class LongContextConfig:
 
     def model(self) -> TransformerConfig:
         return TransformerConfig(
-            depth=2,
+            depth=self.depth,
             width=self.width,
             heads=2,
             mlp_width=2 * self.width,
             max_length=self.length * self.factors[-1],
             mixing="smear",
             initialization="mimetic",
-            unroll=2,
+            unroll=self.depth,
         )
 
 
@@ -282,8 +283,8 @@ def judge(measured: dict[str, Any]) -> list[Claim]:
             found[f"over {control}, {factor}x"] = interval(own - accuracy(measured, factor, control))
         return found
 
-    means = {arm: {f"{f}x": interval(accuracy(measured, f, arm)) for f in factors} for arm in measured["accuracy"]["1"]}
     last = factors[-1]
+    means = {arm: interval(accuracy(measured, last, arm)) for arm in measured["accuracy"]["1"]}
     worst = {arm: np.min(measured["accuracy"][str(last)][arm], axis=1) for arm in ("similarity", "random")}
     uneven = {arm: unevenness(measured, last, arm) for arm in ("full", "similarity", "random")}
     rule = f"gain of accuracy over the whole context and over random pairs at {LONG} or more trained lengths"
@@ -292,7 +293,7 @@ def judge(measured: dict[str, Any]) -> list[Claim]:
             1,
             "selection_keeps_long_context",
             "In contexts longer than trained ones, keeping the pairs most similar to the query answers more questions than the whole "
-            "context (measured: kept pairs numbered anew, as many as in training; accuracies of all arms beside).",
+            f"context (measured: kept pairs numbered anew, as many as in training; accuracies at {last} trained lengths beside).",
             rule,
             gains("similarity", "random", "full"),
             SMALLEST,

@@ -52,6 +52,7 @@ class OverthinkingConfig:
     problems: int = 300
     batch_size: int = 32
     steps: int = 400
+    depth: int = 2
     width: int = 64
     learning_rate: float = 3e-3
 
@@ -89,7 +90,9 @@ class OverthinkingConfig:
 
     def model(self) -> TransformerConfig:
         width = self.width
-        return TransformerConfig(depth=2, width=width, heads=4, mlp_width=2 * width, max_length=self.whole, unroll=2)
+        return TransformerConfig(
+            depth=self.depth, width=width, heads=4, mlp_width=2 * width, max_length=self.whole, unroll=self.depth
+        )
 
 
 class Thought(NamedTuple):

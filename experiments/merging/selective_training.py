@@ -6,12 +6,14 @@ clean reference has read as much clean text of the language, drawn from other ke
 the model that learned from all tokens, so that nothing in its arm has ever seen clean text. Judged on clean text in nats per token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
@@ -25,7 +27,7 @@ from lexinv.merging.selective_loss import excess_loss, selective_cross_entropy, 
 from lexinv.nn.language_model import initialize, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import random_kernel, sample
+from lexinv.tokenization.sources import sample
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import require
@@ -57,6 +59,7 @@ class SelectiveConfig:
     length: int = 64
     batch_size: int = 16
     steps: int = 400
+    depth: int = 2
     width: int = 32
     learning_rate: float = 3e-3
 
@@ -70,7 +73,15 @@ class SelectiveConfig:
 
     def model(self) -> TransformerConfig:
         width = self.width
-        return TransformerConfig(depth=2, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=2)
+        return TransformerConfig(
+            depth=self.depth, width=width, heads=2, mlp_width=2 * width, max_length=self.length, unroll=self.depth
+        )
+
+
+def languages(symbols: int, concentration: float, seeds: Sequence[int]) -> Float[Array, "seeds symbols symbols"]:
+    """First-order kernels with Dirichlet rows, one for each seed. By NumPy: JAX takes longer to compile them than all the rest."""
+    draws = [np.random.default_rng(seed).dirichlet(np.full(symbols, concentration), symbols) for seed in seeds]
+    return jnp.asarray(np.stack(draws), jnp.float32)
 
 
 def noisy_text(
@@ -99,11 +110,6 @@ def measure(config: SelectiveConfig, seeds: tuple[int, ...], workspace: Workspac
     def losses(params: Any, tokens: jax.Array, key: jax.Array) -> jax.Array:
         return nll(params, {"tokens": tokens, "row": rows}, key)
 
-    def begin(key: jax.Array) -> tuple[Any, Any]:
-        kernel = random_kernel(stream(key, "language"), 1, config.symbols, config.concentration)
-        learned = initialize(model, lexicon, config.symbols, key)
-        return learned, {"kernel": kernel, "reference": learned}
-
     def loss(learned: Any, given: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         def is_arm(*names: str) -> jax.Array:
             return sum((given["arm"] == NAMES.index(name) for name in names), start=jnp.bool_(False))
@@ -126,7 +132,8 @@ def measure(config: SelectiveConfig, seeds: tuple[int, ...], workspace: Workspac
     def train(name: str, starts: dict[str, Any]) -> dict[str, list[Any]]:
         return train_arms(f"selective_training/{name}", NAMES, starts, loss, training, workspace, config.length)
 
-    learned, given = initial(begin, seeds)
+    learned = initial(lambda key: initialize(model, lexicon, config.symbols, key), seeds)
+    given = {"kernel": languages(config.symbols, config.concentration, seeds), "reference": learned}
     trained = train("first", dict.fromkeys(FIRST, (learned, given)))
     references = {"excess": trained["reference"], "excess_noisy": trained["all"]}
     second = {

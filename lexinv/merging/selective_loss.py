@@ -45,10 +45,12 @@ def top_share(
     A score that is NaN comes last. mask: padding is never taken, and counts in the number of tokens: where fewer than k are real, all are.
     """
     flat = jnp.where(jnp.isnan(scores), -jnp.inf, scores).reshape(-1)
-    there = jnp.ones(flat.shape, bool) if mask is None else mask.reshape(-1)
-    # Not top_k of -inf for padding alone: a real score may be -inf, too.
-    order = jnp.lexsort((-flat, ~there))
-    chosen = jnp.zeros(flat.shape).at[order[: kept_count(rate, flat.size)]].set(1.0)
+    count = kept_count(rate, flat.size)
+    if mask is None:
+        return jnp.zeros(flat.shape).at[jax.lax.top_k(flat, count)[1]].set(1.0).reshape(scores.shape)
+    there = mask.reshape(-1)
+    order = jnp.lexsort((-flat, ~there))  # not by -inf for padding, which a real score may be, too
+    chosen = jnp.zeros(flat.shape).at[order[:count]].set(1.0)
     return jnp.where(there, chosen, 0.0).reshape(scores.shape)
 
 

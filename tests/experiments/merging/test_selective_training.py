@@ -18,6 +18,7 @@ from experiments.merging.selective_training import (
     SelectiveConfig,
     draw,
     judge,
+    languages,
     noisy_text,
     savings,
     steps_to_target,
@@ -109,6 +110,13 @@ def test_noise_is_told_from_text_and_the_language_goes_on_behind_it():
         assert set(np.diff(row[there]) % 8) == {1}
     assert np.unique(tokens[~clean]).size == 8
     assert text(jax.random.key(0), counting, noise=jnp.float32(0.0))[1].all()
+
+
+def test_languages_are_kernels_of_their_seeds():
+    found = np.asarray(languages(6, 0.1, (3, 4)))
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found[0], languages(6, 0.1, (3,))[0])
+    assert np.abs(found[0] - found[1]).max() > 0.1
 
 
 def test_both_halves_of_the_arms_give_one_program():
