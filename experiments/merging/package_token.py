@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
@@ -30,16 +30,24 @@ from lexinv.nn.vision_transformer import VisionConfig, classify
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
+
+def cross_entropy(logits: Float[Array, "images classes"], labels: Int[Array, " images"]) -> float:
+    """Mean over images, in nats."""
+    own = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(labels)[:, None], axis=1)
+    return float(-own.mean())
+
+
 ARMS = {
     "random": ("random pruned", GREY),
     "random package": ("random in a package", ORANGE),
     "prune": ("CLS attention, pruned", SKY),
     "package": ("CLS attention, package", BLUE),
 }
+MEASURES = {"nats": cross_entropy, "accuracy": accuracy}
 JUDGED = 0.25
 """The share of tokens kept at which the claim is judged."""
 SMALLEST = 0.01
-"""The least effect that matters: one point of accuracy, 1 % of an error."""
+"""The least effect that matters: a hundredth of a nat, 1 % of an error."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class PackageConfig:
 
 
 def measure(config: PackageConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """Accuracy of all tokens by model, and for every arm and share, [shares][models], accuracy and error of reconstruction.
+    """Cross-entropy in nats and accuracy of all tokens by model; for every arm, [shares][models], these and the error of reconstruction.
 
     A model for each of the first seeds, as many as there are models.
     """
@@ -73,19 +81,21 @@ def measure(config: PackageConfig, seeds: Sequence[int], workspace: Workspace) -
 
 
 def _arms(config: PackageConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, Any]:
-    full: list[float] = []
-    arms: dict[str, Any] = {
-        name: {what: [[] for _ in config.shares] for what in ("accuracy", "error")} for name in ARMS
-    }
+    full: dict[str, list[float]] = {what: [] for what in MEASURES}
+    measures = (*MEASURES, "error")
+    arms: dict[str, Any] = {name: {what: [[] for _ in config.shares] for what in measures} for name in ARMS}
     for tree, seed in zip(params, seeds, strict=False):
         images = held_out(config.subject, seed, config.images)
         key = stream(jax.random.key(seed), "package")
-        full.append(accuracy(all_tokens(config.subject.model, tree, images.pixels), images.labels))
+        logits = all_tokens(config.subject.model, tree, images.pixels)
+        for what, measured in MEASURES.items():
+            full[what].append(round(measured(logits, images.labels), 4))
         for row, share in enumerate(config.shares):
             budget = round(share * config.subject.model.patches) + 1
             for name in ARMS:
                 logits, error = reduced(config.subject.model, config.layer, name, budget, tree, images.pixels, key)
-                arms[name]["accuracy"][row].append(round(accuracy(logits, images.labels), 4))
+                for what, measured in MEASURES.items():
+                    arms[name][what][row].append(round(measured(logits, images.labels), 4))
                 arms[name]["error"][row].append(float(f"{float(error):.4g}"))
     return {"full": full, "arms": arms}
 
@@ -143,20 +153,22 @@ def reconstruction_error(plans: Plan, x: Float[Array, "images patches width"], p
 def judge(measured: dict[str, Any]) -> list[Claim]:
     """Package against hard pruning and against random pruning, on both tasks."""
     row = measured["shares"].index(JUDGED)
-    right = {name: np.array(arm["accuracy"][row]) for name, arm in measured["arms"].items()}
+    nats = {name: np.array(arm["nats"][row]) for name, arm in measured["arms"].items()}
+    right = {name: arm["accuracy"][row] for name, arm in measured["arms"].items()}
     error = {name: np.log(arm["error"][row]) for name, arm in measured["arms"].items()}
-    shown = {name: interval(values) for name, values in (("all tokens", measured["full"]), *right.items())}
+    shown = {name: interval(values) for name, values in (("all tokens", measured["full"]["accuracy"]), *right.items())}
     return [
         judged(
             10,
             "package_token_beats_pruning",
             f"with {JUDGED:.0%} of the patches kept by attention of CLS, one package token for the others is better than one more kept "
-            "(measured: difference of accuracy, and ln of the error of reconstructing all patches in that layer over the package's).",
+            "(measured: cross-entropy in nats less the package's, and ln of the error of reconstructing all patches in that layer over the "
+            "package's).",
             "better than hard pruning, and than random pruning, at classification and reconstruction",
             {
-                "accuracy - hard": interval(right["package"] - right["prune"]),
+                "nats hard - package": interval(nats["prune"] - nats["package"]),
                 "ln error hard / package": interval(error["prune"] - error["package"]),
-                "accuracy - random": interval(right["package"] - right["random"]),
+                "nats random - package": interval(nats["random"] - nats["package"]),
                 "ln error random / package": interval(error["random"] - error["package"]),
             },
             SMALLEST,
@@ -166,13 +178,19 @@ def judge(measured: dict[str, Any]) -> list[Claim]:
 
 
 def draw(measured: dict[str, Any], axes: Axes) -> None:
-    """Accuracy against the share kept."""
+    """Cross-entropy against the share kept."""
     for name, (label, color) in ARMS.items():
-        rows = np.array(measured["arms"][name]["accuracy"])
+        rows = np.array(measured["arms"][name]["nats"])
         style = "-" if "package" in name else "--"
         band(axes, measured["shares"], rows.T, label, color, marker="o", markersize=3, linestyle=style)
-    reference(axes, float(np.mean(measured["full"])), "all tokens")
-    axes.set(xscale="log", xlabel="share of patches kept", ylabel="accuracy", title="C10 package token")
+    reference(axes, float(np.mean(measured["full"]["nats"])), "all tokens")
+    axes.set(
+        xscale="log",
+        xlabel="share of patches kept",
+        yscale="log",
+        ylabel="cross-entropy, nats",
+        title="C10 package token",
+    )
     axes.set_xticks(measured["shares"], [f"{share:g}" for share in measured["shares"]])
     axes.minorticks_off()
     axes.legend()

@@ -1,4 +1,4 @@
-"""Claim C10 on made-up accuracies and errors; reconstruction by hand; a model of which all arms leave as many tokens."""
+"""Claim C10 on made-up results; reconstruction by hand; a model of which all arms leave as many tokens."""
 
 from dataclasses import replace
 
@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.merging.package_token import ARMS, JUDGED, PackageConfig, draw, judge, reconstruction_error, reduced
+from experiments.merging.package_token import (
+    ARMS,
+    JUDGED,
+    PackageConfig,
+    cross_entropy,
+    draw,
+    judge,
+    reconstruction_error,
+    reduced,
+)
 from lexinv.merging.plan import identity
 from lexinv.merging.ranking import prune_by_score
 from lexinv.merging.strategies import package
@@ -16,7 +25,7 @@ from lexinv.nn.vision_transformer import classify, initialize
 from lexinv.validation import InvalidConfig
 
 SPREAD = np.array([0.0, 0.004, -0.004])
-ACCURACY = {"random": 0.5, "random package": 0.6, "prune": 0.7, "package": 0.8}
+NATS = {"random": 0.5, "random package": 0.4, "prune": 0.3, "package": 0.2}
 ERROR = {"random": 0.9, "random package": 0.6, "prune": 0.5, "package": 0.3}
 
 
@@ -25,12 +34,13 @@ def made_up() -> dict:
     shares = [0.5, JUDGED]
     arms = {
         name: {
-            "accuracy": [(ACCURACY[name] + SPREAD).tolist()] * 2,
+            "nats": [(NATS[name] + SPREAD).tolist()] * 2,
+            "accuracy": [[0.8] * 3] * 2,
             "error": [(ERROR[name] * (1 + SPREAD)).tolist()] * 2,
         }
         for name in ARMS
     }
-    return {"shares": shares, "full": (0.95 + SPREAD).tolist(), "arms": arms}
+    return {"shares": shares, "full": {"nats": (0.1 + SPREAD).tolist(), "accuracy": [0.9] * 3}, "arms": arms}
 
 
 def test_the_claim_holds_on_results_that_satisfy_it():
@@ -41,9 +51,9 @@ def test_the_claim_holds_on_results_that_satisfy_it():
 @pytest.mark.parametrize(
     "arm, what, value",
     [
-        ("package", "accuracy", 0.7),  # no difference from hard pruning
+        ("package", "nats", 0.3),  # no difference from hard pruning
         ("package", "error", 0.5),
-        ("random", "accuracy", 0.8),
+        ("random", "nats", 0.2),
         ("random", "error", 0.3),
     ],
 )
@@ -57,8 +67,13 @@ def test_one_measure_is_enough_to_break_it(arm, what, value):
 
 def test_noise_cannot_tell():
     measured = made_up()
-    measured["arms"]["package"]["accuracy"][1] = [0.9, 0.6, 0.85]
+    measured["arms"]["package"]["nats"][1] = [0.1, 0.4, 0.15]
     assert judge(measured)[0].holds is None
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
+    assert cross_entropy(logits, jnp.array([1, 2])) == pytest.approx(-(np.log(0.25) + np.log(0.8)) / 2)
 
 
 def test_panel_names_all_arms():
