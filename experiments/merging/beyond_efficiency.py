@@ -103,7 +103,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         name: workspace.cached(f"topics/{name}", partial(topic.measure, getattr(config, name), config.seeds, workspace))
         for name, topic in TOPICS.items()
     }
-    return {"corpora": {}, "seeds": list(config.seeds), "topics": topics}
+    arms: dict[str, Any] = {}  # a model that several topics share was trained once, before the first of them
+    for measured in topics.values():
+        if "models" in measured:
+            arms.setdefault(measured["models"], {name: measured[name] for name in ("models", "seconds_elsewhere")})
+    return {"corpora": {}, "seeds": list(config.seeds), "arms": arms, "topics": topics}
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
