@@ -20,6 +20,7 @@ from experiments.harness.claims import Claim, Interval, above, below, every, int
 from experiments.harness.style import GREY, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES, PARTITIONS
+from experiments.merging.published_vision import PublishedModel, open_published
 from experiments.merging.reduced_vision import BATCH, Bench, cost
 from experiments.merging.source_tracking import draw_groups, draw_image
 from experiments.merging.vision_models import DEIT_S, DIGITS, GLYPHS, VisionSubject, held_out, tiny, vision_models
@@ -62,6 +63,8 @@ class Config:
 
     images, test_digits: to judge on, per seed.
 
+    published: models of others, compared as on digits. They have one set of weights, and their seeds are sets of images.
+
     spectra: images per seed whose graphs are looked at. repeats: timed passes. picture_ratio: of the drawn groups.
     """
 
@@ -76,6 +79,7 @@ class Config:
     spectra: int = 32
     repeats: int = 5
     picture_ratio: float = 0.8
+    published: tuple[PublishedModel, ...] = ()
 
     def __post_init__(self):
         for field in ("methods", "few"):
@@ -91,6 +95,11 @@ class Config:
             require(ratios[-1:] and ratios[-1] <= COMPRESSED, field, ratios, f"one of them up to {COMPRESSED}")
         require(set(self.digit_ratios) <= set(self.ratios), "digit_ratios", self.digit_ratios, f"some of {self.ratios}")
         require(self.picture_ratio in self.ratios, "picture_ratio", self.picture_ratio, f"one of {self.ratios}")
+        names = [published.name for published in self.published]
+        once = len({*names, "glyphs", "digits"}) == len(names) + 2
+        require(once, "published.name", names, "each name once, none of our own data's")
+        for published in self.published:
+            require(published.images % BATCH == 0, "published.images", published.images, f"a multiple of {BATCH}")
         for field in ("images", "test_digits"):
             whole = getattr(self, field) > 0 and getattr(self, field) % BATCH == 0
             require(whole, field, getattr(self, field), f"a positive multiple of {BATCH}")
@@ -125,6 +134,7 @@ PRESETS = {
         digit_ratios=(0.95, 0.9, 0.85),
         images=9984,
         picture_ratio=0.9,
+        published=(PublishedModel("DeiT-T", "deit-tiny", 3), PublishedModel("DeiT-S", "deit-small", 6)),
     ),
 }
 
@@ -132,18 +142,25 @@ PRESETS = {
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Per data set and method, [ratios][seeds]: accuracy and spectral distance, and [ratios] the speed-up."""
     seeds, subjects = config.glyphs.training.seeds, {}
-    plan = {
+    arms, corpora, benches, pictures = {}, {}, {}, []
+    for published in config.published:  # a folder that holds no model is refused before anything is trained
+        found = open_published(published, len(seeds))
+        corpora[published.name] = found.fingerprint
+        bench = Bench(found.model, [found.params] * len(seeds), found.images, config.spectra, config.repeats)
+        benches[published.name] = bench, config.few, config.digit_ratios
+    own = {
         "glyphs": (config.glyphs, config.methods, config.ratios, config.images),
         "digits": (config.digits, config.few, config.digit_ratios, config.test_digits),
     }
-    arms, pictures = {}, []
-    for name, (subject, methods, ratios, count) in plan.items():
+    for name, (subject, methods, ratios, count) in own.items():
         models = vision_models(subject, workspace)
         arms[name] = models.origin
         images = [held_out(subject, seed, count) for seed in seeds]
-        model = subject.model
-        bench = Bench(model, models.params, images, config.spectra, config.repeats)
-        costs = [cost(model, bench.schedule(ratio)) for ratio in ratios]
+        bench = Bench(subject.model, models.params, images, config.spectra, config.repeats)
+        benches[name] = bench, methods, ratios
+    for name in (*own, *corpora):
+        bench, methods, ratios = benches[name]
+        costs = [cost(bench.model, bench.schedule(ratio)) for ratio in ratios]
         found: dict[str, Any] = {
             "base": workspace.cached(f"{name}/base", partial(bench.accuracies, bench.plain)),
             "ratios": list(ratios),
@@ -162,7 +179,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             pictures = workspace.cached("pictures", partial(bench.pictures, shown, config.picture_ratio))
         subjects[name] = found
     return {
-        "corpora": {},
+        "corpora": workspace.pinned("published", corpora),
         "seeds": list(seeds),
         "arms": arms,
         "unweighted_ratios": list(config.digit_ratios),
@@ -363,12 +380,16 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Accuracy against FLOPs on both data sets; speed-up against FLOPs; spectral distance against accuracy; groups over two images."""
+    """Accuracy against FLOPs on every data set; speed-up against FLOPs; spectral distance against accuracy; groups over two images."""
     with styled():
-        drawn = Figure(figsize=(11.5, 12.5), layout="constrained")
-        upper, lower = drawn.subfigures(2, 1, height_ratios=(1.7, 1.0))
-        axes = list(upper.subplots(2, 2).flat)
-        for panel, (data, found) in zip(axes, results["subjects"].items(), strict=False):
+        rows = -(-(len(results["subjects"]) + 2) // 2)
+        drawn = Figure(figsize=(11.5, 4.7 + 3.9 * rows), layout="constrained")
+        upper, lower = drawn.subfigures(2, 1, height_ratios=(0.85 * rows, 1.0))
+        panels = list(upper.subplots(rows, 2).flat)
+        first, (speeds, spectra) = panels[0], panels[len(results["subjects"]) :][:2]
+        for spare in panels[len(results["subjects"]) + 2 :]:
+            spare.remove()
+        for panel, (data, found) in zip(panels, results["subjects"].items(), strict=False):
             for method in found["methods"]:
                 label, color = NAMES[method]
                 mean = values(results, data, method).mean(axis=1)
@@ -382,26 +403,26 @@ def figure(results: dict[str, Any]) -> Figure:
             panel.set(xlabel="FLOPs, relative", ylabel="accuracy, mean of seeds", title=f"{data}: off the shelf")
         for method in results["subjects"]["glyphs"]["methods"]:
             speed = values(results, "glyphs", method, "speed")
-            axes[2].plot(results["subjects"]["glyphs"]["flops"], speed, color=NAMES[method][1], **style(method))
+            speeds.plot(results["subjects"]["glyphs"]["flops"], speed, color=NAMES[method][1], **style(method))
         flops = np.array(results["subjects"]["glyphs"]["flops"])
-        axes[2].plot(flops, 1 / flops, color=GREY, linestyle="--", linewidth=1, label="what FLOPs promise")
-        axes[2].set(xlabel="FLOPs, relative", ylabel="throughput, relative", title="glyphs: wall clock of a tiny model")
-        axes[2].legend()
+        speeds.plot(flops, 1 / flops, color=GREY, linestyle="--", linewidth=1, label="what FLOPs promise")
+        speeds.set(xlabel="FLOPs, relative", ylabel="throughput, relative", title="glyphs: wall clock of a tiny model")
+        speeds.legend()
         for method in results["subjects"]["glyphs"]["methods"]:
             if method in PARTITIONS:
                 label, color = NAMES[method]
                 distance, right = (
                     compressed(results, "glyphs", method, what).mean() for what in ("distance", "accuracy")
                 )
-                axes[3].plot(distance, right, "o", color=color, markersize=6)
-                axes[3].annotate(label, (distance, right), (4, 3), textcoords="offset points", fontsize=7)
-        axes[3].margins(x=0.2)
-        axes[3].set(
+                spectra.plot(distance, right, "o", color=color, markersize=6)
+                spectra.annotate(label, (distance, right), (4, 3), textcoords="offset points", fontsize=7)
+        spectra.margins(x=0.2)
+        spectra.set(
             xlabel=f"spectral distance in the first layer, ratios up to {COMPRESSED}",
             ylabel="accuracy, same ratios",
             title="glyphs: spectrum and accuracy",
         )
-        axes[0].legend(fontsize=6.5, ncols=2, loc="lower right")
+        first.legend(fontsize=6.5, ncols=2, loc="lower right")
         pictures = results["pictures"]
         rows = lower.subplots(len(pictures), 1 + len(pictures[0]["groups"]), squeeze=False)
         for row, picture in zip(rows, pictures, strict=True):

@@ -275,7 +275,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         name: interval(values(results, *place, "inverted")[row] - values(results, *place, "protect")[row])
         for name, place in places.items()
     }
-    where = f"(measured at noise {TIGHT}: parity after one step, dominant at {results['layouts']['dominant']['goal']} tokens)"
+    where = f"(measured at noise {TIGHT}: parity after one step, dominant at {results['layouts']['dominant']['goal']['left']} tokens)"
     return [
         Claim(
             "pitome_preserves_spectrum",

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.merging.methods import NAMES, PARTITIONS
 from experiments.merging.off_the_shelf import DRAWN, PRESETS, UNWEIGHTED, claims, figure
+from experiments.merging.published_vision import PublishedModel
 from experiments.merging.reduced_vision import cost
 from experiments.merging.vision_models import GLYPHS, tiny
 from lexinv.validation import InvalidConfig
@@ -152,6 +153,14 @@ def test_figure_leaves_results_alone():
     assert results == before
 
 
+def test_a_published_model_has_a_panel_of_its_own():
+    results = made_up()
+    results["subjects"]["DeiT-S"] = copy.deepcopy(results["subjects"]["digits"])
+    assert len(figure(results).axes) == 5 + 2 * (1 + len(DRAWN))
+    put("prune_random", [0.999, 0.9, 0.9], data="DeiT-S")(results)
+    assert verdicts(results)["pitome_above_random_pruning"] is False
+
+
 def test_cost_is_relative_to_the_unreduced_model():
     model = GLYPHS.model
     assert cost(model, (0,) * 6) == 1
@@ -176,6 +185,8 @@ def test_cost_is_relative_to_the_unreduced_model():
         ("test_digits", {"test_digits": 0}),
         ("spectra", {"spectra": 65}),
         ("repeats", {"repeats": 0}),
+        ("published.name", {"published": (PublishedModel("digits", "weights", 3),)}),
+        ("published.images", {"published": (PublishedModel("DeiT", "weights", 3, images=100),)}),
         ("digits.training.seeds", {"glyphs": tiny(GLYPHS, (5, 6))}),
     ],
 )
