@@ -21,12 +21,35 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim
 from experiments.harness.style import GREY, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.merging import forking_tokens, long_context, overthinking, selective_training
+from experiments.merging import (
+    attention_bias,
+    dense_prediction,
+    forking_tokens,
+    long_context,
+    migration,
+    overhead,
+    overthinking,
+    package_token,
+    quantisation,
+    selective_training,
+    visual_alignment,
+    visual_noise,
+)
+from experiments.merging.attention_bias import AttentionBiasConfig
+from experiments.merging.dense_prediction import DenseConfig
 from experiments.merging.forking_tokens import ForkingConfig
 from experiments.merging.long_context import LongContextConfig
+from experiments.merging.migration import MigrationConfig
+from experiments.merging.overhead import OverheadConfig
 from experiments.merging.overthinking import OverthinkingConfig
+from experiments.merging.package_token import PackageConfig
+from experiments.merging.quantisation import QuantisationConfig
 from experiments.merging.selective_training import SelectiveConfig
 from experiments.merging.verdicts import main_effect, word
+from experiments.merging.vision_models import GLYPHS, tiny
+from experiments.merging.visual_alignment import AlignmentConfig
+from experiments.merging.visual_noise import VisualNoiseConfig
+from experiments.merging.vlm import PRESETS as SCENES
 from lexinv.validation import require
 
 PAPER = """@article{kong2025token,
@@ -43,6 +66,14 @@ TOPICS: dict[str, ModuleType] = {
     "selective_training": selective_training,
     "overthinking": overthinking,
     "forking_tokens": forking_tokens,
+    "visual_noise": visual_noise,
+    "visual_alignment": visual_alignment,
+    "attention_bias": attention_bias,
+    "migration": migration,
+    "package_token": package_token,
+    "quantisation": quantisation,
+    "dense_prediction": dense_prediction,
+    "overhead": overhead,
 }
 
 
@@ -55,6 +86,14 @@ class Config:
     selective_training: SelectiveConfig = SelectiveConfig()
     overthinking: OverthinkingConfig = OverthinkingConfig()
     forking_tokens: ForkingConfig = ForkingConfig()
+    visual_noise: VisualNoiseConfig = VisualNoiseConfig()
+    visual_alignment: AlignmentConfig = AlignmentConfig()
+    attention_bias: AttentionBiasConfig = AttentionBiasConfig()
+    migration: MigrationConfig = MigrationConfig()
+    package_token: PackageConfig = PackageConfig()
+    quantisation: QuantisationConfig = QuantisationConfig()
+    dense_prediction: DenseConfig = DenseConfig()
+    overhead: OverheadConfig = OverheadConfig()
 
     def __post_init__(self):
         require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
@@ -71,6 +110,14 @@ PRESETS = {
             modulus=3, numbers=2, fillers=2, problems=100, batch_size=4, steps=20, depth=1, width=16
         ),
         forking_tokens=ForkingConfig(words=4, text=4, batch_size=4, steps=20, depth=1, width=8),
+        visual_noise=VisualNoiseConfig(SCENES["smoke"].subject, shares=(0.25,), scenes=16),
+        visual_alignment=AlignmentConfig(SCENES["smoke"].subject, cells=(2,), scenes=(8, 8)),
+        attention_bias=AttentionBiasConfig(SCENES["smoke"].subject, scenes=16),
+        migration=MigrationConfig(SCENES["smoke"].subject, scenes=16),
+        package_token=PackageConfig(tiny(GLYPHS), shares=(0.25,), layer=0, images=16),
+        quantisation=QuantisationConfig(passages=2, context=12),
+        dense_prediction=DenseConfig(tiny(GLYPHS), shares=(0.25,), images=(8, 8), patches=64, steps=5),
+        overhead=OverheadConfig(lengths=(16,), batches=(1,), depth=2, width=8, heads=2, rounds=2, turn_seconds=0.001),
     ),
     "cpu": Config(seeds=(0, 1, 2, 3, 4)),
     "paper": Config(
@@ -92,6 +139,16 @@ PRESETS = {
             learning_rate=1e-3,
         ),
         forking_tokens=ForkingConfig(words=256, text=48, batch_size=64, steps=5000, width=256, learning_rate=1e-3),
+        visual_noise=VisualNoiseConfig(SCENES["paper"].subject, scenes=2000),
+        visual_alignment=AlignmentConfig(SCENES["paper"].subject, scenes=(2000, 2000)),
+        attention_bias=AttentionBiasConfig(SCENES["paper"].subject, scenes=2000),
+        migration=MigrationConfig(SCENES["paper"].subject, scenes=2000),
+        package_token=PackageConfig(images=10_000),
+        quantisation=QuantisationConfig(passages=64, context=256),
+        dense_prediction=DenseConfig(images=(2000, 2000), patches=100_000, steps=1000),
+        overhead=OverheadConfig(
+            lengths=(24, 96, 384, 1536), batches=(1, 8, 64), most_pairs=1 << 28, depth=12, width=384, heads=6, rounds=20
+        ),
     ),
 }
 """The position paper has no size of its own: `paper` is the card's experiments at a size for an accelerator."""
@@ -103,11 +160,18 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         name: workspace.cached(f"topics/{name}", partial(topic.measure, getattr(config, name), config.seeds, workspace))
         for name, topic in TOPICS.items()
     }
-    arms: dict[str, Any] = {}  # a model that several topics share was trained once, before the first of them
-    for measured in topics.values():
-        if "models" in measured:
-            arms.setdefault(measured["models"], {name: measured[name] for name in ("models", "seconds_elsewhere")})
-    return {"corpora": {}, "seeds": list(config.seeds), "arms": arms, "topics": topics}
+    corpora = {name: found for topic in topics.values() for name, found in topic.get("corpora", {}).items()}
+    return {"corpora": corpora, "seeds": list(config.seeds), "arms": origins(topics), "topics": topics}
+
+
+def origins(topics: dict[str, Any]) -> dict[str, Any]:
+    """The shared models that topics rest on. What a topic trained itself is no time elsewhere for the next one that finds it."""
+    found: dict[str, Any] = {}
+    for topic in topics.values():
+        if "models" in topic:
+            seconds = min(topic["seconds_elsewhere"], found.get(topic["models"], topic)["seconds_elsewhere"])
+            found[topic["models"]] = {"models": topic["models"], "seconds_elsewhere": seconds}
+    return found
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
