@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.problems import Problem
 from experiments.benchmarks.worker import Worker, WorkerError
 from experiments.harness.claims import interval
 
@@ -96,13 +95,15 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return significant(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]))
 
 
-def size_sweep(axes: Mapping[str, Mapping[int, Problem]], worker: Worker, rounds: int, steps: int) -> dict[str, Any]:
+def size_sweep(
+    axes: Mapping[str, Mapping[int, Any]], worker: Worker, rounds: int, steps: int, kind: str = "language_model"
+) -> dict[str, Any]:
     """Seconds of a step by size along each axis, [sizes][rounds], and the exponent of a power law fitted to them in each round."""
-    labels: dict[Problem, str] = {}
+    labels: dict[Any, str] = {}
     for problem in (problem for problems in axes.values() for problem in problems.values()):
         if problem not in labels:  # the base is on every axis, and measured once
             labels[problem] = str(len(labels))
-            worker.ask("prepare", label=labels[problem], problem=problem)
+            worker.ask("prepare", label=labels[problem], problem=problem, kind=kind)
     seconds = alternate(dict.fromkeys(labels.values(), worker), rounds, steps)["seconds"]
     measured = {}
     for axis, problems in axes.items():

@@ -24,6 +24,15 @@ from experiments.benchmarks.autoencoder_problem import (
     torch_autoencoder_step,
 )
 from experiments.benchmarks.forgetting_problem import ForgettingProblem, jax_steps, torch_steps
+from experiments.benchmarks.merging_problem import (
+    MatchingProblem,
+    MergingProblem,
+    jax_forward,
+    jax_matching,
+    timed_start,
+    torch_forward,
+    torch_matching,
+)
 from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
 from experiments.harness.config import from_json, to_json
 
@@ -113,13 +122,15 @@ class Bench:
         problem: Any,
         library: Literal["jax", "torch"] = "jax",
         compiled: bool = False,
-        kind: Literal["language_model", "forgetting", "autoencoder"] = "language_model",
+        kind: Literal["language_model", "forgetting", "autoencoder", "merging", "matching"] = "language_model",
     ) -> float:
         """Make a step ready under `label`; seconds that its first call took, which compiles."""
         parse, makers = {
             "language_model": (Problem, {"jax": jax_step, "torch": torch_step}),
             "forgetting": (ForgettingProblem, {"jax": jax_steps, "torch": torch_steps}),
             "autoencoder": (AutoencoderProblem, {"jax": jax_autoencoder_step, "torch": torch_autoencoder_step}),
+            "merging": (MergingProblem, {"jax": jax_forward, "torch": torch_forward}),
+            "matching": (MatchingProblem, {"jax": jax_matching, "torch": torch_matching}),
         }[kind]
         start = time.perf_counter()
         step = makers[library](from_json(parse, problem), compiled)
@@ -147,6 +158,10 @@ class Bench:
     def clock(self) -> tuple[float, float]:
         """Wall clock and processor seconds of all threads of this process."""
         return time.perf_counter(), time.process_time()
+
+    def start(self, problem: Any) -> dict[str, Any]:
+        """Seconds that a forward pass with merging takes until it has run once, by part, and how many programs further calls make."""
+        return timed_start(from_json(MergingProblem, problem))
 
     def memory(self, problem: Any) -> int:
         """Peak bytes of the compiled step: temporaries, arguments and outputs, less the outputs written over donated arguments."""
@@ -206,7 +221,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
     bench = Bench()
-    names = ("prepare", "block", "memory", "planned", "resident", "population")
+    names = ("prepare", "block", "memory", "planned", "resident", "population", "start")
     requests = {name: getattr(bench, name) for name in names}
     for line in sys.stdin:
         asked = json.loads(line)

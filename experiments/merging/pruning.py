@@ -171,7 +171,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {
         "corpora": {},
         "seeds": list(seeds),
-        "models": {name: models.origin for name, models in found.items()},
+        "arms": {name: models.origin for name, models in found.items()},
         "kept_flops": [round(flops_share(model, pruning.schedule), 4) for pruning in prunings],
         "schedules": [list(pruning.schedule) for pruning in prunings],
         "whole": whole,

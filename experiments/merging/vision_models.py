@@ -36,7 +36,7 @@ class VisionSubject:
     data: Literal["glyphs", "digits"] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
-    training: DrawnTraining = field(default_factory=lambda: DrawnTraining(steps=1200, optimizer=MUON))
+    training: DrawnTraining = field(default_factory=lambda: DrawnTraining(steps=1000, optimizer=MUON))
 
     def __post_init__(self):
         require(self.data in ("glyphs", "digits"), "subject.data", self.data, "'glyphs' or 'digits'")
@@ -64,8 +64,7 @@ DIGITS = VisionSubject(
 def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
     """The same with a net and a training that show nothing but that all runs."""
     layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
-    optimizer = replace(subject.training.optimizer, warmup_steps=1)
-    training = replace(subject.training, steps=10, batch_size=8, seeds=seeds, optimizer=optimizer)
+    training = DrawnTraining(10, 8, seeds, OptimizerConfig(warmup_steps=1))
     return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 

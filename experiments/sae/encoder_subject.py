@@ -1,35 +1,24 @@
 """MiniLM as a model whose activations autoencoders are trained on: a sentence encoder with published weights, on paragraphs of text."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Float, Int
 
+from experiments.harness.passages import Passages, encode, paragraphs
 from experiments.harness.workspace import Workspace
 from experiments.sae.subject_models import BLOCK, Edit, HeldOut, SubjectConfig, blocks, kept
-from lexinv.data.corpora import Corpus, load_corpus
+from lexinv.data.corpora import load_corpus
 from lexinv.data.minilm import minilm_directory
 from lexinv.nn.text_encoder import Params, TextEncoder, embed_tokens, load_text_encoder, pool
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.sae.activation_streams import ActivationSource, ComputedActivations
 from lexinv.validation import require
-
-LEAST_WORDS = 8
-"""Shorter paragraphs are headings and signatures."""
-
-
-class Passages(NamedTuple):
-    """Paragraphs as ids, [CLS] first and [SEP] last, padded to one length. words: true for what is neither of them, nor padding."""
-
-    tokens: Int32[np.ndarray, "passages time"]
-    mask: Bool[np.ndarray, "passages time"]
-    words: Bool[np.ndarray, "passages time"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,26 +133,3 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
 def words_of(passages: Passages) -> Int[np.ndarray, " passages"]:
     """How many activations each passage has."""
     return passages.words.sum(axis=1)
-
-
-def paragraphs(corpus: Corpus, split: str) -> Iterator[str]:
-    """Pieces of a split's documents between blank lines, of at least `LEAST_WORDS` words, each text once."""
-    seen = set()
-    for text in corpus.splits[split]:
-        for piece in re.split(r"\n\s*\n", text):
-            words = piece.split()
-            joined = " ".join(words)
-            if len(words) >= LEAST_WORDS and joined not in seen:
-                seen.add(joined)
-                yield joined
-
-
-def encode(encoder: TextEncoder, texts: Sequence[str], length: int) -> Passages:
-    """Texts cut and padded to `length` tokens, so that one program serves all."""
-    tokens, mask = encoder.encode(texts, length)
-    padding = ((0, 0), (0, length - tokens.shape[1]))
-    tokens, mask = np.pad(tokens, padding), np.pad(mask, padding)
-    words = mask.copy()
-    words[:, 0] = False
-    words[np.arange(len(words)), mask.sum(axis=1) - 1] = False
-    return Passages(tokens, mask, words)

@@ -7,7 +7,8 @@ gives for the keys of a layer averaged over heads, or for the tokens themselves.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from lexinv.merging.plan import (
     Plan,
@@ -32,6 +33,23 @@ def cosine_similarity(metric: Float[Array, "tokens width"], eps: float = 1e-6) -
     return jnp.where(jnp.isnan(cosines), -1.0, jnp.clip(cosines, -1.0, 1.0))
 
 
+def most_similar(
+    similarity: Float[Array, "tokens others"], eligible: Bool[Array, " others"] | None = None
+) -> tuple[Float[Array, " tokens"], Int[Array, " tokens"]]:
+    """(largest similarity of each token to an eligible other, the first other that has it); (-inf, their number) without one.
+
+    As max and argmax; but the argmax is a minimum over indices, which the CPU computes many at a time, and argmax one by one.
+    """
+    if eligible is not None:
+        similarity = jnp.where(eligible[None, :], similarity, -jnp.inf)
+    best = jnp.max(similarity, axis=1)
+    largest = ~(similarity < best[:, None])  # and of a row with NaN, whose maximum is NaN, all
+    if eligible is not None:
+        largest = largest & eligible[None, :]
+    others = similarity.shape[1]
+    return best, jnp.min(jnp.where(largest, jnp.arange(others, dtype=jnp.int32)[None, :], others), axis=1)
+
+
 def match(
     similarity: Float[Array, "tokens tokens"],
     source: Bool[Array, " tokens"],
@@ -52,8 +70,7 @@ def match(
     section = jnp.where(source, 1, jnp.where(destination, 2, 0)).astype(jnp.int32)
     if mask is not None:
         source, destination = source & mask, destination & mask
-    named = jnp.where(destination[None, :], similarity, -jnp.inf)
-    best, nearest = jnp.max(named, axis=1), jnp.argmax(named, axis=1).astype(jnp.int32)
+    best, nearest = most_similar(similarity, destination)
     if mask is None:
         _, chosen = jax.lax.top_k(jnp.where(source, best, -jnp.inf), num_merge)
         removed = jnp.zeros(tokens, bool).at[chosen].set(True)
@@ -63,6 +80,43 @@ def match(
         removed = fill_with_padding(source & first, num_merge, mask, protect)
         nearest = jnp.where(mask, nearest, tokens)
     return build(removed, nearest, weight, section, tokens - num_merge)
+
+
+def match_known(
+    similarity: Float[Array, "tokens tokens"],
+    source: Bool[np.ndarray, " tokens"],
+    destination: Bool[np.ndarray, " tokens"],
+    num_merge: int,
+) -> Plan:
+    """`match` of all tokens where it is known before compiling which are sources: only the similarities across the sets are looked at."""
+    tokens = similarity.shape[0]
+    if num_merge == 0:
+        return identity(tokens)
+    parts = [np.flatnonzero(part).astype(np.int32) for part in (~(source | destination), source, destination)]
+    neither, sources, destinations = parts
+    best, nearest = most_similar(_take(_take(similarity, sources, 0), destinations, 1))
+    _, chosen = jax.lax.top_k(best, num_merge)
+    # By comparing: scatters and running sums take the compiler longer than the rest of this.
+    places = np.arange(len(sources), dtype=np.int32)
+    gone = jnp.any(chosen[:, None] == places[None, :], axis=0)
+    gone_before = jnp.sum(chosen[:, None] < places[None, :], axis=0, dtype=jnp.int32)
+    stay = len(sources) - num_merge
+    staying = jnp.sort(jnp.where(gone, tokens, sources))[:stay]
+    first = len(neither) + stay  # of the targets that are destinations
+    ends = jnp.where(gone, first + nearest, len(neither) + places - gone_before)
+    kept = [
+        np.arange(start, start + len(part), dtype=np.int32) for start, part in ((0, neither), (first, destinations))
+    ]
+    assign = jnp.concatenate([kept[0], ends, kept[1]])[np.argsort(np.concatenate(parts))]
+    return Plan(assign, jnp.ones(tokens), jnp.concatenate([neither, staying, destinations]))
+
+
+def _take(x: Array, places: Integer[np.ndarray, " kept"], axis: int) -> Array:
+    """These places along an axis; evenly spaced ones as a slice, which the compiler fuses with what is done to them."""
+    steps = np.diff(places)
+    if len(places) < 2 or (steps != steps[0]).any():
+        return jnp.take(x, places, axis=axis)
+    return jax.lax.slice_in_dim(x, int(places[0]), int(places[-1]) + 1, int(steps[0]), axis=axis)
 
 
 def bipartite_matching(
@@ -85,11 +139,12 @@ def bipartite_matching(
     there = tokens - protect
     num_merge = _clip(num_merge, there - -(-there // every))
     if key is None and mask is None:
-        place = jnp.arange(tokens) - protect
-    else:
-        eligible = allowed if mask is None else allowed & mask
-        scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
-        place = descending_rank(scores, eligible)
+        place = np.arange(tokens) - protect
+        named = place % every == 0
+        return match_known(similarity, (place >= 0) & ~named, (place >= 0) & named, num_merge)
+    eligible = allowed if mask is None else allowed & mask
+    scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
+    place = descending_rank(scores, eligible)
     named = place % every == 0
     return match(similarity, allowed & ~named, allowed & named, num_merge, protect, mask)
 
@@ -113,15 +168,15 @@ def grid_matching(
     require(min(cell) >= 1, "cell", cell, "at least 1 token each way")
     down, across = height // rows, width // columns
     require(down * across >= 1, "cell", cell, f"at most the grid of {height} by {width}")
-    inside = jnp.zeros((down, across), jnp.int32)
-    if key is not None:
-        inside = jax.random.randint(key, (down, across), 0, rows * columns)
-    row = jnp.arange(down)[:, None] * rows + inside // columns
-    column = jnp.arange(across)[None, :] * columns + inside % columns
-    places = (protect + row * width + column).reshape(-1)
-    named = jnp.zeros(tokens, bool).at[places].set(True)
-    allowed = unprotected_tokens(tokens, protect)
     num_merge = _clip(num_merge, height * width - down * across)
+    first = protect + np.arange(down)[:, None] * rows * width + np.arange(across)[None, :] * columns
+    allowed = unprotected_tokens(tokens, protect)
+    if key is None:
+        known = np.isin(np.arange(tokens), first)
+        return match_known(similarity, (np.arange(tokens) >= protect) & ~known, known, num_merge)
+    inside = jax.random.randint(key, (down, across), 0, rows * columns)
+    places = (first + inside // columns * width + inside % columns).reshape(-1)
+    named = jnp.zeros(tokens, bool).at[places].set(True)
     return match(similarity, allowed & ~named, named, num_merge, protect)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from lexinv.validation import require
 
-Implementation = Literal["auto", "chunked", "dot_product"]
+Implementation = Literal["auto", "chunked", "whole", "dot_product"]
 
 QUERY_CHUNK = 64
 
@@ -22,7 +22,7 @@ def attention(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
     values: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | Float[Array, "batch 1 1 time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch _ _ time"] | None = None,
     causal: bool = True,
     implementation: Implementation = "auto",
     window: int = 0,
@@ -31,34 +31,42 @@ def attention(
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
-    mask: false for keys that nobody sees. bias: one number for each pair and head, or [batch, 1, 1, time] for each key, such as the log
-        sizes of merged tokens. Masks and biases of keys are for attention that is not causal, and `dot_product`.
+    mask: false for keys that nobody sees. bias: one number for each pair and head; or, for each example, the same, or [batch, 1, 1, time]
+        for each key, such as the log sizes of merged tokens. Masks and biases of examples are not for `chunked`, which `auto` takes on the
+        CPU where attention is causal.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
-    window, in static shapes) and has its gradient written out. `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first
-    for causal attention on the CPU, the second elsewhere.
+    window, in static shapes) and has its gradient written out. `whole` is the definition in the layout that the CPU multiplies fastest,
+    divided after the values are summed; `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first for causal attention on
+    the CPU, the second for other attention on the CPU, the third elsewhere.
     The softmax is computed in float32 whatever the dtype of the arguments. `chunked` is for reverse mode only.
     """
     _check_window(window, causal)
     if implementation == "auto":
-        implementation = "chunked" if causal and jax.default_backend() == "cpu" else "dot_product"
-    dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation == "dot_product"
-    require(dense, "implementation", implementation, "'dot_product' where a mask or a bias of keys is given")
+        on_cpu = jax.default_backend() == "cpu"
+        implementation = "dot_product" if not on_cpu else "chunked" if causal else "whole"
+    dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation != "chunked"
+    require(dense, "implementation", implementation, "not 'chunked' where a mask or a bias of each example is given")
     if implementation == "dot_product":
         seen = None if mask is None else mask[:, None, None]
         batched_bias = None if bias is None else _batched(bias)
         before = (window - 1, 0) if window else None
-        return jax.nn.dot_product_attention(
-            queries, keys, values, bias=batched_bias, mask=seen, is_causal=causal, local_window_size=before
-        )
+        with jax.numpy_dtype_promotion("standard"):  # it asks for the common type of bfloat16 and float32
+            return jax.nn.dot_product_attention(
+                queries, keys, values, bias=batched_bias, mask=seen, is_causal=causal, local_window_size=before
+            )
     queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys, values))
+    if implementation == "whole":
+        weights, total = _unnormalised(queries, keys, bias, 0 if causal else None, window, mask)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(values.dtype), values)
+        return jnp.swapaxes(mixed / total.astype(values.dtype), 1, 2)
     return jnp.swapaxes(_chunked(queries, keys, values, bias, causal, window), 1, 2)
 
 
 def attention_weights(
     queries: Float[Array, "batch time heads dim"],
     keys: Float[Array, "batch time heads dim"],
-    bias: Float[Array, "heads time time"] | Float[Array, "batch 1 1 time"] | None = None,
+    bias: Float[Array, "heads time time"] | Float[Array, "batch _ _ time"] | None = None,
     causal: bool = True,
     window: int = 0,
     mask: Bool[Array, "batch time"] | None = None,

@@ -32,7 +32,8 @@ class MaskedEncoder(nn.Module):
         x = jnp.where((tokens < 0)[..., None], mark, embed(lexicon, tokens))
         hidden, _ = Transformer(self.config, name="transformer")(x)
         scale = self.param("logit_scale", nn.initializers.ones, ())
-        logits = readout(scale * hidden[:, -self.answers :], lexicon)
+        features = scale * hidden[:, -self.answers :].astype(jnp.float32)
+        logits = readout(features.astype(hidden.dtype), lexicon)
         if self.bias:
             logits = logits + self.param("bias", nn.initializers.zeros, (self.vocab,))[None, None]
         return logits

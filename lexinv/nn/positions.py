@@ -2,23 +2,30 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def rotate(
-    x: Float[Array, "batch time heads dim"], base: float = 10_000.0, share: int | None = None
+    x: Float[Array, "batch time heads dim"],
+    base: float = 10_000.0,
+    share: int | None = None,
+    positions: Int[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time heads dim"]:
     """Rotary position embedding (Su et al. 2021, eq. 34), halves of the head as the two coordinates of each plane.
 
-    share: how many channels are rotated, the first ones; the others stay as they are (GPT-NeoX).
+    share: how many channels are rotated, the first ones; the others stay as they are (GPT-NeoX). positions: 0, 1, 2, ... by default.
     """
     if share is not None and share < x.shape[-1]:
-        return jnp.concatenate([rotate(x[..., :share], base), x[..., share:]], axis=-1)
+        return jnp.concatenate([rotate(x[..., :share], base, positions=positions), x[..., share:]], axis=-1)
     half = x.shape[-1] // 2
     frequencies = base ** (-np.arange(half) / half)
-    angles = np.arange(x.shape[1])[:, None] * frequencies[None, :]
-    cosine = jnp.asarray(np.cos(angles), x.dtype)[None, :, None, :]
-    sine = jnp.asarray(np.sin(angles), x.dtype)[None, :, None, :]
+    if positions is None:
+        angles = np.arange(x.shape[1])[:, None] * frequencies[None, :]
+        cosine = jnp.asarray(np.cos(angles), x.dtype)[None, :, None, :]
+        sine = jnp.asarray(np.sin(angles), x.dtype)[None, :, None, :]
+    else:
+        turned = positions[:, :, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)[None, None, :]
+        cosine, sine = (part(turned).astype(x.dtype)[:, :, None, :] for part in (jnp.cos, jnp.sin))
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 

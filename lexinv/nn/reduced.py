@@ -43,6 +43,12 @@ class Reduced(NamedTuple):
 Reduction = Callable[[Seen], Reduced]
 
 
+def unstack(layers: Any) -> list[Any]:
+    """The parameters of each layer from stacked ones."""
+    depth = jax.tree.leaves(layers)[0].shape[0]
+    return [jax.tree.map(lambda leaf, index=index: leaf[index], layers) for index in range(depth)]
+
+
 def run_layers(
     config: TransformerConfig,
     layers: Any,
@@ -51,8 +57,9 @@ def run_layers(
     reductions: Sequence[Reduction | None] = (),
     proportional: bool = True,
 ) -> tuple[Float[Array, "batch kept width"], Float[Array, "batch kept"], list[Any]]:
-    """(stream after the last layer, sizes, what each reduction handed on) of layers with stacked parameters, each with its own shapes.
+    """(stream after the last layer, sizes, what each reduction handed on) of layers, each with its own shapes.
 
+    layers: their parameters, stacked, or a list with those of each, of which no copy is made under jit (`unstack`).
     reductions: one for each layer, or None for a layer that keeps all its tokens; none at all by default. They act after attention, so that
     the MLP is the first to see fewer tokens (Bolya et al. 2023, section 3). proportional: attention sees a token of size s as s tokens;
     otherwise only size 0 makes a difference. Raises `InvalidConfig` for a causal or parallel model, for one with
@@ -65,13 +72,15 @@ def run_layers(
     for field in ("positions", "mixing"):
         allowed = "'none': tokens have no neighbours any more; positions are added before the first layer"
         require(getattr(config, field) == "none", f"model.{field}", getattr(config, field), allowed)
-    require(config.attention != "chunked", "model.attention", config.attention, "'dot_product' or 'auto'")
+    require(config.attention != "chunked", "model.attention", config.attention, "another")
     require(
         len(reductions) in (0, config.depth), "reductions", len(reductions), f"0, or one for each of {config.depth}"
     )
     handed_on = []
     for index in range(config.depth):
-        layer = jax.tree.map(lambda leaf, index=index: leaf[index], layers)
+        layer = (
+            layers[index] if isinstance(layers, list) else jax.tree.map(lambda leaf, index=index: leaf[index], layers)
+        )
         reduction = reductions[index] if reductions else None
         bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))[:, None, None]
         seen: dict[str, Array] = {}

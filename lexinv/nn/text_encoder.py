@@ -21,6 +21,7 @@ from lexinv.nn.checkpoint_directories import (
 )
 from lexinv.nn.linear import layer_norm
 from lexinv.nn.pretrained import gelu, norm_params, stack
+from lexinv.nn.reduced import Reduction, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.validation import choose, require
 
@@ -88,15 +89,32 @@ def hidden_states(
 
 
 def sentence_embeddings(
-    config: TransformerConfig, params: Params, tokens: Int[Array, "batch time"], mask: Bool[Array, "batch time"]
+    config: TransformerConfig,
+    params: Params,
+    tokens: Int[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    reductions: Sequence[Reduction | None] = (),
+    proportional: bool = True,
 ) -> Float[Array, "batch width"]:
-    """The mean of the last level over the mask, at length one; cosines are inner products of these."""
-    return pool(hidden_states(config, params, tokens, mask)[-1], mask)
+    """The mean of the last level over the mask, at length one; cosines are inner products of these.
+
+    reductions, proportional: as in `lexinv.nn.reduced.run_layers`, padding having size 0. They act on LN(x + attention(x)), which is what
+    BERT's MLP reads and what is added to its output. The mean is then by size, over what is left of [CLS] and [SEP] too. Reductions
+    protect [CLS] if told to; [SEP] is a token like others to them, as nothing after the first layer knows its place.
+    """
+    if not reductions:
+        return pool(hidden_states(config, params, tokens, mask)[-1], mask)
+    x, size = embed_tokens(config, params, tokens), mask.astype(jnp.float32)
+    hidden, size, _ = run_layers(config, params["layers"], x, size, reductions, proportional)
+    return pool(hidden, size)
 
 
-def pool(hidden: Float[Array, "batch time width"], mask: Bool[Array, "batch time"]) -> Float[Array, "batch width"]:
-    """The mean over the mask, divided by its norm, in float32."""
-    summed = jnp.sum(jnp.where(mask[..., None], hidden.astype(jnp.float32), 0.0), axis=1)  # the mean's direction
+def pool(
+    hidden: Float[Array, "batch time width"], size: Bool[Array, "batch time"] | Float[Array, "batch time"]
+) -> Float[Array, "batch width"]:
+    """The mean by size, or over a mask, divided by its norm, in float32. What has size 0 may be anything."""
+    weight = size.astype(jnp.float32)[..., None]
+    summed = jnp.sum(jnp.where(weight > 0, weight * hidden.astype(jnp.float32), 0.0), axis=1)  # the mean's direction
     return summed / jnp.maximum(jnp.linalg.norm(summed, axis=-1, keepdims=True), 1e-12)
 
 

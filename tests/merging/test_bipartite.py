@@ -2,6 +2,7 @@
 
 from itertools import combinations, product
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +50,35 @@ def test_a_loop_merges_the_same(tokens, r, seed):
     similarity = similarity_of(tokens, seed)
     plan = MATCH[tokens, r](jnp.asarray(similarity))
     np.testing.assert_allclose(merge(plan, jnp.asarray(x))[0], by_loop(x, similarity, r), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "source, destination, r",
+    [
+        ("001010101", "010101010", 2),
+        ("001010101", "010101010", 4),
+        ("110100100", "001000010", 3),
+        ("000000010", "100000000", 1),
+        ("011111111", "100000000", 5),
+    ],
+)
+def test_known_sets_give_the_plan_of_sets_drawn_while_running(source, destination, r):
+    sets = [np.array(list(part)) == "1" for part in (source, destination)]
+    known = jax.jit(lambda c: bipartite.match_known(c, *sets, r))
+    drawn = jax.jit(lambda c, s, d: bipartite.match(c, s, d, r))
+    for seed in range(5):
+        similarity = jnp.asarray(similarity_of(9, seed))
+        chex.assert_trees_all_equal(known(similarity), drawn(similarity, *map(jnp.asarray, sets)))
+
+
+def test_the_most_similar_is_the_first_largest():
+    """Among equal ones, in a row with NaN, and without any."""
+    rows = [[1, 3, 3, 2], [9, 1, 2, 2], [1, np.nan, 3, np.nan], [-np.inf] * 4]
+    best, nearest = bipartite.most_similar(jnp.array(rows, jnp.float32), jnp.array([False, True, True, True]))
+    np.testing.assert_array_equal(best, np.array([3, 2, np.nan, -np.inf], np.float32))
+    assert nearest.tolist() == [1, 2, 1, 1]
+    best, nearest = bipartite.most_similar(jnp.zeros((2, 3)), jnp.zeros(3, bool))
+    assert best.tolist() == [-np.inf] * 2 and nearest.tolist() == [3, 3]
 
 
 @given(seed=SEEDS)

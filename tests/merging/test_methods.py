@@ -1,6 +1,6 @@
 """What holds for every method: valid plans, conservation, equivariance, padding, bad input."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from lexinv.merging.bipartite import bipartite_matching, complete_graph_matching
 from lexinv.merging.diversity import greedy_dispersion, isolated_token, keep_tokens
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.pagerank import similarity_prune
-from lexinv.merging.plan import Plan, identity, merge, start_sizes, unmerge
+from lexinv.merging.plan import Plan, compose, identity, merge, start_sizes, unmerge
 from lexinv.merging.ranking import prune_at_random, prune_by_score, rank_matching
+from lexinv.merging.schedules import ratio_schedule, token_counts
 from lexinv.nn.attention import size_bias
 from lexinv.validation import InvalidConfig
 
@@ -222,11 +223,60 @@ def test_batches_are_examples_one_by_one(name):
             np.testing.assert_array_equal(found[row], expected)
 
 
-def test_jit_is_eager():
+@pytest.mark.parametrize("name", UNPADDED)
+def test_jit_is_eager(name):
     x, scores = draw(4)
-    eager = PRUNING["score"](cosines(x), scores, None)
-    for found, expected in zip(UNPADDED["score"](cosines(x), scores), eager, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    similarity = cosines(x)
+    eager = (MERGING | MERGING_UNPADDED | PRUNING | MIXED)[name](similarity, scores, None)
+    for found, expected in zip(UNPADDED[name](similarity, scores), eager, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+SHAPES = [(2, 0, 0.5), (5, 2, 0.9), (8, 1, 0.55)]
+"""Tokens, protected ones, and the ratio that each layer keeps."""
+ITERATED = {
+    "alternate": lambda c, count, protect, m: bipartite_matching(c, count, 2, protect, m),
+    "protect": lambda c, count, protect, m: energy_matching(c, energies(c, 0.3, mask=m), count, "protect", protect, m),
+    "rank": lambda c, count, protect, m: rank_matching(c, jnp.sum(c, axis=1), 0, count, protect, m),
+}
+
+
+@cache
+def iterated(name: str, tokens: int, protect: int, ratio: float):
+    """(targets, sizes, the composed plan) of a method in three layers, and how many targets there must be."""
+    schedule = ratio_schedule(tokens, 3, ratio, protect)
+
+    def run(x, mask):
+        plan, size, y = identity(tokens), start_sizes(mask), x
+        for count in schedule:
+            step = ITERATED[name](cosine_similarity(y), count, protect, size > 0)
+            plan, (y, size) = compose(step, plan), merge(step, y, size)
+        return y, size, plan
+
+    return jax.jit(run), token_counts(tokens, schedule)[-1]
+
+
+@pytest.mark.parametrize("name", ITERATED)
+@given(seed=SEEDS, shape=st.sampled_from(SHAPES), data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_schedules_conserve_and_compose(name, seed, shape, data):
+    """Over shapes, masks and schedules: as many targets as planned; protected tokens alone in front; one merge by the composed plan is
+    all merges one after another, and conserves sizes and sums where nothing is weighed by similarity."""
+    tokens, protect, _ = shape
+    mask = jnp.asarray(data.draw(st.lists(st.booleans(), min_size=tokens, max_size=tokens)))
+    x = jax.random.normal(jax.random.key(seed), (tokens, WIDTH))
+    run, left = iterated(name, *shape)
+    y, size, plan = run(x, mask)
+    assert y.shape == (left, WIDTH)
+    np.testing.assert_array_equal(plan.anchor[:protect], np.arange(protect))
+    for front in range(protect):
+        assert np.sum(np.asarray(plan.assign) == front) == 1
+    at_once, sizes = merge_jitted(plan, x, start_sizes(mask))
+    np.testing.assert_allclose(sizes, size, atol=1e-5)
+    np.testing.assert_allclose(at_once, y, atol=1e-5)
+    if name != "rank":
+        np.testing.assert_allclose(size.sum(), mask.sum(), rtol=1e-6)
+        np.testing.assert_allclose((size[:, None] * y).sum(0), jnp.where(mask[:, None], x, 0).sum(0), atol=1e-5)
 
 
 def test_nothing_is_compiled_twice():
@@ -238,11 +288,19 @@ def test_nothing_is_compiled_twice():
             assert seed == 0 or method._cache_size() == before, name
 
 
+@pytest.mark.parametrize("name", UNPADDED)
+def test_tokens_that_are_all_nan_leave_a_valid_plan(name):
+    _, scores = draw(0)
+    check_valid(UNPADDED[name](cosines(jnp.full((TOKENS, WIDTH), jnp.nan)), scores))
+    check_valid(UNPADDED[name](cosines(draw(0)[0]), jnp.full(TOKENS, jnp.nan)))
+
+
 CLIPPED = {
     "alternate": lambda c, r, p: bipartite_matching(c, r, 2, p),
     "random": lambda c, r, p: bipartite_matching(c, r, 2, p, key=KEY),
     "protect": lambda c, r, p: energy_matching(c, c[0], r, "protect", p),
     "ordered": lambda c, r, p: energy_matching(c, c[0], r, "ordered", p),
+    "halves": lambda c, r, p: energy_matching(c, c[0], r, "halves", p),
     "similarity": lambda c, r, p: similarity_prune(c, c[0], r, p),
 }
 
@@ -261,6 +319,41 @@ def test_more_than_can_be_merged_is_clipped_at_half(name, tokens, protect, left)
         CLIPPED[name](similarity, -1, protect)
     with pytest.raises(InvalidConfig, match="protect"):
         CLIPPED[name](similarity, 0, tokens + 1)
+
+
+REFUSING = {
+    "score": lambda c, r, p: prune_by_score(c[0], r, p),
+    "random": lambda c, r, p: prune_at_random(KEY, c.shape[0], r, p),
+    "rank": lambda c, r, p: rank_matching(c, c[0], 0, r, p),
+}
+
+
+@pytest.mark.parametrize("tokens, protect", [(1, 1), (4, 4), (1, 0)])
+@pytest.mark.parametrize("name", REFUSING)
+def test_where_nothing_can_go_methods_that_cannot_clip_refuse(name, tokens, protect):
+    """T = 1 and all protected: none to remove is possible, one more than there are is not."""
+    similarity, run = jnp.ones((tokens, tokens)), REFUSING[name]
+    for found, expected in zip(run(similarity, 0, protect), identity(tokens), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InvalidConfig, match="num_"):
+        run(similarity, tokens - protect + 1, protect)
+
+
+@pytest.mark.parametrize("tokens, protect, left", [(1, 0, 1), (1, 1, 1), (4, 4, 4), (5, 1, 2)])
+def test_a_complete_graph_keeps_one_unprotected_token(tokens, protect, left):
+    plan = complete_graph_matching(jnp.ones((tokens, tokens)), jnp.arange(tokens, dtype=jnp.float32), 100, protect)
+    assert plan.anchor.shape == (left,) and sorted(set(plan.assign.tolist())) == list(range(left))
+
+
+def test_the_smallest_grids_and_subsets():
+    one = jnp.ones((1, 1))
+    np.testing.assert_array_equal(grid_matching(one, 3, 1, 1, (1, 1)).assign, [0])
+    with pytest.raises(InvalidConfig, match="cell"):
+        grid_matching(one, 1, 1, 1, (2, 2))
+    with pytest.raises(InvalidConfig, match="grid"):
+        grid_matching(jnp.ones((3, 3)), 1, 1, 1, (1, 1), protect=3)
+    for objective in ("maxmin", "maxsum"):
+        assert greedy_dispersion(1 - one, 1, isolated_token(1 - one), objective).tolist() == [0]
 
 
 def test_more_than_can_be_pruned_is_refused():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.nn.attention import attention, attention_weights
+from lexinv.nn.attention import attention, attention_weights, size_bias
 from lexinv.nn.initialization import suffix_taps
 from lexinv.nn.linear import linear, rms_norm
 from lexinv.nn.positions import relative_bias, relative_buckets, rotate
@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
         *((150, True, True, window) for window in (1, 9, 70, 200)),
     ],
 )
-def test_both_implementations_compute_the_definition(time, causal, biased, window):
+def test_all_implementations_compute_the_definition(time, causal, biased, window):
     q, k, v = jax.random.normal(KEY, (3, 2, time, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (3, time, time)) if biased else None
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + (0 if bias is None else np.asarray(bias)[None])
@@ -35,9 +35,27 @@ def test_both_implementations_compute_the_definition(time, causal, biased, windo
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     want = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    for implementation in ("chunked", "dot_product"):
+    for implementation in ("chunked", "whole", "dot_product"):
         np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation, window), want, atol=2e-5)
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, window), weights, atol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", ["whole", "dot_product"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_masks_and_biases_of_keys_are_the_definition(causal, implementation):
+    q, k, v = jax.random.normal(KEY, (3, 2, 9, 3, 8))
+    bias = jax.random.normal(jax.random.key(1), (2, 1, 1, 9))
+    mask = jnp.ones((2, 9), bool).at[0, 3:6].set(False).at[1, 8].set(False)
+    seen = np.asarray(mask)[:, None, None] & (np.tri(9, dtype=bool) if causal else np.ones((9, 9), bool))[None, None]
+    scores = np.where(seen, np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + np.asarray(bias), -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    found = attention(q, k, v, bias, causal, implementation, mask=mask)
+    np.testing.assert_allclose(found, np.einsum("bhqk,bkhd->bqhd", weights, v), atol=2e-5)
+    np.testing.assert_allclose(attention_weights(q, k, bias, causal, mask=mask), weights, atol=2e-5)
+    # A key of no size is one that is masked.
+    hidden = size_bias(mask.astype(jnp.float32))[:, None, None] + jnp.where(mask[:, None, None], bias, 0.0)
+    np.testing.assert_allclose(attention(q, k, v, hidden, causal, implementation), found, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +74,7 @@ def test_the_gradient_is_that_of_the_definition(causal, biased, window):
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen[None, None], scores, -jnp.inf)), v)
 
     want = jax.vjp(definition, q, k, v, bias)[1](cotangent)
-    for implementation in ("chunked", "dot_product"):
+    for implementation in ("chunked", "whole", "dot_product"):
         function = partial(attention, causal=causal, implementation=implementation, window=window)
         got = jax.vjp(function, q, k, v, bias)[1](cotangent)
         for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):
@@ -71,10 +89,20 @@ def test_a_window_that_cannot_be_is_refused(window, causal):
         attention(x, x, x, causal=causal, window=window)
 
 
-def test_the_chunked_gradient_keeps_the_dtype():
+@pytest.mark.parametrize("implementation", ["chunked", "dot_product"])
+def test_half_precision_is_kept_and_close(implementation):
+    """Also under strict promotion, in which JAX's own attention asks for a type that it does not give."""
     x = jax.random.normal(KEY, (1, 70, 2, 8), jnp.bfloat16)
-    gradient = jax.grad(lambda x: attention(x, x, x, implementation="chunked").astype(jnp.float32).sum())(x)
-    assert gradient.dtype == jnp.bfloat16
+
+    def run(x):
+        return attention(x, x, x, implementation=implementation)
+
+    found = jax.jit(run)(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), run(x.astype(jnp.float32)), atol=0.03)
+    with jax.numpy_dtype_promotion("standard"):  # the gradient that JAX derives asks for it as well
+        gradient = jax.grad(lambda x: run(x).astype(jnp.float32).sum())(x)
+    assert gradient.dtype == jnp.bfloat16 and np.all(np.isfinite(gradient.astype(jnp.float32)))
 
 
 def test_written_out_gradients_are_those_of_autodiff():
@@ -143,3 +171,12 @@ def test_suffix_taps_weigh_the_equal_symbols_of_two_suffixes():
         for j in range(groups + 1, t + 1):
             want = sum(1.5 * np.exp(-0.4 * g) * (tokens[t - g] == tokens[j - 1 - g]) for g in range(groups))
             np.testing.assert_allclose(scores[t, j], want, rtol=1e-5)
+
+
+def test_rotation_by_given_positions_is_that_of_longer_sequences_at_these_places():
+    x = jax.random.normal(KEY, (2, 12, 3, 8))
+    places = jnp.array([[0, 4, 11], [2, 3, 9]])
+    chosen = jnp.take_along_axis(x, places[:, :, None, None], axis=1)
+    for share in (None, 4):
+        expected = jnp.take_along_axis(rotate(x, share=share), places[:, :, None, None], axis=1)
+        np.testing.assert_allclose(rotate(chosen, share=share, positions=places), expected, atol=1e-6)

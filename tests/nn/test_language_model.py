@@ -248,6 +248,24 @@ def test_bfloat16_compute_keeps_parameters_and_logits_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("output", ["matrix", "tied"])
+def test_bfloat16_does_not_round_the_scale_of_the_logits(output):
+    """27.7128 = sqrt(768) is 27.75 in bfloat16, and all logits of GPT-2 would be 0.13 % too large."""
+    config = replace(PLAIN, dtype="bfloat16", output=output)
+    params, inputs, _ = example(config, STANDARD)
+    embeddings = jax.random.normal(jax.random.key(3), (*inputs.shape, WIDTH), jnp.bfloat16)
+    features = jax.jit(LanguageModel(config).apply, static_argnames="method")
+    scaled, plain = (
+        features(
+            {"params": params["model"] | {"logit_scale": jnp.float32(scale)}}, inputs, embeddings, method="features"
+        )[0]
+        for scale in (768**0.5, 1.0)
+    )
+    assert scaled.dtype == jnp.bfloat16
+    scaled, plain = (np.asarray(each, np.float64) for each in (scaled, plain))
+    np.testing.assert_allclose((scaled * plain).sum() / np.square(plain).sum(), 768**0.5, rtol=5e-4)
+
+
 @pytest.mark.parametrize(
     ("field", "arguments"),
     [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lexinv.nn.reduced import Reduced, run_layers
+from lexinv.nn.reduced import Reduced, run_layers, unstack
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.nn.vision_transformer import (
     LAYERS,
@@ -92,6 +92,21 @@ def test_patches_are_read_row_by_row():
         cut(SMALL, image[:, :4])
 
 
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_bfloat16_is_close_and_gives_float32_logits(pool, params, images):
+    def first_three(seen):
+        return Reduced(seen.stream[:, :3], seen.size[:, :3], (seen.stream, seen.size))
+
+    full = replace(SMALL, pool=pool)
+    half = replace(full, layers=replace(SMALL.layers, dtype="bfloat16"))
+    for reductions in ((), (first_three, None)):
+        logits, seen = classify(half, params, images, reductions)
+        wanted = classify(full, params, images, reductions)[0]
+        assert logits.dtype == jnp.float32
+        assert 0 < float(jnp.max(jnp.abs(logits - wanted))) < 0.05 * float(jnp.max(jnp.abs(wanted)))
+        assert all(found[0].dtype == jnp.bfloat16 and found[1].dtype == jnp.float32 for found in seen)
+
+
 def duplicate(seen):
     """No reduction: the sizes doubled, every token once more."""
     twice = jnp.concatenate([seen.stream, seen.stream], axis=1)
@@ -105,6 +120,12 @@ def merge_duplicates(seen):
 
 
 LAYER = replace(SMALL.layers, depth=3)
+
+
+def test_layers_one_by_one_are_stacked_layers(params, images):
+    apart = {**params, "layers": unstack(params["layers"])}
+    assert len(apart["layers"]) == SMALL.layers.depth
+    np.testing.assert_array_equal(classify(SMALL, apart, images)[0], classify(SMALL, params, images)[0])
 
 
 @partial(jax.jit, static_argnums=(1, 2))

@@ -120,7 +120,7 @@ def made_up() -> dict:
     return {
         "corpora": {},
         "seeds": list(range(SEEDS)),
-        "models": {},
+        "arms": {},
         "kept_flops": BUDGETS.tolist(),
         "schedules": [[0, 9, 9]] * 4,
         "whole": dict.fromkeys(SUBJECTS, column(1.0)),

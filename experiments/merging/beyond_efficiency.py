@@ -1,0 +1,155 @@
+"""Fewer tokens as a design principle, beyond speed: the claims of a position paper as runs that can support or refute them.
+
+Kong et al. 2026 (arXiv 2505.18227) give no experiments; method card token-reduction-beyond-efficiency turns their position into 14 claims.
+Each topic measures one or two of them against the full-token model and against a random reduction of the same size, paired by seed. A
+claim is supported where the whole interval of the effect over both is above 0, refuted where one lies below the smallest effect that would
+matter, and inconclusive otherwise; two are about limits, and supported where the limit shows.
+
+A topic is a module with `measure(config, seeds, workspace)` (a small JSON value), `judge(measured)` (claims, by `verdicts.judged`) and
+`draw(measured, axes)` (one panel); its name here is that of its part of `Config` and of its file.
+"""
+
+import textwrap
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.harness.claims import Claim
+from experiments.harness.style import GREY, panels, styled
+from experiments.harness.workspace import Workspace
+from experiments.merging import forking_tokens, long_context, overthinking, selective_training
+from experiments.merging.forking_tokens import ForkingConfig
+from experiments.merging.long_context import LongContextConfig
+from experiments.merging.overthinking import OverthinkingConfig
+from experiments.merging.selective_training import SelectiveConfig
+from experiments.merging.verdicts import main_effect, word
+from lexinv.validation import require
+
+PAPER = """@article{kong2025token,
+  title = {Token Reduction Should Go Beyond Efficiency in Generative Models -- From Vision, Language to Multimodality},
+  author = {Kong, Zhenglun and Li, Yize and Zeng, Fanhu and Xin, Lei and Messica, Shvat and Lin, Xue and Zhao, Pu and Kellis, Manolis and
+    Tang, Hao and Zitnik, Marinka},
+  journal = {arXiv preprint arXiv:2505.18227},
+  year = {2025},
+  eprint = {2505.18227},
+  archiveprefix = {arXiv}
+}"""
+TOPICS: dict[str, ModuleType] = {
+    "long_context": long_context,
+    "selective_training": selective_training,
+    "overthinking": overthinking,
+    "forking_tokens": forking_tokens,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration of every topic, and the seeds over which effects are paired."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    long_context: LongContextConfig = LongContextConfig()
+    selective_training: SelectiveConfig = SelectiveConfig()
+    overthinking: OverthinkingConfig = OverthinkingConfig()
+    forking_tokens: ForkingConfig = ForkingConfig()
+
+    def __post_init__(self):
+        require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
+
+
+PRESETS = {
+    "smoke": Config(
+        seeds=(0, 1, 2),
+        long_context=LongContextConfig(
+            length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, depth=1, width=16
+        ),
+        selective_training=SelectiveConfig(symbols=8, length=16, batch_size=4, steps=40, depth=1, width=8),
+        overthinking=OverthinkingConfig(
+            modulus=3, numbers=2, fillers=2, problems=100, batch_size=4, steps=20, depth=1, width=16
+        ),
+        forking_tokens=ForkingConfig(words=4, text=4, batch_size=4, steps=20, depth=1, width=8),
+    ),
+    "cpu": Config(seeds=(0, 1, 2, 3, 4)),
+    "paper": Config(
+        seeds=tuple(range(10)),
+        long_context=LongContextConfig(
+            length=512, keys=4096, values=256, items=2000, batch_size=128, steps=5000, width=256, learning_rate=1e-3
+        ),
+        selective_training=SelectiveConfig(
+            symbols=256, length=256, batch_size=64, steps=5000, width=256, learning_rate=1e-3
+        ),
+        overthinking=OverthinkingConfig(
+            modulus=23,
+            numbers=16,
+            fillers=16,
+            problems=2000,
+            batch_size=128,
+            steps=10_000,
+            width=256,
+            learning_rate=1e-3,
+        ),
+        forking_tokens=ForkingConfig(words=256, text=48, batch_size=64, steps=5000, width=256, learning_rate=1e-3),
+    ),
+}
+"""The position paper has no size of its own: `paper` is the card's experiments at a size for an accelerator."""
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """What every topic measured."""
+    topics = {
+        name: workspace.cached(f"topics/{name}", partial(topic.measure, getattr(config, name), config.seeds, workspace))
+        for name, topic in TOPICS.items()
+    }
+    arms: dict[str, Any] = {}  # a model that several topics share was trained once, before the first of them
+    for measured in topics.values():
+        if "models" in measured:
+            arms.setdefault(measured["models"], {name: measured[name] for name in ("models", "seconds_elsewhere")})
+    return {"corpora": {}, "seeds": list(config.seeds), "arms": arms, "topics": topics}
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """The claims of all topics in the order of their numbers."""
+    found = [claim for name, measured in results["topics"].items() for claim in TOPICS[name].judge(measured)]
+    return sorted(found, key=lambda claim: int(claim.statement.split(":")[0].lstrip("C")))
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """A panel for each topic, and the table of effects and verdicts below."""
+    judged = claims(results)
+    columns = min(3, len(results["topics"]))
+    rows = -(-len(results["topics"]) // columns)
+    table = -(-len(judged) // 9) or 1  # rows of panels that the table takes
+    drawn, axes = panels(rows + table, columns, width=4.4 if columns > 1 else 8.0, height=3.2)
+    with styled():
+        for name, panel in zip(results["topics"], axes, strict=False):
+            TOPICS[name].draw(results["topics"][name], panel)
+        for panel in axes[len(results["topics"]) :]:
+            panel.remove()
+        below = drawn.add_subplot(drawn.axes[0].get_gridspec()[rows:, :])
+        tabulate(judged, below)
+    return drawn
+
+
+def tabulate(judged: list[Claim], axes: Axes) -> None:
+    """Claim, main effect, its 95 % interval and the verdict."""
+    rows = []
+    for claim in judged:
+        found = main_effect(claim)
+        name, effect = found if found else ("", None)
+        ends = "" if effect is None or effect.low is None else f"[{effect.low:+.3f}, {effect.high:+.3f}]"
+        mean = "" if effect is None else f"{effect.mean:+.3f}"
+        number = claim.statement.split(":")[0]
+        rows.append([number, claim.name.replace("_", " "), textwrap.shorten(name, 44), mean, ends, word(claim.holds)])
+    axes.set_axis_off()
+    axes.set_title("Effects over seeds, paired, and verdicts")
+    header = ["", "claim", "effect", "mean", "95 % interval", "verdict"]
+    drawn = axes.table(
+        rows, colLabels=header, colWidths=[0.05, 0.32, 0.25, 0.09, 0.16, 0.13], cellLoc="left", loc="upper left"
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    for cell in drawn.get_celld().values():
+        cell.set(edgecolor=GREY, linewidth=0.3)

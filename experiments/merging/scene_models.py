@@ -1,0 +1,194 @@
+"""A toy vision-language model that answers questions about generated scenes, trained once for all experiments that take tokens from it.
+
+Method cards divprune, todre and token-reduction-beyond-efficiency. Everything is trained together: the answers to all questions of a scene,
+which share one image and do not see each other; and two heads of the encoder that are dropped afterwards, as those of a pretrained one: CLS
+names shape and colour of the largest object, as a caption names its subject; every patch those of its object.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.harness.drawn_training import DrawnTraining, Params, initial, train_on_draws
+from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.workspace import Workspace
+from lexinv.data.scenes import KINDS, Questions, SceneConfig, Scenes, ask, sample_scenes
+from lexinv.nn.attention import UNSEEN
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.nn.vision_language import (
+    SYSTEM,
+    Prompt,
+    VisionLanguageConfig,
+    answer_logits,
+    decode,
+    encode,
+    image_logits,
+    initialize,
+    patch_logits,
+    prompt,
+)
+from lexinv.nn.vision_transformer import LAYERS, VisionConfig
+from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.streams import stream
+from lexinv.validation import require
+
+WORDS = 2
+"""Of a question."""
+
+
+@dataclass(frozen=True)
+class SceneSubject:
+    """What decides the models. counts, presences: questions of these kinds for each scene in training, besides one for each object.
+
+    auxiliary: weight of the losses of the encoder's two heads.
+    """
+
+    data: SceneConfig = SceneConfig()
+    vision_depth: int = 2
+    vision_width: int = 48
+    depth: int = 6
+    width: int = 64
+    heads: int = 4
+    counts: int = 2
+    presences: int = 4
+    auxiliary: float = 0.5
+    training: DrawnTraining = DrawnTraining(
+        steps=600, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30)
+    )
+
+    def __post_init__(self):
+        for field in ("vision_depth", "vision_width", "depth", "width", "heads"):
+            require(getattr(self, field) >= 1, f"subject.{field}", getattr(self, field), "at least 1")
+        require(self.auxiliary >= 0, "subject.auxiliary", self.auxiliary, "zero or more")
+        self.model  # noqa: B018 - refuses what the model refuses
+
+    @property
+    def model(self) -> VisionLanguageConfig:
+        """MLPs are twice as wide as the stream."""
+        layers = replace(
+            LAYERS, depth=self.vision_depth, width=self.vision_width, heads=self.heads, mlp_width=2 * self.vision_width
+        )
+        side = self.data.grid * self.data.patch
+        classes = self.data.shapes + self.data.colours
+        return VisionLanguageConfig(
+            VisionConfig(side, self.data.patch, 3, classes, layers=replace(layers, gelu="tanh")),
+            TransformerConfig(self.depth, self.width, self.heads, 2 * self.width),
+            self.data.words,
+            self.data.answers,
+            classes + 2,
+        )
+
+
+def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
+    """The models of the subject, one for each seed, from the user's cache or trained now."""
+    content = asdict(subject) | {"loss": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
+
+    def train(shared: Workspace) -> list[Params]:
+        training = subject.training
+        params = initial(partial(initialize, subject.model), training.seeds)
+        # The tokens of one example are those that the decoder reads.
+        asked = len(subject.data.sizes) + subject.counts + subject.presences
+        tokens = SYSTEM + subject.data.patches + WORDS * asked
+        return train_on_draws("scenes", params, partial(loss, subject), training, shared, tokens)
+
+    return shared_models(content, train, workspace)
+
+
+def loss(subject: SceneSubject, params: Params, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of the answers, in nats, plus the weighted cross-entropies of the encoder's heads; metrics by kind of question."""
+    scene_key, question_key = jax.random.split(key)
+    scenes = sample_scenes(subject.data, subject.training.batch_size, scene_key)
+    questions = ask(subject.data, scenes, question_key, subject.counts, subject.presences)
+    encoded = encode(subject.model, params, scenes.pixels)
+    logits = answer_together(subject, params, encoded.visual, questions)
+    answered = optax.softmax_cross_entropy_with_integer_labels(logits, questions.answer)
+    right = jnp.argmax(logits, axis=-1) == questions.answer
+    of_kind = _slices(subject)
+    metrics = {kind: jnp.mean(right[:, asked]) for kind, asked in of_kind.items()}
+
+    shapes = subject.data.shapes
+    largest = int(np.argmax(subject.data.sizes))
+    named = image_logits(params, encoded.cls)
+    caption = _both(named[:, :shapes], named[:, shapes:], scenes.shape[:, largest], scenes.colour[:, largest])
+    there, owner = scenes.owner >= 0, jnp.maximum(scenes.owner, 0)
+    shape = jnp.where(there, jnp.take_along_axis(scenes.shape, owner, axis=1), shapes)
+    colour = jnp.where(there, jnp.take_along_axis(scenes.colour, owner, axis=1), subject.data.colours)
+    patches = patch_logits(params, encoded.patches)
+    content = _both(patches[..., : shapes + 1], patches[..., shapes + 1 :], shape, colour)
+    metrics |= {"answers": jnp.mean(answered), "caption": caption, "patches": content}
+    return jnp.mean(answered) + subject.auxiliary * (caption + content), metrics
+
+
+def _both(shape_logits: Any, colour_logits: Any, shape: Any, colour: Any) -> jax.Array:
+    one, other = (
+        jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        for logits, labels in ((shape_logits, shape), (colour_logits, colour))
+    )
+    return one + other
+
+
+def _slices(subject: SceneSubject) -> dict[str, slice]:
+    """Where the questions of each kind are."""
+    ends = np.cumsum([0, len(subject.data.sizes), subject.counts, subject.presences])
+    found = {kind: slice(int(a), int(b)) for kind, a, b in zip(KINDS, ends[:-1], ends[1:], strict=True)}
+    return {kind: asked for kind, asked in found.items() if asked.stop > asked.start}
+
+
+class Asked(NamedTuple):
+    """All questions of each scene behind one image: each sees the image and itself, at the positions that it has alone."""
+
+    prompt: Prompt
+    apart: jax.Array
+    """Hides the words of one question from another, [heads, time, time]."""
+    words: np.ndarray
+    """Where the words of each question are, [questions, WORDS]; its answer is read at the last."""
+
+
+def ask_together(
+    subject: SceneSubject,
+    params: Params,
+    visual: jax.Array,
+    questions: Questions,
+    places: jax.Array | None = None,
+    size: jax.Array | None = None,
+    gaps: Literal["keep", "close"] = "keep",
+) -> Asked:
+    """visual, places, size, gaps: as for `lexinv.nn.vision_language.prompt`."""
+    count, number = questions.answer.shape
+    seen = prompt(subject.model, params, visual, questions.words.reshape(count, -1), places, size, gaps)
+    before = SYSTEM + visual.shape[1]
+    which = np.concatenate([np.full(before, -1), np.repeat(np.arange(number), WORDS)])
+    apart = np.where((which[None, :] < 0) | (which[:, None] == which[None, :]), 0.0, UNSEEN).astype(np.float32)
+    behind = np.tile(np.arange(WORDS), number) - np.arange(WORDS * number)
+    shift = jnp.asarray(np.concatenate([np.zeros(before), behind]), jnp.int32)
+    bias = jnp.broadcast_to(jnp.asarray(apart)[None], (subject.heads, *apart.shape))
+    words = before + np.arange(WORDS * number).reshape(number, WORDS)
+    return Asked(seen._replace(positions=seen.positions + shift[None]), bias, words)
+
+
+def answer_together(subject: SceneSubject, params: Params, visual: jax.Array, questions: Questions) -> jax.Array:
+    """Logits [scenes, questions, answers] of all questions of a scene at once."""
+    asked = ask_together(subject, params, visual, questions)
+    after = decode(subject.model, params, asked.prompt, apart=asked.apart)
+    return answer_logits(params, after.stream[:, asked.words[:, -1]])
+
+
+class HeldOut(NamedTuple):
+    """Scenes that were not trained on, and their questions."""
+
+    scenes: Scenes
+    questions: Questions
+
+
+def held_out(subject: SceneSubject, seed: int, count: int) -> HeldOut:
+    """`count` fresh scenes with the questions of training, drawn from a stream that training does not use."""
+    scene_key, question_key = jax.random.split(stream(jax.random.key(seed), "held out"))
+    scenes = sample_scenes(subject.data, count, scene_key)
+    return HeldOut(scenes, ask(subject.data, scenes, question_key, subject.counts, subject.presences))

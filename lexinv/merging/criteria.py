@@ -1,0 +1,57 @@
+"""How much a token matters: the criteria E of the common form X' = P(X, E(X)) of token reduction, each a score for every token.
+
+Kong et al. 2026 (arXiv 2505.18227), appendix A; method card token-reduction-beyond-efficiency. A higher score is kept longer. What CLS or
+all queries give is in `ranking` (`cls_attention`, `received_attention`), energies are in `energy`, ranks by PageRank in `pagerank`. Any
+score goes with any strategy: `ranking.prune_by_score`, `ranking.rank_matching`, `strategies`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from lexinv.merging.bipartite import cosine_similarity
+
+
+def attention_from(
+    attention: Float[Array, "heads queries tokens"], queries: Bool[Array, " queries"]
+) -> Float[Array, " tokens"]:
+    """s_i = sum over the queries j in Q of A_ji, the mean of the heads (appendix A): Q is CLS, the words, or all. Sums to |Q|."""
+    return jnp.sum(jnp.where(queries[None, :, None], attention, 0.0), axis=1).mean(axis=0)
+
+
+def distinctness(x: Float[Array, "tokens width"]) -> Float[Array, " tokens"]:
+    """1 minus the mean cosine to the other tokens: low where a token repeats what others say. 1 for a single token."""
+    similarity = cosine_similarity(x)
+    tokens = x.shape[0]
+    others = jnp.where(jnp.eye(tokens, dtype=bool), 0.0, similarity)
+    return 1.0 - jnp.sum(others, axis=1) / max(tokens - 1, 1)
+
+
+def relevance(x: Float[Array, "tokens width"], query: Float[Array, " width"]) -> Float[Array, " tokens"]:
+    """Cosine to a query vector, such as that of a question."""
+    return cosine_similarity(jnp.concatenate([query[None], x]))[0, 1:]
+
+
+def norm(x: Float[Array, "tokens width"]) -> Float[Array, " tokens"]:
+    """Euclidean length, in float32."""
+    return jnp.linalg.norm(x.astype(jnp.float32), axis=1)
+
+
+def gradient_saliency(
+    loss: Callable[[Float[Array, "tokens width"]], Float[Array, ""]], x: Float[Array, "tokens width"]
+) -> Float[Array, " tokens"]:
+    """||dL / dx_i||: how much the loss changes with a token's vector. 0 for a token that the loss does not read."""
+    return norm(jax.grad(loss)(x))
+
+
+def predictive_entropy(logits: Float[Array, "tokens vocab"]) -> Float[Array, " tokens"]:
+    """Entropy of what is predicted at every token, in nats: log V for even logits, 0 where all mass is on one. -inf is no mass."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(log_probs) * log_probs, 0.0), axis=-1)
+
+
+def random(key: Key[Array, ""], tokens: int) -> Float[Array, " tokens"]:
+    """Uniform numbers: the control of every criterion."""
+    return jax.random.uniform(key, (tokens,))

@@ -1,0 +1,38 @@
+"""Neighbouring windows of documents, paragraphs, and padding."""
+
+import numpy as np
+import pytest
+
+from experiments.harness.passages import encode, neighbouring_windows, paragraphs
+from experiments.merging.text_encoder import untrained
+from lexinv.data.corpora import Corpus
+from lexinv.validation import InvalidConfig
+
+LETTERS = ["abcdefghijkl", "ABCDEFGHIJKL", "mnopqrstuvwx", "MNOPQRSTUVWX"]
+TEXT = "one two three four five six seven eight"
+CORPUS = Corpus("letters", "", {"train": ["short", *LETTERS], "test": [f"{TEXT}\n\nHeading\n \n{TEXT}  nine", TEXT]})
+
+
+def test_windows_are_neighbours_in_documents_of_their_own():
+    encoder = untrained()
+    found = neighbouring_windows(encoder, CORPUS, "train", 7, 4, 0)
+    assert found.shape == (4, 2, 7) and found.dtype == np.int32
+    texts = [encoder.tokenizer.decode(pair[:, 1:-1].reshape(-1).tolist()).replace(" ", "") for pair in found]
+    owners = {document for text in texts for document in LETTERS if text in document}
+    assert all(len(text) == 10 for text in texts) and owners == set(LETTERS)
+    assert (found[..., 0] == 0).all() and (found[..., -1] == 1).all()
+    np.testing.assert_array_equal(found, neighbouring_windows(encoder, CORPUS, "train", 7, 4, 0))
+    assert not np.array_equal(found, neighbouring_windows(encoder, CORPUS, "train", 7, 4, 1))
+    with pytest.raises(InvalidConfig, match="count = 5.*at most 4"):
+        neighbouring_windows(encoder, CORPUS, "train", 7, 5, 0)
+
+
+def test_paragraphs_are_long_enough_and_come_once():
+    assert list(paragraphs(CORPUS, "test")) == [TEXT, f"{TEXT} nine"]
+
+
+def test_texts_are_padded_to_one_length():
+    found = encode(untrained(), ["ab", "abcdef"], 6)
+    assert found.mask.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
+    assert found.words.tolist() == [[False, True, True, False, False, False], [False, *[True] * 4, False]]
+    assert found.tokens[1, -1] == 1

@@ -1,0 +1,152 @@
+"""Criteria, strategies and selective losses: the card's tests that can fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.merging import criteria, ranking, selective_loss, strategies
+from lexinv.merging import plan as plans
+from lexinv.nn.lexicon import token_nll
+from lexinv.validation import InvalidConfig
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (12, 5))
+package = jax.jit(strategies.package, static_argnames=("budget", "protect"))
+top_share = jax.jit(selective_loss.top_share, static_argnames="rate")
+merge, sources, unmerge = jax.jit(plans.merge), jax.jit(plans.sources), jax.jit(plans.unmerge)
+prune_by_score = jax.jit(ranking.prune_by_score, static_argnames="num_prune")
+entropy, saliency = (
+    jax.jit(criteria.predictive_entropy),
+    jax.jit(criteria.gradient_saliency, static_argnums=0),
+)
+selective = jax.jit(selective_loss.selective_cross_entropy)
+
+
+def test_attention_from_some_queries_adds_up_to_their_number():
+    attention = jax.nn.softmax(jax.random.normal(KEY, (3, 6, 6)))
+    queries = jnp.array([True, False, True, False, False, True])
+    scores = criteria.attention_from(attention, queries)
+    np.testing.assert_allclose(jnp.sum(scores), 3, rtol=1e-6)
+    np.testing.assert_allclose(scores[4], np.asarray(attention)[:, [0, 2, 5], 4].mean(0).sum(), rtol=1e-6)
+
+
+def test_saliency_is_zero_where_the_loss_does_not_look():
+    """L = sum of squares of the first three tokens: dL/dx = 2x there."""
+    found = saliency(lambda x: jnp.sum(jnp.square(x[:3])), X)
+    np.testing.assert_allclose(found[:3], 2 * np.linalg.norm(X[:3], axis=1), rtol=1e-5)
+    assert not found[3:].any()
+
+
+def test_entropy_of_even_logits_is_that_of_the_vocabulary():
+    logits = jnp.stack(
+        [jnp.zeros(7), jnp.full(7, -jnp.inf).at[2].set(3.0), jnp.log(jnp.array([0.5, 0.25, 0.25, 0, 0, 0, 0]))]
+    )
+    np.testing.assert_allclose(entropy(logits), [np.log(7), 0, 1.5 * np.log(2)], rtol=1e-6, atol=1e-7)
+
+
+def test_what_repeats_is_least_distinct_and_what_is_asked_most_relevant():
+    x = jnp.array([[1.0, 0, 0], [2.0, 0, 0], [0, 1.0, 0], [0, 0, 3.0]])
+    np.testing.assert_allclose(criteria.distinctness(x), [2 / 3, 2 / 3, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(criteria.distinctness(x[:1]), [1.0])
+    np.testing.assert_allclose(criteria.relevance(x, jnp.array([3.0, 4.0, 0])), [0.6, 0.6, 0.8, 0], atol=1e-6)
+    np.testing.assert_allclose(criteria.norm(x), [1, 2, 1, 3])
+
+
+def test_random_scores_come_from_the_key():
+    assert criteria.random(KEY, 9).tolist() == criteria.random(KEY, 9).tolist()
+    assert criteria.random(KEY, 9).tolist() != criteria.random(jax.random.key(1), 9).tolist()
+
+
+@pytest.mark.parametrize("budget", [2, 5, 11])
+def test_the_package_is_the_mean_of_what_does_not_fit(budget):
+    scores = jax.random.normal(jax.random.key(1), (12,))
+    size = jnp.arange(1.0, 13.0)
+    plan = package(scores, budget)
+    y, sizes = merge(plan, X, size)
+    kept = [0, *sorted(1 + np.argsort(-np.asarray(scores)[1:])[: budget - 2])]
+    gone = [i for i in range(12) if i not in kept]
+    assert y.shape[0] == budget
+    np.testing.assert_allclose(y[:-1], X[np.array(kept)], rtol=1e-6)
+    np.testing.assert_allclose(y[-1], np.average(X[np.array(gone)], axis=0, weights=size[np.array(gone)]), rtol=1e-5)
+    np.testing.assert_allclose(jnp.sum(sizes), jnp.sum(size))
+    assert np.flatnonzero(sources(plan)[-1]).tolist() == gone
+    np.testing.assert_allclose(unmerge(plan, y)[np.array(gone)], np.tile(y[-1], (len(gone), 1)))
+
+
+def test_a_budget_of_all_is_the_identity():
+    for plan in (package(X[:, 0], 12), prune_by_score(X[:, 0], 0), strategies.pool(12, 1)):
+        np.testing.assert_array_equal(merge(plan, X)[0], X)
+    np.testing.assert_array_equal(strategies.unshuffle(X, 1), X)
+
+
+def test_hard_pruning_keeps_what_the_package_plan_keeps_beside_the_package():
+    scores = jax.random.normal(jax.random.key(2), (12,))
+    np.testing.assert_allclose(merge(prune_by_score(scores, 7), X)[0][:-1], merge(package(scores, 6), X)[0][:4])
+    hard, sizes = merge(plans.prune(package(scores, 6)), X)
+    np.testing.assert_allclose(sizes, np.ones(6))
+    assert any(np.allclose(hard[-1], row) for row in X)
+
+
+def test_pooling_and_unshuffling_are_reshapes():
+    np.testing.assert_allclose(merge(strategies.pool(12, 3), X)[0], X.reshape(4, 3, 5).mean(1), rtol=1e-6)
+    np.testing.assert_array_equal(strategies.unshuffle(X, 3)[1], jnp.concatenate([X[3], X[4], X[5]]))
+
+
+def test_distillation_reads_where_its_queries_look():
+    """One-hot tokens and sharp queries copy tokens; even queries average them; padding is not read."""
+    x, sharp = jnp.eye(4), 1e3 * jnp.eye(4)[jnp.array([2, 0])]
+    np.testing.assert_allclose(strategies.distil(x, sharp, jnp.eye(4), jnp.eye(4)), x[jnp.array([2, 0])], atol=1e-6)
+    even = strategies.distil(X, jnp.zeros((3, 2)), X[:5, :2], jnp.eye(5), jnp.arange(12) < 6)
+    np.testing.assert_allclose(even, np.tile(X[:6].mean(0), (3, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call, field",
+    [
+        (lambda: strategies.package(X[:, 0], 1), "budget"),
+        (lambda: strategies.package(X[:, 0], 13), "budget"),
+        (lambda: strategies.pool(12, 5), "width"),
+        (lambda: strategies.unshuffle(X, 0), "factor"),
+        (lambda: selective_loss.top_share(X, 0.0), "rate"),
+        (lambda: selective_loss.top_share(X, 1.5), "rate"),
+    ],
+)
+def test_bad_input_is_refused(call, field):
+    with pytest.raises(InvalidConfig) as error:
+        call()
+    assert error.value.field == field
+
+
+def test_all_weights_one_is_the_mean_cross_entropy_and_the_oracle_mask_the_clean_loss():
+    logits, targets = jax.random.normal(KEY, (2, 6, 4)), jnp.array([[0, 1, 2, 3, 0, 1], [3, 3, 2, 2, 1, 1]])
+    losses = token_nll(logits, targets)
+    np.testing.assert_allclose(selective(losses, jnp.ones((2, 6))), jnp.mean(losses), rtol=1e-6)
+    clean = jnp.array([[1, 0, 1, 1, 0, 1], [1, 1, 1, 0, 0, 1]]) > 0
+    noisy = jnp.where(clean, losses, jnp.nan)
+    found, slope = jax.value_and_grad(selective)(noisy, clean.astype(jnp.float32))
+    np.testing.assert_allclose(found, np.asarray(losses)[np.asarray(clean)].mean(), rtol=1e-6)
+    np.testing.assert_allclose(slope, np.asarray(clean) / 8)
+    assert selective(losses, jnp.zeros((2, 6))) == 0
+
+
+@pytest.mark.parametrize("rate, count", [(0.6, 7), (0.2, 2), (1.0, 12), (0.01, 1)])
+def test_as_many_weights_as_the_rate_says(rate, count):
+    scores = X[:, 0].reshape(3, 4)
+    weights = top_share(scores, rate)
+    assert sorted(scores[weights > 0].tolist()) == sorted(scores.reshape(-1).tolist())[-count:]
+    assert jnp.sum(selective_loss.random_share(KEY, (3, 4), rate)) == count
+    assert jnp.sum(top_share(jnp.zeros((3, 4)), rate)) == count  # ties are no more than k
+
+
+def test_padding_and_nan_are_taken_last():
+    scores = jnp.array([5.0, jnp.nan, -jnp.inf, 1.0, 9.0])
+    mask = jnp.array([True, True, True, True, False])
+    assert top_share(scores, 0.4, mask).tolist() == [1, 0, 0, 1, 0]
+    assert top_share(scores, 1.0, mask).tolist() == [1, 1, 1, 1, 0]
+
+
+def test_excess_loss_has_no_gradient():
+    slope = jax.grad(lambda x: jnp.sum(selective_loss.excess_loss(x, X)))(2 * X)
+    assert not slope.any()
+    np.testing.assert_allclose(selective_loss.excess_loss(2 * X, X), X, rtol=1e-6)
