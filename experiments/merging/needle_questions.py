@@ -193,7 +193,8 @@ def draw(axes: Axes, found: dict[str, Any]) -> None:
     style = {"linestyle": "--", "marker": "o", "markersize": 3}
     band(axes, found["kept"], found["with_outliers"]["divprune"]["rare"], f"{label}, outliers", color, **style)
     reference(axes, CHANCE, "chance")
-    axes.set(title="Questions on single tokens", xlabel="share of tokens kept", ylabel="accuracy", xscale="log")
+    axes.set(title="Questions on single tokens", xlabel="share of tokens kept", ylabel="accuracy")
+    axes.set(xscale="log", ylim=(0, 1.05))
     axes.set_xticks(found["kept"], [f"{kept:g}" for kept in found["kept"]])
     axes.minorticks_off()
     axes.legend(fontsize=7)

@@ -199,7 +199,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 def figure(results: dict[str, Any]) -> Figure:
     """Accuracy and glyph kept against FLOPs, the votes' rankings, then the parts without a network."""
-    drawn, axes = panels(3, 3, width=4.0, height=3.3)
+    drawn, axes = panels(3, 3, width=3.8, height=3.0)
     with styled():
         for place, (subject, title) in enumerate(SUBJECTS.items()):
             pruned_vision.draw(axes[place], results, subject, "accuracy")
