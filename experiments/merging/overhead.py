@@ -209,6 +209,15 @@ def judge(measured: dict[str, Any]) -> list[Claim]:
         ),
         judged(
             13,
+            "overhead_exceeds_gain_when_merged_once",
+            f"so it can where half of the tokens are merged in the first layer alone (measured: the same at N = {short}, without control; "
+            "the first design of this claim, which a pilot refuted before merging in every layer, as ToMe does, was put in its place).",
+            "a short sequence takes longer reduced than full",
+            {f"ln time / full, N = {short}": interval(np.log(cell["tome_once"][0]))},
+            SMALLEST,
+        ),
+        judged(
+            13,
             "reduction_pays_when_long",
             f"from a break-even N on it does not {where} (measured: ln of the time of the full pass over that of the reduced one, at "
             f"N = {long}; break-even N by method and batch size, null if slower at the longest, the shortest N if always faster).",

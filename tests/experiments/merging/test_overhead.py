@@ -28,8 +28,9 @@ def verdicts(measured: dict) -> dict:
     return {claim.name: claim.holds for claim in judge(measured)}
 
 
-def test_both_claims_hold_on_results_that_satisfy_them():
-    assert verdicts(made_up()) == {"overhead_exceeds_gain_when_short": True, "reduction_pays_when_long": True}
+def test_all_claims_hold_on_results_that_satisfy_them():
+    names = ("overhead_exceeds_gain_when_short", "overhead_exceeds_gain_when_merged_once", "reduction_pays_when_long")
+    assert verdicts(made_up()) == dict.fromkeys(names, True)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_both_claims_hold_on_results_that_satisfy_them():
         ("tome", 0, 0.9, "overhead_exceeds_gain_when_short", False),  # never slower
         ("tome", 0, 1.7, "overhead_exceeds_gain_when_short", None),  # about as random's, below
         ("random", 0, 2.1, "overhead_exceeds_gain_when_short", False),  # it is not the scoring
+        ("tome_once", 0, 0.9, "overhead_exceeds_gain_when_merged_once", False),
         ("tome", 2, 1.2, "reduction_pays_when_long", False),
     ],
 )

@@ -26,6 +26,7 @@ from lexinv.validation import InvalidConfig
 
 SPREAD = np.array([0.0, 0.004, -0.004])
 NATS = {"random": 0.5, "random package": 0.4, "prune": 0.3, "package": 0.2}
+RIGHT = {"random": 0.7, "random package": 0.75, "prune": 0.8, "package": 0.85}
 ERROR = {"random": 0.9, "random package": 0.6, "prune": 0.5, "package": 0.3}
 
 
@@ -35,7 +36,7 @@ def made_up() -> dict:
     arms = {
         name: {
             "nats": [(NATS[name] + SPREAD).tolist()] * 2,
-            "accuracy": [[0.8] * 3] * 2,
+            "accuracy": [(RIGHT[name] + SPREAD).tolist()] * 2,
             "error": [(ERROR[name] * (1 + SPREAD)).tolist()] * 2,
         }
         for name in ARMS
@@ -43,9 +44,8 @@ def made_up() -> dict:
     return {"shares": shares, "full": {"nats": (0.1 + SPREAD).tolist(), "accuracy": [0.9] * 3}, "arms": arms}
 
 
-def test_the_claim_holds_on_results_that_satisfy_it():
-    [claim] = judge(made_up())
-    assert claim.holds is True
+def test_the_claims_hold_on_results_that_satisfy_them():
+    assert [claim.holds for claim in judge(made_up())] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,13 @@ def test_one_measure_is_enough_to_break_it(arm, what, value):
     assert judge(measured)[0].holds is False
     measured["arms"][arm][what][0], measured["arms"][arm][what][1] = measured["arms"][arm][what][::-1]
     assert judge(measured)[0].holds is True  # at the other share it is not judged
+
+
+@pytest.mark.parametrize("arm", ["prune", "random"])
+def test_accuracy_has_a_claim_of_its_own(arm):
+    measured = made_up()
+    measured["arms"][arm]["accuracy"][1] = (0.85 + SPREAD).tolist()
+    assert [claim.holds for claim in judge(measured)] == [True, False]
 
 
 def test_noise_cannot_tell():
