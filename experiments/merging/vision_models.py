@@ -36,7 +36,7 @@ class VisionSubject:
     data: Literal["glyphs", "digits"] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
-    training: DrawnTraining = field(default_factory=lambda: DrawnTraining(steps=1000, optimizer=MUON))
+    training: DrawnTraining = field(default_factory=lambda: DrawnTraining(steps=1600, optimizer=MUON))
 
     def __post_init__(self):
         require(self.data in ("glyphs", "digits"), "subject.data", self.data, "'glyphs' or 'digits'")
