@@ -24,6 +24,17 @@ from lexinv.merging.reduction import Example, Method, fourier_reduction, reducti
 from lexinv.nn.reduced import Reduced, Reduction, Seen
 from lexinv.validation import choose, require
 
+PAPER = """@inproceedings{tran2024accelerating,
+  title = {Accelerating Transformers with Spectrum-Preserving Token Merging},
+  author = {Tran, Hoai-Chau and Nguyen, Duy M. H. and Nguyen, Duy M. and Nguyen, Trung-Tin and Le, Ngan and Xie, Pengtao and
+    Sonntag, Daniel and Zou, James Y. and Nguyen, Binh T. and Niepert, Mathias},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  eprint = {2405.16148},
+  archiveprefix = {arXiv}
+}"""
+"""Of the experiments that compare them."""
+
 NAMES: dict[str, tuple[str, str]] = {
     "tome": ("ToMe", VERMILION),
     "random_bipartite": ("random bipartite", ORANGE),

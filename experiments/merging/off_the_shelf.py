@@ -20,6 +20,7 @@ from experiments.harness.claims import Claim, Interval, above, below, every, int
 from experiments.harness.style import GREY, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES, PARTITIONS
+from experiments.merging.methods import PAPER as PAPER
 from experiments.merging.published_vision import PublishedModel, open_published
 from experiments.merging.reduced_vision import BATCH, Bench, cost
 from experiments.merging.source_tracking import draw_groups, draw_image
@@ -28,15 +29,6 @@ from lexinv.data.glyphs import GlyphConfig
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import choose, require
 
-PAPER = """@inproceedings{tran2024accelerating,
-  title = {Accelerating Transformers with Spectrum-Preserving Token Merging},
-  author = {Tran, Hoai-Chau and Nguyen, Duy M. H. and Nguyen, Duy M. and Nguyen, Trung-Tin and Le, Ngan and Xie, Pengtao and
-    Sonntag, Daniel and Zou, James Y. and Nguyen, Binh T. and Niepert, Mathias},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2405.16148},
-  archiveprefix = {arXiv}
-}"""
 SOURCE = "Tran et al. 2024, off-the-shelf image classification"
 CARD = "method card token-merging"
 

@@ -21,7 +21,7 @@ from experiments.harness.drawn_training import DrawnTraining, Params, train_on_d
 from experiments.harness.style import BLUE, GREY, VERMILION, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES
-from experiments.merging.off_the_shelf import PAPER as PAPER
+from experiments.merging.methods import PAPER as PAPER
 from experiments.merging.reduced_vision import BATCH, Bench, cost, reduced
 from experiments.merging.vision_models import (
     DEIT_S,

@@ -21,21 +21,13 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
+from experiments.merging.methods import PAPER as PAPER
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.plan import Plan, merge
 from lexinv.merging.spectral import purity, spectral_distance, token_graph
 from lexinv.validation import require
 
-PAPER = """@inproceedings{tran2024accelerating,
-  title = {Accelerating Transformers with Spectrum-Preserving Token Merging},
-  author = {Tran, Hoai-Chau and Nguyen, Duy M. H. and Nguyen, Duy M. and Nguyen, Trung-Tin and Le, Ngan and Xie, Pengtao and
-    Sonntag, Daniel and Zou, James Y. and Nguyen, Binh T. and Niepert, Mathias},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2405.16148},
-  archiveprefix = {arXiv}
-}"""
 SOURCE = "Tran et al. 2024, theorem on spectral distance"
 CARD = "method card token-merging"
 MARGIN = 0.5

@@ -23,61 +23,23 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
 from experiments.harness.passages import neighbouring_windows
-from experiments.harness.style import BLUE, GREY, PURPLE, SKY, panels, styled
+from experiments.harness.style import GREY, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.merging.methods import NAMES, reductions
+from experiments.merging.methods import PAPER as PAPER
+from experiments.merging.text_methods import METHODS, PADDED, reductions_of
+from experiments.merging.untrained_encoder import untrained
 from lexinv.data.corpora import load_corpus
 from lexinv.data.minilm import minilm_directory
 from lexinv.merging.costs import model_flops
-from lexinv.merging.energy import Mode, energies, energy_matching, margin_of_layer
-from lexinv.merging.plan import Plan, merge
-from lexinv.merging.ranking import prune_by_score
-from lexinv.merging.reduction import Example, reduction
 from lexinv.merging.schedules import ratio_schedule, token_counts
-from lexinv.nn.reduced import Reduction
 from lexinv.nn.text_encoder import TextEncoder, load_text_encoder, sentence_embeddings
-from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.validation import require
 
-PAPER = """@inproceedings{tran2024accelerating,
-  title = {Accelerating Transformers with Spectrum-Preserving Token Merging},
-  author = {Tran, Hoai-Chau and Nguyen, Duy M. H. and Nguyen, Duy M. and Nguyen, Trung-Tin and Le, Ngan and Xie, Pengtao and
-    Sonntag, Daniel and Zou, James Y. and Nguyen, Binh T. and Niepert, Mathias},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2405.16148},
-  archiveprefix = {arXiv}
-}"""
 SOURCE = "Tran et al. 2024, text experiments"
 CARD = "method card token-merging"
 JUDGED = 0.8
 """The ratio of the paper's text experiments."""
 NEAREST = 10
-
-SHARED = ("tome", "random_bipartite", "tofu", "dct", "diffrate", "prune_cls", "prune_random")
-"""Methods as all experiments of the family have them."""
-METHODS: dict[str, tuple[str, str]] = {
-    **{name: NAMES[name] for name in SHARED},
-    "pitome": ("PiToMe for text", BLUE),
-    "pitome_protect": ("PiToMe, alternating", SKY),
-    "pitome_ordered": ("PiToMe, ordered", "#5D3FD3"),
-    "pitome_inverted": ("PiToMe, inverted energy", PURPLE),
-    "pitome_uncounted": ("PiToMe, sizes not in attention", "#882255"),
-    "pitome_restarted": ("PiToMe, sizes restart", "#999933"),
-    "prune_even": ("every so many kept", "#44AA99"),
-}
-"""Name: label and colour."""
-MODES: dict[str, tuple[Mode, float]] = {
-    "pitome": ("halves", 1.0),
-    "pitome_protect": ("protect", 1.0),
-    "pitome_ordered": ("ordered", 1.0),
-    "pitome_inverted": ("halves", -1.0),
-    "pitome_uncounted": ("halves", 1.0),
-    "pitome_restarted": ("halves", 1.0),
-}
-"""How pairs are formed, and the sign of the energy."""
-PADDED = ("tome", "pitome", "prune_cls", "prune_random")
-"""Those that are also run on passages of different lengths."""
 
 
 @dataclass(frozen=True)
@@ -141,82 +103,6 @@ def open_encoder(model: str) -> TextEncoder:
     if model == "untrained":
         return untrained()
     return load_text_encoder(minilm_directory() if model == "minilm" else Path(model).expanduser())
-
-
-def untrained() -> TextEncoder:
-    """One layer of width 16 over bytes, with random weights."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocabulary = {
-        symbol: i for i, symbol in enumerate(["[CLS]", "[SEP]", *sorted(pre_tokenizers.ByteLevel.alphabet())])
-    }
-    tokenizer: Any = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    ends = [("[CLS]", 0), ("[SEP]", 1)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    config = TransformerConfig(
-        depth=1,
-        width=16,
-        heads=2,
-        mlp_width=32,
-        positions="none",
-        causal=False,
-        attention="dot_product",
-        norm="layer",
-        norm_epsilon=1e-12,
-        bias=True,
-        residual="post",
-        gelu="exact",
-    )
-    word_key, place_key, layer_key = jax.random.split(jax.random.key(0), 3)
-    one = jnp.zeros((1, 1, config.width))
-    params = {
-        "words": jax.random.normal(word_key, (len(vocabulary), config.width)),
-        "positions": 0.1 * jax.random.normal(place_key, (config.max_length, config.width)),
-        "types": jnp.zeros((2, config.width)),
-        "norm": jnp.ones(config.width),
-        "norm_bias": jnp.zeros(config.width),
-        "layers": jax.jit(jax.vmap(lambda key: Block(config, False).init(key, one, None)["params"]))(
-            jax.random.split(layer_key, config.depth)
-        ),
-    }
-    return TextEncoder(config, len(vocabulary), params, tokenizer)
-
-
-def reductions_of(
-    method: str, schedule: Sequence[int], depth: int, key: Key[Array, ""], padded: bool = False
-) -> list[Reduction | None]:
-    """A reduction for each of the encoder's layers. ToFu prunes in the first half of those that reduce, not of all."""
-    if method in SHARED:
-        found = reductions(method, schedule, len(schedule), 1, key, padded)
-    elif method == "prune_even":
-        found = [reduction(partial(prune_even, count), padded=padded) for count in schedule]
-    else:
-        combine = restarting if method == "pitome_restarted" else merge
-        plans = [partial(pitome, index, depth, count, *MODES[method]) for index, count in enumerate(schedule)]
-        found = [reduction(plan, combine, padded) for plan in plans]
-    return [*found, *[None] * (depth - len(schedule))]
-
-
-def pitome(layer: int, depth: int, count: int, mode: Mode, sign: float, example: Example) -> Plan:
-    """PiToMe's plan with the Gaussian energies of its text mode."""
-    margin = margin_of_layer(layer, depth, 0.9, 0.25)
-    scores = energies(example.similarity, margin, kind="gauss", mask=example.mask, protect=1)
-    return energy_matching(example.similarity, sign * scores, count, mode, 1, example.mask)
-
-
-def prune_even(count: int, example: Example) -> Plan:
-    """Which tokens go depends on their places alone: the kept ones are spread evenly."""
-    inside = example.stream.shape[0] - 1
-    place, kept = np.arange(inside), inside - count
-    stays = (place + 1) * kept // inside > place * kept // inside
-    return prune_by_score(jnp.asarray([1.0, *stays], jnp.float32), count, 1, example.mask)
-
-
-def restarting(plan: Plan, x: Array, size: Array) -> tuple[Array, Array]:
-    """A merge that forgets sizes, as the paper's code for BERT starts them at 1 in every layer."""
-    merged, sizes = merge(plan, x, (size > 0).astype(jnp.float32))
-    return merged, (sizes > 0).astype(jnp.float32)
 
 
 def measure(config: Config, encoder: TextEncoder, windows: np.ndarray, ratio: float) -> dict[str, Any]:

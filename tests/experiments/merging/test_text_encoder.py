@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 
 from experiments.merging.text_encoder import (
-    METHODS,
-    PADDED,
     PRESETS,
     claims,
     figure,
     judge,
     open_encoder,
-    prune_even,
-    restarting,
 )
+from experiments.merging.text_methods import METHODS, PADDED, prune_even, restarting
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.reduction import Example
 from lexinv.validation import InvalidConfig
