@@ -329,7 +329,7 @@ def figure(results: dict[str, Any]) -> Figure:
             ax.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios], minor=False)
             ax.minorticks_off()
         axes[0].set_ylabel("accuracy")
-        axes[0].legend(fontsize=6, loc="upper left")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
         layers = np.arange(depth + 1)
         for kind, color in zip(TYPES, (BLUE, VERMILION, GREEN, ORANGE), strict=True):
             band(axes[4], layers, after_removal(results, kind), kind, color, marker="o", markersize=3)
