@@ -50,7 +50,7 @@ from experiments.merging.vision_models import GLYPHS, tiny
 from experiments.merging.visual_alignment import AlignmentConfig
 from experiments.merging.visual_noise import VisualNoiseConfig
 from experiments.merging.vlm import PRESETS as SCENES
-from lexinv.validation import require
+from lexinv.validation import choose, require
 
 PAPER = """@article{kong2025token,
   title = {Token Reduction Should Go Beyond Efficiency in Generative Models -- From Vision, Language to Multimodality},
@@ -79,8 +79,9 @@ TOPICS: dict[str, ModuleType] = {
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration of every topic, and the seeds over which effects are paired."""
+    """topics: those that are measured. seeds: over which effects are paired. Then the configuration of every topic."""
 
+    topics: tuple[str, ...] = tuple(TOPICS)
     seeds: tuple[int, ...] = (0, 1, 2)
     long_context: LongContextConfig = LongContextConfig()
     selective_training: SelectiveConfig = SelectiveConfig()
@@ -97,10 +98,15 @@ class Config:
 
     def __post_init__(self):
         require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
+        for name in self.topics:
+            choose("topics", name, tuple(TOPICS))
+        require(0 < len(self.topics) == len(set(self.topics)), "topics", self.topics, "at least one, none twice")
 
 
 PRESETS = {
     "smoke": Config(
+        # The other ways of training are like that in long contexts, and too long together for a smoke test.
+        topics=tuple(name for name in TOPICS if name not in ("selective_training", "overthinking", "forking_tokens")),
         seeds=(0, 1, 2),
         long_context=LongContextConfig(
             length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, depth=1, width=16
@@ -157,8 +163,10 @@ PRESETS = {
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """What every topic measured."""
     topics = {
-        name: workspace.cached(f"topics/{name}", partial(topic.measure, getattr(config, name), config.seeds, workspace))
-        for name, topic in TOPICS.items()
+        name: workspace.cached(
+            f"topics/{name}", partial(TOPICS[name].measure, getattr(config, name), config.seeds, workspace)
+        )
+        for name in config.topics
     }
     corpora = {name: found for topic in topics.values() for name, found in topic.get("corpora", {}).items()}
     return {"corpora": corpora, "seeds": list(config.seeds), "arms": origins(topics), "topics": topics}

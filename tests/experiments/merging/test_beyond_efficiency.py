@@ -72,11 +72,19 @@ def test_the_figure_has_a_panel_a_topic_and_a_table_of_verdicts(topics):
     assert cells[1, 3] == "+0.100" and cells[1, 4] == "[+0.000, +0.200]"
 
 
-@pytest.mark.parametrize("seeds", [(), (1, 1)])
-def test_impossible_configurations_are_refused(seeds):
+@pytest.mark.parametrize(
+    "change",
+    [{"seeds": ()}, {"seeds": (1, 1)}, {"topics": ()}, {"topics": ("overhead",) * 2}, {"topics": ("weather",)}],
+)
+def test_impossible_configurations_are_refused(change):
     with pytest.raises(InvalidConfig) as error:
-        Config(seeds=seeds)
-    assert error.value.field == "seeds"
+        Config(**change)
+    assert error.value.field in change
+
+
+def test_topics_can_be_chosen(topics):
+    results = run(Config(topics=("overhead", "migration")), Memory())
+    assert list(results["topics"]) == ["overhead", "migration"] and len(claims(results)) == 2
 
 
 def test_presets_have_enough_seeds():
