@@ -14,7 +14,7 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.style import BLACK, PALETTE, YELLOW, band, reference
+from experiments.harness.style import BLACK, PALETTE, YELLOW, reference
 from experiments.merging.pruned_vision import CARD, CHUNK, SUBJECTS
 from lexinv.data.glyphs import BACKGROUND, GLYPH, Images
 from lexinv.merging.pagerank import favour_cls, keep_heads, root_mean_square, weighted_pagerank
@@ -121,7 +121,8 @@ def draw(axes: Axes, found: dict[str, Any], subject: str) -> None:
     ranked = np.array(found["pagerank"])
     for layer in range(ranked.shape[1]):
         color = PALETTE[layer % len(PALETTE)]
-        band(axes, VOTES, ranked[:, layer], f"layer {layer}", color, marker="o", markersize=2.5)
+        mean = ranked[:, layer].mean(axis=0)  # bands of three seeds would cover each other
+        axes.plot(VOTES, mean, label=f"layer {layer}", color=color, marker="o", markersize=2.5)
         axes.plot(VOTES, np.array(found["filtered"])[:, layer].mean(axis=0), color=color, linestyle=":", linewidth=1)
     for name, (label, color) in REFERENCES.items():
         reference(axes, float(np.mean(found[name])), f"{label}, all layers", color)
@@ -129,4 +130,4 @@ def draw(axes: Axes, found: dict[str, Any], subject: str) -> None:
         title=f"PageRank, {SUBJECTS[subject]}", xlabel="votes", ylabel="area under ROC curve, glyph", xscale="symlog"
     )
     axes.set_xticks(VOTES, [str(votes) for votes in VOTES])
-    axes.legend(fontsize=6, ncols=2)
+    axes.legend(fontsize=6, ncols=2, loc="lower right")

@@ -199,18 +199,17 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 def figure(results: dict[str, Any]) -> Figure:
     """Accuracy and glyph kept against FLOPs, the votes' rankings, then the parts without a network."""
-    drawn, axes = panels(3, 3, width=3.8, height=3.0)
+    drawn, axes = panels(2, 4, width=3.4, height=3.0)
     with styled():
         for place, (subject, title) in enumerate(SUBJECTS.items()):
             pruned_vision.draw(axes[place], results, subject, "accuracy")
             axes[place].axhline(np.mean(results["whole"][subject]), color="black", linewidth=0.8, label="not pruned")
             axes[place].set(title=title, ylabel="accuracy")
-            attention_rankings.draw(axes[3 + place], results["ranking"], subject)
-        axes[1].legend(fontsize=7)
+            attention_rankings.draw(axes[4 + place], results["ranking"], subject)
         pruned_vision.draw(axes[2], results, "small", "glyph")
         axes[2].set(title="what is kept of the small glyph", ylabel="share of its patches")
-        majority_group.draw(axes[5], results["majority"])
+        majority_group.draw(axes[3], results["majority"])
         selection_quality.draw_coverage(axes[6], results["selection"])
-        selection_quality.draw_optimality(axes[7], results["selection"])
-        needle_questions.draw(axes[8], results["needle"])
+        needle_questions.draw(axes[7], results["needle"])
+        drawn.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return drawn

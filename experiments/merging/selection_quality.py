@@ -278,14 +278,3 @@ def draw_coverage(axes: Axes, found: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.grid(False)
     axes.set(title=f"{found['kept']} of {found['tokens']} tokens", xlabel="coverage radius (cosine distance)")
-
-
-def draw_optimality(axes: Axes, found: dict[str, Any]) -> None:
-    """How often greedy reaches which share of the best."""
-    edges = np.linspace(0, 1, 21)
-    for (name, ratio), color in zip(found["optimality"].items(), (BLUE, SKY, GREEN), strict=True):
-        share = np.cumsum(ratio["histogram"]) / np.sum(ratio["histogram"])
-        axes.plot(edges, [0, *share], color=color, label=f"{name} (worst {ratio['worst']:.2f})")
-        axes.axvline(BOUNDS[name], color=color, linestyle=":", linewidth=1)
-    axes.set(title="Greedy over the best subset", xlabel="ratio; dotted: guaranteed", ylabel="share of draws up to it")
-    axes.legend(loc="upper left")
