@@ -125,6 +125,8 @@ PRESETS = {
         dense_prediction=DenseConfig(tiny(GLYPHS), shares=(0.25,), images=(8, 8), patches=64, steps=5),
         overhead=OverheadConfig(lengths=(16,), batches=(1,), depth=2, width=8, heads=2, rounds=2, turn_seconds=0.001),
     ),
+    # The topics that need no images, whose models take longer than all else.
+    "quick": Config(topics=("long_context", "selective_training", "forking_tokens", "quantisation", "overhead")),
     "cpu": Config(seeds=(0, 1, 2, 3, 4)),
     "paper": Config(
         seeds=tuple(range(10)),

@@ -24,7 +24,16 @@ from experiments.merging.methods import PAPER as PAPER
 from experiments.merging.published_vision import PublishedModel, open_published
 from experiments.merging.reduced_vision import BATCH, Bench, cost
 from experiments.merging.source_tracking import draw_groups, draw_image
-from experiments.merging.vision_models import DEIT_S, DIGITS, GLYPHS, VisionSubject, held_out, tiny, vision_models
+from experiments.merging.vision_models import (
+    DEIT_S,
+    DIGITS,
+    GLYPHS,
+    VisionSubject,
+    held_out,
+    one_seed,
+    tiny,
+    vision_models,
+)
 from lexinv.data.glyphs import GlyphConfig
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import choose, require
@@ -113,6 +122,14 @@ PRESETS = {
         test_digits=64,
         spectra=2,
         repeats=1,
+    ),
+    "quick": Config(
+        glyphs=one_seed(GLYPHS),
+        digits=one_seed(DIGITS),
+        methods=tuple(sorted(NEEDED)),
+        few=tuple(sorted(NEEDED)),
+        ratios=(0.9, 0.8, 0.6),
+        images=640,
     ),
     "cpu": Config(),
     "paper": Config(
@@ -375,7 +392,7 @@ def figure(results: dict[str, Any]) -> Figure:
     """Accuracy against FLOPs on every data set; speed-up against FLOPs; spectral distance against accuracy; groups over two images."""
     with styled():
         rows = -(-(len(results["subjects"]) + 2) // 2)
-        drawn = Figure(figsize=(11.5, 4.7 + 3.9 * rows), layout="constrained")
+        drawn = Figure(figsize=(10.2, 4.2 + 3.5 * rows), layout="constrained")
         upper, lower = drawn.subfigures(2, 1, height_ratios=(0.85 * rows, 1.0))
         panels = list(upper.subplots(rows, 2).flat)
         first, (speeds, spectra) = panels[0], panels[len(results["subjects"]) :][:2]

@@ -30,7 +30,16 @@ from experiments.merging.majority_group import MajorityConfig
 from experiments.merging.needle_questions import NeedleConfig
 from experiments.merging.pruned_vision import AGGRESSIVE, SUBJECTS, Pruning, flops_share, solve_schedule
 from experiments.merging.selection_quality import SelectionConfig
-from experiments.merging.vision_models import GLYPHS, LARGE, VisionSubject, draw, held_out, tiny, vision_models
+from experiments.merging.vision_models import (
+    GLYPHS,
+    LARGE,
+    VisionSubject,
+    draw,
+    held_out,
+    one_seed,
+    tiny,
+    vision_models,
+)
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -118,6 +127,7 @@ PRESETS = {
         selection=SelectionConfig(sizes=(20, 8, 4, 2, 1, 1), width=16, kept=6, seeds=(0, 1), enumerated=20),
         needle=NeedleConfig(tokens=80, kept=(0.1,), scenes=2, seeds=(0, 1), outliers=4),
     ),
+    "quick": Config(small=one_seed(GLYPHS), large=one_seed(LARGE), kept_flops=(0.7, 0.6, 0.5), searched=2),
     "cpu": Config(),
     "paper": Config(
         small=replace(GLYPHS, training=replace(GLYPHS.training, seeds=tuple(range(10)))),

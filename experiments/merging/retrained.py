@@ -7,7 +7,7 @@ the FLOPs of the ratio best.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from experiments.merging.vision_models import (
     VisionSubject,
     held_out,
     make_loss,
+    one_seed,
     tiny,
     vision_models,
 )
@@ -42,6 +43,11 @@ SOURCE = "Tran et al. 2024, retrained image classification"
 CARD = "method card token-merging"
 
 
+FINETUNING = DrawnTraining(
+    steps=400, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25)
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """scheduled: methods that are also run with a fixed number of tokens per layer. ratio: of the patches, left after every layer.
@@ -53,11 +59,7 @@ class Config:
     methods: tuple[str, ...] = ("tome", "pitome", "tofu", "dct", "diffrate", "prune_cls", "prune_random")
     scheduled: tuple[str, ...] = ("tome", "pitome")
     ratio: float = 0.8
-    finetuning: DrawnTraining = field(
-        default_factory=lambda: DrawnTraining(
-            steps=400, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25)
-        )
-    )
+    finetuning: DrawnTraining = FINETUNING
     images: int = 1920
 
     def __post_init__(self):
@@ -77,6 +79,12 @@ SMALLEST = tiny(GLYPHS)
 PRESETS = {
     "smoke": Config(
         glyphs=SMALLEST, methods=("tome", "pitome"), scheduled=("tome",), finetuning=SMALLEST.training, images=64
+    ),
+    "quick": Config(
+        glyphs=one_seed(GLYPHS),
+        methods=("tome", "pitome", "prune_random"),
+        scheduled=("tome",),
+        finetuning=replace(FINETUNING, seeds=(0,)),
     ),
     "cpu": Config(),
     "paper": Config(

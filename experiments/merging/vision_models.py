@@ -68,6 +68,11 @@ def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubje
     return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 
+def one_seed(subject: VisionSubject) -> VisionSubject:
+    """The subject with its first seed alone, for presets that must not take long."""
+    return replace(subject, training=replace(subject.training, seeds=subject.training.seeds[:1]))
+
+
 def vision_models(subject: VisionSubject, workspace: Workspace) -> SharedModels:
     """The subject's models, one for each seed, from the user's cache or trained now. Raises `lexinv.training.fit.NonFiniteLoss`."""
 
