@@ -34,6 +34,7 @@ ENVIRONMENT = frozenset(
         "started",
     )
 )
+LARGEST_PNG = 300_000
 # What `run --record` and `report` write does not make the tree dirty.
 OUTPUTS = ("experiments/records", "experiments/README.md", "README.md")
 
@@ -129,13 +130,22 @@ def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw(module: ModuleType, results: dict[str, Any], format: str) -> bytes:
-    """The figure of an experiment on its results. The bytes depend on nothing else (no date, no version)."""
+    """The figure of an experiment on its results. The bytes depend on nothing else (no date, no version).
+
+    A PNG above LARGEST_PNG is stored with the 256 colours that serve it best: a page of records must not take long to load.
+    """
     from experiments.harness.style import styled
 
     buffer = io.BytesIO()
     with styled():
         metadata = {"Software": None} if format == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
         module.figure(results).savefig(buffer, format=format, metadata=metadata)
+    if format == "png" and buffer.tell() > LARGEST_PNG:
+        from PIL import Image
+
+        few = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        few.save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 

@@ -9,17 +9,15 @@ A topic is a module with `measure(config, seeds, workspace)` (a small JSON value
 `draw(measured, axes)` (one panel); its name here is that of its part of `Config` and of its file.
 """
 
-import textwrap
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim
-from experiments.harness.style import GREY, panels, styled
+from experiments.harness.style import panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging import (
     attention_bias,
@@ -45,7 +43,7 @@ from experiments.merging.overthinking import OverthinkingConfig
 from experiments.merging.package_token import PackageConfig
 from experiments.merging.quantisation import QuantisationConfig
 from experiments.merging.selective_training import SelectiveConfig
-from experiments.merging.verdicts import main_effect, word
+from experiments.merging.verdicts import word
 from experiments.merging.vision_models import GLYPHS, tiny
 from experiments.merging.visual_alignment import AlignmentConfig
 from experiments.merging.visual_noise import VisualNoiseConfig
@@ -191,39 +189,18 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """A panel for each topic, and the table of effects and verdicts below."""
-    judged = claims(results)
-    columns = min(3, len(results["topics"]))
-    rows = -(-len(results["topics"]) // columns)
-    table = -(-len(judged) // 9) or 1  # rows of panels that the table takes
-    drawn, axes = panels(rows + table, columns, width=4.4 if columns > 1 else 8.0, height=3.2)
+    """A panel for each topic, with the verdicts on its claims in their order."""
+    count = len(results["topics"])
+    columns = min(4, count)
+    drawn, axes = panels(-(-count // columns), columns, width=3.2, height=2.6)
     with styled():
-        for name, panel in zip(results["topics"], axes, strict=False):
-            TOPICS[name].draw(results["topics"][name], panel)
-        for panel in axes[len(results["topics"]) :]:
+        for (name, measured), panel in zip(results["topics"].items(), axes, strict=False):
+            TOPICS[name].draw(measured, panel)
+            words = ", ".join(word(claim.holds) for claim in TOPICS[name].judge(measured))
+            panel.set_title(f"{panel.get_title('left')}\n{words}", fontsize=8)
+            if legend := panel.get_legend():
+                for text in legend.get_texts():
+                    text.set_fontsize(5.5)
+        for panel in axes[count:]:
             panel.remove()
-        below = drawn.add_subplot(drawn.axes[0].get_gridspec()[rows:, :])
-        tabulate(judged, below)
     return drawn
-
-
-def tabulate(judged: list[Claim], axes: Axes) -> None:
-    """Claim, main effect, its 95 % interval and the verdict."""
-    rows = []
-    for claim in judged:
-        found = main_effect(claim)
-        name, effect = found if found else ("", None)
-        ends = "" if effect is None or effect.low is None else f"[{effect.low:+.3f}, {effect.high:+.3f}]"
-        mean = "" if effect is None else f"{effect.mean:+.3f}"
-        number = claim.statement.split(":")[0]
-        rows.append([number, claim.name.replace("_", " "), textwrap.shorten(name, 44), mean, ends, word(claim.holds)])
-    axes.set_axis_off()
-    axes.set_title("Effects over seeds, paired, and verdicts")
-    header = ["", "claim", "effect", "mean", "95 % interval", "verdict"]
-    drawn = axes.table(
-        rows, colLabels=header, colWidths=[0.05, 0.32, 0.25, 0.09, 0.16, 0.13], cellLoc="left", loc="upper left"
-    )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(8)
-    for cell in drawn.get_celld().values():
-        cell.set(edgecolor=GREY, linewidth=0.3)

@@ -32,7 +32,7 @@ def judged(
 ) -> Claim:
     """Claim C`number` of the card: `holds` is True where supported, False where refuted, None where inconclusive.
 
-    effects: the judged ones, the main one first (it stands in the table). smallest: see `verdict`. further: measured beside them.
+    effects: the judged ones, the main one first. smallest: see `verdict`. further: measured beside them.
     """
     return Claim(
         name,
@@ -43,12 +43,6 @@ def judged(
         f"supported: {supports}: every whole interval above 0; refuted: one of them below {smallest:g}; otherwise inconclusive",
         verdict(effects, smallest),
     )
-
-
-def main_effect(claim: Claim) -> tuple[str, Interval] | None:
-    """The first interval of what a claim measured, with its name."""
-    measured = claim.measured if isinstance(claim.measured, Mapping) else {"effect": claim.measured}
-    return next(((name, value) for name, value in measured.items() if isinstance(value, Interval)), None)
 
 
 def word(holds: bool | None) -> str:

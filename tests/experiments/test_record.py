@@ -1,8 +1,11 @@
+import io
 import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.__main__ import main
 from experiments.harness import record, report
@@ -158,6 +161,21 @@ def test_report_is_idempotent(recorded, repository):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in repository.rglob("*") if path.is_file()}
     report.write_report()
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+
+
+def test_a_large_figure_has_few_colours_and_the_same_pixels(recorded, monkeypatch):
+    module, (item,) = load("toy/line"), record.read_records()
+
+    def pixels() -> np.ndarray:
+        with Image.open(io.BytesIO(record.draw(module, item.results, "png"))) as image:
+            return np.asarray(image.convert("RGB")).astype(int)
+
+    whole = pixels()
+    monkeypatch.setattr(record, "LARGEST_PNG", 1000)
+    few = pixels()
+    assert few.shape == whole.shape and len(np.unique(few.reshape(-1, 3), axis=0)) <= 256
+    assert np.abs(few - whole).max() < 32
+    assert record.draw(module, item.results, "png") == record.draw(module, item.results, "png")
 
 
 def test_report_judges_again_and_draws_again(recorded):

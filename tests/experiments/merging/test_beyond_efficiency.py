@@ -59,17 +59,12 @@ def test_claims_come_in_the_order_of_their_numbers(topics):
     assert all(claim.holds is True for claim in claims(results))
 
 
-def test_the_figure_has_a_panel_a_topic_and_a_table_of_verdicts(topics):
+def test_the_figure_has_a_panel_a_topic_with_its_verdict(topics):
     results = run(Config(seeds=(0, 1, 2)), Memory())
     before = copy.deepcopy(results)
     drawn = figure(results)
-    assert len(drawn.axes) == len(topics) + 1 and results == before
-    (table,) = drawn.axes[-1].tables
-    cells = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
-    assert cells[0, 5] == "verdict" and [cells[row, 5] for row in range(1, len(topics) + 1)] == ["inconclusive"] * len(
-        topics
-    )
-    assert cells[1, 3] == "+0.100" and cells[1, 4] == "[+0.000, +0.200]"
+    assert len(drawn.axes) == len(topics) and results == before
+    assert all(axes.get_title("left").endswith("\ninconclusive") for axes in drawn.axes)
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_figure_leaves_results_alone():
     before = copy.deepcopy(results)
     drawn = figure(results)
     assert len(drawn.axes) == 8
-    labels = [text.get_text() for text in drawn.axes[1].get_legend().get_texts()]
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert labels == [label for label, _ in METHODS.values()] + ["not pruned"]
     assert results == before
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.claims import Interval, interval
-from experiments.merging.verdicts import judged, main_effect, verdict, word
+from experiments.merging.verdicts import judged, verdict, word
 
 BETTER, WORSE = Interval(0.3, 0.1, 0.5, 3), Interval(-0.3, -0.5, -0.1, 3)
 OPEN, TINY, NOTHING = Interval(0.1, -0.2, 0.4, 3), Interval(0.0, -0.01, 0.01, 3), Interval(0.0, 0.0, 0.0, 3)
@@ -30,12 +30,11 @@ def test_supported_refuted_or_open(effect, control, holds):
     assert verdict({"over full": effect, "over random": control}, 0.02) is holds
 
 
-def test_a_claim_tells_number_rule_and_main_effect():
+def test_a_claim_tells_its_number_and_rule():
     claim = judged(
         3, "faster", "It is faster.", "steps saved", {"saved": BETTER, "over random": OPEN}, 0.05, {"more": 1}
     )
     assert claim.statement.startswith("C3: ") and claim.holds is None and "0.05" in claim.threshold
-    assert main_effect(claim) == ("saved", BETTER)
     assert claim.measured["more"] == 1
     assert [word(holds) for holds in (True, False, None)] == ["supported", "refuted", "inconclusive"]
 
