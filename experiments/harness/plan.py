@@ -81,7 +81,7 @@ def largest_training(config: Any) -> tuple[TransformerConfig, TrainingConfig, in
     context = getattr(getattr(config, "data", None), "context", None)
     known = isinstance(model, TransformerConfig) and isinstance(training, TrainingConfig) and context is not None
     require(known, "experiment", type(config).__module__, "one with the fields model, training and data.context")
-    return model, training, context  # type: ignore[return-value]
+    return model, training, context
 
 
 def make_plan(config: Any, options: PlanOptions) -> Plan:
