@@ -26,6 +26,7 @@ from experiments.merging.reduced_vision import BATCH, Bench, cost, reduced
 from experiments.merging.vision_models import (
     DEIT_S,
     GLYPHS,
+    SEEDS,
     VisionSubject,
     held_out,
     make_loss,
@@ -44,7 +45,7 @@ CARD = "method card token-merging"
 
 
 FINETUNING = DrawnTraining(
-    steps=400, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25)
+    400, batch_size=32, seeds=SEEDS, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25)
 )
 
 
@@ -96,7 +97,7 @@ PRESETS = {
         ),
         ratio=0.9,
         finetuning=DrawnTraining(
-            steps=10000, batch_size=64, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=500)
+            10000, seeds=SEEDS, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=500)
         ),
         images=9984,
     ),

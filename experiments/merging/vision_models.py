@@ -22,9 +22,10 @@ from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import InvalidConfig, require
 
-SMALL = replace(LAYERS, depth=6, width=48, heads=3, mlp_width=192)
-DEIT_S = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536)
+SMALL = replace(LAYERS, depth=6, width=48, heads=3, mlp_width=192, attention="auto")
+DEIT_S = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536, attention="auto")
 MUON = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50)
+SEEDS = (0, 1, 2, 3, 4)
 TRAIN_DIGITS = 1000
 """Of the 1797 digits; the others are for testing."""
 
@@ -36,7 +37,9 @@ class VisionSubject:
     data: Literal["glyphs", "digits"] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
-    training: DrawnTraining = field(default_factory=lambda: DrawnTraining(steps=1600, optimizer=MUON))
+    training: DrawnTraining = field(
+        default_factory=lambda: DrawnTraining(3000, batch_size=32, seeds=SEEDS, optimizer=MUON)
+    )
 
     def __post_init__(self):
         require(self.data in ("glyphs", "digits"), "subject.data", self.data, "'glyphs' or 'digits'")
@@ -51,13 +54,13 @@ class VisionSubject:
 GLYPHS = VisionSubject()
 LARGE = VisionSubject(
     glyphs=GlyphConfig(cell=2, distractor=False, plate=True),
-    training=DrawnTraining(steps=600, optimizer=MUON),
+    training=DrawnTraining(600, seeds=SEEDS, optimizer=MUON),
 )
 """The glyph covers 36 of 64 patches: what a method keeps cannot be all of it (method card zero-tprune)."""
 DIGITS = VisionSubject(
     "digits",
     model=VisionConfig(size=8, patch=1, channels=1, layers=SMALL),
-    training=DrawnTraining(steps=600, optimizer=MUON),
+    training=DrawnTraining(2000, batch_size=32, seeds=SEEDS, optimizer=replace(MUON, weight_decay=0.1)),
 )
 
 
