@@ -138,7 +138,7 @@ class JaxForward:
         from lexinv.nn.vision_transformer import classify
 
         def matching(r):
-            return reduction(lambda example: bipartite_matching(example.similarity, r))
+            return reduction(lambda example: bipartite_matching(example.cosines, r))
 
         def given(plan):
             return lambda seen: Reduced(*jax.vmap(merge)(plan, seen.stream, seen.size), None)
@@ -198,14 +198,14 @@ def jax_matching(problem: MatchingProblem, compiled: bool) -> Callable[[], Any]:
     """Our matching from features to plans, in one program."""
     import jax
 
-    from lexinv.merging.bipartite import cosine_similarity, grid_matching
+    from lexinv.merging.bipartite import cosines, grid_matching
 
     del compiled
 
     @jax.jit
     @jax.vmap
     def match(metric):
-        return grid_matching(cosine_similarity(metric), problem.r, problem.height, problem.width)
+        return grid_matching(cosines(metric), problem.r, problem.height, problem.width)
 
     metric = jax.device_put(problem.metric)
     return lambda: jax.block_until_ready(match(metric))

@@ -2,8 +2,11 @@
 
 Bolya et al. 2023 (arXiv 2210.09461), section 3; on a grid as for Stable Diffusion (arXiv 2303.17604). Method card token-merging, from
 which all of this is written. Everything takes the similarities of one example's tokens, [tokens, tokens], which `cosine_similarity`
-gives for the keys of a layer averaged over heads, or for the tokens themselves.
+gives for the keys of a layer averaged over heads, or for the tokens themselves. Where it is known before compiling which tokens are
+destinations, `Cosines` in their place compute those across the two sets alone.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +25,39 @@ from lexinv.merging.plan import (
 from lexinv.validation import require
 
 
-def cosine_similarity(metric: Float[Array, "tokens width"], eps: float = 1e-6) -> Float[Array, "tokens tokens"]:
+class Cosines(NamedTuple):
+    """The cosines of tokens that are not computed yet. unit: of length 1; zero for a zero vector; NaN for one that is not finite."""
+
+    unit: Float[Array, "tokens width"]
+
+    def between(
+        self, rows: Integer[np.ndarray, " rows"], columns: Integer[np.ndarray, " columns"]
+    ) -> Float[Array, "rows columns"]:
+        """Those of chosen tokens with chosen others."""
+        return _cosines(_take(self.unit, rows, 0), _take(self.unit, columns, 0))
+
+    def all(self) -> Float[Array, "tokens tokens"]:
+        """Those of every token with every one."""
+        return _cosines(self.unit, self.unit)
+
+
+def cosines(metric: Float[Array, "tokens width"], eps: float = 1e-6) -> Cosines:
     """cos(x_i, x_j) in float32 whatever the dtype of `metric`, since rounded similarities reorder the pairs; without gradient.
 
     A norm below `eps` counts as eps: a zero vector has cosine 0 to all. A token that is not finite has -1 to all.
     """
     metric = jax.lax.stop_gradient(metric).astype(jnp.float32)
-    unit = metric / jnp.maximum(jnp.linalg.norm(metric, axis=1, keepdims=True), eps)
-    cosines = jnp.einsum("id,jd->ij", unit, unit, precision="highest")
-    return jnp.where(jnp.isnan(cosines), -1.0, jnp.clip(cosines, -1.0, 1.0))
+    return Cosines(metric / jnp.maximum(jnp.linalg.norm(metric, axis=1, keepdims=True), eps))
+
+
+def cosine_similarity(metric: Float[Array, "tokens width"], eps: float = 1e-6) -> Float[Array, "tokens tokens"]:
+    """All of `cosines(metric, eps)`."""
+    return cosines(metric, eps).all()
+
+
+def _cosines(x: Float[Array, "rows width"], y: Float[Array, "columns width"]) -> Float[Array, "rows columns"]:
+    found = jnp.einsum("id,jd->ij", x, y, precision="highest")
+    return jnp.where(jnp.isnan(found), -1.0, jnp.clip(found, -1.0, 1.0))
 
 
 def most_similar(
@@ -83,18 +110,22 @@ def match(
 
 
 def match_known(
-    similarity: Float[Array, "tokens tokens"],
+    similarity: Float[Array, "tokens tokens"] | Cosines,
     source: Bool[np.ndarray, " tokens"],
     destination: Bool[np.ndarray, " tokens"],
     num_merge: int,
 ) -> Plan:
     """`match` of all tokens where it is known before compiling which are sources: only the similarities across the sets are looked at."""
-    tokens = similarity.shape[0]
+    tokens = len(source)
     if num_merge == 0:
         return identity(tokens)
     parts = [np.flatnonzero(part).astype(np.int32) for part in (~(source | destination), source, destination)]
     neither, sources, destinations = parts
-    best, nearest = most_similar(_take(_take(similarity, sources, 0), destinations, 1))
+    if isinstance(similarity, Cosines):
+        across = similarity.between(sources, destinations)
+    else:
+        across = _take(_take(similarity, sources, 0), destinations, 1)
+    best, nearest = most_similar(across)
     _, chosen = jax.lax.top_k(best, num_merge)
     # By comparing: scatters and running sums take the compiler longer than the rest of this.
     places = np.arange(len(sources), dtype=np.int32)
@@ -120,7 +151,7 @@ def _take(x: Array, places: Integer[np.ndarray, " kept"], axis: int) -> Array:
 
 
 def bipartite_matching(
-    similarity: Float[Array, "tokens tokens"],
+    similarity: Float[Array, "tokens tokens"] | Cosines,
     num_merge: int,
     every: int = 2,
     protect: int = 1,
@@ -133,7 +164,7 @@ def bipartite_matching(
     are counted off (random matching); by index without one. protect: the first tokens, left alone. num_merge is clipped at the number of
     sources, floor(N / 2) of N unprotected tokens for every = 2. Raises `InvalidConfig` for a negative num_merge and `every` below 2.
     """
-    tokens = similarity.shape[0]
+    tokens = _tokens(similarity)
     require(every >= 2, "every", every, "at least 2")
     allowed = unprotected_tokens(tokens, protect)
     there = tokens - protect
@@ -146,11 +177,11 @@ def bipartite_matching(
     scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
     place = descending_rank(scores, eligible)
     named = place % every == 0
-    return match(similarity, allowed & ~named, allowed & named, num_merge, protect, mask)
+    return match(_all(similarity), allowed & ~named, allowed & named, num_merge, protect, mask)
 
 
 def grid_matching(
-    similarity: Float[Array, "tokens tokens"],
+    similarity: Float[Array, "tokens tokens"] | Cosines,
     num_merge: int,
     height: int,
     width: int,
@@ -163,7 +194,7 @@ def grid_matching(
     key: draws that token; the first of its cell without one. num_merge is clipped at the number of sources. Raises `InvalidConfig` for a
     grid that is not the tokens, or has no whole cell.
     """
-    tokens, (rows, columns) = similarity.shape[0], cell
+    tokens, (rows, columns) = _tokens(similarity), cell
     require(height * width == tokens - protect, "height, width", (height, width), f"a grid of {tokens - protect}")
     require(min(cell) >= 1, "cell", cell, "at least 1 token each way")
     down, across = height // rows, width // columns
@@ -177,7 +208,15 @@ def grid_matching(
     inside = jax.random.randint(key, (down, across), 0, rows * columns)
     places = (first + inside // columns * width + inside % columns).reshape(-1)
     named = jnp.zeros(tokens, bool).at[places].set(True)
-    return match(similarity, allowed & ~named, named, num_merge, protect)
+    return match(_all(similarity), allowed & ~named, named, num_merge, protect)
+
+
+def _tokens(similarity: Array | Cosines) -> int:
+    return (similarity.unit if isinstance(similarity, Cosines) else similarity).shape[0]
+
+
+def _all(similarity: Array | Cosines) -> Array:
+    return similarity.all() if isinstance(similarity, Cosines) else similarity
 
 
 def complete_graph_matching(

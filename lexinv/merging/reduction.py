@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from lexinv.merging.bipartite import cosine_similarity
+from lexinv.merging.bipartite import Cosines, cosines
 from lexinv.merging.fourier import dct_reduce
 from lexinv.merging.plan import Plan, merge
 from lexinv.nn.reduced import Reduced, Reduction, Seen
@@ -31,7 +31,12 @@ class Example(NamedTuple):
     @property
     def similarity(self) -> Float[Array, "tokens tokens"]:
         """Cosines of the keys, in float32 and without gradient."""
-        return cosine_similarity(self.keys)
+        return self.cosines.all()
+
+    @property
+    def cosines(self) -> Cosines:
+        """The same, for methods that need only some."""
+        return cosines(self.keys)
 
 
 Method = Callable[[Example], Plan]

@@ -170,3 +170,25 @@ def test_cosines():
     spoilt = np.asarray(cosine_similarity(jnp.asarray(x).at[1].set(jnp.nan)))
     assert np.all(spoilt[1] == -1) and np.all(spoilt[:, 1] == -1) and np.all(np.isfinite(spoilt))
     assert cosine_similarity(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "matching, all_pairs",
+    [
+        (lambda c: bipartite.bipartite_matching(c, 5), False),
+        (lambda c: bipartite.bipartite_matching(c, 5, every=3, protect=0), False),
+        (lambda c: bipartite.grid_matching(c, 9, 5, 5), False),
+        (lambda c: bipartite.bipartite_matching(c, 5, key=jax.random.key(1)), True),
+        (lambda c: bipartite.grid_matching(c, 9, 5, 5, key=jax.random.key(1)), True),
+    ],
+)
+def test_cosines_across_the_sets_alone_give_the_same_plan(matching, all_pairs):
+    """With a token of zeros and one that is not finite; and where the sets are known, no product of all tokens with all is made."""
+    x = np.random.default_rng(0).standard_normal((25, 4)).astype(np.float32)
+    x[3], x[8] = 0, np.inf
+
+    def across(x):
+        return matching(bipartite.cosines(x))
+
+    chex.assert_trees_all_equal(jax.jit(across)(jnp.asarray(x)), jax.jit(matching)(cosine_similarity(jnp.asarray(x))))
+    assert ("f32[25,25]" in str(jax.make_jaxpr(across)(jnp.asarray(x)))) == all_pairs
