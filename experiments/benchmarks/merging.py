@@ -69,7 +69,7 @@ class Config:
         require(self.across[0] >= 1, "across", self.across, "at least 1 patch")
 
 
-def vit(depth: int, width: int, **rest: int) -> MergingProblem:
+def vit(depth: int, width: int, **rest: Any) -> MergingProblem:
     """As ViT-S and its relatives: heads of 64 channels, an MLP of four times the width."""
     return MergingProblem(depth=depth, width=width, heads=max(width // 64, 1), mlp_width=4 * width, **rest)
 
@@ -94,11 +94,11 @@ PRESETS = {
         matching=MatchingProblem(),
     ),
     "paper": Config(
-        problem=vit(12, 768, batch_size=64, r=13),
-        rs=(0, 4, 8, 13),
-        sweep=vit(12, 768, batch_size=16, r=13),
-        across=(7, 10, 14, 20, 28),
-        matching=MatchingProblem(batch_size=64),
+        problem=vit(12, 768, batch_size=256, r=13, dtype="bfloat16"),
+        rs=(0, 8, 13),
+        sweep=vit(12, 768, batch_size=64, r=13, dtype="bfloat16"),
+        across=(7, 14, 28),
+        matching=MatchingProblem(height=64, width=64, r=2048),
         steps=10,
         cores=8,
     ),
@@ -130,7 +130,8 @@ def passes(config: Config, log: Path) -> dict[str, Any]:
     theirs = {side("torch", r): (problem, False) for r, problem in problems.items()}
     measured = alternate_with_torch(ours, theirs, log, config.cores, config.rounds, config.steps, kind="merging")
     counted = {"flops": [problem.flops for problem in problems.values()], "rs": list(config.rs)}
-    sizes = f"{config.problem.depth} layers, width {config.problem.width}, {config.problem.tokens} tokens"
+    problem = config.problem
+    sizes = f"{problem.depth} layers, width {problem.width}, {problem.tokens} tokens, {problem.dtype}"
     return {"sizes": sizes, "images": config.problem.batch_size, **counted, **measured}
 
 

@@ -21,6 +21,7 @@ class MergingProblem:
     """Images of across x across patches of 16 pixels, and CLS; every layer merges r tokens by ToMe's bipartite matching.
 
     plans: "made" in every layer of every pass; "given": made beforehand, so that what matching takes is the difference (ours only).
+    dtype: of the layers, in both libraries; similarities and sums of merged tokens are float32 in any case.
     """
 
     depth: int = 12
@@ -32,6 +33,7 @@ class MergingProblem:
     classes: int = 1000
     r: int = 0
     plans: Literal["made", "given"] = "made"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         for name in ("depth", "width", "heads", "mlp_width", "across", "batch_size", "classes"):
@@ -39,11 +41,12 @@ class MergingProblem:
         require(self.width % self.heads == 0, "problem.heads", self.heads, f"a divisor of width {self.width}")
         require(self.r >= 0, "problem.r", self.r, "0 or more tokens a layer")
         choose("problem.plans", self.plans, ("made", "given"))
+        choose("problem.dtype", self.dtype, ("float32", "bfloat16"))
 
     @property
     def model(self) -> VisionConfig:
         sizes = {"depth": self.depth, "width": self.width, "heads": self.heads, "mlp_width": self.mlp_width}
-        layers = replace(LAYERS, **sizes, attention="auto")
+        layers = replace(LAYERS, **sizes, attention="auto", dtype=self.dtype)
         return VisionConfig(self.across * PATCH, PATCH, 3, self.classes, True, "cls", layers)
 
     @property
@@ -219,13 +222,13 @@ def torch_forward(problem: MergingProblem, compiled: bool) -> Callable[[], np.nd
 
     require(problem.plans == "made", "problem.plans", problem.plans, "'made' in PyTorch")
     device = torch_device()
-    model = VisionTransformer(problem, random_params(problem)).to(device).eval()
+    model = VisionTransformer(problem, random_params(problem)).to(device, getattr(torch, problem.dtype)).eval()
     forward = torch.compile(model) if compiled else model
-    images = torch.from_numpy(random_images(problem)).to(device)
+    images = torch.from_numpy(random_images(problem)).to(device, getattr(torch, problem.dtype))
 
     def call() -> np.ndarray:
         with torch.inference_mode():
-            return forward(images).cpu().numpy()
+            return forward(images).float().cpu().numpy()
 
     return call
 

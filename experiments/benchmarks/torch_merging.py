@@ -20,7 +20,7 @@ def bipartite_merge(keys: Tensor, r: int) -> Any:
     Even tokens, CLS apart, name their most similar odd one, and the r most similar pairs merge. Targets: even tokens that stay, odd ones.
     """
     batch, _, tokens, _ = keys.shape
-    unit = F.normalize(keys.mean(1), dim=-1, eps=1e-6)
+    unit = F.normalize(keys.float().mean(1), dim=-1, eps=1e-6)
     scores = unit[:, 0::2] @ unit[:, 1::2].mT
     scores[:, 0] = -torch.inf
     best, nearest = scores.max(-1)
@@ -66,14 +66,14 @@ class VisionTransformer(nn.Module):
             read = norm(x, layer, "attention_norm")
             qkv = F.linear(read, layer["qkv"], layer["qkv_bias"])
             query, key, value = qkv.view(batch, -1, 3, problem.heads, width // problem.heads).permute(2, 0, 3, 1, 4)
-            bias = None if size is None else size.log().view(batch, 1, 1, -1)
+            bias = None if size is None else size.log().view(batch, 1, 1, -1).to(x.dtype)
             mixed = F.scaled_dot_product_attention(query, key, value, bias).transpose(1, 2).flatten(2)
             x = x + F.linear(mixed, layer["output"], layer["output_bias"])
             if r:
                 sum_groups = bipartite_merge(key, r)
-                size = x.new_ones(batch, x.shape[1], 1) if size is None else size
+                size = torch.ones(batch, x.shape[1], 1, device=x.device) if size is None else size
                 total, size = sum_groups(x * size), sum_groups(size)
-                x = total / size
+                x = (total / size).to(x.dtype)
             hidden = F.gelu(F.linear(norm(x, layer, "mlp_norm"), layer["mlp_in"], layer["mlp_in_bias"]))
             x = x + F.linear(hidden, layer["mlp_out"], layer["mlp_out_bias"])
         return F.linear(norm(x[:, 0], outer, "norm"), outer["head"], outer["head_bias"])

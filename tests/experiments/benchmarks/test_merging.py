@@ -141,6 +141,8 @@ def test_torch_computes_the_same_logits(r):
     pytest.importorskip("torch")
     problem = replace(SMALL, r=r)
     np.testing.assert_allclose(jax_forward(problem, True)(), torch_forward(problem, False)(), atol=1e-4)
+    halved = replace(problem, dtype="bfloat16", r=0)  # rounding may merge other pairs
+    np.testing.assert_allclose(jax_forward(halved, True)(), torch_forward(halved, False)(), atol=0.1)
 
 
 @pytest.mark.parity
