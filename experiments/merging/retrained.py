@@ -246,8 +246,8 @@ def figure(results: dict[str, Any]) -> Figure:
             for schedule, runs in (("ratio", results["methods"]), ("fixed number", results["fixed"]))
         }
         bars(axes[1], pairs)
-        axes[1].set_title("ratio or fixed number per layer, equal FLOPs")
-        axes[0].legend(loc="lower left")
+        axes[1].set_title("ratio or fixed number, equal FLOPs")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return drawn
 
 
