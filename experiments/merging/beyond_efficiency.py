@@ -1,7 +1,7 @@
 """Fewer tokens as a design principle, beyond speed: the claims of a position paper as runs that can support or refute them.
 
 Kong et al. 2026 (arXiv 2505.18227) give no experiments; method card token-reduction-beyond-efficiency turns their position into 14 claims.
-Each topic measures one or two of them against the full-token model and against a random reduction of the same size, paired by seed. A
+Each topic measures one or two of the 14 against the full-token model and against a random reduction of the same size, paired by seed. A
 claim is supported where the whole interval of the effect over both is above 0, refuted where one lies below the smallest effect that would
 matter, and inconclusive otherwise; two are about limits, and supported where the limit shows.
 
@@ -23,6 +23,7 @@ from experiments.merging import (
     attention_bias,
     dense_prediction,
     forking_tokens,
+    length_control,
     long_context,
     migration,
     overhead,
@@ -36,6 +37,7 @@ from experiments.merging import (
 from experiments.merging.attention_bias import AttentionBiasConfig
 from experiments.merging.dense_prediction import DenseConfig
 from experiments.merging.forking_tokens import ForkingConfig
+from experiments.merging.length_control import LengthControlConfig
 from experiments.merging.long_context import LongContextConfig
 from experiments.merging.migration import MigrationConfig
 from experiments.merging.overhead import OverheadConfig
@@ -72,6 +74,7 @@ TOPICS: dict[str, ModuleType] = {
     "quantisation": quantisation,
     "dense_prediction": dense_prediction,
     "overhead": overhead,
+    "length_control": length_control,
 }
 
 
@@ -93,6 +96,7 @@ class Config:
     quantisation: QuantisationConfig = QuantisationConfig()
     dense_prediction: DenseConfig = DenseConfig()
     overhead: OverheadConfig = OverheadConfig()
+    length_control: LengthControlConfig = LengthControlConfig()
 
     def __post_init__(self):
         require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
@@ -104,7 +108,11 @@ class Config:
 PRESETS = {
     "smoke": Config(
         # The other ways of training are like that in long contexts, and too long together for a smoke test.
-        topics=tuple(name for name in TOPICS if name not in ("selective_training", "overthinking", "forking_tokens")),
+        topics=tuple(
+            name
+            for name in TOPICS
+            if name not in ("selective_training", "overthinking", "forking_tokens", "length_control")
+        ),
         seeds=(0, 1, 2),
         long_context=LongContextConfig(
             length=32, factors=(1, 4), keys=64, values=4, items=20, batch_size=4, steps=20, depth=1, width=16
@@ -122,6 +130,13 @@ PRESETS = {
         quantisation=QuantisationConfig(passages=2, context=12),
         dense_prediction=DenseConfig(tiny(GLYPHS), shares=(0.25,), images=(8, 8), patches=64, steps=5),
         overhead=OverheadConfig(lengths=(16,), batches=(1,), depth=2, width=8, heads=2, rounds=2, turn_seconds=0.001),
+        length_control=LengthControlConfig(
+            OverthinkingConfig(modulus=3, numbers=2, fillers=1, problems=100, batch_size=4, steps=20, depth=1, width=8),
+            penalties=(0.5,),
+            kept=(1, 3),
+            samples=2,
+            steps=20,
+        ),
     ),
     # The topics that need no images, whose models take longer than all else.
     "quick": Config(topics=("long_context", "selective_training", "forking_tokens", "quantisation", "overhead")),
@@ -154,6 +169,22 @@ PRESETS = {
         dense_prediction=DenseConfig(images=(2000, 2000), patches=100_000, steps=1000),
         overhead=OverheadConfig(
             lengths=(24, 96, 384, 1536), batches=(1, 8, 64), most_pairs=1 << 28, depth=12, width=384, heads=6, rounds=20
+        ),
+        length_control=LengthControlConfig(
+            OverthinkingConfig(
+                modulus=23,
+                numbers=16,
+                fillers=16,
+                problems=2000,
+                batch_size=128,
+                steps=20_000,
+                width=256,
+                learning_rate=1e-3,
+            ),
+            penalties=(0.0, 0.1, 0.2, 0.5, 1.0),
+            kept=(4, 8, 16, 20, 24, 28, 32),
+            steps=5000,
+            learning_rate=1e-4,
         ),
     ),
 }

@@ -6,6 +6,7 @@ the fillers themselves, the steps of highest perplexity under the model that lea
 number of training tokens, so that shorter thoughts are more of them. Then each thinks for itself, greedily, and its answer is compared.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -181,23 +182,38 @@ def answered(config: OverthinkingConfig, params: Any, key: Key[Array, ""]) -> tu
 
     A thought that is longer than any in training ends without an answer.
     """
-    logits_of = make_logits(config.model(), LexiconConfig(), config.vocab)
+
+    def greedy(logits: Array, place: Array) -> Array:
+        del place
+        return jnp.argmax(logits, axis=-1)
 
     def some(key: Key[Array, ""]) -> tuple[Array, Array]:
         problems = jax.vmap(partial(draw_thought, config=config))(jax.random.split(key, ROWS))
-        text = jnp.zeros((ROWS, config.whole), jnp.int32)
-        text = text.at[:, : config.numbers].set(problems.numbers).at[:, config.numbers].set(config.think)
-
-        def write(text: Array, place: Array) -> tuple[Array, None]:
-            logits = logits_of(params, {"tokens": text, "row": jnp.arange(ROWS)}, key)
-            said = jnp.argmax(jnp.take(logits, place, axis=1), axis=-1).astype(jnp.int32)
-            return text.at[:, place].set(said), None
-
-        text, _ = jax.lax.scan(write, text, jnp.arange(config.numbers + 1, config.whole))
-        return judge_text(text, problems.answer, config)
+        return judge_text(think_through(config, params, problems.numbers, greedy), problems.answer, config)
 
     right, length = jax.lax.map(some, jax.random.split(key, config.problems // ROWS))
     return jnp.mean(right), jnp.mean(length)
+
+
+def think_through(
+    config: OverthinkingConfig,
+    params: Any,
+    numbers: Int[Array, "problems numbers"],
+    say: Callable[[Array, Array], Array],
+) -> Int[Array, "problems time"]:
+    """Texts that a model goes on with after the mark that thinking begins, up to the length of a whole thought and its answer.
+
+    say(logits[problems, vocab], place) -> tokens[problems]: the choice of the token at `place`.
+    """
+    logits_of, rows = make_logits(config.model(), LexiconConfig(), config.vocab), len(numbers)
+    text = jnp.zeros((rows, config.whole), jnp.int32)
+    text = text.at[:, : config.numbers].set(numbers).at[:, config.numbers].set(config.think)
+
+    def write(text: Array, place: Array) -> tuple[Array, None]:
+        logits = logits_of(params, {"tokens": text, "row": jnp.arange(rows)}, jax.random.key(0))  # a learned lexicon
+        return text.at[:, place].set(say(jnp.take(logits, place, axis=1), place).astype(jnp.int32)), None
+
+    return jax.lax.scan(write, text, jnp.arange(config.numbers + 1, config.whole))[0]
 
 
 def judge_text(

@@ -32,7 +32,7 @@ class Topic:
 
 @pytest.fixture
 def topics(monkeypatch):
-    found = {name: Topic(number) for name, number in zip(TOPICS, range(12, 0, -1), strict=False)}
+    found = {name: Topic(number) for name, number in zip(TOPICS, range(14, 0, -1), strict=False)}
     monkeypatch.setattr(beyond_efficiency, "TOPICS", found)
     return found
 
