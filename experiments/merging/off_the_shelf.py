@@ -143,7 +143,16 @@ PRESETS = {
         digit_ratios=(0.95, 0.9, 0.85),
         images=9984,
         picture_ratio=0.9,
-        published=(PublishedModel("DeiT-T", "deit-tiny", 3), PublishedModel("DeiT-S", "deit-small", 6)),
+        published=tuple(
+            PublishedModel(name, folder, heads, images=1984)
+            for name, folder, heads in (
+                ("DeiT-T", "deit-tiny", 3),
+                ("DeiT-S", "deit-small", 6),
+                ("DeiT-B", "deit-base", 12),
+                ("MAE-L", "mae-large-finetuned", 16),
+                ("MAE-H", "mae-huge-finetuned", 16),
+            )
+        ),
     ),
 }
 
