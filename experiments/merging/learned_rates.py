@@ -258,8 +258,8 @@ def judge_thresholds(
 ) -> dict[str, Any]:
     """Of the masked model with each seed's thresholds: accuracy, mean FLOPs, mean tokens before the first layer and after each.
 
-    goals: FLOPs of each seed, to which its thresholds are moved, all by as much, on the images to judge on, whose labels that does not need.
-    Where tokens are alike a threshold takes or leaves many at once, so that learning alone ends up to a tenth of the FLOPs off.
+    goals: FLOPs of each seed, to which its thresholds are moved, all by as much, on the images to judge on (no label is
+    needed). Where tokens are alike a threshold takes or leaves many at once, so that learning alone ends up to a tenth of the FLOPs off.
     """
     model = bench.model
     start = jnp.full(model.layers.depth - 1, config.threshold)
