@@ -19,6 +19,7 @@ import tyro
 
 from experiments.harness.config import config_hash
 from experiments.harness.executors import Report, Status, connect, run_processes, run_ray
+from experiments.harness.launch import Launch, Target, emit
 from experiments.harness.sweep_algebra import (
     Sweep,
     chain,
@@ -29,8 +30,9 @@ from experiments.harness.sweep_algebra import (
     seed_overrides,
     zipped,
 )
-from experiments.harness.trial import finished
-from experiments.harness.workspace import open_workspace
+from experiments.harness.trial import HANDOVER_SECONDS, finished
+from experiments.harness.trial import main as run_trial_here
+from experiments.harness.workspace import Workspace, open_workspace
 from lexinv.validation import choose, require
 
 
@@ -50,6 +52,11 @@ class Block:
         require(bool(grid or pairs), "--grid", self.grid, "at least one FIELD=V1,V2; `run` runs a single configuration")
         return product(*grid, *pairs)
 
+    def arguments(self) -> list[str]:
+        """This block as the command line has it."""
+        grid = ["--grid", *self.grid] if self.grid else []
+        return grid + [word for group in self.zips for word in ("--zip", *group)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -62,18 +69,40 @@ class Options:
 
     seeds: int | None = None
     """Seeds in each trial, which most experiments train together as one population."""
-    executor: str = "processes"
-    """processes: on this machine. ray: a cluster started here. ray:HOST:PORT: a cluster whose nodes see the same folders."""
+    executor: str | None = None
+    """processes (unless given): on this machine. ray: a cluster started here. ray:HOST:PORT: a cluster whose nodes see the same folders."""
     workers: int | None = None
     """Trials at a time: 1 of processes, and as many as fit of a cluster, unless given."""
-    resources: tuple[str, ...] = ("CPU=1",)
-    """Of a cluster, for each trial: CPU=4 GPU=1 TPU=4."""
+    resources: tuple[str, ...] | None = None
+    """Of a cluster, for each trial: CPU=4 GPU=1 TPU=4; CPU=1 unless given."""
     workspace: Path | None = None
     """Sweep folder; by default runs/NAME/sweeps/PRESET-HASH here."""
     metric: str | None = None
     """What of results.json to compare: a dotted path to a number or a list over seeds; the claims' verdicts unless given."""
     best: Literal["lowest", "highest"] = "lowest"
     """Which value of the metric is the best."""
+    trial: int | None = None
+    """Run only the trial with this number, from 0, in this process and without a summary: for the jobs of a cluster."""
+    emit: Target | None = None
+    """Run nothing here; write a recipe that runs this sweep elsewhere: a SkyPilot task for spot instances, or an array of Slurm jobs."""
+    bucket: str | None = None
+    """With --emit skypilot: gs://BUCKET[/FOLDER] or s3://BUCKET[/FOLDER], for the run folders."""
+    accelerator: str | None = None
+    """With --emit: tpu-v5e-8, tpu-v6e-8, H100:1 and so on; processors alone unless given."""
+
+    def __post_init__(self) -> None:
+        for name in ("executor", "resources"):
+            value = getattr(self, name)
+            require(
+                value is None or (self.emit is None and self.trial is None),
+                f"--{name}",
+                value,
+                "neither --emit nor --trial with it",
+            )
+        for name in ("bucket", "accelerator"):
+            value = getattr(self, name)
+            require(value is None or self.emit is not None, f"--{name}", value, "only with --emit")
+        require(self.emit is None or self.trial is None, "--trial", self.trial, "without --emit")
 
 
 @dataclasses.dataclass
@@ -111,6 +140,13 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
     execute = executor(options)
 
     path = options.workspace or Path("runs", name, "sweeps", f"{preset}-{config_hash(base)[:8]}")
+    distinct = {config_hash(config): config for _, config in found}
+    if options.emit is not None:
+        return emit_recipe(name, preset, options, blocks, path, list(distinct), console)
+    if options.trial is not None:
+        allowed = f"a number below {len(distinct)}, which is how many trials there are"
+        require(0 <= options.trial < len(distinct), "--trial", options.trial, allowed)
+        return run_one(name, preset, base, list(distinct.values())[options.trial], path, console)
     workspace = open_workspace(path, name, preset, base)
     with workspace.locked():
         rows = {}
@@ -128,6 +164,38 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
     failed = sum(trial.status == "failed" for trial in rows.values())
     console.print(f"{len(rows) - failed} of {len(rows)} trials are finished: {path / 'summary.json'}", markup=False)
     return 1 if failed else 0
+
+
+def run_one(name: str, preset: str, base: Any, config: Any, path: Path, console: Any) -> int:
+    """Run one trial of the sweep in `path` in this process, beside others that may do the same; 0 if it is finished, 1 if it failed."""
+    folder = path / "trials" / config_hash(config)
+    # The first of the jobs that begin together makes the folder.
+    with Workspace(path, config_hash(base)).locked(HANDOVER_SECONDS):
+        open_workspace(path, name, preset, base)
+        open_workspace(folder, name, preset, config)
+    code = 0 if finished(folder) else run_trial_here([str(folder)])
+    console.print(f"the trial is {'not ' if code else ''}finished: {folder}", markup=False)
+    return code
+
+
+def emit_recipe(
+    name: str, preset: str, options: Options, blocks: list[Block], path: Path, trials: list[str], console: Any
+) -> int:
+    """Write the recipe that runs the sweep elsewhere, and print how to start it."""
+    arguments = [word for i, block in enumerate(blocks) for word in [*["--chain"][:i], *block.arguments()]]
+    given = {"seeds": options.seeds, "metric": options.metric, "best": options.best if options.metric else None}
+    arguments += [f"--{option}={value}" for option, value in given.items() if value is not None]
+    launch = Launch(
+        str(options.emit), name, preset, arguments, path, trials, options.workers, options.bucket, options.accelerator
+    )
+    file, command = emit(launch)
+    console.print(f"{len(trials)} trials: {file}", markup=False)
+    console.print(f"start it with: {command}", markup=False)
+    if options.emit == "slurm":
+        console.print(
+            "afterwards, this command without --emit finds the trials finished and sums them up", markup=False
+        )
+    return 0
 
 
 def parse(arguments: Sequence[str], program: str) -> tuple[Options, list[Block]]:
@@ -154,11 +222,11 @@ def executor(options: Options) -> Callable[[Sequence[Path], Report], None]:
     """What runs the trials, connected to its cluster. Raises `InvalidConfig`."""
     workers = options.workers
     require(workers is None or workers >= 1, "--workers", workers, "at least 1")
-    kind, colon, address = options.executor.partition(":")
+    kind, colon, address = (options.executor or "processes").partition(":")
     require(kind != "processes" or not colon, "executor", options.executor, "processes, ray or ray:HOST:PORT")
     if choose("executor", kind, ("processes", "ray")) == "processes":
         return lambda folders, report: run_processes(folders, report, workers or 1)
-    resources = dict(map(read_resource, options.resources))
+    resources = dict(map(read_resource, options.resources or ("CPU=1",)))
     ray = connect(address if colon else None)
     return lambda folders, report: run_ray(folders, report, workers, ray, resources)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import main
 from experiments.harness import record, sweep_summary
 from experiments.harness.config import config_hash
 from experiments.harness.registry import load
@@ -23,63 +22,7 @@ from experiments.harness.sweeps import Block, Trial, parse
 from experiments.harness.workspace import Workspace, plain
 from lexinv.validation import InvalidConfig
 
-SOURCE = Path(record.__file__).parents[2]
 SWEEP = ("sweep", "toy/line", "smoke", "--workspace", "s")
-
-# Finds the toy experiment in every process, and spares them what makes a small run slow: importing JAX and reading all packages.
-SITE = """
-import sys
-import experiments
-from experiments.harness import record
-experiments.__path__.append({path!r})
-record.packages_distributions = dict
-record.describe_session = lambda: {{
-    "started": "now", "git_commit": "a" * 40, "git_dirty": False, "device_kind": "cpu", "device_count": 1, "cpu": "a cpu"
-}}
-"""
-
-# With every seed but the first, waits until it may go on.
-WAITING = """
-        import os, time
-        (workspace.path / "pid").write_text(str(os.getpid()))
-        while seed > 0 and not os.path.exists(os.environ["TOY_GO"]):
-            time.sleep(0.02)
-"""
-
-
-@pytest.fixture
-def toy(repository, monkeypatch) -> Path:
-    """The toy experiment for this process and those it starts, and `toy/waiting`, which waits for the file that is returned."""
-    source = (repository / "experiments/toy/line.py").read_text()
-    waiting = source.replace("        x = np.linspace", WAITING + "        x = np.linspace")
-    (repository / "experiments/toy/waiting.py").write_text(waiting)
-    site = repository.parent / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(SITE.format(path=str(repository / "experiments")))
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{SOURCE}")
-    go = repository.parent / "go"
-    monkeypatch.setenv("TOY_GO", str(go))
-    for module in ("experiments.toy.waiting",):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    return go
-
-
-@pytest.fixture
-def cli(toy, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Run one command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        previous = signal.getsignal(signal.SIGTERM)
-        try:
-            code = main(arguments)
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-        out, err = capsys.readouterr()
-        return code, out, " ".join(err.replace("│", " ").split())
-
-    return call
 
 
 def folder(root="s", name="toy/line", preset="smoke", **changes) -> Path:

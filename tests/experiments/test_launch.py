@@ -1,0 +1,316 @@
+"""Recipes of sweeps: what they say, that their commands run the same trials, and that the tools they are for accept them."""
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.harness import record
+from experiments.harness.config import config_hash
+from experiments.harness.launch import Launch, accelerators, skypilot, slurm
+from experiments.harness.registry import load
+from lexinv.validation import InvalidConfig
+
+ODD = ("--grid", 'kind=\'a "b" $HOME `id` \\ #c', "slope=1\n2", "seeds=[0, 1]")
+LAUNCH = Launch("slurm", "toy/line", "smoke", ("--grid", "slope=1,2"), Path("/shared/s"), ("a", "b"))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Put a command into the path: shell words."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def put(name: str, script: str) -> None:
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def cluster(command, tmp_path) -> Path:
+    """A cluster of this machine alone; returns the file of what is said to scontrol."""
+    command("srun", 'exec "$@"')
+    command("scontrol", f'echo "$@" >> {tmp_path}/scontrol')
+    return tmp_path / "scontrol"
+
+
+def job(script: Path, index: int) -> subprocess.Popen:
+    """The job of an array with this index."""
+    variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(index)}
+    return subprocess.Popen(["bash", script], env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+
+
+def emitted(out: str) -> Path:
+    """The recipe that a command says it has written."""
+    (command,) = re.findall("start it with: (.*)", out)
+    return Path(shlex.split(command)[-1])
+
+
+def test_every_job_of_an_array_runs_one_trial(cli, cluster, repository):
+    place, grid = "it's $HERE", ("--grid", "seeds=[0, 1],[2]", "slope=2,2.0", "--chain", "--grid", "fail-at=1")
+    sweep = ("sweep", "toy/line", "smoke", *grid, "--workspace", place)
+    code, out, err = cli(*sweep, "--emit", "slurm", "--workers", "2")
+    assert (code, err) == (0, "")
+    script = emitted(out)
+    assert script.parent == repository / "experiments/launch"
+    assert not Path(place).exists()
+    assert "#SBATCH --array=0-2%2\n" in script.read_text()
+    subprocess.run(["bash", "-n", script], check=True)
+
+    # Twice the same value is one trial, and all begin at the same time.
+    assert [process.wait(120) for process in [job(script, index) for index in range(3)]] == [0, 0, 1]
+    base = load("toy/line").PRESETS["smoke"]
+    changes = ({"seeds": (0, 1)}, {"seeds": (2,)}, {"fail_at": 1})
+    folders = [Path(place, "trials", config_hash(dataclasses.replace(base, **change))) for change in changes]
+    assert sorted(folders) == sorted(Path(place, "trials").iterdir())
+    assert [(folder / "computed.txt").read_text() for folder in folders] == ["0 1 ", "2 ", "0 1 "]
+    assert "loss nan at step 3" in (folders[2] / "error.txt").read_text()
+    assert not cluster.exists()
+
+    (folders[2] / "mended").touch()
+    assert job(script, 2).wait(120) == job(script, 0).wait(120) == 0
+    code, out, _ = cli(*sweep)
+    assert code == 0
+    assert [(folder / "computed.txt").read_text() for folder in folders] == ["0 1 ", "2 ", "0 1 1 2 "]
+    assert [row["status"] for row in json.loads(Path(place, "summary.json").read_text())["trials"]] == ["done"] * 3
+
+
+def test_a_stopped_job_is_queued_again_and_goes_on(cli, cluster, toy):
+    _, out, _ = cli("sweep", "toy/waiting", "smoke", "--grid", "slope=3", "--workspace", "s", "--emit", "slurm")
+    process = job(emitted(out), 0)
+    deadline = time.monotonic() + 120
+    while (
+        not (found := list(Path("s/trials").glob("*/pid"))) or (found[0].parent / "computed.txt").read_text() != "0 1 "
+    ):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(int(found[0].read_text()), signal.SIGTERM)
+    assert process.wait(120) == 143
+    assert cluster.read_text() == "requeue 7_0\n"
+    toy.touch()
+    assert job(emitted(out), 0).wait(120) == 0
+    assert (found[0].parent / "computed.txt").read_text() == "0 1 1 2 "
+    assert cluster.read_text() == "requeue 7_0\n"
+
+
+def test_a_slurm_script_word_for_word(repository):
+    launch = dataclasses.replace(LAUNCH, workers=1, accelerator="H100:2")
+    assert slurm(launch) == (
+        "#!/bin/bash\n"
+        "# Options of sbatch go before those here: sbatch --partition=P --time=H:MM:SS --cpus-per-task=N THIS_FILE\n"
+        "#SBATCH --job-name=toy-line-smoke\n"
+        "#SBATCH --array=0-1%1\n"
+        "#SBATCH --ntasks=1\n"
+        "#SBATCH --gres=gpu:h100:2\n"
+        "#SBATCH --requeue\n"
+        "#SBATCH --open-mode=append\n"
+        "# To srun's process, not to this shell, which has to see how it ends.\n"
+        "#SBATCH --signal=TERM@120\n"
+        "\n"
+        f"cd -- {repository} || exit\n"
+        '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # not handed on by itself\n'
+        f"srun {sys.executable} -m experiments sweep toy/line smoke --grid slope=1,2 --workspace=/shared/s "
+        '--trial="$SLURM_ARRAY_TASK_ID"\n'
+        "code=$?\n"
+        "if [ $code -eq 143 ]; then  # stopped with a checkpoint, from which the next start goes on\n"
+        '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"\n'
+        "fi\n"
+        "exit $code\n"
+    )
+    assert "#SBATCH --array=0-1\n" in slurm(LAUNCH)
+    assert "gres" not in slurm(LAUNCH)
+
+
+def test_a_skypilot_task_field_by_field(cli, repository):
+    options = "--grid slope=1,2 --zip points=5,6 noise.scale=1,2 --seeds 2 --metric slopes --best highest"
+    code, out, err = cli(
+        *f"sweep toy/line smoke {options} --emit skypilot --bucket gs://our-runs/a/b --accelerator tpu-v5e-8".split()
+    )
+    assert (code, err) == (0, "")
+    text = emitted(out).read_text()
+    assert "seq 0 3" in text
+    task = yaml.safe_load(text)
+    identity = config_hash(load("toy/line").PRESETS["smoke"])[:8]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert task == {
+        "name": "toy-line-smoke",
+        "workdir": str(repository),
+        "resources": {
+            "accelerators": "tpu-v5litepod-8",
+            "accelerator_args": {"runtime_version": "v2-alpha-tpuv5-lite"},
+            "use_spot": True,
+            "job_recovery": {"recover_on_exit_codes": [143]},
+        },
+        "envs": {"TRIAL": ""},
+        "file_mounts": {"/bucket": {"source": "gs://our-runs", "mode": "MOUNT_CACHED"}},
+        "setup": "set -e\n"
+        'export PATH="$HOME/.local/bin:$PATH"  # where SkyPilot has uv\n'
+        f"[ -d ~/lexinv ] || uv venv --python {python} ~/lexinv\n"
+        "source ~/lexinv/bin/activate\n"
+        'uv pip install -e ".[tpu]" -c constraints.txt\n',
+        "run": "source ~/lexinv/bin/activate\n"
+        "python -m experiments sweep toy/line smoke --grid slope=1,2 --zip points=5,6 noise.scale=1,2 "
+        f"--seeds=2 --metric=slopes --best=highest --workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity} "
+        '${TRIAL:+--trial="$TRIAL"}\n',
+    }
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "resources", "extra"),
+    [
+        ("H100:1", {"accelerators": "H100:1"}, "[cuda]"),
+        (
+            "tpu-v6e-4",
+            {"accelerators": "tpu-v6e-4", "accelerator_args": {"runtime_version": "v2-alpha-tpuv6e"}},
+            "[tpu]",
+        ),
+        (None, {}, ""),
+    ],
+)
+def test_what_a_task_computes_on(repository, accelerator, resources, extra):
+    launch = dataclasses.replace(
+        LAUNCH, target="skypilot", folder=Path("s"), bucket="s3://our-runs/", accelerator=accelerator
+    )
+    task = yaml.safe_load(skypilot(launch))
+    assert {key: task["resources"].get(key) for key in ("accelerators", "accelerator_args")} == {
+        "accelerators": None,
+        "accelerator_args": None,
+        **resources,
+    }
+    assert f'-e ".{extra}" ' in task["setup"]
+    assert task["file_mounts"]["/bucket"]["source"] == "s3://our-runs"
+
+
+@pytest.mark.parametrize("trial", ["", "1"])
+def test_odd_values_reach_the_command(repository, command, tmp_path, trial):
+    """As the shells of both tools read them."""
+    command("python", f'printf "%s\\0" "$@" > {tmp_path}/words')
+    command("srun", f'printf "%s\\0" "${{@:2}}" > {tmp_path}/words')
+    (tmp_path / "lexinv/bin").mkdir(parents=True)
+    (tmp_path / "lexinv/bin/activate").touch()
+    environment = {**os.environ, "HOME": str(tmp_path), "TRIAL": trial, "SLURM_ARRAY_TASK_ID": trial}
+    common = ["-m", "experiments", "sweep", "toy/line", "smoke", *ODD]
+
+    launch = dataclasses.replace(LAUNCH, arguments=ODD, folder=Path("/shared/it's $s"))
+    subprocess.run(["bash", "-c", slurm(launch)], env=environment, check=True)
+    words = (tmp_path / "words").read_text().split("\0")[:-1]
+    assert words == [*common, "--workspace=/shared/it's $s", f"--trial={trial}"]
+
+    launch = dataclasses.replace(launch, target="skypilot", bucket="gs://our-runs/x", folder=Path("it's $s"), workers=3)
+    subprocess.run(["bash", "-c", yaml.safe_load(skypilot(launch))["run"]], env=environment, check=True)
+    words = (tmp_path / "words").read_text().split("\0")[:-1]
+    expected = [*common, "--workspace=/bucket/x/it's $s", "--workers=3"]
+    assert words == expected + [f"--trial={trial}"] * (trial != "")
+
+
+def test_a_commit_that_others_can_get_is_cloned(repository):
+    launch = dataclasses.replace(LAUNCH, target="skypilot", folder=Path("s"), bucket="gs://our-runs")
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=repository, check=True)
+
+    def workdir():
+        return yaml.safe_load(skypilot(launch))["workdir"]
+
+    git("remote", "add", "origin", "https://example.org/lexinv.git")
+    assert workdir() == str(repository)  # not pushed
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    assert workdir() == {"url": "https://example.org/lexinv.git", "ref": record.git_state()[0]}
+    (repository / "experiments/launch").mkdir()
+    (repository / "experiments/launch/recipe.yaml").touch()  # is no change of the code
+    assert isinstance(workdir(), dict)
+    (repository / "new.py").touch()
+    assert workdir() == str(repository)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "allowed"),
+    [
+        ({"target": "condor"}, "--emit", "skypilot, slurm"),
+        ({"bucket": None}, "--bucket", "gs://BUCKET"),
+        ({"bucket": "our-runs"}, "--bucket", "gs://BUCKET"),
+        ({"bucket": "ftp://our-runs"}, "--bucket", "gs://BUCKET"),
+        ({"bucket": "gs://our-runs/../x"}, "--bucket", "gs://BUCKET"),
+        ({"bucket": "gs://our-runs\n"}, "--bucket", "gs://BUCKET"),
+        ({"accelerator": "tpu-v5-8"}, "--accelerator", "did you mean 'tpu-v5e-8'"),
+        ({"accelerator": "tpu-v5e-16"}, "--accelerator", "known: tpu-v5e-1"),
+        ({"accelerator": "H100"}, "--accelerator", "did you mean 'H100:"),
+        ({"accelerator": "H100:1", "workers": 2}, "--workers", "one process"),
+        ({"folder": Path("/s")}, "--workspace", "relative"),
+        ({"folder": Path("a/../../s")}, "--workspace", "relative"),
+        ({"target": "slurm"}, "--bucket", "skypilot alone"),
+        ({"target": "slurm", "bucket": None, "accelerator": "tpu-v5e-8"}, "--accelerator", "a GPU"),
+    ],
+)
+def test_what_a_target_cannot_do_is_refused(changes, field, allowed):
+    launch = dataclasses.replace(LAUNCH, target="skypilot", folder=Path("s"), bucket="gs://our-runs")
+    with pytest.raises(InvalidConfig) as refusal:
+        dataclasses.replace(launch, **changes)
+    assert refusal.value.field == field
+    assert allowed in refusal.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--emit condor", "invalid choice .condor."),
+        ("--emit skypilot --bucket our-runs", "--bucket = 'our-runs'.*gs://BUCKET"),
+        ("--emit slurm --executor processes", "--executor = 'processes'"),
+        ("--emit slurm --resources CPU=1", "--resources"),
+        ("--emit slurm --workers 0", "--workers = 0"),
+        ("--emit slurm --trial 0", "--trial = 0.*without --emit"),
+        ("--emit slurm --grid points=many", "points = 'many'"),
+        ("--bucket gs://our-runs", "--bucket.*only with --emit"),
+        ("--accelerator H100:1", "--accelerator.*only with --emit"),
+        ("--trial 0 --executor ray", "--executor = 'ray'"),
+        ("--trial 1", "--trial = 1.*below 1"),
+    ],
+)
+def test_options_that_cannot_be_together_are_refused(cli, repository, options, message):
+    code, out, err = cli("sweep", "toy/line", "smoke", "--grid", "slope=1", *options.split())
+    assert (code, out) == (2, "")
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert not (repository / "experiments/launch").exists() and not Path("runs").exists()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("accelerator", [None, *accelerators()])
+def test_skypilot_reads_the_task(repository, tmp_path, monkeypatch, accelerator):
+    """The task's own parser with its schemas; what has to ask a cloud for an account or a price is left out."""
+    monkeypatch.setenv("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")
+    pytest.importorskip("sky")
+    from sky import Task
+    from sky.data.storage import Storage
+
+    monkeypatch.setattr(
+        Storage, "_validate_source", lambda self, source, *_: (source, False)
+    )  # asks whether the bucket exists
+    launch = dataclasses.replace(
+        LAUNCH, target="skypilot", arguments=ODD, folder=Path("s"), bucket="gs://our-runs", accelerator=accelerator
+    )
+    (tmp_path / "task.yaml").write_text(skypilot(launch))
+    task = Task.from_yaml(str(tmp_path / "task.yaml"))
+    (resources,) = task.resources
+    assert resources.use_spot
+    assert resources.job_recovery["recover_on_exit_codes"] == [143]
+    device = launch.device
+    asked = {} if device is None else device.resources
+    name, _, count = asked.get("accelerators", "").partition(":")
+    assert resources.accelerators == ({name: int(count or 1)} if name else None)
+    assert (resources.accelerator_args or {}).get("runtime_version") == (None if device is None else device.runtime)
+    assert task.run == yaml.safe_load(skypilot(launch))["run"]
+    assert list(task.storage_mounts) == ["/bucket"]
+    assert task.storage_mounts["/bucket"].mode.value == "MOUNT_CACHED"
