@@ -228,9 +228,6 @@ def test_a_commit_that_others_can_get_is_cloned(repository):
     assert workdir() == str(repository)  # not pushed
     git("update-ref", "refs/remotes/origin/main", "HEAD")
     assert workdir() == {"url": "https://example.org/lexinv.git", "ref": record.git_state()[0]}
-    (repository / "experiments/launch").mkdir()
-    (repository / "experiments/launch/recipe.yaml").touch()  # is no change of the code
-    assert isinstance(workdir(), dict)
     (repository / "new.py").touch()
     assert workdir() == str(repository)
 
