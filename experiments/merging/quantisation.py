@@ -242,5 +242,5 @@ def draw(measured: dict[str, Any], axes: Axes) -> None:
         at = np.arange(len(rows)) + (place - (len(ARMS) - 1) / 2) * width
         axes.bar(at, mean, width, color=color, label=label, yerr=[mean - rows.min(1), rows.max(1) - mean])
     axes.set(yscale="log", ylabel="RMS error of cosines", title="C11 quantised keys and values")
-    axes.set_xticks(range(len(measured["errors"])), [name.replace(", ", "\n") for name in measured["errors"]])
+    axes.set_xticks(range(len(measured["errors"])), [name.replace(", a scale ", "\n") for name in measured["errors"]])
     axes.legend()
