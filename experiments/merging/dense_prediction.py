@@ -145,7 +145,7 @@ def patch_features(
 
     keys = jax.random.split(key, max(len(schedule), 1))
     reductions = [reduction(method(r, n), key=k) for r, n, k in zip(schedule, counts[:-1], keys, strict=False)]
-    x, _, plans = run_layers(config.layers, params["layers"], x, jnp.ones(x.shape[:2]), reductions)
+    x, _, plans = run_layers(config.layers, params["layers"], x, None, reductions)
     if not plans:
         return x[:, 1:]
     whole = plans[0]

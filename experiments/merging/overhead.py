@@ -131,8 +131,7 @@ def time_cell(config: OverheadConfig, batch: int, length: int, seed: int) -> dic
 @partial(jax.jit, static_argnums=(0, 1))
 def forward(config: TransformerConfig, name: str, layers: Any, x: jax.Array, key: jax.Array) -> jax.Array:
     """What is left of the stream after all layers: all of it for "full", half of it for a method."""
-    size = jnp.ones(x.shape[:2])
-    return run_layers(config, layers, x, size, schedule(config.depth, name, x.shape[1], key))[0]
+    return run_layers(config, layers, x, None, schedule(config.depth, name, x.shape[1], key))[0]
 
 
 def schedule(depth: int, name: str, length: int, key: jax.Array) -> list[Reduction | None]:

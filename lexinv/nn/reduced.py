@@ -53,13 +53,15 @@ def run_layers(
     config: TransformerConfig,
     layers: Any,
     x: Float[Array, "batch time width"],
-    size: Float[Array, "batch time"],
+    size: Float[Array, "batch time"] | None = None,
     reductions: Sequence[Reduction | None] = (),
     proportional: bool = True,
 ) -> tuple[Float[Array, "batch kept width"], Float[Array, "batch kept"], list[Any]]:
     """(stream after the last layer, sizes, what each reduction handed on) of layers, each with its own shapes.
 
     layers: their parameters, stacked, or a list with those of each, of which no copy is made under jit (`unstack`).
+    size: None for tokens that all stand for themselves. Until something is merged, attention then has no bias, which costs accelerators
+    their fastest kernels.
     reductions: one for each layer, or None for a layer that keeps all its tokens; none at all by default. They act after attention, so that
     the MLP is the first to see fewer tokens (Bolya et al. 2023, section 3). proportional: attention sees a token of size s as s tokens;
     otherwise only size 0 makes a difference. Raises `InvalidConfig` for a causal or parallel model, for one with
@@ -82,10 +84,13 @@ def run_layers(
             layers[index] if isinstance(layers, list) else jax.tree.map(lambda leaf, index=index: leaf[index], layers)
         )
         reduction = reductions[index] if reductions else None
-        bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))[:, None, None]
+        bias = None
+        if size is not None:
+            bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))[:, None, None]
+        before = jnp.ones(x.shape[:2]) if size is None else size
         seen: dict[str, Array] = {}
 
-        def change(site: str, activations: Array, *, reduction=reduction, seen=seen, bias=bias, before=size) -> Array:
+        def change(site: str, activations: Array, *, reduction=reduction, seen=seen, bias=bias, before=before) -> Array:
             """Remembers queries and keys until the stream comes by."""
             seen[site] = activations
             if site != "residual_middle" or reduction is None:
@@ -97,4 +102,4 @@ def run_layers(
 
         x = Block(config, False).apply({"params": layer}, x, bias, None, change)[0]
         size = seen.get("size", size)
-    return x, size, handed_on
+    return x, jnp.ones(x.shape[:2]) if size is None else size, handed_on

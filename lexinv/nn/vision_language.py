@@ -128,9 +128,7 @@ def encode(
 
     vision, layers = params["vision"], config.vision.layers
     x = embed_images(config.vision, vision, images)
-    x, _, handed_on = run_layers(
-        layers, vision["layers"], x, jnp.ones(x.shape[:2]), [None] * (layers.depth - 1) + [look]
-    )
+    x, _, handed_on = run_layers(layers, vision["layers"], x, None, [None] * (layers.depth - 1) + [look])
     features = layer_norm(x.astype(jnp.float32), vision["norm"], vision["norm_bias"], layers.norm_epsilon)
     return Encoded(project(params, features[:, 1:]), features[:, 1:], features[:, 0], handed_on[0])
 

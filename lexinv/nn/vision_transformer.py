@@ -133,7 +133,7 @@ def classify(
 ) -> tuple[Float[Array, "batch classes"], list[Any]]:
     """(float32 logits, what the reductions handed on); see `lexinv.nn.reduced.run_layers`."""
     x = embed_images(config, params, images)
-    x, size, handed_on = run_layers(config.layers, params["layers"], x, jnp.ones(x.shape[:2]), reductions, proportional)
+    x, size, handed_on = run_layers(config.layers, params["layers"], x, None, reductions, proportional)
     if config.pool == "cls":
         pooled = x[:, 0]
     else:

@@ -144,6 +144,25 @@ def test_exact_duplicates_are_merged_without_loss_where_attention_counts_sizes()
     np.testing.assert_allclose(jnp.sum(handed_on[0], axis=-1), 1.0, rtol=1e-5)
 
 
+def test_attention_has_no_bias_until_something_has_been_merged():
+    x, biases = jax.random.normal(jax.random.key(4), (2, 5, 16)), []
+    layers = spread(initialize(replace(SMALL, layers=LAYER), jax.random.key(2))["layers"], jax.random.key(3))
+
+    def look(seen):
+        biases.append(seen.bias)
+        return Reduced(seen.stream, seen.size, None)
+
+    alone, ones, _ = run_layers(LAYER, layers, x)
+    np.testing.assert_array_equal(ones, 1)
+    counted, _, _ = run_layers(LAYER, layers, x, jnp.ones((2, 5)), (None, look, look))
+    np.testing.assert_allclose(alone, counted, rtol=1e-6, atol=1e-6)
+    assert all(bias is not None for bias in biases)
+    biases.clear()
+    run_layers(LAYER, layers, x, None, (None, look, look))
+    assert biases[0] is None
+    np.testing.assert_array_equal(biases[1], 0)  # log of the sizes that the second layer gave
+
+
 def test_sizes_count_only_in_proportional_attention():
     x = jax.random.normal(jax.random.key(4), (2, 5, 16))
 
