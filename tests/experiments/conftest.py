@@ -147,8 +147,8 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def cli(toy, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Run one command in this process: (exit code, stdout, stderr)."""
+def cli(repository, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
         previous = signal.getsignal(signal.SIGTERM)

@@ -10,31 +10,13 @@ from pathlib import Path
 import pytest
 
 import experiments
-from experiments.__main__ import default_preset, main
+from experiments.__main__ import default_preset
 from experiments.harness import record
 from experiments.harness.config import config_hash
 from experiments.harness.registry import load
 from lexinv.validation import InvalidConfig
 
 SOURCE = Path(record.__file__).parents[2]
-
-
-@pytest.fixture
-def cli(repository, capsys):
-    """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        previous = signal.getsignal(signal.SIGTERM)
-        try:
-            code = main(arguments)
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-        out, err = capsys.readouterr()
-        return code, out, " ".join(err.replace("│", " ").split())
-
-    return call
 
 
 def only_run(name="toy/line", preset="cpu") -> Path:

@@ -20,6 +20,8 @@ from experiments.harness.launch import Launch, accelerators, skypilot, slurm
 from experiments.harness.registry import load
 from lexinv.validation import InvalidConfig
 
+pytestmark = pytest.mark.usefixtures("toy")
+
 ODD = ("--grid", 'kind=\'a "b" $HOME `id` \\ #c', "slope=1\n2", "seeds=[0, 1]")
 LAUNCH = Launch("slurm", "toy/line", "smoke", ("--grid", "slope=1,2"), Path("/shared/s"), ("a", "b"))
 
@@ -224,6 +226,7 @@ def test_a_commit_that_others_can_get_is_cloned(repository):
     def workdir():
         return yaml.safe_load(skypilot(launch))["workdir"]
 
+    git("clean", "--force", "--quiet")
     git("remote", "add", "origin", "https://example.org/lexinv.git")
     assert workdir() == str(repository)  # not pushed
     git("update-ref", "refs/remotes/origin/main", "HEAD")

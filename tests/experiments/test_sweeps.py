@@ -22,6 +22,8 @@ from experiments.harness.sweeps import Block, Trial, parse
 from experiments.harness.workspace import Workspace, plain
 from lexinv.validation import InvalidConfig
 
+pytestmark = pytest.mark.usefixtures("toy")
+
 SWEEP = ("sweep", "toy/line", "smoke", "--workspace", "s")
 
 
