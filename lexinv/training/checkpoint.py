@@ -87,17 +87,22 @@ class Checkpoints:
                 differing = dict(sorted(set(structure.items()) ^ set(_structure(template).items())))
                 allowed = f"{self.directory / str(step)}, written by other code, differs in these arrays"
                 raise InvalidConfig("state", differing, allowed)
+            state: Any = None
+            failure: Exception | None = None
             try:
                 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
                 restore = ocp.args.Composite(state=ocp.args.StandardRestore(like))
                 state = self._manager.restore(step, args=restore)["state"]
-                if _digest(state) != run["digest"]:
-                    raise ValueError("the stored digest does not match")
-                return Restored(step, state, run["iterator"])
             except (MemoryError, jax.errors.JaxRuntimeError):  # no room for it: the checkpoint is not to blame
                 raise
             except Exception as error:
-                self._set_aside(step, error)
+                failure = error
+            if _in_any_process(failure is not None):
+                self._set_aside(step, failure or OSError("another process could not read its part"))
+            elif _digest(state) != run["digest"]:
+                self._set_aside(step, ValueError("the stored digest does not match"))
+            else:
+                return Restored(step, state, run["iterator"])
         return None
 
     def _remove_remains(self, step: int) -> None:
@@ -148,6 +153,10 @@ def _differences(theirs: Any, ours: Any, name: str) -> Iterator[str]:
             yield from _differences(theirs[key], ours[key], f"{name}.{key}" if name else key)
     elif json.dumps(theirs) != json.dumps(ours):  # a tuple has become a list
         yield f"{name}: {theirs!r} there, {ours!r} here"
+
+
+def _in_any_process(here: bool) -> bool:
+    return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 def _digest(state: PyTree) -> str:

@@ -94,6 +94,14 @@ def test_one_process_whose_checkpoint_is_due_does_not_wait_alone(two):
         assert process["late"]["checkpoints"] == ["4", "6"]
 
 
+def test_damage_to_one_part_is_seen_by_both_and_the_checkpoint_before_taken(two):
+    for process in two:
+        assert process["damaged"]["calls"] == STEPS - 2
+        assert process["damaged"]["checkpoints"] == ["2", "6", "damaged-4"]
+        assert process["damaged"]["params"] == process["both"]["params"]
+        assert process["damaged"]["lines"] == process["both"]["lines"]
+
+
 def test_what_does_not_fit_the_processes_is_refused(two):
     for process in two:
         mesh, batch, rows = process["refused"]

@@ -102,6 +102,13 @@ def main() -> dict:
     results["continued"] = run(FOLDER / "ended", MeshConfig(2, 2), STEPS)
     seconds = 0.0 if PROCESS == PROCESSES - 1 else 1e6
     results["late"] = run(FOLDER / "late", MeshConfig(2, 2), STEPS, checkpoint_seconds=seconds)
+    run(FOLDER / "damaged", MeshConfig(2, 2), 4, checkpoint_steps=2)
+    if PROCESS == 0:  # the part that the other one wrote
+        for path in (FOLDER / "damaged" / "checkpoints" / "4" / "state" / "ocdbt.process_1").rglob("*"):
+            if path.is_file():
+                os.truncate(path, path.stat().st_size // 2)
+    multihost_utils.sync_global_devices("damaged")
+    results["damaged"] = run(FOLDER / "damaged", MeshConfig(2, 2), STEPS)
     results["refused"] = []
     mesh = make_mesh(MeshConfig(4, 1))
     for refuse in (
