@@ -17,7 +17,7 @@ from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.fit import fit
-from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer
 from lexinv.training.population import create_population, member
@@ -111,13 +111,12 @@ def train_seeds(
         state = create_population(start, training.seeds)
         params = trained(name, state, dataset, population, len(training.seeds))
         return [member(params, index) for index in range(len(training.seeds))]
-    results = []
+    results, rows = [], training.batch_size
     for seed in training.seeds:
-        dataset = batches(source, training.batch_size, seed, training.steps_per_dispatch)
+        dataset = batches(source, rows, seed, training.steps_per_dispatch, process_rows(mesh, rows))
         state = shard_state(jax.jit(start)(jax.random.key(seed)), mesh)
-        results.append(
-            trained(f"{name}/seed-{seed}", state, dataset.map(lambda batch: shard_batch(batch, mesh)), "none", 1)
-        )
+        dataset = dataset.map(lambda batch: shard_batch(batch, mesh, rows))
+        results.append(trained(f"{name}/seed-{seed}", state, dataset, "none", 1))
     return results
 
 

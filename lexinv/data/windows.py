@@ -101,21 +101,29 @@ def array_windows(tokens: UInt[np.ndarray, " tokens"], length: int) -> Windows:
 
 
 def batches(
-    source: Windows, batch_size: int, seed: int, steps_per_dispatch: int = 1
+    source: Windows,
+    batch_size: int,
+    seed: int,
+    steps_per_dispatch: int = 1,
+    held: Int64[np.ndarray, " rows"] | None = None,
 ) -> "grain.MapDataset[dict[str, np.ndarray]]":
     """Endless batches, shuffled anew in every epoch; element i is the input of dispatch i, whichever came before it.
 
     Elements: tokens int32[K, B, T], row int32[K, B]: each sequence's position in its batch, from which its own random
     key is folded. Every window occurs once per epoch; a batch may hold the end of one epoch and the start of the next.
+    With `held`, the rows of a batch that this process holds, only those are read: [K, len(held), ...]. The batch that the
+    processes hold together does not depend on how many they are.
     """
     import grain
 
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
     require(steps_per_dispatch >= 1, "steps_per_dispatch", steps_per_dispatch, "at least 1")
-    rows = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps_per_dispatch, batch_size))
+    held = np.arange(batch_size) if held is None else held
+    rows = np.broadcast_to(held.astype(np.int32), (steps_per_dispatch, len(held)))
 
     def dispatch(indices: np.ndarray) -> dict[str, np.ndarray]:
-        return {"tokens": source.gather(indices).reshape(*rows.shape, source.length), "row": rows.copy()}
+        chosen = indices.reshape(steps_per_dispatch, batch_size)[:, held].ravel()
+        return {"tokens": source.gather(chosen).reshape(*rows.shape, source.length), "row": rows.copy()}
 
     # Grain shuffles epoch e by seed + e: without hashing, epoch 1 of seed 0 would be epoch 0 of seed 1.
     hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])

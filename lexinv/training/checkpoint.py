@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from lexinv.training.state import TrainState
@@ -31,6 +32,7 @@ class Checkpoints:
     """The checkpoints of one run, in `directory`: one folder per step, of which the newest two are kept.
 
     The second is there in case the newest turns out damaged: a digest of the state is stored and compared on reading.
+    Several processes write one checkpoint together, each its part of the state; all call the methods in the same order.
     """
 
     def __init__(self, directory: Path):
@@ -85,22 +87,29 @@ class Checkpoints:
                 differing = dict(sorted(set(structure.items()) ^ set(_structure(template).items())))
                 allowed = f"{self.directory / str(step)}, written by other code, differs in these arrays"
                 raise InvalidConfig("state", differing, allowed)
+            state: Any = None
+            failure: Exception | None = None
             try:
                 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
                 restore = ocp.args.Composite(state=ocp.args.StandardRestore(like))
                 state = self._manager.restore(step, args=restore)["state"]
-                if _digest(state) != run["digest"]:
-                    raise ValueError("the stored digest does not match")
-                return Restored(step, state, run["iterator"])
             except (MemoryError, jax.errors.JaxRuntimeError):  # no room for it: the checkpoint is not to blame
                 raise
             except Exception as error:
-                self._set_aside(step, error)
+                failure = error
+            if _in_any_process(failure is not None):
+                self._set_aside(step, failure or OSError("another process could not read its part"))
+            elif _digest(state) != run["digest"]:
+                self._set_aside(step, ValueError("the stored digest does not match"))
+            else:
+                return Restored(step, state, run["iterator"])
         return None
 
     def _remove_remains(self, step: int) -> None:
         """Remove what a failed write left. Orbax raises while other threads of it still write, and those make the
         folder anew: it is gone when it has stayed away for a quarter of a second (after 10 seconds we give up)."""
+        if jax.process_index() != 0:
+            return
         absent, deadline = 0, time.monotonic() + 10
         while absent < 5 and time.monotonic() < deadline:
             remains = [path for path in self.directory.iterdir() if path.name.split(".")[0] == str(step)]
@@ -117,8 +126,11 @@ class Checkpoints:
     def _set_aside(self, step: int, error: Exception) -> None:
         """Rename rather than delete: what looks like damage may be a passing fault or another version's format."""
         target = self.directory / f"damaged-{step}"
-        shutil.rmtree(target, ignore_errors=True)
-        (self.directory / str(step)).rename(target)
+        if jax.process_index() == 0:
+            shutil.rmtree(target, ignore_errors=True)
+            (self.directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {target}")
         self._manager.reload()
         reason = (str(error).splitlines() or [""])[0][:200]
         warnings.warn(
@@ -143,10 +155,16 @@ def _differences(theirs: Any, ours: Any, name: str) -> Iterator[str]:
         yield f"{name}: {theirs!r} there, {ours!r} here"
 
 
+def _in_any_process(here: bool) -> bool:
+    return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).any())
+
+
 def _digest(state: PyTree) -> str:
     """Digest of the contents of every array."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
         values = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        if not values.is_fully_addressable and not values.is_fully_replicated:
+            values = multihost_utils.process_allgather(values, tiled=True)
         digest.update(np.ascontiguousarray(jax.device_get(values)).tobytes())
     return digest.hexdigest()

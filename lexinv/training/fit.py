@@ -13,6 +13,7 @@ import numpy as np
 
 from lexinv.nn.flops import utilisation
 from lexinv.training.metrics import MetricsLog
+from lexinv.training.processes import AnyProcess
 from lexinv.training.progress import progress_bar
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
@@ -55,12 +56,14 @@ def fit(
     In `directory` are kept `metrics.jsonl`, one line per update, and `checkpoints/`: one at least every
     `checkpoint_seconds`, every `checkpoint_steps` updates if given, and one at the end. If there are some already, the
     run continues after the newest: state, metrics file and data are then bitwise those of a run that was never stopped
-    (on CPU; for the same versions, device and device count). `metadata` is JSON and holds "config_hash".
+    (on CPU; for the same versions, device and device count). Of several processes (see `lexinv.training.mesh`) only the
+    first writes metrics and shows progress; the checkpoints they write together. `metadata` is JSON and holds "config_hash".
 
     `tokens_per_step` and, where it is known, `flops_per_token` (`lexinv.nn.flops.train_flops`) are for the speed that is shown.
 
     `evaluate(state)` is called every `evaluate_every` updates and at the end, and what it returns added to the metrics.
-    SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143.
+    SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143; one of several
+    processes ends them all, one dispatch later.
 
     Raises `InvalidConfig` if K does not divide `steps` or the directory holds another configuration's run, and
     `NonFiniteLoss`.
@@ -71,7 +74,7 @@ def fit(
     # Reading ahead in one thread hides the data behind the step; the order does not depend on it.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     iterator = iter(dataset.to_iter_dataset(read_options=options))
-    checkpoints, log, done = None, None, 0
+    checkpoints, log, done, first = None, None, 0, jax.process_index() == 0
     if directory is not None:
         from lexinv.training.checkpoint import Checkpoints
 
@@ -80,7 +83,7 @@ def fit(
         if restored is not None:
             done, state = restored.step, restored.state
             iterator.set_state(restored.iterator)
-        log = MetricsLog(directory / "metrics.jsonl", done)
+        log = MetricsLog(directory / "metrics.jsonl", done) if first else None
 
     def record(metrics: Mapping[str, jax.Array], end: int) -> None:
         """Fetch, check and write the metrics of the dispatch that ended with update `end`."""
@@ -100,8 +103,8 @@ def fit(
 
     used = state.step.devices()
     share = utilisation(flops_per_token, next(iter(used)).device_kind, len(used))
-    bar = progress_bar(description, steps, done, tokens_per_step, progress, share)
-    pending, last_save = None, time.monotonic()
+    bar = progress_bar(description, steps, done, tokens_per_step, progress and first, share)
+    pending, last_save, any_process = None, time.monotonic(), AnyProcess()
     try:
         with bar as show, _sigterm_noticed() as terminated:
             while done < steps:
@@ -113,19 +116,23 @@ def fit(
                 if pending:
                     record(pending, done)
                 before, done, pending = done, done + count, metrics
-                late = time.monotonic() - last_save >= checkpoint_seconds
+                wished = time.monotonic() - last_save >= checkpoint_seconds, terminated.is_set()
+                late, ending = any_process(*wished, last=done == steps)
                 evaluating = evaluate is not None and _due(before, done, steps, evaluate_every)
-                saving = late or terminated.is_set() or _due(before, done, steps, checkpoint_steps)
+                saving = late or ending or _due(before, done, steps, checkpoint_steps)
                 if evaluating or saving:
                     record(pending, done)
                     pending = None
-                if log and evaluate and evaluating:
-                    log.write(done, {"evaluation": evaluate(state)})
-                if log and checkpoints and saving:
-                    log.flush()
+                if checkpoints and evaluate and evaluating:
+                    evaluation = evaluate(state)
+                    if log:
+                        log.write(done, {"evaluation": evaluation})
+                if checkpoints and saving:
+                    if log:
+                        log.flush()
                     checkpoints.save(done, state, iterator.get_state(), metadata)
                     last_save = time.monotonic()
-                if terminated.is_set():
+                if ending:
                     raise SystemExit(SIGTERM_EXIT)
     finally:
         if log:

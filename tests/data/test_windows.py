@@ -76,6 +76,15 @@ def test_steps_per_dispatch_changes_only_the_grouping():
     assert np.array_equal(four[6]["tokens"], np.concatenate([one[i]["tokens"] for i in range(24, 28)]))
 
 
+def test_rows_held_apart_are_those_of_the_whole_batch():
+    source = window_source(numbered([1000]), 10)
+    whole = batches(source, 6, seed=7, steps_per_dispatch=2)[9]
+    for held in (np.array([0, 1, 2]), np.array([1, 5])):
+        part = batches(source, 6, seed=7, steps_per_dispatch=2, held=held)[9]
+        for name in ("tokens", "row"):
+            assert part[name].dtype == np.int32 and np.array_equal(part[name], whole[name][:, held])
+
+
 def test_every_epoch_of_every_seed_has_an_order_of_its_own():
     source = window_source(numbered([1000]), 10)
     epochs = [(seed, epoch) for seed in range(3) for epoch in range(3)]
