@@ -46,6 +46,7 @@ from experiments.merging.vision_models import (
     accuracy,
     draw,
     held_out,
+    one_seed,
     tiny,
     vision_models,
 )
@@ -126,6 +127,9 @@ PRESETS = {
         targets=(0.92,),
         learning=replace(Config().learning, steps=10, batch_size=8, seeds=(0, 1)),
         images=64,
+    ),
+    "quick": Config(
+        glyphs=one_seed(GLYPHS), targets=(0.5,), learning=replace(Config().learning, seeds=SEEDS[:1]), images=640
     ),
     "cpu": Config(),
     "paper": Config(
