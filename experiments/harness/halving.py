@@ -48,7 +48,7 @@ class Halving:
         while len(found) >= (rung := self._next[folder]):
             loss = float(np.mean(found[rung - max(rung // 10, 1) : rung]))
             trial.report(loss, rung)
-            if trial.should_prune():
+            if trial.should_prune() and stop is None:
                 stop = {"updates": rung, "loss": loss}
             self._next[folder] = rung * self._factor
         return stop

@@ -15,16 +15,6 @@ from lexinv.validation import InvalidConfig
 
 optuna = pytest.importorskip("optuna", reason="the extra cluster is not installed")
 
-# Twenty updates whose loss is the slope; steep lines then wait, for two minutes at most.
-LEARNING = """
-        import json, os, time
-        lines = [json.dumps({"step": step, "loss": [config.slope]}) for step in range(1, 21)]
-        (workspace.folder(f"fit-{seed}") / "metrics.jsonl").write_text("\\n".join(lines) + "\\n")
-        end = time.monotonic() + 120
-        while config.slope > 1 and not os.path.exists(os.environ["TOY_GO"]) and time.monotonic() < end:
-            time.sleep(0.02)
-"""
-
 
 def write(folder: Path, values, name="model") -> None:
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -65,16 +55,7 @@ def test_losses_are_of_all_trainings_in_their_order_and_of_all_seeds(tmp_path):
     assert losses(tmp_path) == [2.0, float("inf"), 0.5]
 
 
-@pytest.fixture
-def learning(repository, toy):
-    source = (repository / "experiments/toy/line.py").read_text()
-    (repository / "experiments/toy/learning.py").write_text(
-        source.replace("        x = np.linspace", LEARNING + "        x = np.linspace")
-    )
-    return toy
-
-
-def test_stopped_trials_stay_so_until_they_are_wanted(cli, learning):
+def test_stopped_trials_stay_so_until_they_are_wanted(cli, toy):
     sweep = ("sweep", "toy/learning", "smoke", "--workspace", "s", "--grid", "slope=0.5,2,3")
     halving = ("--halving", "2", "--first-rung", "10")
     code, out, err = cli(*sweep, *halving)
@@ -87,7 +68,7 @@ def test_stopped_trials_stay_so_until_they_are_wanted(cli, learning):
     started = {path: path.read_bytes() for path in Path("s/trials").glob("*/log.txt")}
     assert "2 were stopped early" in cli(*sweep, *halving)[1]
     assert {path: path.read_bytes() for path in started} == started  # nothing was started again
-    learning.touch()
+    toy.touch()
     code, out, _ = cli(*sweep)
     assert code == 0 and "3 of 3 trials are finished:" in out
     assert not list(Path("s/trials").glob("*/stopped.json"))
