@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.language_models import TrainingConfig, training_mesh
 from lexinv.nn.flops import PEAK_FLOPS, train_flops
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -29,7 +29,7 @@ class PlanOptions:
     """What cannot be known from the configuration without its text and its machine."""
 
     devices: int = 8
-    """Fake devices to compile for; they share each batch unless training.mesh says otherwise."""
+    """Fake devices to compile for; they share the rows of each batch unless training.mesh says otherwise."""
     vocab: int = 256
     """Size of the vocabulary, which the tokenizer would tell."""
     lexicon: Literal["standard", "lexinvariant"] = "lexinvariant"
@@ -90,26 +90,23 @@ def make_plan(config: Any, options: PlanOptions) -> Plan:
     import jax.numpy as jnp
 
     from lexinv.nn.language_model import initialize, make_loss
-    from lexinv.training.mesh import batch_sharding, make_mesh, state_shardings
+    from lexinv.training.mesh import batch_sharding, state_shardings
     from lexinv.training.optimizers import make_optimizer
     from lexinv.training.state import create_state, parameter_count
     from lexinv.training.step import make_train_step
 
     model, training, context = largest_training(config)
-    mesh = training.mesh
-    if mesh.data * mesh.fsdp == 1:
-        mesh = MeshConfig(data=options.devices)
-    count = mesh.data * mesh.fsdp
+    if training.mesh == MeshConfig():
+        training = dataclasses.replace(training, mesh=MeshConfig(data=options.devices))
+    count, rows = training.mesh.devices, training.batch_size
     require(count == options.devices, "--devices", options.devices, f"those of training.mesh, {count}")
-    rows = training.batch_size
-    require(rows % count == 0, "training.batch_size", rows, f"a multiple of the {count} devices")
+    devices = training_mesh(training, model)
     lexicon = LexiconConfig(options.lexicon, vocab_block=getattr(config, "vocab_block", 0))
     optimizer = make_optimizer(training.optimizer, training.steps)
 
     def start(key: jax.Array) -> Any:
         return create_state(initialize(model, lexicon, options.vocab, key), optimizer, key)
 
-    devices = make_mesh(mesh)
     state = jax.eval_shape(start, jax.random.key(0))
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -127,7 +124,7 @@ def make_plan(config: Any, options: PlanOptions) -> Plan:
     memory = compiled.memory_analysis()
     flops = train_flops(model, options.vocab, context) * rows * context
     return Plan(
-        mesh,
+        training.mesh,
         parameter_count(state.params),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
@@ -169,7 +166,7 @@ def describe(plan: Plan, options: PlanOptions) -> list[str]:
     """The plan in lines for the terminal."""
     traffic = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in plan.collectives.items()) or "none"
     return [
-        f"mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}: {options.devices} devices; vocabulary {options.vocab}",
+        f"mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}, model {plan.mesh.model}: {options.devices} devices; vocabulary {options.vocab}",
         f"parameters {plan.parameters:,}",
         f"each device: state and batch {plan.state_bytes / 2**20:,.1f} MiB,"
         f" temporary {plan.temporary_bytes / 2**20:,.1f} MiB (as compiled for the CPU)",
