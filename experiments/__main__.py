@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in UNWRITABLE:
             raise
-        notes = getattr(error, "__notes__", [])
+        advice = ["Make room there, or choose another folder."] if isinstance(error, OSError) else []
+        notes = getattr(error, "__notes__", advice)
         errors.print(" ".join([f"{type(error).__name__}: {error}", *notes]), markup=False)
         return 1
     except KeyboardInterrupt:
