@@ -61,7 +61,8 @@ class Checkpoints(AbstractContextManager):
         """Begin to write a checkpoint, unless that step has one. It counts only when all of it is on the disk.
 
         Returns when the arrays are copied from the devices, so that the next step may be given `state`; the rest is written
-        meanwhile. (On the CPU nothing is copied here: JAX does not let the next step write over buffers that are still read.) `iterator` and `metadata` are JSON; metadata["config_hash"] names the run's configuration.
+        meanwhile. (On the CPU nothing is copied here: JAX does not let the next step write over buffers that are still read.)
+        `iterator` and `metadata` are JSON; metadata["config_hash"] names the run's configuration.
 
         Waits for the checkpoint before, and raises what `wait` raises.
         """
