@@ -118,6 +118,7 @@ def train_seeds(
             metadata={"config_hash": workspace.config_hash, "arm": name},
             tokens_per_step=members * training.batch_size * source.length,
             flops_per_token=train_flops(model, vocab, source.length),
+            checkpoints=workspace.checkpoints,
             progress=workspace.progress,
             description=name,
         ).params
