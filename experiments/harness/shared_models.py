@@ -3,15 +3,19 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 import lexinv
 from experiments.harness.record import describe_session
 from experiments.harness.workspace import Workspace
 from lexinv.data.cache import cache_directory
+from lexinv.training.processes import agree, first_process
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,9 @@ def shared_models(
     """What `train` gives in a folder of the user's cache, where every experiment finds what another one has trained.
 
     content: JSON that decides the parameters: data, model, training. It is hashed together with the code that trains, so that models of
-    other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several processes
-    one trains and the others wait.
+    other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several runs at
+    a time one trains and the others wait.
     """
-    from filelock import FileLock
-
     hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
     identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
     shared = Workspace(cache_directory() / "models" / identity, identity, workspace.progress)
@@ -48,10 +50,11 @@ def shared_models(
     def seconds() -> float:
         with shared.session(describe_session()):
             train(shared)
-        return sum(session["wall_clock_seconds"] for session in shared.sessions())
+        return agree(lambda: sum(session["wall_clock_seconds"] for session in shared.sessions()))
 
-    with FileLock(shared.folder("lock") / "training"):
-        found = (shared.path / "stages/seconds.json").is_file()
+    lock = FileLock(shared.folder("lock") / "training")
+    with lock if first_process() else nullcontext():
+        found = agree((shared.path / "stages/seconds.json").is_file)
         spent = shared.cached("seconds", seconds)
         return SharedModels(train(shared), identity, spent if found else 0.0)
 
