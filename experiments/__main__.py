@@ -83,9 +83,9 @@ class Options(Generic[Config]):
     workspace: Path | None = None
     """Run folder; by default runs/NAME/PRESET-HASH here."""
     distributed: str | None = None
-    """Run in several processes with one mesh, training.mesh, over all their devices, each started with this command. auto: they find each
-    other by themselves (TPU pod slices, Slurm, Open MPI, Kubernetes). HOST:PORT,PROCESSES,PROCESS: process 0 listens on HOST:PORT. All have
-    to see the same workspace (and the same LEXINV_CACHE, for models that several experiments share)."""
+    """Run in several processes, each started with this command, that share the mesh training.mesh over all their devices. auto: they find
+    each other (TPU pod slice, Slurm, Open MPI, Kubernetes). HOST:PORT,PROCESSES,PROCESS: how many there are and which one this is, from 0;
+    that one listens on HOST:PORT. On several machines the workspace, and LEXINV_CACHE where models are shared, lie where all see them."""
     record: bool = False
     """Copy the finished record to experiments/records, to be committed. Wants a clean tree and no overrides."""
 

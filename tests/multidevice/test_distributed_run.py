@@ -28,7 +28,7 @@ distributed.HEARTBEAT_SECONDS = {HEARTBEAT_SECONDS}
 experiments.__path__.append({str(HERE)!r})
 importlib.metadata.packages_distributions = dict
 """
-"""For every process: find the family `toy` beside this file, miss the other one sooner, and spare the second that reading packages takes."""
+"""For every process: find the family `toy` beside this file, miss the other one sooner, save the second that reading packages takes."""
 
 
 class End(NamedTuple):
