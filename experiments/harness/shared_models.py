@@ -15,7 +15,8 @@ import lexinv
 from experiments.harness.record import describe_session
 from experiments.harness.workspace import Workspace
 from lexinv.data.cache import cache_directory
-from lexinv.training.processes import agree, first_process
+from lexinv.training.processes import agree, first_process, in_any_process
+from lexinv.validation import require
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,11 @@ def shared_models(
             train(shared)
         return agree(lambda: sum(session["wall_clock_seconds"] for session in shared.sessions()))
 
-    lock = FileLock(shared.folder("lock") / "training")
-    with lock if first_process() else nullcontext():
+    held = shared.folder("lock") / "training"
+    with FileLock(held) if first_process() else nullcontext():
         found = agree((shared.path / "stages/seconds.json").is_file)
+        everywhere = not in_any_process(not held.exists())
+        require(everywhere, "LEXINV_CACHE", str(cache_directory()), "a folder that all processes of the run share")
         spent = shared.cached("seconds", seconds)
         return SharedModels(train(shared), identity, spent if found else 0.0)
 
