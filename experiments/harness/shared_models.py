@@ -12,9 +12,10 @@ from typing import Any
 from filelock import FileLock
 
 import lexinv
-from experiments.harness.record import describe_session
-from experiments.harness.workspace import Workspace
+from experiments.harness.record import describe_session, training_speed
+from experiments.harness.workspace import Workspace, write_json
 from lexinv.data.cache import cache_directory
+from lexinv.training.metrics import SPEED_FILE
 from lexinv.training.processes import agree, first_process, in_any_process
 from lexinv.validation import require
 
@@ -42,7 +43,7 @@ def shared_models(
 
     content: JSON that decides the parameters: data, model, training. It is hashed together with the code that trains, so that models of
     other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several runs at
-    a time one trains and the others wait.
+    a time one trains and the others wait. The speed of their training is copied to the run.
     """
     hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
     identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
@@ -59,6 +60,8 @@ def shared_models(
         everywhere = not in_any_process(not held.exists())
         require(everywhere, "LEXINV_CACHE", str(cache_directory()), "a folder that all processes of the run share")
         spent = shared.cached("seconds", seconds)
+        for name, speed in training_speed(shared.path).items():
+            write_json(workspace.folder(f"models/{identity}/{name}") / SPEED_FILE, speed)
         return SharedModels(train(shared), identity, spent if found else 0.0)
 
 
