@@ -86,13 +86,19 @@ class Options(Generic[Config]):
     checkpoints: CheckpointConfig = CheckpointConfig()
     workspace: Path | None = None
     """Run folder; by default runs/NAME/PRESET-HASH here."""
+    distributed: str | None = None
+    """Run in several processes, each started with this command, that share the mesh training.mesh over all their devices. auto: they find
+    each other (TPU pod slice, Slurm, Open MPI, Kubernetes). HOST:PORT,PROCESSES,PROCESS: how many there are and which one this is, from 0;
+    that one listens on HOST:PORT. On several machines the workspace, and LEXINV_CACHE where models are shared, lie where all see them."""
     record: bool = False
     """Copy the finished record to experiments/records, to be committed. Wants a clean tree and no overrides."""
 
 
 def run(arguments: list[str], console: Any) -> int:
     """Start or resume a run, then judge and draw it; a finished one is only judged and drawn."""
-    name, preset, module, rest = chosen(arguments, "run NAME [PRESET] [options]")
+    from experiments.harness.distributed import wanted
+
+    name, preset, module, rest = chosen(arguments, "run NAME [PRESET] [options]", wanted(arguments))
     options = parse_options(module.PRESETS[preset], rest, f"python -m experiments run {name} {preset}")
 
     from experiments.harness.config import config_hash
@@ -100,7 +106,9 @@ def run(arguments: list[str], console: Any) -> int:
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
     from experiments.harness.workspace import open_workspace
+    from lexinv.training.processes import agree, first_process
 
+    console.quiet = not first_process()
     identity = config_hash(options.config)
     path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
     if options.record:
@@ -114,11 +122,16 @@ def run(arguments: list[str], console: Any) -> int:
     workspace = dataclasses.replace(workspace, checkpoints=options.checkpoints)
     with workspace.locked():
         if options.record:
-            require_committed_code(workspace)
+            agree(lambda: require_committed_code(workspace))
         complete = run_in(workspace, module, options.config, f"{name} {preset}", console)
-        claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
-        if options.record:
-            console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
+
+        def finished() -> list[dict[str, Any]]:
+            claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
+            if options.record:
+                console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
+            return claims
+
+        claims = agree(finished)
     for line in claim_lines(claims):
         console.print(f"  {line}", markup=False)
     state = "is complete; remove the folder to start again" if complete else "is done"
@@ -194,12 +207,12 @@ def verify(arguments: list[str], console: Any) -> int:
     return 0 if done else 1
 
 
-def chosen(arguments: list[str], usage: str) -> tuple[str, str, Any, list[str]]:
-    """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX."""
+def chosen(arguments: list[str], usage: str, distributed: str | None = None) -> tuple[str, str, Any, list[str]]:
+    """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX (`prepare_process`)."""
     from experiments.harness.trial import prepare_process
 
     names = positional(arguments, usage)
-    prepare_process()
+    prepare_process(distributed)
     module = load(names[0])
     preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
     return names[0], preset, module, arguments[len(names) :]
@@ -250,4 +263,7 @@ def cite(arguments: list[str], console: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from experiments.harness.distributed import ending_together
+
+    with ending_together():
+        sys.exit(main())

@@ -22,6 +22,7 @@ from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batc
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer
 from lexinv.training.population import create_population, member
+from lexinv.training.processes import agree, whole
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import make_train_step
 from lexinv.training.streams import stream
@@ -81,10 +82,12 @@ def training_losses(name: str, training: TrainingConfig, workspace: Workspace) -
     """The loss at every step of what `train_seeds` trained under this name, in its own units."""
     alone = make_mesh(training.mesh).size == 1
     folders = [name] if alone else [f"{name}/seed-{seed}" for seed in training.seeds]
-    losses = [
-        [line["loss"] for line in read_metrics(workspace.folder(folder) / "metrics.jsonl") if "loss" in line]
-        for folder in folders
-    ]
+    losses = agree(
+        lambda: [
+            [line["loss"] for line in read_metrics(workspace.folder(folder) / "metrics.jsonl") if "loss" in line]
+            for folder in folders
+        ]
+    )
     return np.atleast_3d(losses).swapaxes(1, 2).reshape(len(training.seeds), -1)  # a population logs a list per step
 
 
@@ -98,6 +101,9 @@ def train_seeds(
     workspace: Workspace,
 ) -> list[Params]:
     """Parameters after training, one tree per seed. Runs in the workspace's folder `name`, resumes there, and returns at once when done.
+
+    Of several processes, which train on one mesh, each gets all of the parameters on its first device: they have to fit there, and what is
+    then computed from them is computed in every process alike.
 
     Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`.
     """
@@ -135,7 +141,7 @@ def train_seeds(
         dataset = batches(source, rows, seed, training.steps_per_dispatch, process_rows(mesh, rows))
         state = shard_state(jax.jit(start)(jax.random.key(seed)), mesh)
         dataset = dataset.map(lambda batch: shard_batch(batch, mesh, rows))
-        results.append(trained(f"{name}/seed-{seed}", state, dataset, "none", 1))
+        results.append(whole(trained(f"{name}/seed-{seed}", state, dataset, "none", 1)))
     return results
 
 

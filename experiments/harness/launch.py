@@ -29,7 +29,8 @@ TPUS = {"v5e": ("tpu-v5litepod", "v2-alpha-tpuv5-lite"), "v6e": ("tpu-v6e", "v2-
 """SkyPilot's name, and Google's software version (cloud.google.com/tpu/docs/runtimes), without which SkyPilot takes that of v5p for v5e."""
 
 CHIPS = (1, 4, 8)
-"""Of one host. A trial is one process, so slices with several hosts are not for it."""
+"""Of one host. A trial is one process, so slices with several hosts are not for it; see `experiments.harness.distributed`."""
+SLICE = re.compile(f"tpu-(?:{'|'.join(TPUS)})-(?P<chips>[0-9]+)")
 
 GPUS = ("A10G", "A100", "A100-80GB", "B200", "H100", "H200", "L4", "L40S", "T4", "V100")
 GPU_COUNTS = (1, 2, 4, 8)
@@ -86,6 +87,14 @@ class Launch:
     def __post_init__(self) -> None:
         choose("--emit", self.target, get_args(Target))
         if self.accelerator is not None:
+            tpu = SLICE.fullmatch(self.accelerator)
+            require(
+                tpu is None or int(tpu["chips"]) <= max(CHIPS),
+                "--accelerator",
+                self.accelerator,
+                f"at most the {max(CHIPS)} chips of one host, since a trial is one process; "
+                "for larger slices start `run NAME PRESET --distributed auto` on each of their hosts",
+            )
             choose("--accelerator", self.accelerator, accelerators())
         if self.target == "slurm":
             allowed = (

@@ -77,6 +77,7 @@ def describe_session() -> dict[str, Any]:
         "git_dirty": dirty,
         "device_kind": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": processor(),

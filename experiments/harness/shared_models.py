@@ -3,16 +3,21 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 import lexinv
 from experiments.harness.record import describe_session, training_speed
 from experiments.harness.workspace import Workspace, write_json
 from lexinv.data.cache import cache_directory
 from lexinv.training.metrics import SPEED_FILE
+from lexinv.training.processes import agree, first_process, in_any_process
+from lexinv.validation import require
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,9 @@ def shared_models(
     """What `train` gives in a folder of the user's cache, where every experiment finds what another one has trained.
 
     content: JSON that decides the parameters: data, model, training. It is hashed together with the code that trains, so that models of
-    other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several processes
-    one trains and the others wait. The speed of their training is copied to the run.
+    other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several runs at
+    a time one trains and the others wait. The speed of their training is copied to the run.
     """
-    from filelock import FileLock
-
     hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
     identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
     shared = replace(workspace, path=cache_directory() / "models" / identity, config_hash=identity)
@@ -49,10 +52,13 @@ def shared_models(
     def seconds() -> float:
         with shared.session(describe_session()):
             train(shared)
-        return sum(session["wall_clock_seconds"] for session in shared.sessions())
+        return agree(lambda: sum(session["wall_clock_seconds"] for session in shared.sessions()))
 
-    with FileLock(shared.folder("lock") / "training"):
-        found = (shared.path / "stages/seconds.json").is_file()
+    held = shared.folder("lock") / "training"
+    with FileLock(held) if first_process() else nullcontext():
+        found = agree((shared.path / "stages/seconds.json").is_file)
+        everywhere = not in_any_process(not held.exists())
+        require(everywhere, "LEXINV_CACHE", str(cache_directory()), "a folder that all processes of the run share")
         spent = shared.cached("seconds", seconds)
         for name, speed in training_speed(shared.path).items():
             write_json(workspace.folder(f"models/{identity}/{name}") / SPEED_FILE, speed)

@@ -27,13 +27,20 @@ def finished(folder: Path) -> bool:
     return (folder / LAST_FILE).is_file()
 
 
-def prepare_process() -> None:
-    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM."""
+def prepare_process(distributed: str | None = None) -> None:
+    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM.
+
+    distributed: make this process one of several, see `experiments.harness.distributed.join`.
+    """
     from lexinv.data.cache import cache_directory
     from lexinv.training.allocator import keep_memory
 
     keep_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    if distributed is not None:
+        from experiments.harness.distributed import join
+
+        join(distributed)  # which handles SIGTERM in a way of its own
     # Outside `fit`, which ends with a checkpoint: leave the folder unlocked and its clock written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -41,9 +48,10 @@ def prepare_process() -> None:
 def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -> bool:
     """Start or resume the run of `config` in its folder until results.json is there; returns whether it was there before."""
     from experiments.harness.record import describe_session, imported_packages
+    from lexinv.training.processes import agree
 
     results = workspace.path / "results.json"
-    if results.is_file():
+    if agree(results.is_file):
         return True
     console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
     with workspace.session(describe_session()) as session:

@@ -1,4 +1,8 @@
-"""A run folder: stages computed once, names that cannot leave it, one process at a time, the time it took."""
+"""A run folder: stages computed once, names that cannot leave it, one process at a time, the time it took.
+
+Where one run has several processes (`experiments.harness.distributed`), the first of them locks and writes; what it finds in the folder,
+and what a stage gave there, is handed to the others, so that all go the same way.
+"""
 
 import json
 import os
@@ -12,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lexinv.training.processes import agree, first_process, in_any_process
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, require
 
@@ -20,7 +25,12 @@ CLOCK_SECONDS = 5.0
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or none of it; a file that already holds these bytes is left untouched."""
+    """Write a whole file or none of it; a file that already holds these bytes is left untouched.
+
+    Of several processes only the first writes.
+    """
+    if not first_process():
+        return
     if path.is_file() and path.read_bytes() == data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,16 +87,29 @@ class Workspace:
         return folder
 
     def cached(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The JSON value of the stage `name`: read if an earlier start finished it, otherwise computed and written atomically."""
+        """The JSON value of the stage `name`: read if an earlier start finished it, otherwise computed and written atomically.
+
+        Several processes compute it together, and the first's value is that of all.
+        """
         path = self._inside(f"stages/{name}.json")
-        if path.is_file():
-            try:
-                return json.loads(path.read_bytes())
-            except ValueError:  # written whole or not at all: other hands damaged it
-                warnings.warn(f"{path} is damaged; the stage is computed again", stacklevel=2)
+
+        def held() -> list[Any]:
+            if path.is_file():
+                try:
+                    return [json.loads(path.read_bytes())]
+                except ValueError:  # written whole or not at all: other hands damaged it
+                    warnings.warn(f"{path} is damaged; the stage is computed again", stacklevel=4)
+            return []
+
+        if found := agree(held):
+            return found[0]
         value = plain(compute())
-        write_json(path, value)
-        return value
+
+        def written() -> Any:
+            write_json(path, value)
+            return value
+
+        return agree(written)
 
     def pinned(self, name: str, value: Any) -> Any:
         """`value`, which must be what it was when the run began; `InvalidConfig` otherwise.
@@ -119,10 +142,16 @@ class Workspace:
 
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=seconds)
-        except Timeout:
-            raise InvalidConfig("workspace", str(self.path), "a run folder that no other process is using") from None
+
+        def acquire() -> None:
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                raise InvalidConfig(
+                    "workspace", str(self.path), "a run folder that no other process is using"
+                ) from None
+
+        agree(acquire)
         try:
             yield
         finally:
@@ -163,7 +192,8 @@ class Workspace:
 def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Workspace:
     """The run folder at `path` for this configuration, made if missing.
 
-    Raises `InvalidConfig` with both hashes if it holds another configuration, and if it is a file or a folder of something else.
+    Raises `InvalidConfig` with both hashes if it holds another configuration, if it is a file or a folder of something else, and if not
+    all of several processes see it.
     """
     from experiments.harness.config import config_hash, to_json
 
@@ -174,20 +204,27 @@ def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Wor
         "config": to_json(config),
     }
     file = path / "config.json"
-    require(not path.exists() or path.is_dir(), "workspace", str(path), "a folder")
-    if file.is_file():
-        try:
-            held = json.loads(file.read_bytes())
-            found = f"{held['experiment']} with config hash {held['config_hash']}"
-        except (ValueError, KeyError, TypeError):
-            raise InvalidConfig("workspace", str(path), "a run folder; its config.json cannot be read") from None
-        wanted = f"{experiment} with config hash {content['config_hash']}"
-        if found != wanted:
-            raise InvalidConfig(
-                "workspace", str(path), f"it holds {found}; this run is {wanted}; choose another folder"
-            )
-    else:
-        foreign = path.is_dir() and any(child.name != ".lock" for child in path.iterdir())
-        require(not foreign, "workspace", str(path), "a new or empty folder, or the folder of the same run")
-        write_json(file, content)
+
+    def begin() -> None:
+        require(not path.exists() or path.is_dir(), "workspace", str(path), "a folder")
+        if file.is_file():
+            try:
+                held = json.loads(file.read_bytes())
+                found = f"{held['experiment']} with config hash {held['config_hash']}"
+            except (ValueError, KeyError, TypeError):
+                raise InvalidConfig("workspace", str(path), "a run folder; its config.json cannot be read") from None
+            wanted = f"{experiment} with config hash {content['config_hash']}"
+            if found != wanted:
+                raise InvalidConfig(
+                    "workspace", str(path), f"it holds {found}; this run is {wanted}; choose another folder"
+                )
+        else:
+            foreign = path.is_dir() and any(child.name != ".lock" for child in path.iterdir())
+            require(not foreign, "workspace", str(path), "a new or empty folder, or the folder of the same run")
+            write_json(file, content)
+
+    agree(begin)
+    require(
+        not in_any_process(not file.is_file()), "workspace", str(path), "a folder that all processes of the run share"
+    )
     return Workspace(path, content["config_hash"])

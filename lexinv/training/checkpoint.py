@@ -20,9 +20,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from lexinv.training.processes import in_any_process, several_processes
 from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState
-from lexinv.validation import InvalidConfig
+from lexinv.validation import InvalidConfig, require
 
 
 class Restored(NamedTuple):
@@ -95,9 +96,12 @@ class Checkpoints(AbstractContextManager):
 
         A damaged checkpoint is renamed to `damaged-STEP`, with a warning, and the one before it is taken. Raises
         `InvalidConfig` if the checkpoint belongs to another configuration, or holds other arrays than `template`. Where
-        both runs described themselves in `metadata`, the message says in which of its entries they differ.
+        both runs described themselves in `metadata`, the message says in which of its entries they differ. It is raised
+        too where several processes each train a state of their own: they would write over each other's checkpoints.
         """
         self.wait()
+        alone = several_processes() and template.step.is_fully_addressable
+        require(not alone, "processes", jax.process_count(), "1 for a training that is not divided over a mesh")
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
@@ -124,7 +128,7 @@ class Checkpoints(AbstractContextManager):
                 raise
             except Exception as error:
                 failure = error
-            if _in_any_process(failure is not None):
+            if in_any_process(failure is not None):
                 self._set_aside(step, failure or OSError("another process could not read its part"))
             elif _digest(state) != run["digest"]:
                 self._set_aside(step, ValueError("the stored digest does not match"))
@@ -203,10 +207,6 @@ def _differences(theirs: Any, ours: Any, name: str) -> Iterator[str]:
             yield from _differences(theirs[key], ours[key], f"{name}.{key}" if name else key)
     elif json.dumps(theirs) != json.dumps(ours):  # a tuple has become a list
         yield f"{name}: {theirs!r} there, {ours!r} here"
-
-
-def _in_any_process(here: bool) -> bool:
-    return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 def _digest(state: PyTree) -> str:

@@ -4,7 +4,9 @@ A mesh may lie over the devices of several processes, on one machine or many. Ea
 `jax.distributed.initialize(coordinator_address="HOST:PORT", num_processes=N, process_id=I)` (no arguments on TPU pods, Slurm and
 Open MPI, where JAX finds them itself; on CPUs also `jax.config.update("jax_cpu_collectives_implementation", "gloo")` before it).
 From then on `jax.devices()` are those of all processes. All of them make the same mesh and the same initial state, load their
-`process_rows` of every batch, and call `fit` with a directory that all of them can read and write.
+`process_rows` of every batch, and call `fit` with a directory that all of them can read and write. Afterwards
+`lexinv.training.processes.whole` gives each of them all of the parameters, and `agree` the first's answer to what all must do alike.
+`python -m experiments run NAME PRESET --distributed HOST:PORT,N,I` does all this for an experiment.
 """
 
 import math

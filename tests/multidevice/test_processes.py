@@ -106,7 +106,8 @@ def test_damage_to_one_part_is_seen_by_both_and_the_checkpoint_before_taken(two)
 
 def test_what_does_not_fit_the_processes_is_refused(two):
     for process in two:
-        mesh, batch, rows = process["refused"]
+        mesh, batch, rows, own = process["refused"]
         assert "data * fsdp * model of all 4 devices of the 2 processes" in mesh
         assert "the 4 rows of this process" in batch
         assert "batch_size = 6" in rows and "multiple of the mesh's data * fsdp = 4" in rows
+        assert "processes = 2" in own and "not divided over a mesh" in own

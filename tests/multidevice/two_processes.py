@@ -21,6 +21,7 @@ from lexinv.data.windows import array_windows, batches
 from lexinv.nn.language_model import initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
 from lexinv.training.metrics import read_metrics
@@ -116,6 +117,7 @@ def main() -> dict:
         lambda: make_mesh(MeshConfig(2, 1)),
         lambda: shard_batch({"x": np.zeros((1, 3))}, mesh, ROWS),
         lambda: process_rows(mesh, 6),
+        lambda: Checkpoints(FOLDER / "own").restore_latest(create_state(PARAMS, OPTIMIZER, jax.random.key(1)), ""),
     ):
         try:
             refuse()
