@@ -3,9 +3,8 @@
 Three meshes: data-parallel, fully sharded and tensor-parallel. For the first two each device keeps its rows, so that the batch grows with
 the devices; for the third the batch stays that of one device and the work on it is divided. The devices are fake ones of the CPU, for
 which XLA partitions a program as for any others; traffic is the bytes of what its collective operations give a device. Three things are
-as on the CPU alone: gradients of divided parameters are
-summed whole where accelerators scatter the sum, each use of a parameter or an activation is summed apart where they add first, and
-nothing is bfloat16.
+of the CPU alone: gradients of divided parameters are summed whole where accelerators scatter the sum, each use of a parameter or an
+activation is summed apart where they add first, and nothing is bfloat16.
 """
 
 from collections.abc import Callable
