@@ -21,6 +21,7 @@ from experiments.sae.subject_models import HeldOut, blocks
 from experiments.sae.synthetic_models import TrainingConfig
 from lexinv.sae.activation_streams import ComputedActivations
 from lexinv.sae.training import OptimizerConfig
+from lexinv.training.mesh import MeshConfig
 from lexinv.validation import InvalidConfig
 
 CONFIG = AutoencodersConfig(
@@ -115,6 +116,7 @@ def test_blocks_hold_every_number_once_and_are_filled_up_with_the_first():
         ({"variants": ("feature_zipf",), "features": 128}, "autoencoders.training.batch"),
         ({"relu": -1.0}, "autoencoders.relu"),
         ({"buffer_tokens": 0}, "autoencoders.buffer_tokens"),
+        ({"mesh": MeshConfig(model=3)}, "autoencoders.mesh.model"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, field):
