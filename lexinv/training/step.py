@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from lexinv.training.population import map_members
 from lexinv.training.state import TrainState
 from lexinv.training.streams import stream
 from lexinv.validation import choose, require
@@ -93,11 +94,13 @@ def make_train_step(
         return jax.lax.scan(one_step, state, batches)
 
     def steps_one_member_after_another(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        # No step is below 0, but the compiler cannot know.
+        rounds = jnp.where(state.step[0] < 0, 0, len(state.step))
         if shared_batches:
-            state, metrics = jax.lax.map(lambda member: steps(member, batches), state)
+            state, metrics = map_members(lambda member: steps(member, batches), state, rounds)
         else:
             by_member = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
-            state, metrics = jax.lax.map(lambda member: steps(*member), (state, by_member))
+            state, metrics = map_members(lambda member: steps(*member), (state, by_member), rounds)
         return state, jax.tree.map(jnp.transpose, metrics)
 
     dispatch = {
