@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import grain
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float
 
 from experiments.harness.shared_models import SharedModels, shared_models
@@ -20,6 +21,7 @@ from lexinv.nn.flops import train_flops
 from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
 from lexinv.training.metrics import read_metrics
@@ -147,10 +149,25 @@ def train_population(
     """
     seeds, rates = zip(*members, strict=True)
     training = what.training
+    found = _finished(lambda: create_population(what.start, seeds, rates), training.steps, directory, config_hash)
+    if found is not None:
+        return found
     dataset = population_batches(what.source, training.batch_size, seeds, training.steps_per_dispatch)
     state = create_population(what.start, seeds, rates)
     population = "map" if jax.default_backend() == "cpu" else "vmap"
     return what.fit(state, dataset, population, directory, config_hash, progress)
+
+
+def _finished(start: Callable[[], TrainState], steps: int, directory: Path, config_hash: str) -> TrainState | None:
+    """The state after the last step, if it is in `directory`. Nothing is compiled for it, as the first state would have to be."""
+    if not (directory / f"checkpoints/{steps}").is_dir():
+        return None
+    place = SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(start)
+    )
+    restored = Checkpoints(directory / "checkpoints").restore_latest(template, config_hash)
+    return restored.state if restored is not None and restored.step == steps else None
 
 
 def train_seeds(
