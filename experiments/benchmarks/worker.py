@@ -34,7 +34,9 @@ from experiments.benchmarks.merging_problem import (
     torch_matching,
 )
 from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
+from experiments.benchmarks.scaling_problem import compiled_program
 from experiments.harness.config import from_json, to_json
+from lexinv.training.mesh import MeshConfig
 
 # What lexinv.training.allocator does, for processes of any library: buffers are kept, not returned and faulted in again.
 ALLOCATOR = {
@@ -49,10 +51,13 @@ class WorkerError(RuntimeError):
     """A request failed in the worker. The message is the type of what went wrong; the worker's log has the rest."""
 
 
-def environment(compilation_cache: Path | None = None, keep_memory: bool = True) -> dict[str, str]:
+def environment(
+    compilation_cache: Path | None = None, keep_memory: bool = True, fake_devices: int = 0
+) -> dict[str, str]:
     """The variables of every measured process; without a folder it caches no compiled programs.
 
     Without `keep_memory` freed memory goes back to the kernel, so that what a process holds is what it needs.
+    fake_devices: so many CPUs that JAX sees, to compile for. LLVM, which comes after what is read of a program, is told not to try hard.
     """
     ours = {"JAX_COMPILATION_CACHE_DIR", *ALLOCATOR}
     variables = {name: value for name, value in os.environ.items() if name not in ours}
@@ -62,20 +67,30 @@ def environment(compilation_cache: Path | None = None, keep_memory: bool = True)
     path = os.pathsep.join([root, *filter(None, [variables.get("PYTHONPATH")])])
     # Several processes share one accelerator; torch.compile shall not leave a pool of compilers behind.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    if fake_devices:
+        flags = f"--xla_force_host_platform_device_count={fake_devices} --xla_backend_optimization_level=0"
+        shared |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{variables.get('XLA_FLAGS', '')} {flags}"}
     return {**variables, **(ALLOCATOR if keep_memory else {}), **shared, "PYTHONPATH": path}
 
 
 class Worker:
     """A started worker; leaving its `with` block ends it. It ends by itself when this process is gone."""
 
-    def __init__(self, log: Path, cores: int, compilation_cache: Path | None = None, keep_memory: bool = True):
+    def __init__(
+        self,
+        log: Path,
+        cores: int,
+        compilation_cache: Path | None = None,
+        keep_memory: bool = True,
+        fake_devices: int = 0,
+    ):
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.benchmarks.worker", str(cores)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                env=environment(compilation_cache, keep_memory),
+                env=environment(compilation_cache, keep_memory, fake_devices),
                 text=True,
             )
         self.log = log
@@ -181,6 +196,10 @@ class Bench:
         """Peak bytes of an autoencoder's compiled step; nothing is run."""
         return planned_bytes(from_json(AutoencoderProblem, problem))
 
+    def program(self, problem: Any, mesh: Any) -> dict[str, Any]:
+        """What one device of a mesh does and holds in a step, as compiled; nothing is run."""
+        return compiled_program(from_json(Problem, problem), from_json(MeshConfig, mesh))
+
     def resident(self) -> dict[str, int]:
         """Bytes of memory that this process holds, and the most that it has held since this was last asked."""
         status = Path("/proc/self/status").read_text()
@@ -221,7 +240,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
     bench = Bench()
-    names = ("prepare", "block", "memory", "planned", "resident", "population", "start")
+    names = ("prepare", "block", "memory", "planned", "program", "resident", "population", "start")
     requests = {name: getattr(bench, name) for name in names}
     for line in sys.stdin:
         asked = json.loads(line)

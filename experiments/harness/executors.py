@@ -14,8 +14,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import experiments
+from experiments.harness.halving import STOPPED_FILE
 from experiments.harness.trial import finished
-from experiments.harness.workspace import write_atomically
+from experiments.harness.workspace import write_atomically, write_json
 from lexinv.validation import InvalidConfig, require
 
 POLL_SECONDS = 0.1
@@ -26,9 +27,11 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
 KILLED_RETRIES = 3
 """How often a cluster starts a trial again whose process or machine was lost."""
 
-Status = Literal["waiting", "running", "done", "failed"]
+Status = Literal["waiting", "running", "done", "stopped", "failed"]
 Report = Callable[[Path, Status], None]
 Executor = Callable[[Sequence[Path], Report], None]
+Stops = Callable[[Path], Mapping[str, Any] | None]
+"""Asked for running trials again and again: why one is to be stopped, as JSON; None for it to go on. See `experiments.harness.halving`."""
 
 
 class Killed(RuntimeError):
@@ -41,7 +44,8 @@ def start(folder: Path) -> subprocess.Popen:
     Its process group is its own: ctrl-C reaches this process alone, which then says SIGTERM to the trial.
     """
     path = os.pathsep.join(filter(None, [str(Path(experiments.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    (folder / "error.txt").unlink(missing_ok=True)
+    for file in ("error.txt", STOPPED_FILE):
+        (folder / file).unlink(missing_ok=True)
     with open(folder / "log.txt", "ab") as log:
         log.write(f"started on {os.uname().nodename} by process {os.getpid()}\n".encode())
         log.flush()
@@ -65,9 +69,11 @@ def stop(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def outcome(folder: Path, reason: str) -> Status:
-    """done, or failed with at least the reason and the end of the log in error.txt."""
+    """done, stopped, or failed with at least the reason and the end of the log in error.txt."""
     if finished(folder):
         return "done"
+    if (folder / STOPPED_FILE).is_file():
+        return "stopped"
     error = folder / "error.txt"
     if not error.is_file():
         log = folder / "log.txt"
@@ -76,7 +82,7 @@ def outcome(folder: Path, reason: str) -> Status:
     return "failed"
 
 
-def run_processes(folders: Sequence[Path], report: Report, workers: int) -> None:
+def run_processes(folders: Sequence[Path], report: Report, workers: int, stops: Stops | None = None) -> None:
     """Run trials on this machine, at most `workers` at a time. Stopped from outside, it ends them with a checkpoint first."""
     waiting, running = deque(folders), dict[Path, subprocess.Popen]()
     try:
@@ -90,6 +96,9 @@ def run_processes(folders: Sequence[Path], report: Report, workers: int) -> None
                 if process.poll() is not None:
                     del running[folder]
                     report(folder, outcome(folder, f"the process ended with code {process.returncode}"))
+                elif stops is not None and (why := stops(folder)):
+                    write_json(folder / STOPPED_FILE, why)
+                    process.terminate()
     finally:
         stop(list(running.values()))
 
@@ -147,7 +156,12 @@ def _require_answer(address: str) -> None:
 
 
 def run_ray(
-    folders: Sequence[Path], report: Report, workers: int | None, ray: Any, resources: Mapping[str, float]
+    folders: Sequence[Path],
+    report: Report,
+    workers: int | None,
+    ray: Any,
+    resources: Mapping[str, float],
+    stops: Stops | None = None,
 ) -> None:
     """Run every trial as one task of a cluster whose nodes see the same folders, at most `workers` at a time (None: as many as fit).
 
@@ -174,6 +188,10 @@ def run_ray(
             for reference in [item for item in quiet if _log_size(running[item]) != quiet[item]]:
                 del quiet[reference]
                 report(running[reference], "running")
+            for reference in [item for item in running if item not in done]:
+                if stops is not None and (why := stops(running[reference])):
+                    write_json(running[reference] / STOPPED_FILE, why)
+                    ray.cancel(reference)
             for reference in done:
                 folder = running.pop(reference)
                 quiet.pop(reference, None)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import grain
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Float
 
 from experiments.harness.shared_models import SharedModels, shared_models
@@ -53,16 +53,33 @@ class TrainingConfig:
             require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
         require(len(self.seeds) > 0, "training.seeds", self.seeds, "at least one seed")
         require(len(set(self.seeds)) == len(self.seeds), "training.seeds", self.seeds, "different seeds")
-        rows, devices = self.batch_size, self.mesh.data * self.mesh.fsdp
+        rows, parts = self.batch_size, self.mesh.batch_parts
         require(
             rows % self.microbatches == 0, "training.microbatches", self.microbatches, f"a divisor of batch_size {rows}"
         )
-        require(rows % devices == 0, "training.batch_size", rows, f"a multiple of the mesh's {devices} devices")
-        parts = self.steps % self.steps_per_dispatch == 0
+        require(rows % parts == 0, "training.batch_size", rows, f"a multiple of the mesh's data * fsdp = {parts}")
+        whole = self.steps % self.steps_per_dispatch == 0
         require(
-            parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of training.steps = {self.steps}"
+            whole, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of training.steps = {self.steps}"
         )
         make_optimizer(self.optimizer, self.steps)
+
+
+def training_mesh(training: TrainingConfig, model: TransformerConfig) -> Mesh:
+    """The mesh that `model` is trained on. To be called before anything is compiled: it refuses one that does not fit.
+
+    Raises `InvalidConfig` for more devices than there are, and where `mesh.model` divides a head or the MLPs unevenly. It need not divide
+    the vocabulary, which is then whole on each of its devices.
+    """
+    for field in ("heads", "mlp_width"):
+        allowed = f"a divisor of model.{field} = {getattr(model, field)}"
+        require(
+            getattr(model, field) % max(training.mesh.model, 1) == 0,
+            "training.mesh.model",
+            training.mesh.model,
+            allowed,
+        )
+    return make_mesh(training.mesh)
 
 
 def training_losses(name: str, training: TrainingConfig, workspace: Workspace) -> Float[np.ndarray, "seeds steps"]:
@@ -184,7 +201,7 @@ def train_seeds(
     Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`, and what `workspace.postpone` raises.
     """
     what, rate = Training(name, model, lexicon, vocab, source, training), training.optimizer.learning_rate
-    mesh = make_mesh(training.mesh)
+    mesh = training_mesh(training, model)
     if mesh.size == 1:
         if workspace.postpone is not None:
             workspace.postpone(what)

@@ -1,27 +1,20 @@
 """What training on many devices would take, without them: the step compiled ahead of time for as many fake ones."""
 
 import dataclasses
-import math
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.language_models import TrainingConfig, training_mesh
+from experiments.harness.programs import collective_bytes, matrix_flops
 from lexinv.nn.flops import PEAK_FLOPS, train_flops
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.mesh import MeshConfig
 from lexinv.validation import choose, require
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
-OPERATION = re.compile(rf"= (\(?[^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
-COMMENT = re.compile(r"/\*.*?\*/")
-TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 Config = TypeVar("Config")
-SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +22,7 @@ class PlanOptions:
     """What cannot be known from the configuration without its text and its machine."""
 
     devices: int = 8
-    """Fake devices to compile for; they share each batch unless training.mesh says otherwise."""
+    """Fake devices to compile for; they share the rows of each batch unless training.mesh says otherwise."""
     vocab: int = 256
     """Size of the vocabulary, which the tokenizer would tell."""
     lexicon: Literal["standard", "lexinvariant"] = "lexinvariant"
@@ -64,13 +57,18 @@ def parse(config: Any, arguments: Sequence[str], program: str) -> tuple[Any, Pla
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One step of one seed. Bytes are of one device, as XLA's compiler for the CPU has them; collectives: bytes by kind."""
+    """One step of one seed. Bytes are of one device, as XLA's compiler for the CPU has them; collectives: bytes by kind.
+
+    flops: of all devices, by `lexinv.nn.flops`. device_flops: of the matrix products of one device, as compiled, with what is recomputed,
+    and what the devices along `model` all do.
+    """
 
     mesh: MeshConfig
     parameters: int
     state_bytes: int
     temporary_bytes: int
     flops: float
+    device_flops: float
     collectives: dict[str, int]
     steps_per_second: float
 
@@ -90,26 +88,23 @@ def make_plan(config: Any, options: PlanOptions) -> Plan:
     import jax.numpy as jnp
 
     from lexinv.nn.language_model import initialize, make_loss
-    from lexinv.training.mesh import batch_sharding, make_mesh, state_shardings
+    from lexinv.training.mesh import batch_sharding, state_shardings
     from lexinv.training.optimizers import make_optimizer
     from lexinv.training.state import create_state, parameter_count
     from lexinv.training.step import make_train_step
 
     model, training, context = largest_training(config)
-    mesh = training.mesh
-    if mesh.data * mesh.fsdp == 1:
-        mesh = MeshConfig(data=options.devices)
-    count = mesh.data * mesh.fsdp
+    if training.mesh == MeshConfig():
+        training = dataclasses.replace(training, mesh=MeshConfig(data=options.devices))
+    count, rows = training.mesh.devices, training.batch_size
     require(count == options.devices, "--devices", options.devices, f"those of training.mesh, {count}")
-    rows = training.batch_size
-    require(rows % count == 0, "training.batch_size", rows, f"a multiple of the {count} devices")
+    devices = training_mesh(training, model)
     lexicon = LexiconConfig(options.lexicon, vocab_block=getattr(config, "vocab_block", 0))
     optimizer = make_optimizer(training.optimizer, training.steps)
 
     def start(key: jax.Array) -> Any:
         return create_state(initialize(model, lexicon, options.vocab, key), optimizer, key)
 
-    devices = make_mesh(mesh)
     state = jax.eval_shape(start, jax.random.key(0))
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -124,55 +119,30 @@ def make_plan(config: Any, options: PlanOptions) -> Plan:
         make_loss(model, lexicon, options.vocab), optimizer, microbatches=training.microbatches, population="none"
     )
     compiled: Any = step.lower(placed, batch).compile()
-    memory = compiled.memory_analysis()
+    memory, program = compiled.memory_analysis(), compiled.as_text()
     flops = train_flops(model, options.vocab, context) * rows * context
     return Plan(
-        mesh,
+        training.mesh,
         parameter_count(state.params),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         flops,
-        collective_bytes(compiled.as_text()),
+        matrix_flops(program),
+        collective_bytes(program),
         options.utilisation * PEAK_FLOPS[options.device_kind] * count / flops,
     )
-
-
-def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes of the results of each kind of collective operation of an optimised HLO program, as often as its loops run.
-
-    A loop whose number of rounds the compiler does not know counts once.
-    """
-    # A computation begins at the margin, "%name (...) -> ... {" or "ENTRY %name ...", and ends with "}" there.
-    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", COMMENT.sub("", program), re.M | re.S))
-    rounds = dict.fromkeys(parts, 1)
-    called = [
-        (caller, name, int(trip[1]) if "while(" in line and (trip := TRIPS.search(line)) else 1)
-        for caller, text in parts.items()
-        for line in text.splitlines()
-        for name in re.findall(r"(?:body|condition|calls|to_apply|branch_computations)=\{?%?([\w.-]+)", line)
-    ]
-    for caller, name, times in reversed(called):  # HLO defines what is called before what calls it
-        rounds[name] = rounds.get(caller, 1) * times
-    found: dict[str, int] = {}
-    for name, text in parts.items():
-        for shapes, kind in OPERATION.findall(text):
-            sizes = [
-                BYTES[dtype] * math.prod(int(side) for side in sides.split(",") if side)
-                for dtype, sides in SHAPE.findall(shapes)
-                if dtype in BYTES
-            ]
-            found[kind] = found.get(kind, 0) + rounds[name] * sum(sizes)
-    return found
 
 
 def describe(plan: Plan, options: PlanOptions) -> list[str]:
     """The plan in lines for the terminal."""
     traffic = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in plan.collectives.items()) or "none"
     return [
-        f"mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}: {options.devices} devices; vocabulary {options.vocab}",
+        f"mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}, model {plan.mesh.model}: {options.devices} devices;"
+        f" vocabulary {options.vocab}",
         f"parameters {plan.parameters:,}",
         f"each device: state and batch {plan.state_bytes / 2**20:,.1f} MiB,"
         f" temporary {plan.temporary_bytes / 2**20:,.1f} MiB (as compiled for the CPU)",
-        f"a step: {plan.flops:.3g} FLOPs; collectives of a device: {traffic}",
+        f"a step: {plan.flops:.3g} FLOPs; matrix products of a device: {plan.device_flops:.3g}",
+        f"collectives of a device: {traffic}",
         f"at {options.utilisation:.0%} of {options.device_kind}'s peak: {plan.steps_per_second:.3g} steps/s",
     ]

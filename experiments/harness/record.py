@@ -16,6 +16,7 @@ from typing import Any
 
 import experiments
 from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from lexinv.training.metrics import SPEED_FILE
 from lexinv.validation import InvalidConfig, require
 
 REPOSITORY = Path(experiments.__file__).parents[1]
@@ -113,12 +114,19 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
         "seeds": results.get("seeds", []),
         "corpora": results.get("corpora", {}),
         "packages": packages,
+        "speed": training_speed(workspace.path),
     }
     for field in ("git_commit", "device_kind", "cpu"):  # a run may be resumed elsewhere
         if len(values := list(dict.fromkeys(session[field] for session in sessions))) > 1:
             environment[f"{field}s"] = values
     write_json(workspace.path / "environment.json", environment)
     return judge_and_draw(workspace.path, module, results, pdf=True)
+
+
+def training_speed(folder: Path) -> dict[str, dict[str, float | None]]:
+    """What `lexinv.training.fit` measured in the run: tokens per second and utilisation by the folder that a model was trained in."""
+    files = sorted(folder.rglob(SPEED_FILE))
+    return {file.parent.relative_to(folder).as_posix(): json.loads(file.read_bytes()) for file in files}
 
 
 def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:

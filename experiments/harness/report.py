@@ -85,6 +85,12 @@ def claims_page(records: dict[str, list[Record]], files: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def spread(speeds: dict[str, dict[str, float | None]], measure: str, form: str) -> str:
+    """The lowest and the highest of a measure over the trainings of a record; nothing where it is not known."""
+    known = [value for speed in speeds.values() if (value := speed[measure]) is not None]
+    return " to ".join(dict.fromkeys(format(end(known), form) for end in (min, max))) if known else ""
+
+
 def section(item: Record) -> str:
     """One record: its claims as a table, where the numbers come from, the figure."""
     environment = item.environment
@@ -106,6 +112,10 @@ def section(item: Record) -> str:
         f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
         f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
     )
+    if speeds := environment.get("speed"):
+        facts += f" Training: {spread(speeds, 'tokens_per_second', ',.0f')} tokens/s"
+        used = spread(speeds, "utilisation", ".1%")
+        facts += f", {used} of the devices' peak." if used else "."
     if changed(item):
         facts += " The preset has changed since."
     folder = f"records/{item.experiment}/{item.preset}"

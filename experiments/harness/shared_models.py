@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lexinv
-from experiments.harness.record import describe_session
-from experiments.harness.workspace import Workspace
+from experiments.harness.record import describe_session, training_speed
+from experiments.harness.workspace import Workspace, write_json
 from lexinv.data.cache import cache_directory
+from lexinv.training.metrics import SPEED_FILE
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def shared_models(
 
     content: JSON that decides the parameters: data, model, training. It is hashed together with the code that trains, so that models of
     other code are never found. `train` resumes in the workspace it is given and returns at once when all is done. Of several processes
-    one trains and the others wait.
+    one trains and the others wait. The speed of their training is copied to the run.
     """
     from filelock import FileLock
 
@@ -53,6 +54,8 @@ def shared_models(
     with FileLock(shared.folder("lock") / "training"):
         found = (shared.path / "stages/seconds.json").is_file()
         spent = shared.cached("seconds", seconds)
+        for name, speed in training_speed(shared.path).items():
+            write_json(workspace.folder(f"models/{identity}/{name}") / SPEED_FILE, speed)
         return SharedModels(train(shared), identity, spent if found else 0.0)
 
 

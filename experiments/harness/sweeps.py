@@ -21,6 +21,7 @@ from rich.text import Text
 
 from experiments.harness.config import config_hash
 from experiments.harness.executors import Report, Status, connect, run_processes, run_ray
+from experiments.harness.halving import STOPPED_FILE, Halving
 from experiments.harness.launch import Launch, Target, emit
 from experiments.harness.sweep_algebra import (
     Sweep,
@@ -85,6 +86,10 @@ class Options:
     """What of results.json to compare: a dotted path to a number or a list over seeds; the claims' verdicts unless given."""
     best: Literal["lowest", "highest"] = "lowest"
     """Which value of the metric is the best."""
+    halving: int | None = None
+    """Stop trials early: at each rung only the best 1/HALVING of those that have reached it goes on. Without it they are finished."""
+    first_rung: int | None = None
+    """With --halving: updates of training before trials are first compared; the next rungs are HALVING times as far, each."""
     trial: int | None = None
     """Run only the trial with this number, from 0, in this process and without a summary: for the jobs of a cluster."""
     emit: Target | None = None
@@ -95,7 +100,13 @@ class Options:
     """With --emit: tpu-v5e-8, tpu-v6e-8, H100:1 and so on; processors alone unless given."""
 
     def __post_init__(self) -> None:
-        for name in ("executor", "resources"):
+        require(
+            (self.halving is None) == (self.first_rung is None),
+            "--first-rung",
+            self.first_rung,
+            "a number exactly where --halving is given",
+        )
+        for name in ("executor", "resources", "halving"):
             value = getattr(self, name)
             require(
                 value is None or (self.emit is None and self.trial is None),
@@ -141,7 +152,10 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
     if options.seeds is not None:
         trials = product([seed_overrides(base, options.seeds)], trials)
     found = list(configurations(base, trials))
-    execute = executor(options)
+    halving = None
+    if options.halving is not None and options.first_rung is not None:
+        halving = Halving(options.halving, options.first_rung)
+    execute = executor(options, halving)
 
     path = options.workspace or Path("runs", name, "sweeps", f"{preset}-{config_hash(base)[:8]}")
     distinct = {config_hash(config): config for _, config in found}
@@ -157,7 +171,10 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
         for overrides, config in found:
             folder = path / "trials" / config_hash(config)
             open_workspace(folder, name, preset, config)
-            rows.setdefault(folder, Trial(folder, overrides, config, "done" if finished(folder) else "waiting"))
+            rows.setdefault(folder, Trial(folder, overrides, config, standing(folder, options)))
+        for folder, trial in rows.items() if halving else ():
+            if trial.status in ("done", "stopped"):
+                halving.stops(folder)
         with live_table(list(rows.values()), console) as report:
             execute([folder for folder, trial in rows.items() if trial.status == "waiting"], report)
         summary = summarize(name, preset, base, list(rows.values()), options.metric, options.best)
@@ -165,9 +182,19 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
     for trial in rows.values():
         if trial.status == "failed":
             console.print(f"failed: {describe(trial.overrides)}: {trial.folder / 'error.txt'}", markup=False)
-    failed = sum(trial.status == "failed" for trial in rows.values())
-    console.print(f"{len(rows) - failed} of {len(rows)} trials are finished: {path / 'summary.json'}", markup=False)
+    failed, done, stopped = (
+        sum(trial.status == status for trial in rows.values()) for status in ("failed", "done", "stopped")
+    )
+    early = f", {stopped} were stopped early" if stopped else ""
+    console.print(f"{done} of {len(rows)} trials are finished{early}: {path / 'summary.json'}", markup=False)
     return 1 if failed else 0
+
+
+def standing(folder: Path, options: Options) -> Status:
+    """How a trial stands before the sweep begins. What was stopped early stays so only while others are, too."""
+    if finished(folder):
+        return "done"
+    return "stopped" if options.halving is not None and (folder / STOPPED_FILE).is_file() else "waiting"
 
 
 def run_one(name: str, preset: str, base: Any, config: Any, path: Path, console: Any) -> int:
@@ -222,23 +249,26 @@ def parse(arguments: Sequence[str], program: str) -> tuple[Options, list[Block]]
     return tyro.cli(Options, args=options, prog=program, config=(tyro.conf.FlagCreatePairsOff,)), blocks
 
 
-def executor(options: Options) -> Callable[[Sequence[Path], Report], None]:
+def executor(options: Options, halving: Halving | None) -> Callable[[Sequence[Path], Report], None]:
     """What runs the trials, connected to its cluster. Raises `InvalidConfig`."""
-    workers = options.workers
+    workers, stops = options.workers, halving and halving.stops
     require(workers is None or workers >= 1, "--workers", workers, "at least 1")
     kind, colon, address = (options.executor or "processes").partition(":")
     kinds = ("processes", "population", "ray")
     plain = choose("executor", kind, kinds) == "ray" or not colon
     require(plain, "executor", options.executor, "processes, population, ray or ray:HOST:PORT")
     if kind == "processes":
-        return lambda folders, report: run_processes(folders, report, workers or 1)
+        return lambda folders, report: run_processes(folders, report, workers or 1, stops)
     if kind == "population":
         from experiments.harness.populations import run_populations
 
+        require(
+            halving is None, "executor", options.executor, "processes or ray with --halving: a population ends as one"
+        )
         return lambda folders, report: run_populations(folders, report, workers)
     resources = dict(map(read_resource, options.resources or ("CPU=1",)))
     ray = connect(address if colon else None)
-    return lambda folders, report: run_ray(folders, report, workers, ray, resources)
+    return lambda folders, report: run_ray(folders, report, workers, ray, resources, stops)
 
 
 def read_resource(text: str) -> tuple[str, float]:
@@ -252,7 +282,7 @@ def read_resource(text: str) -> tuple[str, float]:
     return name, value
 
 
-ORDER: tuple[Status, ...] = ("running", "failed", "waiting", "done")
+ORDER: tuple[Status, ...] = ("running", "failed", "waiting", "stopped", "done")
 
 
 @contextmanager

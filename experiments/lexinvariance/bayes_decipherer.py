@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
@@ -26,7 +26,6 @@ from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
-from lexinv.training.mesh import make_mesh
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -97,7 +96,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Nats per symbol by position, one row per seed, of the models, the oracle, the counters and the language itself."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     source = dirichlet_source(jax.random.key(config.source.seed), config.source.vocab, config.source.concentration)
     train = windows_of(source, config, "train", config.source.sequences)
     held_out = [

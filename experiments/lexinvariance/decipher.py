@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, interval
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.language_models import TrainingConfig, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
@@ -27,7 +27,6 @@ from lexinv.lexinvariance.probes import ProbeConfig, fit_probe, probe_log_probs
 from lexinv.nn.language_model import Params, initialize, make_hidden_states
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.mesh import make_mesh
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -114,7 +113,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Accuracy of every probe by level and position, shares of text and key that are deciphered, and one passage; by seed."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     text = perplexity.prepare(config.data.corpora[0], config.as_perplexity())
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint})
     ciphers = [

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.language_models import TrainingConfig, shared_seeds, training_mesh
 from experiments.harness.shared_models import SharedModels
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
@@ -24,7 +24,6 @@ from lexinv.nn.language_model import make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
-from lexinv.training.mesh import make_mesh
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -112,7 +111,7 @@ def lexicon(share: float) -> LexiconConfig:
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Nats per token of text by position, and accuracies on every task, by share and seed."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     text = perplexity.prepare(config.data.corpora[0], config.as_perplexity())
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint})
     tasks = [draw_tasks(config, text, seed) for seed in config.training.seeds]

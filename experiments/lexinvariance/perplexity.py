@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
 from experiments.harness.corpora import installed, slug
-from experiments.harness.language_models import TrainingConfig, train_seeds
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
@@ -27,7 +27,6 @@ from lexinv.nn.language_model import Batch, LanguageModel, Params, make_nll, shi
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, readout, row_keys, token_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
-from lexinv.training.mesh import make_mesh
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import require
 
@@ -190,7 +189,7 @@ class Text:
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Train and evaluate every arm; results by corpus, circuit and lexicon, nats per token by position, one row per seed."""
     seeds = config.training.seeds
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     first, *others = config.data.corpora
     texts = [prepare(corpus, config) for corpus in (first, *filter(installed, others))]
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint for text in texts})

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, interval
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.language_models import TrainingConfig, training_mesh
 from experiments.harness.style import BLUE, GREEN, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
@@ -32,7 +32,6 @@ from lexinv.nn.language_model import make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
-from lexinv.training.mesh import make_mesh
 from lexinv.validation import require
 
 PAPER = perplexity.PAPER
@@ -107,7 +106,7 @@ class Asked(NamedTuple):
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Nats per token of text by position, and every task's scores, by share and seed."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     text = perplexity.prepare(config.data.corpora[0], config.as_in_context().as_perplexity())
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint})
     marks = mark_ids(config.suite.symbols, text)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.corpora import slug
-from experiments.harness.language_models import TrainingConfig, train_seeds
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_mesh
 from experiments.harness.style import PALETTE, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
@@ -22,7 +22,6 @@ from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
-from lexinv.training.mesh import make_mesh
 from lexinv.validation import require
 
 PAPER = perplexity.PAPER
@@ -87,7 +86,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Bits by position and bytes by position of every arm, by corpus, tokenizer and kind; one row per seed."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     corpora = (config.code, config.prose)
     texts = {
         (corpus, tokenizer): perplexity.prepare(corpus, config.as_perplexity(tokenizer))

@@ -51,7 +51,8 @@ class AutoencodersConfig:
     """Which autoencoders are trained on one model's activations, of `features` latents each.
 
     k: latents per token of the variants that select, and the target of JumpReLU's L0, whose coefficient is `jumprelu`. relu: coefficient
-    of its L1. training.held_out: batches of the evaluation, for each seed. On a mesh features and tokens are divided over its devices.
+    of its L1. training.held_out: batches of the evaluation, for each seed. On a mesh features and tokens are divided over its devices:
+    tokens over `data` and `fsdp`, features over `model`.
     """
 
     variants: tuple[str, ...] = ("topk", "mutual", "mutual_zipf", "feature_zipf", "jumprelu", "relu")
@@ -78,6 +79,8 @@ class AutoencodersConfig:
         require(spends, "autoencoders.training.batch", batch, allowed)
         for name in ("jumprelu", "relu"):
             require(getattr(self, name) >= 0, f"autoencoders.{name}", getattr(self, name), "zero or more")
+        allowed = f"a divisor of autoencoders.features = {self.features}"
+        require(self.features % max(self.mesh.model, 1) == 0, "autoencoders.mesh.model", self.mesh.model, allowed)
         require(self.buffer_tokens >= 1, "autoencoders.buffer_tokens", self.buffer_tokens, "at least 1")
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import by_tens
@@ -28,7 +28,6 @@ from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.bayes import predictive_log_probs
 from lexinv.tokenization.sources import MOST_CONTEXTS, random_kernel, sample
 from lexinv.training.evaluation import evaluate_by_position
-from lexinv.training.mesh import make_mesh
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import require
@@ -109,7 +108,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """For every order, nats per symbol by position of the Bayes predictor, the frequencies and both models, one row per seed."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     return {
         "corpora": {},
         "seeds": list(config.training.seeds),

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy.special import entr
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import by_tens, crossing
@@ -34,7 +34,6 @@ from lexinv.tokenization.sources import (
     switching_kernel,
     symbol_distribution,
 )
-from lexinv.training.mesh import make_mesh
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import require
@@ -137,7 +136,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """For every source and arm: excess loss in nats per symbol, final state and next-symbol map, a row per seed."""
-    make_mesh(config.training.mesh)  # refuses one that is too large before anything is compiled
+    training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     sources, arms = {}, {}
     for p, q in config.sources:
         name = f"p={p}+q={q}"

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from lexinv.nn.sharding import divide_lexica, whole_vectors
 from lexinv.validation import require
 
 
@@ -72,6 +73,7 @@ def lexicon_rows(
         return jax.vmap(gaussian_rows, (0, 0, None))(keys, ids, dim)
     if table is None:
         raise ValueError(f"a {config.kind} lexicon needs its table")
+    table = whole_vectors(table)
     if config.shared:
         return table[ids]
     if config.kind == "permuted_bank":
@@ -104,7 +106,8 @@ def draw_lexicon(
         return table
     if config.kind == "permuted_bank":
         table = bank(vocab, dim)
-    return lexicon_rows(config, table, keys, jnp.broadcast_to(jnp.arange(vocab)[None], (keys.shape[0], vocab)), dim)
+    everyone = jnp.broadcast_to(jnp.arange(vocab)[None], (keys.shape[0], vocab))
+    return divide_lexica(lexicon_rows(config, table, keys, everyone, dim))
 
 
 def embed(
@@ -113,7 +116,7 @@ def embed(
     """E_s[x_t]. Ids outside the vocabulary (BOS, padding) give some row of it: the model or the loss replaces them."""
     clipped = jnp.clip(tokens, 0, lexicon.shape[-2] - 1)
     if lexicon.ndim == 2:
-        return lexicon[clipped]
+        return whole_vectors(lexicon)[clipped]
     return jnp.take_along_axis(lexicon, clipped[..., None], axis=1)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from lexinv.nn.attention import Implementation, attention, attention_weights
 from lexinv.nn.linear import layer_norm, linear, rms_norm
 from lexinv.nn.positions import relative_bias, rotate
+from lexinv.nn.sharding import divide_rows
 from lexinv.validation import require
 
 RELATIVE_BUCKETS = 32
@@ -180,7 +181,7 @@ class Block(nn.Module):
         config = self.config
         post, parallel = config.residual == "post", config.residual == "parallel"
         attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype) for name in ("attention", "mlp"))
-        x = change("residual_in", x)
+        x = change("residual_in", divide_rows(x))
         mixer = Attention(config, name="attention")
         attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change)
         attended = change("attention_output", attended)
@@ -243,6 +244,7 @@ class Transformer(nn.Module):
             x, intermediates = _edited_layers(
                 config, self.get_variable("params", "layers"), capture, edit, x, bias, mask
             )
+        x = divide_rows(x)
         if config.residual != "post":
             x = _norm(self, "final_norm", x.dtype)(x)
         return x, intermediates

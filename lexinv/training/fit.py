@@ -1,5 +1,6 @@
 """The training loop: data in, metrics and checkpoints out, and a run that can be stopped at any moment and resumed exactly."""
 
+import json
 import signal
 import threading
 import time
@@ -12,9 +13,9 @@ import jax
 import numpy as np
 
 from lexinv.nn.flops import utilisation
-from lexinv.training.metrics import MetricsLog
+from lexinv.training.metrics import SPEED_FILE, MetricsLog
 from lexinv.training.processes import AnyProcess
-from lexinv.training.progress import progress_bar
+from lexinv.training.progress import Speed, progress_bar
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.validation import require
@@ -60,13 +61,14 @@ def fit(
     `dataset[i]` is the batch of dispatch i, with leaves [K, ...]: `train_step` does K updates on it, and K must divide
     `steps`. On a mesh, map `shard_batch` over the dataset.
 
-    In `directory` are kept `metrics.jsonl`, one line per update, and `checkpoints/`: one at least every
+    In `directory` are kept `metrics.jsonl`, one line per update, `speed.json` at the end, and `checkpoints/`: one at least every
     `checkpoint_seconds`, every `checkpoint_steps` updates if given, and one at the end. If there are some already, the
     run continues after the newest: state, metrics file and data are then bitwise those of a run that was never stopped
     (on CPU; for the same versions, device and device count). Of several processes (see `lexinv.training.mesh`) only the
     first writes metrics and shows progress; the checkpoints they write together. `metadata` is JSON and holds "config_hash".
 
-    `tokens_per_step` and, where it is known, `flops_per_token` (`lexinv.nn.flops.train_flops`) are for the speed that is shown.
+    `tokens_per_step` and, where it is known, `flops_per_token` (`lexinv.nn.flops.train_flops`) are for the speed that is shown and
+    kept: tokens per second of the last start, without its compilation, and the share of the devices' peak where both are known.
 
     `evaluate(state)` is called every `evaluate_every` updates and at the end, and what it returns added to the metrics.
     SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143; one of several
@@ -108,11 +110,12 @@ def fit(
                 )
             if log:
                 log.write(step, update)
+        speed.update(end)
         show(end, float(np.mean(fetched["loss"][-1])))
 
     used = state.step.devices()
-    share = utilisation(flops_per_token, next(iter(used)).device_kind, len(used))
-    bar = progress_bar(description, steps, done, tokens_per_step, progress and first, share)
+    speed = Speed(tokens_per_step, utilisation(flops_per_token, next(iter(used)).device_kind, len(used)))
+    bar = progress_bar(description, steps, done, speed, progress and first)
     pending, last_save, any_process = None, time.monotonic(), AnyProcess()
     try:
         with bar as show, _sigterm_noticed() as terminated:
@@ -143,6 +146,9 @@ def fit(
                     last_save = time.monotonic()
                 if ending:
                     raise SystemExit(SIGTERM_EXIT)
+        if directory is not None and first and speed.tokens_per_second:
+            measured = {"tokens_per_second": round(speed.tokens_per_second, 1), "utilisation": speed.utilisation}
+            (directory / SPEED_FILE).write_text(json.dumps(measured), encoding="utf-8")
     finally:
         if log:
             log.close()

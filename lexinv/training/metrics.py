@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+SPEED_FILE = "speed.json"
+"""Beside the metrics, how fast the run was: {"tokens_per_second": ..., "utilisation": ... or null}. It differs from start to start."""
+
 
 class MetricsLog:
     """Appends to the file at `path`, after cutting off everything later than `step`.

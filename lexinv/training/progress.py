@@ -10,16 +10,41 @@ SECONDS_BETWEEN_LINES = 30.0
 Update = Callable[[int, float], None]
 
 
+class Speed:
+    """How fast a run trains, from the first update that it is told of: that leaves compilation out, and nothing else.
+
+    peak_share: what one token per second is of the devices' peak, where that is known.
+    """
+
+    def __init__(self, tokens_per_step: int, peak_share: float | None = None):
+        self._tokens_per_step, self._peak_share = tokens_per_step, peak_share
+        self._first: tuple[float, int] | None = None
+        self.steps_per_second: float | None = None
+
+    def update(self, done: int) -> None:
+        """The metrics of update `done` have arrived."""
+        now = time.monotonic()
+        self._first = self._first or (now, done)
+        if done > self._first[1]:
+            self.steps_per_second = (done - self._first[1]) / max(now - self._first[0], 1e-9)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None until two dispatches are done."""
+        return None if self.steps_per_second is None else self.steps_per_second * self._tokens_per_step
+
+    @property
+    def utilisation(self) -> float | None:
+        """Model FLOPs per second as a share of the devices' peak; None where either is not known."""
+        return self.tokens_per_second * self._peak_share if self.tokens_per_second and self._peak_share else None
+
+
 @contextmanager
-def progress_bar(
-    description: str, steps: int, start: int, tokens_per_step: int, enabled: bool, peak_share: float | None = None
-) -> Iterator[Update]:
-    """Shows, on standard error, steps done out of `steps`, loss, tokens per second and time left.
+def progress_bar(description: str, steps: int, start: int, speed: Speed, enabled: bool) -> Iterator[Update]:
+    """Shows, on standard error, steps done out of `steps`, loss, tokens per second, utilisation where it is known, and time left.
 
-    peak_share: what one token per second is of the devices' peak; their utilisation is then shown too.
-
-    Gives `update(done, loss)`. The rate is measured from the first update on, which leaves compilation out. Set
-    FORCE_COLOR to get the bar where there is no terminal; with `enabled=False` nothing is shown.
+    Gives `update(done, loss)`, to be called after the speed's. Set FORCE_COLOR to get the bar where there is no terminal; with
+    `enabled=False` nothing is shown.
     """
     if not enabled:
         yield lambda done, loss: None
@@ -28,19 +53,12 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-    first: tuple[float, int] | None = None
-
     def describe(done: int, loss: float) -> str:
-        nonlocal first
-        now = time.monotonic()
-        first = first or (now, done)
-        if done == first[1]:
+        if speed.steps_per_second is None:
             return f"loss {loss:.4f}"
-        rate = (done - first[1]) / max(now - first[0], 1e-9)
-        minutes, seconds = divmod(round((steps - done) / rate), 60)
-        speed = rate * tokens_per_step
-        used = f"  {speed * peak_share:.1%} of peak" if peak_share else ""
-        return f"loss {loss:.4f}  {speed:,.0f} tokens/s{used}  {minutes}:{seconds:02d} left"
+        minutes, seconds = divmod(round((steps - done) / speed.steps_per_second), 60)
+        used = f"  {speed.utilisation:.1%} of peak" if speed.utilisation else ""
+        return f"loss {loss:.4f}  {speed.tokens_per_second:,.0f} tokens/s{used}  {minutes}:{seconds:02d} left"
 
     console = Console(stderr=True)
     if console.is_terminal or console.is_jupyter:

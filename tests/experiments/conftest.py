@@ -128,20 +128,32 @@ WAITING = """
             time.sleep(0.02)
 """
 
+# Twenty updates whose loss is the slope. Steep lines then wait until they may go on, and have learned nothing after two minutes.
+LEARNING = """
+        import json, os, time
+        lines = [json.dumps({"step": step, "loss": [config.slope]}) for step in range(1, 21)]
+        (workspace.folder(f"fit-{seed}") / "metrics.jsonl").write_text("\\n".join(lines) + "\\n")
+        end = time.monotonic() + 120
+        while config.slope > 1 and not os.path.exists(os.environ["TOY_GO"]):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+"""
+
 
 @pytest.fixture
 def toy(repository, monkeypatch) -> Path:
-    """The toy experiment for this process and those it starts, and `toy/waiting`, which waits for the file that is returned."""
+    """The toy experiment for this process and those it starts, and two that wait for the file that is returned: `waiting`, `learning`."""
     source = (repository / "experiments/toy/line.py").read_text()
-    waiting = source.replace("        x = np.linspace", WAITING + "        x = np.linspace")
-    (repository / "experiments/toy/waiting.py").write_text(waiting)
+    for name, before in {"waiting": WAITING, "learning": LEARNING}.items():
+        text = source.replace("        x = np.linspace", before + "        x = np.linspace")
+        (repository / f"experiments/toy/{name}.py").write_text(text)
     site = repository.parent / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITE.format(path=str(repository / "experiments")))
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{SOURCE}")
     go = repository.parent / "go"
     monkeypatch.setenv("TOY_GO", str(go))
-    for module in ("experiments.toy.waiting",):
+    for module in ("experiments.toy.waiting", "experiments.toy.learning"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return go
 

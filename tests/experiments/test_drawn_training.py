@@ -7,6 +7,7 @@ import pytest
 
 from experiments.harness import drawn_training, shared_models
 from experiments.harness.drawn_training import DrawnTraining, initial, train_on_draws
+from experiments.harness.record import training_speed
 from experiments.harness.workspace import Workspace
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import InvalidConfig
@@ -66,6 +67,8 @@ def test_models_are_shared_by_what_decides_them(tmp_path, monkeypatch):
     assert one.identity == same.identity != other.identity
     assert one.seconds_elsewhere == 0.0 == other.seconds_elsewhere
     assert same.origin == {"models": one.identity, "seconds_elsewhere": same.seconds_elsewhere}
+    speeds = [training_speed(tmp_path / model) for model in ("a", "b")]
+    assert [list(speed) for speed in speeds] == [[f"models/{models.identity}/regression"] for models in (one, other)]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from experiments.harness import language_models, shared_models
-from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.language_models import TrainingConfig, shared_seeds, training_mesh
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import TokenStream, window_source
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.mesh import MeshConfig
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.validation import InvalidConfig
 
 VOCAB = 5
 MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=8)
@@ -65,3 +67,26 @@ def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
     monkeypatch.setattr(shared_models, "training_code", lambda: "other code")
     identities.append(train("run").identity)
     assert len(set(identities)) == len(identities)
+
+
+@pytest.mark.parametrize(
+    "mesh, heads, mlp_width, field, allowed",
+    [
+        (MeshConfig(model=4), 2, 8, "training.mesh.model", "model.heads = 2"),
+        (MeshConfig(model=3), 6, 8, "training.mesh.model", "model.mlp_width = 8"),
+        (MeshConfig(model=0), 2, 8, "mesh.model", "at least 1"),
+        (MeshConfig(data=2, model=1024), 1024, 1024, "mesh", "data * fsdp * model"),
+    ],
+)
+def test_mesh_that_does_not_fit_the_model_or_the_machine_is_refused(mesh, heads, mlp_width, field, allowed):
+    model = TransformerConfig(width=3 * 1024, heads=heads, mlp_width=mlp_width, positions="none")
+    with pytest.raises(InvalidConfig, match=allowed.replace("*", "[*]")) as error:
+        training_mesh(replace(TRAINING, mesh=mesh), model)
+    assert error.value.field == field
+
+
+def test_rows_are_divided_over_data_and_fsdp_alone():
+    assert replace(TRAINING, batch_size=4, mesh=MeshConfig(2, 2, 8)).mesh.batch_parts == 4
+    with pytest.raises(InvalidConfig, match=r"data \* fsdp = 4") as error:
+        replace(TRAINING, batch_size=6, mesh=MeshConfig(2, 2, 8))
+    assert error.value.field == "training.batch_size"

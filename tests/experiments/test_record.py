@@ -10,7 +10,7 @@ from PIL import Image
 from experiments.__main__ import main
 from experiments.harness import record, report
 from experiments.harness.registry import load
-from experiments.harness.workspace import Workspace
+from experiments.harness.workspace import Workspace, write_json
 from lexinv.validation import InvalidConfig
 
 PRESET = ("toy/line", "smoke")
@@ -50,6 +50,24 @@ def test_models_trained_elsewhere_count(repository, tmp_path, capsys):
         record.finish(workspace, load("toy/line"), {**results, **more})
         seconds.append(json.loads((tmp_path / "run/environment.json").read_text())["wall_clock_seconds"])
     assert seconds[1] - seconds[0] == pytest.approx(100)
+
+
+def test_speed_of_every_training_is_in_the_record_and_on_the_page(repository, tmp_path, capsys, recorded):
+    assert main(["run", *PRESET, "--workspace", str(tmp_path / "run")]) == 0
+    for name, tokens, used in (("one", 2000.0, None), ("two/seed-1", 1000.4, 0.25)):
+        speed = {"tokens_per_second": tokens, "utilisation": used}
+        write_json(tmp_path / "run" / name / "speed.json", speed)
+    record.finish(
+        Workspace(tmp_path / "run", "hash"), load("toy/line"), json.loads((tmp_path / "run/results.json").read_text())
+    )
+    speeds = json.loads((tmp_path / "run/environment.json").read_text())["speed"]
+    assert list(speeds) == ["one", "two/seed-1"] and speeds["two/seed-1"]["utilisation"] == 0.25
+    (item,) = record.read_records()
+    assert "tokens/s" not in report.section(item)
+    item.environment["speed"] = speeds
+    assert "Training: 1,000 to 2,000 tokens/s, 25.0% of the devices' peak." in report.section(item)
+    del speeds["two/seed-1"]
+    assert "Training: 2,000 tokens/s." in report.section(item)
 
 
 @pytest.mark.parametrize("change", ["experiments/toy/line.py", "new.py"])

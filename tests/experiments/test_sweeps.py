@@ -122,6 +122,10 @@ def test_seeds_belong_to_every_trial(cli):
         ("sweep toy/line smoke --grid slope=1 --workers x", "--workers"),
         ("sweep toy/line smoke --grid slope=1 --executor threads", "known: processes, population, ray"),
         ("sweep toy/line smoke --grid slope=1 --executor processes:3", "ray:HOST:PORT"),
+        (
+            "sweep toy/line smoke --grid slope=1 --executor population --halving 2 --first-rung 1",
+            "processes or ray with --halving",
+        ),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU", "--resources = 'CPU'.*NAME=AMOUNT"),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU=nan", "NAME=AMOUNT"),
         ("sweep toy/line smoke --grid slope=1 --best first", "lowest.*highest"),
@@ -377,6 +381,26 @@ def test_a_cluster_resumes_what_it_loses(cluster, toy):
         assert (trial / "computed.txt").read_text() == "0 1 1 2 "
         assert json.loads((trial / "results.json").read_text()) == undisturbed(Path(f"whole-{slope}"), slope=slope)
         assert not (trial / "error.txt").exists()
+
+    toy.unlink()
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "sweep",
+        "toy/learning",
+        "smoke",
+        "--workspace",
+        "l",
+        "--grid",
+        "slope=0.5,2",
+    ]
+    halving = ("--halving", "2", "--first-rung", "10", "--workers", "1", "--executor", f"ray:{cluster}")
+    done = subprocess.run([*command, *halving], capture_output=True, text=True, timeout=110, check=True)
+    assert "1 of 2 trials are finished, 1 were stopped early" in done.stdout
+    slow = folder("l", "toy/learning", slope=2.0)
+    assert json.loads((slow / "stopped.json").read_text()) == {"updates": 10, "loss": 2.0}
+    assert not (slow / "error.txt").exists()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "6379", "host:port", "ray://127.0.0.1:1"])

@@ -48,7 +48,7 @@ def two(tmp_path_factory):
     return start(tmp_path_factory.mktemp("two"), 2)
 
 
-@pytest.mark.parametrize("mesh", ["data", "both"])
+@pytest.mark.parametrize("mesh", ["data", "both", "model"])
 def test_two_processes_equal_one(one, two, mesh):
     assert (one["devices"], one["local"]) == (4, 4)
     for process in two:
@@ -63,12 +63,14 @@ def test_two_processes_equal_one(one, two, mesh):
 def test_each_process_reads_its_rows_alone(one, two):
     assert one["data"]["gathered"] == ROWS
     assert [process["data"]["gathered"] for process in two] == [ROWS // 2] * 2
+    assert [process["model"]["gathered"] for process in two] == [ROWS] * 2  # they share the work on every row
 
 
 def test_parameters_stay_divided(two):
     for process in two:
         assert process["data"]["smallest_part"] == 1
         assert process["both"]["smallest_part"] == 0.5
+        assert process["model"]["smallest_part"] == 0.25
 
 
 def test_resumed_run_is_bitwise_equal(two):
@@ -105,6 +107,6 @@ def test_damage_to_one_part_is_seen_by_both_and_the_checkpoint_before_taken(two)
 def test_what_does_not_fit_the_processes_is_refused(two):
     for process in two:
         mesh, batch, rows = process["refused"]
-        assert "data * fsdp of all 4 devices of the 2 processes" in mesh
+        assert "data * fsdp * model of all 4 devices of the 2 processes" in mesh
         assert "the 4 rows of this process" in batch
-        assert "batch_size = 6" in rows and "multiple of the mesh's 4 devices" in rows
+        assert "batch_size = 6" in rows and "multiple of the mesh's data * fsdp = 4" in rows

@@ -1,6 +1,7 @@
 """The reliability contract: exact resumption, kill -9, SIGTERM, a full disk, a loss that is not finite."""
 
 import errno
+import json
 import os
 import random
 import re
@@ -242,6 +243,18 @@ def test_share_of_the_peak_where_it_is_known(train_step, capfd, monkeypatch):
         float(re.search(found, line)[1].replace(",", "")) for found in (r"([\d,]+) tokens/s", r"([\d.]+)% of")
     )
     assert share == pytest.approx(100 * speed * 1e6 / 1e12, rel=0.1, abs=0.06)
+
+
+def test_speed_is_kept_with_the_share_of_the_peak_where_it_is_known(tmp_path, train_step, monkeypatch):
+    run(tmp_path / "unknown", 8, train_step, flops_per_token=1e6)
+    assert json.loads((tmp_path / "unknown/speed.json").read_bytes())["utilisation"] is None
+    monkeypatch.setitem(PEAK_FLOPS, "cpu", 1e12)
+    begun = time.monotonic()
+    run(tmp_path / "known", 8, train_step, flops_per_token=1e6)
+    speed = json.loads((tmp_path / "known/speed.json").read_bytes())
+    tokens = 6 * tiny_run.BATCH * tiny_run.TIME  # the first of the four dispatches is not measured
+    assert speed["tokens_per_second"] > tokens / (time.monotonic() - begun)
+    assert speed["utilisation"] == pytest.approx(speed["tokens_per_second"] * 1e6 / 1e12, rel=1e-3)
 
 
 def test_bar_on_a_terminal(train_step, capfd, monkeypatch):
