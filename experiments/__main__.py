@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from experiments.harness.registry import discover, load, title
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
 USAGE = """\
@@ -25,13 +26,14 @@ python -m experiments cite NAME [PRESET]           BibTeX of the paper and of ou
 
 HELP = ("-h", "--help")
 PLANNED_DEVICES = 8
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 Config = TypeVar("Config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, with one message on stderr unless it is 0.
 
-    0: done; 1: the run failed (its loss is not finite, the disk is full); 2: bad input; 130, 143: interrupted, resumable.
+    0: done; 1: the run failed (its loss is not finite, the disk is full or read-only); 2: bad input; 130, 143: interrupted, resumable.
     """
     from rich.console import Console
 
@@ -55,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"error: {error}", markup=False)
         return 2
     except (FloatingPointError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno not in UNWRITABLE:
             raise
-        notes = getattr(error, "__notes__", [])
+        advice = ["Make room there, or choose another folder."] if isinstance(error, OSError) else []
+        notes = getattr(error, "__notes__", advice)
         errors.print(" ".join([f"{type(error).__name__}: {error}", *notes]), markup=False)
         return 1
     except KeyboardInterrupt:
@@ -80,6 +83,7 @@ class Options(Generic[Config]):
     """How to run, beside what to run."""
 
     config: Config
+    checkpoints: CheckpointConfig = CheckpointConfig()
     workspace: Path | None = None
     """Run folder; by default runs/NAME/PRESET-HASH here."""
     record: bool = False
@@ -107,6 +111,7 @@ def run(arguments: list[str], console: Any) -> int:
             f"only the preset {preset} itself, without overrides",
         )
     workspace = open_workspace(path, name, preset, options.config)
+    workspace = dataclasses.replace(workspace, checkpoints=options.checkpoints)
     with workspace.locked():
         if options.record:
             require_committed_code(workspace)

@@ -81,6 +81,7 @@ def train_on_draws(
         directory=workspace.folder(name),
         metadata={"config_hash": workspace.config_hash, "arm": name},
         tokens_per_step=members * training.batch_size * tokens_per_example,
+        checkpoints=workspace.checkpoints,
         progress=workspace.progress,
         description=name,
     )

@@ -27,6 +27,7 @@ from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batc
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer, scaled_in_state
 from lexinv.training.population import create_population, member
+from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import make_train_step
 from lexinv.training.streams import stream
@@ -133,6 +134,7 @@ class Training:
         directory: Path,
         config_hash: str,
         progress: bool,
+        checkpoints: CheckpointConfig,
     ) -> TrainState:
         """The state after training in `directory`."""
         training, members = self.training, state.step.size
@@ -151,13 +153,19 @@ class Training:
             metadata={"config_hash": config_hash, "arm": self.name},
             tokens_per_step=members * training.batch_size * self.source.length,
             flops_per_token=train_flops(self.model, self.vocab, self.source.length),
+            checkpoints=checkpoints,
             progress=progress,
             description=self.name,
         )
 
 
 def train_population(
-    what: Training, members: Sequence[tuple[int, float]], directory: Path, config_hash: str, progress: bool
+    what: Training,
+    members: Sequence[tuple[int, float]],
+    directory: Path,
+    config_hash: str,
+    progress: bool,
+    checkpoints: CheckpointConfig = CheckpointConfig(),
 ) -> TrainState:
     """The state after training `members`, each (seed, learning rate), which take the place of those in `what.training`.
 
@@ -172,7 +180,7 @@ def train_population(
     dataset = population_batches(what.source, training.batch_size, seeds, training.steps_per_dispatch)
     state = create_population(what.start, seeds, rates)
     population = "map" if jax.default_backend() == "cpu" else "vmap"
-    return what.fit(state, dataset, population, directory, config_hash, progress)
+    return what.fit(state, dataset, population, directory, config_hash, progress, checkpoints)
 
 
 def _finished(start: Callable[[], TrainState], steps: int, directory: Path, config_hash: str) -> TrainState | None:
@@ -206,7 +214,8 @@ def train_seeds(
         if workspace.postpone is not None:
             workspace.postpone(what)
         members = [(seed, rate) for seed in training.seeds]
-        state = train_population(what, members, workspace.folder(name), workspace.config_hash, workspace.progress)
+        how = workspace.config_hash, workspace.progress, workspace.checkpoints
+        state = train_population(what, members, workspace.folder(name), *how)
         return [member(state.params, index) for index in range(len(members))]
     results, rows = [], training.batch_size
     for seed in training.seeds:
@@ -214,7 +223,9 @@ def train_seeds(
         state = shard_state(jax.jit(what.start)(jax.random.key(seed), rate), mesh)
         dataset = dataset.map(lambda batch: shard_batch(batch, mesh, rows))
         folder = workspace.folder(f"{name}/seed-{seed}")
-        trained = what.fit(state, dataset, "none", folder, workspace.config_hash, workspace.progress)
+        trained = what.fit(
+            state, dataset, "none", folder, workspace.config_hash, workspace.progress, workspace.checkpoints
+        )
         results.append(trained.params)
     return results
 

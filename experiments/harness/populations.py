@@ -182,12 +182,9 @@ def train_members(asked: Mapping[Path, Training], members: Sequence[Share], fold
         log.close()
         prepared = folder / "prepared" / one.trial
         shutil.rmtree(prepared, ignore_errors=True)
-        Checkpoints(prepared).save(
-            restored.step,
-            jax.tree.map(lambda leaf, part=part: leaf[part], restored.state),
-            restored.iterator,
-            {"config_hash": trial.name, "arm": one.name},
-        )
+        state = jax.tree.map(lambda leaf, part=part: leaf[part], restored.state)
+        with Checkpoints(prepared) as store:
+            store.save(restored.step, state, restored.iterator, {"config_hash": trial.name, "arm": one.name})
         prepared.rename(own / "checkpoints")  # all of it or nothing
     shutil.rmtree(folder)
 

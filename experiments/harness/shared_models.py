@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def shared_models(
 
     hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
     identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
-    shared = Workspace(cache_directory() / "models" / identity, identity, workspace.progress)
+    shared = replace(workspace, path=cache_directory() / "models" / identity, config_hash=identity, postpone=None)
 
     def seconds() -> float:
         with shared.session(describe_session()):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, require
 
 NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*)*")
@@ -67,6 +68,7 @@ class Workspace:
     path: Path
     config_hash: str
     progress: bool = True
+    checkpoints: CheckpointConfig = CheckpointConfig()
     postpone: Callable[[Any], None] | None = None
     """Called with a training that other runs of this process may share, before it begins; may end the run, to be started again."""
 

@@ -35,7 +35,7 @@ from lexinv.nn.masked_encoder import MaskedEncoder
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.fit import NonFiniteLoss
 from lexinv.training.population import create_population
-from lexinv.training.progress import progress_bar
+from lexinv.training.progress import Speed, progress_bar
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.streams import stream
 from lexinv.validation import require
@@ -207,11 +207,10 @@ def measure(
     sets: tuple[Batch, Batch],
     config: Config,
     workspace: Workspace,
-    checkpoint_seconds: float = 120.0,
 ) -> dict[str, Any]:
     """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch.
 
-    Continues after the newest checkpoint, of which there is one at least every `checkpoint_seconds`.
+    Continues after the newest checkpoint of the workspace.
     """
     from lexinv.training.checkpoint import Checkpoints
 
@@ -234,22 +233,23 @@ def measure(
     every, held_out = sets
     sets_followed = jax.tree.map(lambda leaf: leaf[:, : len(FOLLOWED)], every), held_out
     states, begun = create_population(start, config.seeds), 0
-    checkpoints = Checkpoints(workspace.folder(f"checkpoints/{slug(name)}"))
+    checkpoints = Checkpoints(workspace.folder(f"checkpoints/{slug(name)}"), workspace.checkpoints)
     restored = checkpoints.restore_latest(states, workspace.config_hash)
     if restored is None:
         rows = [plain(jax.device_get(judged(states, sets_followed)))]
     else:
         begun, states, rows = restored.step, restored.state, restored.iterator
-    tokens, saved = len(config.seeds) * config.batch_size * part_of_speech.LENGTH, time.monotonic()
-    with progress_bar(name, config.steps, begun, tokens, workspace.progress) as show:
+    speed, saved = Speed(len(config.seeds) * config.batch_size * part_of_speech.LENGTH), time.monotonic()
+    with checkpoints, progress_bar(name, config.steps, begun, speed, workspace.progress) as show:
         for done in range(begun + config.evaluate_every, config.steps + 1, config.evaluate_every):
             states, loss = advanced(states)
             rows.append(plain(jax.device_get(judged(states, sets_followed))))
             if not np.isfinite(loss).all():
+                checkpoints.wait()
                 good = checkpoints.latest()
                 at = f"step {done} of {name}, config {workspace.config_hash}"
                 raise NonFiniteLoss(f"loss {loss} before {at}; the last good checkpoint is of step {good}")
-            if time.monotonic() - saved >= checkpoint_seconds:
+            if time.monotonic() - saved >= workspace.checkpoints.seconds:
                 checkpoints.save(done, states, rows, {"config_hash": workspace.config_hash, "arm": name})
                 saved = time.monotonic()
             show(done, float(loss.mean()))

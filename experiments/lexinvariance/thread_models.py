@@ -121,6 +121,7 @@ def train(kind: str, config: ModelsConfig, workspace: Workspace) -> list[Params]
         directory=workspace.folder(kind),
         metadata={"config_hash": workspace.config_hash, "arm": kind},
         tokens_per_step=len(training.seeds) * training.batch_size * config.task.trained.time,
+        checkpoints=workspace.checkpoints,
         progress=workspace.progress,
         description=kind,
     )

@@ -197,6 +197,7 @@ def train_variant(
         directory=workspace.folder(folder),
         metadata={"config_hash": workspace.config_hash, "arm": folder, "scale": scale},
         tokens_per_step=len(seeds) * training.batch,
+        checkpoints=workspace.checkpoints,
         progress=workspace.progress,
         description=folder,
     )

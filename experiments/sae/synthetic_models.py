@@ -205,6 +205,7 @@ def train(
         directory=workspace.folder(name),
         metadata={"config_hash": workspace.config_hash, "arm": name},
         tokens_per_step=count * training.batch,
+        checkpoints=workspace.checkpoints,
         progress=workspace.progress,
         description=name,
     )

@@ -222,6 +222,7 @@ def train_population(
         tokens_per_step=len(seeds) * training.batch_size * text.train.length,
         evaluate=lambda state: evaluate(state.params),
         evaluate_every=training.evaluate_every,
+        checkpoints=workspace.checkpoints,
         progress=workspace.progress,
         description=name,
     )

@@ -1,11 +1,15 @@
-"""Checkpoints: state, data iterator and metadata, written atomically. The only file that knows Orbax."""
+"""Checkpoints: state, data iterator and metadata, written atomically while training goes on. The only file that knows Orbax."""
 
+import copy
 import hashlib
 import json
+import os
+import re
 import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState
 from lexinv.validation import InvalidConfig
 
@@ -28,39 +33,60 @@ class Restored(NamedTuple):
     iterator: Any
 
 
-class Checkpoints:
-    """The checkpoints of one run, in `directory`: one folder per step, of which the newest two are kept.
+class Checkpoints(AbstractContextManager):
+    """The checkpoints of one run, in `directory`: one folder per step, of which those are kept that `config` says.
 
-    The second is there in case the newest turns out damaged: a digest of the state is stored and compared on reading.
-    Several processes write one checkpoint together, each its part of the state; all call the methods in the same order.
+    A digest of the state is stored and compared on reading. Several processes write one checkpoint together, each its part
+    of the state; all call the methods in the same order. The end of a `with` block waits for what is being written.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, config: CheckpointConfig = CheckpointConfig()):
         self.directory = directory.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        policies = ocp.checkpoint_managers
+        kept: list[Any] = [policies.LatestN(config.keep)]
+        if config.keep_minutes is not None:
+            kept.append(policies.EveryNSeconds(round(60 * config.keep_minutes)))
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._writing: int | None = None
+
+    def __exit__(self, *exception: object) -> None:
+        self.wait()
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        return max((step for step in self._manager.all_steps() if step != self._writing), default=None)
 
     def save(self, step: int, state: TrainState, iterator: Any, metadata: Mapping[str, Any]) -> None:
-        """Write a checkpoint, unless that step has one. It counts only when all of it is on the disk.
+        """Begin to write a checkpoint, unless that step has one. It counts only when all of it is on the disk.
 
-        `iterator` and `metadata` are JSON; metadata["config_hash"] names the run's configuration. When writing fails
-        (a full disk) the error is raised, the earlier checkpoints stay as they were, and no remains are left.
+        Returns when the arrays are copied from the devices, so that the next step may be given `state`; the rest is written
+        meanwhile. (On the CPU nothing is copied here: JAX does not let the next step write over buffers that are still read.)
+        `iterator` and `metadata` are JSON; metadata["config_hash"] names the run's configuration.
+
+        Waits for the checkpoint before, and raises what `wait` raises.
         """
+        self.wait()
         if step in self._manager.all_steps():
             return
         run = {"metadata": metadata, "iterator": iterator, "structure": _structure(state), "digest": _digest(state)}
-        try:
+        run = copy.deepcopy(run)  # written later, when the caller's own may have changed
+        with self._undone_if_it_fails(step):
+            self._remove_what_killed_writers_left()
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
             self._manager.save(step, args=items, force=True)
-        except Exception as error:
-            self._remove_remains(step)
-            self._manager.reload()
-            error.add_note(f"The checkpoint of step {step} could not be written. {self._last_good()}")
-            raise
+        self._writing = step
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is complete.
+
+        If it could not be written (a full disk) the error is raised, an `OSError` with the directory where the file system
+        is to blame; the earlier checkpoints stay as they were, and no remains are left.
+        """
+        step, self._writing = self._writing, None
+        if step is not None:
+            with self._undone_if_it_fails(step):
+                self._manager.wait_until_finished()
 
     def restore_latest(
         self, template: TrainState, config_hash: str, metadata: Mapping[str, Any] | None = None
@@ -71,6 +97,7 @@ class Checkpoints:
         `InvalidConfig` if the checkpoint belongs to another configuration, or holds other arrays than `template`. Where
         both runs described themselves in `metadata`, the message says in which of its entries they differ.
         """
+        self.wait()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
@@ -104,6 +131,29 @@ class Checkpoints:
             else:
                 return Restored(step, state, run["iterator"])
         return None
+
+    @contextmanager
+    def _undone_if_it_fails(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._remove_remains(step)
+            self._manager.reload()
+            note = f"The checkpoint of step {step} could not be written. {self._last_good()}"
+            # TensorStore tells the system's error in its message alone.
+            told = re.search(r"os_error_code='(\d+)'", str(error))
+            code = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+            if code is None:
+                error.add_note(note)
+                raise
+            failure = OSError(code, os.strerror(code), str(self.directory))
+            failure.add_note(f"{note} Make room there, or let this process write there; the same command then goes on.")
+            raise failure from error
+
+    def _remove_what_killed_writers_left(self) -> None:
+        if jax.process_index() == 0:
+            for path in self.directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _remove_remains(self, step: int) -> None:
         """Remove what a failed write left. Orbax raises while other threads of it still write, and those make the

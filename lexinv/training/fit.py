@@ -2,10 +2,11 @@
 
 import json
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from lexinv.nn.flops import utilisation
 from lexinv.training.metrics import SPEED_FILE, MetricsLog
 from lexinv.training.processes import AnyProcess
 from lexinv.training.progress import Speed, progress_bar
+from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
-from lexinv.validation import require
+from lexinv.validation import InvalidConfig, require
 
 if TYPE_CHECKING:
     from grain import MapDataset
@@ -49,8 +51,7 @@ def fit(
     metadata: Mapping[str, Any],
     tokens_per_step: int,
     flops_per_token: float = 0.0,
-    checkpoint_seconds: float = 120.0,
-    checkpoint_steps: int | None = None,
+    checkpoints: CheckpointConfig = CheckpointConfig(),
     evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
     evaluate_every: int | None = None,
     progress: bool = True,
@@ -61,11 +62,12 @@ def fit(
     `dataset[i]` is the batch of dispatch i, with leaves [K, ...]: `train_step` does K updates on it, and K must divide
     `steps`. On a mesh, map `shard_batch` over the dataset.
 
-    In `directory` are kept `metrics.jsonl`, one line per update, `speed.json` at the end, and `checkpoints/`: one at least every
-    `checkpoint_seconds`, every `checkpoint_steps` updates if given, and one at the end. If there are some already, the
-    run continues after the newest: state, metrics file and data are then bitwise those of a run that was never stopped
-    (on CPU; for the same versions, device and device count). Of several processes (see `lexinv.training.mesh`) only the
-    first writes metrics and shows progress; the checkpoints they write together. `metadata` is JSON and holds "config_hash".
+    In `directory` are kept `metrics.jsonl`, one line per update, `speed.json` at the end, and `checkpoints/`: as often and as
+    many as `checkpoints` says, and one at the end. They are written while training goes on, the last of them before `fit` returns or
+    raises. If there are some already, the run continues after the newest: state, metrics file and data are then bitwise those
+    of a run that was never stopped (on CPU; for the same versions, device and device count). Of several processes (see
+    `lexinv.training.mesh`) only the first writes metrics and shows progress; the checkpoints they write together. `metadata`
+    is JSON and holds "config_hash".
 
     `tokens_per_step` and, where it is known, `flops_per_token` (`lexinv.nn.flops.train_flops`) are for the speed that is shown and
     kept: tokens per second of the last start, without its compilation, and the share of the devices' peak where both are known.
@@ -74,8 +76,8 @@ def fit(
     SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143; one of several
     processes ends them all, one dispatch later.
 
-    Raises `InvalidConfig` if K does not divide `steps` or the directory holds another configuration's run, and
-    `NonFiniteLoss`.
+    Raises `InvalidConfig` if K does not divide `steps`, or the directory holds another configuration's run or cannot be written
+    in; `NonFiniteLoss`; and `OSError` if a checkpoint cannot be written (at the next one, or at the end).
     """
     import grain
 
@@ -83,12 +85,13 @@ def fit(
     # Reading ahead in one thread hides the data behind the step; the order does not depend on it.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     iterator = iter(dataset.to_iter_dataset(read_options=options))
-    checkpoints, log, done, first = None, None, 0, jax.process_index() == 0
+    store, log, done, first = None, None, 0, jax.process_index() == 0
     if directory is not None:
         from lexinv.training.checkpoint import Checkpoints
 
-        checkpoints = Checkpoints(directory / "checkpoints")
-        restored = checkpoints.restore_latest(state, config_hash, metadata)
+        _require_writable(directory / "checkpoints")
+        store = Checkpoints(directory / "checkpoints", checkpoints)
+        restored = store.restore_latest(state, config_hash, metadata)
         if restored is not None:
             done, state = restored.step, restored.state
             iterator.set_state(restored.iterator)
@@ -101,16 +104,19 @@ def fit(
             update = {name: values[index] for name, values in fetched.items()}
             finite = np.atleast_1d(np.isfinite(update["loss"]) & np.isfinite(update["gradient_norm"]))
             if not finite.all():
-                latest = checkpoints.latest() if checkpoints else None
-                good = f"is {checkpoints.directory / str(latest)}" if checkpoints and latest else "does not exist"
-                raise NonFiniteLoss(
-                    f"loss {update['loss']}, gradient norm {update['gradient_norm']} at step {step} of config {config_hash}; "
-                    f"the last good checkpoint {good}",
-                    tuple(np.flatnonzero(~finite).tolist()),
-                )
+                try:
+                    if store:
+                        store.wait()
+                finally:  # whether or not it could be written
+                    latest = store.latest() if store else None
+                    good = f"is {store.directory / str(latest)}" if store and latest else "does not exist"
+                    raise NonFiniteLoss(
+                        f"loss {update['loss']}, gradient norm {update['gradient_norm']} at step {step} of config "
+                        f"{config_hash}; the last good checkpoint {good}",
+                        tuple(np.flatnonzero(~finite).tolist()),
+                    )
             if log:
                 log.write(step, update)
-        speed.update(end)
         show(end, float(np.mean(fetched["loss"][-1])))
 
     used = state.step.devices()
@@ -118,7 +124,7 @@ def fit(
     bar = progress_bar(description, steps, done, speed, progress and first)
     pending, last_save, any_process = None, time.monotonic(), AnyProcess()
     try:
-        with bar as show, _sigterm_noticed() as terminated:
+        with bar as show, _sigterm_noticed() as terminated, store or nullcontext():
             while done < steps:
                 batch = next(iterator)
                 count = jax.tree.leaves(batch)[0].shape[0]
@@ -128,21 +134,21 @@ def fit(
                 if pending:
                     record(pending, done)
                 before, done, pending = done, done + count, metrics
-                wished = time.monotonic() - last_save >= checkpoint_seconds, terminated.is_set()
+                wished = time.monotonic() - last_save >= checkpoints.seconds, terminated.is_set()
                 late, ending = any_process(*wished, last=done == steps)
                 evaluating = evaluate is not None and _due(before, done, steps, evaluate_every)
-                saving = late or ending or _due(before, done, steps, checkpoint_steps)
+                saving = late or ending or _due(before, done, steps, checkpoints.steps)
                 if evaluating or saving:
                     record(pending, done)
                     pending = None
-                if checkpoints and evaluate and evaluating:
+                if store and evaluate and evaluating:
                     evaluation = evaluate(state)
                     if log:
                         log.write(done, {"evaluation": evaluation})
-                if checkpoints and saving:
+                if store and saving:
                     if log:
                         log.flush()
-                    checkpoints.save(done, state, iterator.get_state(), metadata)
+                    store.save(done, state, iterator.get_state(), metadata)
                     last_save = time.monotonic()
                 if ending:
                     raise SystemExit(SIGTERM_EXIT)
@@ -153,6 +159,17 @@ def fit(
         if log:
             log.close()
     return state
+
+
+def _require_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        allowed = (
+            f"a folder that this process can write in ({error.strerror}); choose another one, or change its permissions"
+        )
+        raise InvalidConfig("directory", str(directory), allowed) from None
 
 
 def _due(before: int, done: int, steps: int, every: int | None) -> bool:

@@ -43,17 +43,18 @@ class Speed:
 def progress_bar(description: str, steps: int, start: int, speed: Speed, enabled: bool) -> Iterator[Update]:
     """Shows, on standard error, steps done out of `steps`, loss, tokens per second, utilisation where it is known, and time left.
 
-    Gives `update(done, loss)`, to be called after the speed's. Set FORCE_COLOR to get the bar where there is no terminal; with
-    `enabled=False` nothing is shown.
+    Gives `update(done, loss)`, which tells `speed` too. Set FORCE_COLOR to get the bar where there is no terminal; with `enabled=False`
+    nothing is shown.
     """
     if not enabled:
-        yield lambda done, loss: None
+        yield lambda done, loss: speed.update(done)
         return
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     def describe(done: int, loss: float) -> str:
+        speed.update(done)
         if speed.steps_per_second is None:
             return f"loss {loss:.4f}"
         minutes, seconds = divmod(round((steps - done) / speed.steps_per_second), 60)

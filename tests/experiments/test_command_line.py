@@ -14,6 +14,7 @@ from experiments.__main__ import default_preset
 from experiments.harness import record
 from experiments.harness.config import config_hash
 from experiments.harness.registry import load
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 SOURCE = Path(record.__file__).parents[2]
@@ -186,6 +187,7 @@ def test_folder_of_another_configuration_is_refused(cli):
     [
         (KeyboardInterrupt(), 130, "the same command resumes"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+        (OSError(errno.EROFS, "Read-only", "there"), 1, "Read-only: 'there' Make room there, or choose another folder"),
         (InvalidConfig("model.heads", 3, "a divisor of the width 128"), 2, "model.heads = 3.*divisor of the width 128"),
     ],
 )
@@ -200,6 +202,19 @@ def test_what_stops_a_run_is_one_message(cli, monkeypatch, error, code, message)
     assert actual == code
     assert re.search(message, err)
     assert "Traceback" not in err
+
+
+def test_how_checkpoints_are_kept_is_asked_for_beside_the_configuration(cli, monkeypatch):
+    module, asked = load("toy/line"), []
+    compute = module.run
+    monkeypatch.setattr(module, "run", lambda *of: asked.append(of[1].checkpoints) or compute(*of))
+    wish = "--checkpoints.seconds 5 --checkpoints.keep 3 --checkpoints.keep-minutes 60".split()
+    assert cli("run", "toy/line", *wish)[0] == 0
+    assert asked == [CheckpointConfig(seconds=5.0, keep=3, keep_minutes=60.0)]
+    assert only_run().name == f"cpu-{config_hash(module.PRESETS['cpu'])[:8]}"  # the same run as without
+    code, _, err = cli("run", "toy/line", "--checkpoints.keep", "0")
+    assert code == 2
+    assert "checkpoints.keep = 0 is not possible: at least 1" in err
 
 
 def test_unforeseen_errors_keep_their_traceback(cli, monkeypatch):

@@ -317,9 +317,9 @@ def test_a_program_is_all_but_seeds_and_learning_rate(change, same):
 
 def test_members_do_not_depend_on_how_many_they_are():
     """Bit for bit, with all of the compiler's optimisations: it would unroll a loop of one round, and round otherwise."""
-    what = replace(TRAINING, model=TransformerConfig(1, 32, 2, 64))
+    what = replace(TRAINING, model=TransformerConfig(1, 32, 2, 64), vocab=50)
     optimizer = scaled_in_state(make_optimizer(what.optimizer, 6))
-    tokens = np.random.default_rng(0).integers(5, size=(1, 4, 4, 32), dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(50, size=(1, 4, 4, 64), dtype=np.int32)
     rows = np.tile(np.arange(4, dtype=np.int32), (1, 4, 1))
     trees = []
     jax.config.update("jax_disable_most_optimizations", False)
@@ -327,7 +327,7 @@ def test_members_do_not_depend_on_how_many_they_are():
         states = create_population(what.start, range(4), [1e-2] * 4)
         for count in (4, 1):
             state = jax.tree.map(lambda leaf, count=count: jnp.copy(leaf[:count]), states)
-            step = make_train_step(make_loss(what.model, what.lexicon, 5), optimizer, microbatches=2, population="map")
+            step = make_train_step(make_loss(what.model, what.lexicon, 50), optimizer, microbatches=2, population="map")
             for _ in range(4):
                 state, _ = step(state, {"tokens": tokens[:, :count], "row": rows[:, :count]})
             trees.append(member(state.params, 0))

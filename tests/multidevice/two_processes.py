@@ -24,6 +24,7 @@ from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
 from lexinv.training.metrics import read_metrics
+from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import create_state
 from lexinv.training.step import make_train_step
 from lexinv.validation import InvalidConfig
@@ -101,8 +102,8 @@ def main() -> dict:
     results["ended"] = run(FOLDER / "ended", MeshConfig(2, 2), STEPS, interrupt=(2, PROCESSES - 1))
     results["continued"] = run(FOLDER / "ended", MeshConfig(2, 2), STEPS)
     seconds = 0.0 if PROCESS == PROCESSES - 1 else 1e6
-    results["late"] = run(FOLDER / "late", MeshConfig(2, 2), STEPS, checkpoint_seconds=seconds)
-    run(FOLDER / "damaged", MeshConfig(2, 2), 4, checkpoint_steps=2)
+    results["late"] = run(FOLDER / "late", MeshConfig(2, 2), STEPS, checkpoints=CheckpointConfig(seconds=seconds))
+    run(FOLDER / "damaged", MeshConfig(2, 2), 4, checkpoints=CheckpointConfig(steps=2))
     if PROCESS == 0:  # the part that the other one wrote
         for path in (FOLDER / "damaged" / "checkpoints" / "4" / "state" / "ocdbt.process_1").rglob("*"):
             if path.is_file():

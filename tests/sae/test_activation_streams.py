@@ -24,6 +24,7 @@ from lexinv.sae.training import (
 )
 from lexinv.training.fit import fit
 from lexinv.training.metrics import read_metrics
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 WIDTH = 2
@@ -307,7 +308,7 @@ def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(tmp_path, kind):
             directory=tmp_path / folder,
             metadata=run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), scale=scale),
             tokens_per_step=8,
-            checkpoint_steps=4,
+            checkpoints=CheckpointConfig(steps=4),
             progress=False,
         )
 

@@ -115,7 +115,8 @@ def test_a_resumed_run_is_bitwise_the_undisturbed_one(tmp_path):
     whole, _ = step(state, {"activations": X})
     _, _, state = started()
     half, _ = step(state, {"activations": X[:3]})
-    Checkpoints(tmp_path).save(3, half, None, {"config_hash": "0"})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, half, None, {"config_hash": "0"})
     restored = Checkpoints(tmp_path).restore_latest(started()[2], "0")
     assert restored is not None
     resumed, _ = step(restored.state, {"activations": X[3:]})

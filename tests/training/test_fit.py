@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lexinv.nn.flops import PEAK_FLOPS
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import SIGTERM_EXIT, NonFiniteLoss
 from lexinv.training.metrics import read_metrics
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 STEPS = 24
@@ -84,8 +86,8 @@ def test_same_seed_twice_is_bitwise_equal(tmp_path, undisturbed, train_step):
 @pytest.mark.parametrize("dispatches", [1, 4, 9])
 def test_resumed_run_is_bitwise_equal(tmp_path, undisturbed, train_step, dispatches):
     with pytest.raises(Stopped):
-        run(tmp_path, STEPS, stopping(dispatches, train_step), checkpoint_steps=6)
-    resumed = run(tmp_path, STEPS, train_step, checkpoint_steps=6)
+        run(tmp_path, STEPS, stopping(dispatches, train_step), checkpoints=CheckpointConfig(steps=6))
+    resumed = run(tmp_path, STEPS, train_step, checkpoints=CheckpointConfig(steps=6))
     assert_equal(resumed, undisturbed[1])
     assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
 
@@ -105,7 +107,7 @@ def test_next_batch_after_resumption_is_the_next(tmp_path, train_step):
 
 
 def test_truncated_newest_checkpoint_falls_back_and_ends_equal(tmp_path, undisturbed, train_step):
-    run(tmp_path, 16, train_step, checkpoint_steps=8)
+    run(tmp_path, 16, train_step, checkpoints=CheckpointConfig(steps=8))
     for path in (tmp_path / "checkpoints" / "16").rglob("*"):
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
@@ -175,10 +177,55 @@ def test_full_disk_while_checkpointing(tmp_path, undisturbed, train_step, monkey
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", no_space)
         with pytest.raises(OSError, match="No space left") as caught:
-            run(tmp_path, STEPS, train_step, checkpoint_steps=6)
+            run(tmp_path, STEPS, train_step, checkpoints=CheckpointConfig(steps=6))
     assert "checkpoints/8" in caught.value.__notes__[0]
     assert_equal(run(tmp_path, STEPS, train_step), undisturbed[1])
     assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+
+
+def test_full_disk_is_no_excuse_for_a_loss_that_is_not_finite(tmp_path, train_step, monkeypatch):
+    """Both are told: the loss, with the checkpoint that could be written, and what became of the one after it."""
+    import orbax.checkpoint as ocp
+
+    waits = ocp.CheckpointManager.wait_until_finished
+
+    def fails_from_8_on(manager):
+        waits(manager)
+        if (manager.latest_step() or 0) >= 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def poisoned(state, batch):
+        state, metrics = train_step(state, batch)
+        return state, {**metrics, "loss": jax.numpy.where(state.step == 12, np.float32("nan"), metrics["loss"])}
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fails_from_8_on)
+    with pytest.raises(NonFiniteLoss, match=r"at step 11 .*checkpoints/4$") as caught:
+        run(tmp_path, STEPS, poisoned, checkpoints=CheckpointConfig(steps=4))
+    assert "No space left" in str(caught.value.__context__)
+
+
+def test_read_only_directory_is_refused_before_anything_is_computed(undisturbed):
+    def never(state, batch):
+        raise AssertionError("refused first")
+
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = shutil.copytree(undisturbed[0], Path(folder) / "run")
+        held = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+        os.chmod(folder, 0o755)
+        for read_only in (directory / "checkpoints", directory):
+            os.chmod(read_only, 0o555)
+        if user == 0:  # who may write everywhere
+            os.seteuid(65534)
+        try:
+            for path in (directory, directory / "new"):
+                with pytest.raises(InvalidConfig, match=rf"'{path}/checkpoints' .*can write in \(Permission denied\)"):
+                    run(path, STEPS + 2, never)
+        finally:
+            os.seteuid(user)
+            os.chmod(directory, 0o755)
+            os.chmod(directory / "checkpoints", 0o755)
+        assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == held
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
@@ -188,7 +235,7 @@ def test_non_finite_loss_names_step_config_and_last_good_checkpoint(tmp_path, tr
         return state, {**metrics, name: jax.numpy.where(state.step == 12, np.float32("nan"), metrics[name])}
 
     with pytest.raises(NonFiniteLoss, match=r"nan.* at step 11 of config 0123abcd.*checkpoints/8$"):
-        run(tmp_path, STEPS, poisoned, checkpoint_steps=4)
+        run(tmp_path, STEPS, poisoned, checkpoints=CheckpointConfig(steps=4))
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 11))
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
     with pytest.raises(NonFiniteLoss, match="last good checkpoint does not exist"):
@@ -199,7 +246,7 @@ def test_evaluation_is_written_and_survives_resumption(tmp_path, train_step):
     def evaluate(state):
         return {"norm": np.linalg.norm(state.params["table"]), "step": int(state.step)}
 
-    options = {"evaluate": evaluate, "evaluate_every": 8, "checkpoint_steps": 8}
+    options = {"evaluate": evaluate, "evaluate_every": 8, "checkpoints": CheckpointConfig(steps=8)}
     with pytest.raises(Stopped):
         run(tmp_path / "stopped", 20, stopping(7, train_step), **options)
     run(tmp_path / "stopped", 20, train_step, **options)
@@ -210,7 +257,7 @@ def test_evaluation_is_written_and_survives_resumption(tmp_path, train_step):
 
 
 def test_checkpoints_by_time(tmp_path, train_step):
-    run(tmp_path, 8, train_step, checkpoint_seconds=0.0)
+    run(tmp_path, 8, train_step, checkpoints=CheckpointConfig(seconds=0.0))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "8"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from lexinv.training.fit import fit
+from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import make_train_step
 
@@ -60,4 +61,5 @@ def raw(leaf):
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), int(sys.argv[2]), checkpoint_steps=int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    every = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    run(Path(sys.argv[1]), int(sys.argv[2]), checkpoints=CheckpointConfig(steps=every))

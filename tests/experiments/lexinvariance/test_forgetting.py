@@ -20,6 +20,7 @@ from experiments.lexinvariance.forgetting import (
     kinds,
 )
 from lexinv.lexinvariance.part_of_speech import PosTask
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]
@@ -157,8 +158,8 @@ def test_an_interrupted_arm_continues_and_ends_as_if_it_had_not_been(tmp_path, m
 
     def measured(folder: str, stop: int | None) -> dict:
         monkeypatch.setattr(forgetting, "progress_bar", interrupted_at(stop))
-        workspace = Workspace(tmp_path / folder, "hash", progress=False)
-        return forgetting.measure("active", config.arms["active"], sets, config, workspace, 0.0)
+        workspace = Workspace(tmp_path / folder, "hash", False, CheckpointConfig(seconds=0.0))
+        return forgetting.measure("active", config.arms["active"], sets, config, workspace)
 
     undisturbed = measured("undisturbed", None)
     with pytest.raises(KeyboardInterrupt):
