@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,13 +20,10 @@ from experiments.harness.config import config_hash
 from experiments.harness.language_models import Training, TrainingConfig
 from experiments.harness.workspace import open_workspace
 from lexinv.data.windows import array_windows
-from lexinv.nn.language_model import make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.metrics import MetricsLog, read_metrics
-from lexinv.training.optimizers import OptimizerConfig, make_optimizer, scaled_in_state
-from lexinv.training.population import create_population, member
-from lexinv.training.step import make_train_step
+from lexinv.training.optimizers import OptimizerConfig
 
 TINY = '''"""Tiny language models on numbers that count up."""
 
@@ -313,24 +308,3 @@ TRAINING = Training(
 )
 def test_a_program_is_all_but_seeds_and_learning_rate(change, same):
     assert (replace(TRAINING, **change).program == TRAINING.program) is same
-
-
-def test_members_do_not_depend_on_how_many_they_are():
-    """Bit for bit, with all of the compiler's optimisations: it would unroll a loop of one round, and round otherwise."""
-    what = replace(TRAINING, model=TransformerConfig(1, 32, 2, 64), vocab=50)
-    optimizer = scaled_in_state(make_optimizer(what.optimizer, 6))
-    tokens = np.random.default_rng(0).integers(50, size=(1, 4, 4, 64), dtype=np.int32)
-    rows = np.tile(np.arange(4, dtype=np.int32), (1, 4, 1))
-    trees = []
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        states = create_population(what.start, range(4), [1e-2] * 4)
-        for count in (4, 1):
-            state = jax.tree.map(lambda leaf, count=count: jnp.copy(leaf[:count]), states)
-            step = make_train_step(make_loss(what.model, what.lexicon, 50), optimizer, microbatches=2, population="map")
-            for _ in range(4):
-                state, _ = step(state, {"tokens": tokens[:, :count], "row": rows[:, :count]})
-            trees.append(member(state.params, 0))
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
-    jax.tree.map(np.testing.assert_array_equal, *trees)
