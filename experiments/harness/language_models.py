@@ -1,13 +1,17 @@
 """Training language models over a lexicon, several seeds at once: what the experiments on text and on Markov sources share."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Float
 
 from experiments.harness.shared_models import SharedModels, shared_models
@@ -17,12 +21,14 @@ from lexinv.nn.flops import train_flops
 from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
 from lexinv.training.metrics import read_metrics
-from lexinv.training.optimizers import OptimizerConfig, make_optimizer
+from lexinv.training.optimizers import OptimizerConfig, make_optimizer, scaled_in_state
 from lexinv.training.population import create_population, member
 from lexinv.training.processes import agree, whole
+from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import make_train_step
 from lexinv.training.streams import stream
@@ -91,6 +97,107 @@ def training_losses(name: str, training: TrainingConfig, workspace: Workspace) -
     return np.atleast_3d(losses).swapaxes(1, 2).reshape(len(training.seeds), -1)  # a population logs a list per step
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Models that `train_seeds` trains as one population: they differ in seed and learning rate."""
+
+    name: str
+    model: TransformerConfig
+    lexicon: LexiconConfig
+    vocab: int
+    source: Windows
+    training: TrainingConfig
+
+    @cached_property
+    def program(self) -> str:
+        """Digest of all that decides the results beside seeds and learning rate: trainings that share it may be one population."""
+        alike = replace(self.training, seeds=(0,), optimizer=self.optimizer)
+        parts = [asdict(self.model), asdict(self.lexicon), self.vocab, asdict(alike), self.source.length]
+        digest = hashlib.sha256(json.dumps(parts).encode())
+        for array in (self.source.tokens, self.source.starts, self.source.stops):
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """As configured, but for the learning rate, which is kept in the state: one program serves all."""
+        return replace(self.training.optimizer, learning_rate=1.0)
+
+    def start(self, key: jax.Array, learning_rate: jax.Array | float) -> TrainState:
+        """The state of one member before the first step."""
+        optimizer = scaled_in_state(make_optimizer(self.optimizer, self.training.steps), learning_rate)
+        return create_state(initialize(self.model, self.lexicon, self.vocab, stream(key, "parameters")), optimizer, key)
+
+    def fit(
+        self,
+        state: TrainState,
+        dataset: grain.MapDataset,
+        population: Literal["none", "map", "vmap"],
+        directory: Path,
+        config_hash: str,
+        progress: bool,
+        checkpoints: CheckpointConfig,
+    ) -> TrainState:
+        """The state after training in `directory`."""
+        training, members = self.training, state.step.size
+        step = make_train_step(
+            make_loss(self.model, self.lexicon, self.vocab),
+            scaled_in_state(make_optimizer(self.optimizer, training.steps)),
+            microbatches=training.microbatches,
+            population=population,
+        )
+        return fit(
+            state,
+            step,
+            dataset,
+            steps=training.steps,
+            directory=directory,
+            metadata={"config_hash": config_hash, "arm": self.name},
+            tokens_per_step=members * training.batch_size * self.source.length,
+            flops_per_token=train_flops(self.model, self.vocab, self.source.length),
+            checkpoints=checkpoints,
+            progress=progress,
+            description=self.name,
+        )
+
+
+def train_population(
+    what: Training,
+    members: Sequence[tuple[int, float]],
+    directory: Path,
+    config_hash: str,
+    progress: bool,
+    checkpoints: CheckpointConfig = CheckpointConfig(),
+) -> TrainState:
+    """The state after training `members`, each (seed, learning rate), which take the place of those in `what.training`.
+
+    A member's numbers depend on which others there are by rounding only.
+    Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`.
+    """
+    seeds, rates = zip(*members, strict=True)
+    training = what.training
+    found = _finished(lambda: create_population(what.start, seeds, rates), training.steps, directory, config_hash)
+    if found is not None:
+        return found
+    dataset = population_batches(what.source, training.batch_size, seeds, training.steps_per_dispatch)
+    state = create_population(what.start, seeds, rates)
+    population = "map" if jax.default_backend() == "cpu" else "vmap"
+    return what.fit(state, dataset, population, directory, config_hash, progress, checkpoints)
+
+
+def _finished(start: Callable[[], TrainState], steps: int, directory: Path, config_hash: str) -> TrainState | None:
+    """The state after the last step, if it is in `directory`. Nothing is compiled for it, as the first state would have to be."""
+    if not (directory / f"checkpoints/{steps}").is_dir():
+        return None
+    place = SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(start)
+    )
+    restored = Checkpoints(directory / "checkpoints").restore_latest(template, config_hash)
+    return restored.state if restored is not None and restored.step == steps else None
+
+
 def train_seeds(
     name: str,
     model: TransformerConfig,
@@ -105,43 +212,27 @@ def train_seeds(
     Of several processes, which train on one mesh, each gets all of the parameters on its first device: they have to fit there, and what is
     then computed from them is computed in every process alike.
 
-    Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`.
+    Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`, and what `workspace.postpone` raises.
     """
-    optimizer = make_optimizer(training.optimizer, training.steps)
-    loss = make_loss(model, lexicon, vocab)
-
-    def start(key: jax.Array) -> TrainState:
-        return create_state(initialize(model, lexicon, vocab, stream(key, "parameters")), optimizer, key)
-
-    def trained(folder: str, state: TrainState, dataset: grain.MapDataset, population: str, members: int) -> Params:
-        step = make_train_step(loss, optimizer, microbatches=training.microbatches, population=population)
-        return fit(
-            state,
-            step,
-            dataset,
-            steps=training.steps,
-            directory=workspace.folder(folder),
-            metadata={"config_hash": workspace.config_hash, "arm": name},
-            tokens_per_step=members * training.batch_size * source.length,
-            flops_per_token=train_flops(model, vocab, source.length),
-            checkpoints=workspace.checkpoints,
-            progress=workspace.progress,
-            description=name,
-        ).params
-
+    what, rate = Training(name, model, lexicon, vocab, source, training), training.optimizer.learning_rate
     mesh = training_mesh(training, model)
     if mesh.size == 1:
-        population = "map" if jax.default_backend() == "cpu" else "vmap"
-        dataset = population_batches(source, training.batch_size, training.seeds, training.steps_per_dispatch)
-        state = create_population(start, training.seeds)
-        params = trained(name, state, dataset, population, len(training.seeds))
-        return [member(params, index) for index in range(len(training.seeds))]
+        if workspace.postpone is not None:
+            workspace.postpone(what)
+        members = [(seed, rate) for seed in training.seeds]
+        how = workspace.config_hash, workspace.progress, workspace.checkpoints
+        state = train_population(what, members, workspace.folder(name), *how)
+        return [member(state.params, index) for index in range(len(members))]
     results, rows = [], training.batch_size
     for seed in training.seeds:
         dataset = batches(source, rows, seed, training.steps_per_dispatch, process_rows(mesh, rows))
-        state = shard_state(jax.jit(start)(jax.random.key(seed)), mesh)
+        state = shard_state(jax.jit(what.start)(jax.random.key(seed), rate), mesh)
         dataset = dataset.map(lambda batch: shard_batch(batch, mesh, rows))
-        results.append(whole(trained(f"{name}/seed-{seed}", state, dataset, "none", 1)))
+        folder = workspace.folder(f"{name}/seed-{seed}")
+        trained = what.fit(
+            state, dataset, "none", folder, workspace.config_hash, workspace.progress, workspace.checkpoints
+        )
+        results.append(whole(trained.params))
     return results
 
 

@@ -47,7 +47,7 @@ def shared_models(
     """
     hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
     identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
-    shared = replace(workspace, path=cache_directory() / "models" / identity, config_hash=identity)
+    shared = replace(workspace, path=cache_directory() / "models" / identity, config_hash=identity, postpone=None)
 
     def seconds() -> float:
         with shared.session(describe_session()):

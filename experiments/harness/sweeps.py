@@ -4,7 +4,7 @@ A sweep lives in one folder: `trials/HASH` is the run folder of the trial with t
 repeated, whichever sweep in this folder asks for it, and a grid with more values runs only the new ones.
 
 Seeds are not trials. `--seeds N` gives the experiment N seeds, which most train together as a population: one compile, one dispatch.
-Other fields decide shapes and programs, so each of their values is a run of its own.
+Other fields are trials; with `--executor population` those of the same shapes train together too (`experiments.harness.populations`).
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from rich.table import Table
+from rich.text import Text
 
 from experiments.harness.config import config_hash
 from experiments.harness.executors import Report, Status, connect, run_processes, run_ray
@@ -71,9 +73,11 @@ class Options:
     seeds: int | None = None
     """Seeds in each trial, which most experiments train together as one population."""
     executor: str | None = None
-    """processes (unless given): on this machine. ray: a cluster started here. ray:HOST:PORT: a cluster whose nodes see the same folders."""
+    """processes (unless given): on this machine. population: in this process, where language models of the same shapes and text, which
+    differ in seeds and learning rate, are trained by one program; all else runs one trial after another. ray: a cluster started here.
+    ray:HOST:PORT: a cluster whose nodes see the same folders."""
     workers: int | None = None
-    """Trials at a time: 1 of processes, and as many as fit of a cluster, unless given."""
+    """Trials at a time: 1 of processes, all in a population, and as many as fit of a cluster, unless given."""
     resources: tuple[str, ...] | None = None
     """Of a cluster, for each trial: CPU=4 GPU=1 TPU=4; CPU=1 unless given."""
     workspace: Path | None = None
@@ -250,9 +254,18 @@ def executor(options: Options, halving: Halving | None) -> Callable[[Sequence[Pa
     workers, stops = options.workers, halving and halving.stops
     require(workers is None or workers >= 1, "--workers", workers, "at least 1")
     kind, colon, address = (options.executor or "processes").partition(":")
-    require(kind != "processes" or not colon, "executor", options.executor, "processes, ray or ray:HOST:PORT")
-    if choose("executor", kind, ("processes", "ray")) == "processes":
+    kinds = ("processes", "population", "ray")
+    plain = choose("executor", kind, kinds) == "ray" or not colon
+    require(plain, "executor", options.executor, "processes, population, ray or ray:HOST:PORT")
+    if kind == "processes":
         return lambda folders, report: run_processes(folders, report, workers or 1, stops)
+    if kind == "population":
+        from experiments.harness.populations import run_populations
+
+        require(
+            halving is None, "executor", options.executor, "processes or ray with --halving: a population ends as one"
+        )
+        return lambda folders, report: run_populations(folders, report, workers)
     resources = dict(map(read_resource, options.resources or ("CPU=1",)))
     ray = connect(address if colon else None)
     return lambda folders, report: run_ray(folders, report, workers, ray, resources, stops)
@@ -298,9 +311,6 @@ def live_table(trials: list[Trial], console: Any) -> Iterator[Report]:
 
 def table(trials: list[Trial]) -> Any:
     """The state of every trial for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
     counts = {status: sum(trial.status == status for trial in trials) for status in ORDER}
     shown = Table("trial", "overrides", "status", "seconds", "claims held", box=None)
     shown.caption = ", ".join(f"{count} {status}" for status, count in counts.items() if count)

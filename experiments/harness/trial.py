@@ -10,10 +10,13 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from experiments.harness.workspace import open_workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, open_workspace, plain, write_atomically, write_json
 
 HANDOVER_SECONDS = 60.0
 """How long a trial waits for the one before it in its folder, which may be writing its last checkpoint."""
@@ -47,36 +50,50 @@ def prepare_process(distributed: str | None = None) -> None:
 
 def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -> bool:
     """Start or resume the run of `config` in its folder until results.json is there; returns whether it was there before."""
-    from experiments.harness.record import describe_session, imported_packages
     from lexinv.training.processes import agree
 
     results = workspace.path / "results.json"
     if agree(results.is_file):
         return True
-    console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
-    with workspace.session(describe_session()) as session:
-        try:
-            write_json(results, plain(module.run(config, workspace)))
-        finally:
-            session["packages"] = imported_packages()
+    with started(workspace, label, console):
+        write_json(results, plain(module.run(config, workspace)))
     return False
 
 
-def run_trial(folder: Path) -> None:
-    """Start or resume the run that the folder's config.json describes, then judge and draw it."""
-    from rich.console import Console
+@contextmanager
+def started(workspace: Any, label: str, console: Any) -> Iterator[None]:
+    """One start of a run: it is in sessions.json with its wall clock, and with the packages that it has imported in the end."""
+    from experiments.harness.record import describe_session, imported_packages
 
+    console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
+    with workspace.session(describe_session()) as session:
+        try:
+            yield
+        finally:
+            session["packages"] = imported_packages()
+
+
+def held_in(folder: Path) -> tuple[ModuleType, Any, Workspace, str]:
+    """The experiment, the configuration, the workspace without a progress bar, and the name of the run that config.json describes."""
     from experiments.harness.config import from_json
-    from experiments.harness.record import finish
     from experiments.harness.registry import load
 
     held = json.loads((folder / "config.json").read_bytes())
     module = load(held["experiment"])
     config = from_json(module.Config, held["config"])
     workspace = open_workspace(folder, held["experiment"], held["preset"], config)
-    workspace = dataclasses.replace(workspace, progress=False)
+    return module, config, dataclasses.replace(workspace, progress=False), f"{held['experiment']} {held['preset']}"
+
+
+def run_trial(folder: Path) -> None:
+    """Start or resume the run that the folder's config.json describes, then judge and draw it."""
+    from rich.console import Console
+
+    from experiments.harness.record import finish
+
+    module, config, workspace, label = held_in(folder)
     with workspace.locked(HANDOVER_SECONDS):
-        run_in(workspace, module, config, f"{held['experiment']} {held['preset']}", Console(soft_wrap=True))
+        run_in(workspace, module, config, label, Console(soft_wrap=True))
         finish(workspace, module, json.loads((folder / "results.json").read_bytes()))
 
 

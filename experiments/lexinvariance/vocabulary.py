@@ -19,7 +19,7 @@ from experiments.harness.style import PALETTE, band, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text
-from lexinv.nn.language_model import make_nll
+from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.validation import require
@@ -117,11 +117,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def measure(text: Text, largest: bool, config: Config, workspace: Workspace) -> dict[str, Any]:
     """Mean bytes of a token at each position, and mean bits of both models there, by seed."""
     found: dict[str, Any] = {"bytes": perplexity.by_position([text.tokenizer.token_bytes[w] for w in text.held_out])}
-    for kind, lexicon in KINDS.items():
-        lexicon = replace(lexicon, vocab_block=config.vocab_block if largest else 0)
+    block = config.vocab_block if largest else 0
+    lexica = {kind: replace(lexicon, vocab_block=block) for kind, lexicon in KINDS.items()}
+
+    def train(kind: str) -> list[Params]:
         name = f"{slug(text.name)}/{slug(text.tokenizer.name)}-{kind}"
-        params = train_seeds(name, config.model, lexicon, text.vocab, text.train, config.training, workspace)
-        nll = make_nll(config.model, lexicon, text.vocab)
+        return train_seeds(name, config.model, lexica[kind], text.vocab, text.train, config.training, workspace)
+
+    # All before any is evaluated: a run that is left for a training, and started again, has nothing to evaluate again.
+    for kind, params in {kind: train(kind) for kind in lexica}.items():
+        nll = make_nll(config.model, lexica[kind], text.vocab)
         nats = [
             evaluate_by_position(nll, tree, windows, jax.random.key(0), config.evaluation.batch_size)
             for tree, windows in zip(params, text.held_out, strict=True)

@@ -133,11 +133,14 @@ def measure(order: int, config: Config, workspace: Workspace) -> dict[str, Any]:
     bayes = [predictor_nll(windows, order, config.symbols) for windows in held_out]
     unigram = [predictor_nll(windows, 0, config.symbols) for windows in held_out]
     found: dict[str, Any] = {"bayes": by_position(bayes), "unigram": by_position(unigram), "arms": {}}
-    for arm in ARMS:
-        model = replace(config.model, mixing="none" if arm == "plain" else arm)
-        folder = f"order-{order}/{arm}"
-        params = train_seeds(folder, model, LEXICON, config.symbols, train, config.training, workspace)
-        nll = make_nll(model, LEXICON, config.symbols)
+    models = {arm: replace(config.model, mixing="none" if arm == "plain" else arm) for arm in ARMS}
+    # All before any is evaluated: a run that is left for a training, and started again, has nothing to evaluate again.
+    trained = {
+        arm: train_seeds(f"order-{order}/{arm}", model, LEXICON, config.symbols, train, config.training, workspace)
+        for arm, model in models.items()
+    }
+    for arm, params in trained.items():
+        nll = make_nll(models[arm], LEXICON, config.symbols)
         nats = [
             evaluate_by_position(nll, tree, windows, jax.random.key(0), config.windows)
             for tree, windows in zip(params, held_out, strict=True)
@@ -147,7 +150,7 @@ def measure(order: int, config: Config, workspace: Workspace) -> dict[str, Any]:
             "nats": by_position(nats),
             "excess": [round(float(rows.mean()), 6) for rows in excess],
             "error": [round(float(rows.std(ddof=1) / np.sqrt(len(rows))), 6) for rows in excess],
-            "training_loss": by_tens(training_losses(folder, config.training, workspace)),
+            "training_loss": by_tens(training_losses(f"order-{order}/{arm}", config.training, workspace)),
         }
     return found
 

@@ -31,7 +31,14 @@ SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss or its gradient is not finite. Names the step, the config hash and the last good checkpoint."""
+    """The loss or its gradient is not finite. Names the step, the config hash and the last good checkpoint.
+
+    `members`: the places of those of a population that it happened to, and (0,) in a run of one.
+    """
+
+    def __init__(self, message: str, members: tuple[int, ...] = (0,)):
+        super().__init__(message)
+        self.members = members
 
 
 def fit(
@@ -95,7 +102,8 @@ def fit(
         fetched = jax.device_get(metrics)
         for index, step in enumerate(range(end - len(fetched["loss"]) + 1, end + 1)):
             update = {name: values[index] for name, values in fetched.items()}
-            if not all(np.isfinite(update[name]).all() for name in ("loss", "gradient_norm")):
+            finite = np.atleast_1d(np.isfinite(update["loss"]) & np.isfinite(update["gradient_norm"]))
+            if not finite.all():
                 try:
                     if store:
                         store.wait()
@@ -104,7 +112,8 @@ def fit(
                     good = f"is {store.directory / str(latest)}" if store and latest else "does not exist"
                     raise NonFiniteLoss(
                         f"loss {update['loss']}, gradient norm {update['gradient_norm']} at step {step} of config "
-                        f"{config_hash}; the last good checkpoint {good}"
+                        f"{config_hash}; the last good checkpoint {good}",
+                        tuple(np.flatnonzero(~finite).tolist()),
                     )
             if log:
                 log.write(step, update)

@@ -120,8 +120,12 @@ def test_seeds_belong_to_every_trial(cli):
         ("sweep toy/line smoke --grid slope=1 --seeds 0", "--seeds = 0.*at least 1"),
         ("sweep toy/line smoke --grid slope=1 --workers 0", "--workers = 0.*at least 1"),
         ("sweep toy/line smoke --grid slope=1 --workers x", "--workers"),
-        ("sweep toy/line smoke --grid slope=1 --executor threads", "known: processes, ray"),
+        ("sweep toy/line smoke --grid slope=1 --executor threads", "known: processes, population, ray"),
         ("sweep toy/line smoke --grid slope=1 --executor processes:3", "ray:HOST:PORT"),
+        (
+            "sweep toy/line smoke --grid slope=1 --executor population --halving 2 --first-rung 1",
+            "processes or ray with --halving",
+        ),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU", "--resources = 'CPU'.*NAME=AMOUNT"),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU=nan", "NAME=AMOUNT"),
         ("sweep toy/line smoke --grid slope=1 --best first", "lowest.*highest"),

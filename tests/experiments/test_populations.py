@@ -1,0 +1,310 @@
+"""The executor `population`: a made-up experiment trains tiny language models, several trials as one population, and nothing shows it."""
+
+import importlib
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import experiments
+from experiments.__main__ import main
+from experiments.harness import language_models, populations, record, trial
+from experiments.harness.config import config_hash
+from experiments.harness.language_models import Training, TrainingConfig
+from experiments.harness.workspace import open_workspace
+from lexinv.data.windows import array_windows
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.metrics import MetricsLog, read_metrics
+from lexinv.training.optimizers import OptimizerConfig
+
+TINY = '''"""Tiny language models on numbers that count up."""
+
+import hashlib
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
+from lexinv.data.windows import array_windows
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.optimizers import OptimizerConfig
+
+PAPER = "@misc{none}"
+
+
+@dataclass(frozen=True)
+class Config:
+    training: TrainingConfig = TrainingConfig(6, 2, (0,), OptimizerConfig(warmup_steps=1))
+    width: int = 8
+    trainings: int = 1
+    fail: bool = False
+
+
+PRESETS = {"smoke": Config()}
+
+
+def run(config, workspace):
+    source = array_windows((np.arange(200) % 5).astype(np.uint8), 8)
+    model = TransformerConfig(1, config.width, 1, 8)
+
+    def train(name):
+        params = train_seeds(name, model, LexiconConfig(), 5, source, config.training, workspace)
+        return {
+            "params": [
+                hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))).hexdigest()
+                for tree in params
+            ],
+            "losses": training_losses(name, config.training, workspace),
+        }
+
+    if config.fail:
+        raise ValueError("as it was told to")
+    names = [f"part/{number}" for number in range(config.trainings)]
+    return {"models": {name: train(name) for name in names}, "seeds": config.training.seeds, "corpora": {}}
+
+
+def claims(results):
+    return []
+
+
+def figure(results):
+    from matplotlib.figure import Figure
+
+    return Figure()
+'''
+PRESET = ("sweep", "tiny/models", "smoke", "--executor", "population")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The made-up experiment is found in this process."""
+    root = tmp_path_factory.mktemp("tiny")
+    (root / "experiments/tiny").mkdir(parents=True)
+    (root / "experiments/tiny/models.py").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "__path__", [str(root / "experiments"), *experiments.__path__])
+        patch.setattr(record, "packages_distributions", dict)
+        patch.setenv("LEXINV_CACHE", str(root / "cache"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(root / "cache/compiled"))
+        patch.chdir(root)
+        yield root
+    for name in ("experiments.tiny", "experiments.tiny.models"):
+        sys.modules.pop(name, None)
+
+
+def sweep(*arguments: str) -> int:
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        return main([*PRESET, *arguments])
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def trained(**changes):
+    base = importlib.import_module("experiments.tiny.models").PRESETS["smoke"]
+    own = {name: value for name, value in changes.items() if name in ("width", "fail", "trainings")}
+    if "learning_rate" in changes:
+        optimizer = replace(base.training.optimizer, learning_rate=changes["learning_rate"])
+        base = replace(base, training=replace(base.training, optimizer=optimizer))
+    if "seeds" in changes:
+        base = replace(base, training=replace(base.training, seeds=changes["seeds"]))
+    return replace(base, **own)
+
+
+def folder(root: str, **changes) -> Path:
+    return Path(root, "trials", config_hash(trained(**changes)))
+
+
+def alone(path: Path, **changes) -> dict:
+    """The results of a trial that is run as the executor `processes` runs it."""
+    open_workspace(path, "tiny/models", "smoke", trained(**changes))
+    trial.run_trial(path)
+    return json.loads((path / "results.json").read_bytes())
+
+
+ONCE = {"learning_rate": 1e-2, "seeds": (1, 2)}
+SLOW, FAST = {"learning_rate": 1e-3, "seeds": (0,)}, {"learning_rate": 1e-2, "seeds": (1, 2), "trainings": 2}
+DIVERGING, FAILING = {"learning_rate": 1e35, "seeds": (3,)}, {"fail": True}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path) -> SimpleNamespace:
+    """A sweep of trials of which two can be one population, another would be but diverges, and one fails."""
+    populations_trained = []
+    fields = ("training.optimizer.learning-rate=", "training.seeds=", "trainings=")
+    zips = [
+        f"{field}{','.join(values)}"
+        for field, values in zip(fields, (("1e-3", "1e-2", "1e35"), ("[0]", "[1,2]", "[3]"), "121"), strict=True)
+    ]
+    train = language_models.train_population
+
+    def noticed(what, members, directory, *rest, **options):
+        populations_trained.append((what.name, what.model.width, list(members), directory))
+        return train(what, members, directory, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(populations, "train_population", noticed)
+        patch.setattr(language_models, "train_population", noticed)
+        code = sweep("--workspace", "s", "--zip", *zips, "--chain", "--grid", "fail=True")
+    return SimpleNamespace(code=code, trained=populations_trained)
+
+
+def test_trainings_of_one_program_are_one_population(finished):
+    """First with the member that diverges, then without; what nobody shares is trained alone."""
+    assert finished.code == 1
+    together = [(name, members) for name, _, members, place in finished.trained if "populations" in place.parts]
+    slow, fast, diverging = (0, 1e-3), [(1, 1e-2), (2, 1e-2)], (3, 1e35)
+    assert together == [("part/0", [slow, *fast, diverging]), ("part/0", [slow, *fast])]
+    # Called with every start of a trial that finds its members, too.
+    by_themselves = {(place.parts[-3], name) for name, _, _, place in finished.trained if "trials" in place.parts}
+    names = {
+        (folder("s", **changes).name, name)
+        for changes, parts in ((SLOW, 1), (FAST, 2), (DIVERGING, 1))
+        for name in ("part/0", "part/1")[:parts]
+    }
+    assert by_themselves == names
+
+
+def test_failures_are_told_and_leave_the_others_alone(finished):
+    assert "ValueError: as it was told to" in (folder("s", **FAILING) / "error.txt").read_text()
+    error = (folder("s", **DIVERGING) / "error.txt").read_text()
+    assert "NonFiniteLoss" in error and f"config {folder('s', **DIVERGING).name}" in error
+    summary = json.loads(Path("s/summary.json").read_bytes())
+    states = {row["trial"]: row["status"] for row in summary["trials"]}
+    assert {state: sum(value == state for value in states.values()) for state in states.values()} == {
+        "done": 2,
+        "failed": 2,
+    }
+    assert not Path("s/populations").exists()
+    for changes in (SLOW, FAST, DIVERGING, FAILING):
+        with open_workspace(folder("s", **changes), "tiny/models", "smoke", trained(**changes)).locked():
+            pass
+        assert len(json.loads((folder("s", **changes) / "sessions.json").read_bytes())) == 1
+
+
+@pytest.fixture(scope="module")
+def by_itself(finished) -> Path:
+    path = Path("alone") / config_hash(trained(**FAST))
+    alone(path, **FAST)
+    return path
+
+
+def test_a_trial_of_a_population_equals_one_by_itself(finished, by_itself):
+    """Bit for bit, as the tests compile: results, which hold digests of the parameters, and metrics."""
+    for name in ("results.json", "part/0/metrics.jsonl", "part/1/metrics.jsonl"):
+        assert (folder("s", **FAST) / name).read_bytes() == (by_itself / name).read_bytes()
+    assert [len(line["loss"]) for line in read_metrics(by_itself / "part/0/metrics.jsonl")] == [2] * 6
+
+
+def test_a_trials_folder_is_complete_by_itself(finished, monkeypatch):
+    """Without its results it finds its models trained."""
+    path = shutil.copytree(folder("s", **SLOW), Path("copy") / folder("s", **SLOW).name)
+    before = (path / "results.json").read_bytes()
+    (path / "results.json").unlink()
+    monkeypatch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
+    trial.run_trial(path)
+    assert (path / "results.json").read_bytes() == before
+
+
+def refuse(state, batch):
+    raise AssertionError("a finished model was trained again")
+
+
+def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_itself, monkeypatch):
+    """Stopped twice in the middle of a population, and then, as by a kill, when the first of its trials has its members."""
+    pairs = ("training.optimizer.learning-rate=1e-3,1e-2", "training.seeds=[0],[1,2]")
+    grid = ("--workspace", "stopped", "--zip", *pairs)
+    write, rename = MetricsLog.write, Path.rename
+
+    for step, number, code in ((2, signal.SIGTERM, 143), (4, signal.SIGINT, 130)):
+
+        def stop(log, at, values, step=step, number=number):
+            write(log, at, values)
+            if at == step:
+                signal.raise_signal(number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricsLog, "write", stop)
+            assert sweep(*grid) == code
+        (place,) = Path("stopped/populations").iterdir()
+        assert max(path.name for path in (place / "checkpoints").iterdir()) == f"{step + 1}"
+        for changes in (SLOW, ONCE):
+            path = folder("stopped", **changes)
+            assert not (path / "error.txt").exists()
+            with open_workspace(path, "tiny/models", "smoke", trained(**changes)).locked():
+                pass
+
+    def killed(path, target):
+        if path.parent.name == "prepared" and folder("stopped", **ONCE) in target.parents:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        assert sweep(*grid) == 130
+    assert (folder("stopped", **SLOW) / "part/0/checkpoints/6").is_dir()
+    assert not (folder("stopped", **ONCE) / "part/0/checkpoints").exists()
+
+    monkeypatch.setattr(populations, "train_population", finds_all(monkeypatch))
+    assert sweep(*grid) == 0
+    assert not Path("stopped/populations").exists()
+    for changes, expected in ((SLOW, folder("s", **SLOW)), (ONCE, by_itself)):
+        path = folder("stopped", **changes)
+        found, whole = (json.loads((place / "results.json").read_bytes()) for place in (path, expected))
+        assert found["models"]["part/0"] == whole["models"]["part/0"]
+        assert len(json.loads((path / "sessions.json").read_bytes())) == 4
+
+
+def finds_all(monkeypatch):
+    """`train_population` that must find everything trained."""
+
+    def find(*arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
+            return language_models.train_population(*arguments, **options)
+
+    return find
+
+
+SOURCE = array_windows((np.arange(100) % 5).astype(np.uint8), 8)
+TRAINING = Training(
+    "a",
+    TransformerConfig(1, 8, 1, 8),
+    LexiconConfig(),
+    5,
+    SOURCE,
+    TrainingConfig(6, 2, (0,), OptimizerConfig(warmup_steps=1)),
+)
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ({"name": "b"}, True),
+        ({"training": replace(TRAINING.training, seeds=(4, 5))}, True),
+        ({"training": replace(TRAINING.training, optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=1))}, True),
+        ({"source": array_windows(SOURCE.tokens.copy(), 8)}, True),
+        ({"training": replace(TRAINING.training, optimizer=OptimizerConfig(warmup_steps=2))}, False),
+        ({"training": replace(TRAINING.training, steps=7)}, False),
+        ({"model": replace(TRAINING.model, width=16)}, False),
+        ({"lexicon": LexiconConfig("lexinvariant")}, False),
+        ({"vocab": 6}, False),
+        ({"source": array_windows(SOURCE.tokens, 4)}, False),
+        ({"source": array_windows(SOURCE.tokens.astype(np.uint16), 8)}, False),
+        ({"source": array_windows(SOURCE.tokens[::-1].copy(), 8)}, False),
+    ],
+)
+def test_a_program_is_all_but_seeds_and_learning_rate(change, same):
+    assert (replace(TRAINING, **change).program == TRAINING.program) is same
