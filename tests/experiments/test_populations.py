@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from experiments.harness.claims import Claim
 from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
 from lexinv.data.windows import array_windows
 from lexinv.nn.lexicon import LexiconConfig
@@ -74,7 +75,7 @@ def run(config, workspace):
 
 
 def claims(results):
-    return []
+    return [Claim("trained", "Models are trained.", "here", None, len(results["models"]), 1, True)]
 
 
 def figure(results):
