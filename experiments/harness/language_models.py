@@ -30,7 +30,7 @@ from lexinv.training.population import create_population, member
 from lexinv.training.processes import agree, whole
 from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState, create_state
-from lexinv.training.step import make_train_step
+from lexinv.training.step import TrainStep, make_train_step
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -129,32 +129,34 @@ class Training:
         optimizer = scaled_in_state(make_optimizer(self.optimizer, self.training.steps), learning_rate)
         return create_state(initialize(self.model, self.lexicon, self.vocab, stream(key, "parameters")), optimizer, key)
 
+    def step(self, population: Literal["none", "map", "vmap"]) -> TrainStep:
+        """The train step, to be compiled once for all that are trained by it."""
+        return make_train_step(
+            make_loss(self.model, self.lexicon, self.vocab),
+            scaled_in_state(make_optimizer(self.optimizer, self.training.steps)),
+            microbatches=self.training.microbatches,
+            population=population,
+        )
+
     def fit(
         self,
         state: TrainState,
+        step: TrainStep,
         dataset: grain.MapDataset,
-        population: Literal["none", "map", "vmap"],
         directory: Path,
         config_hash: str,
         progress: bool,
         checkpoints: CheckpointConfig,
     ) -> TrainState:
         """The state after training in `directory`."""
-        training, members = self.training, state.step.size
-        step = make_train_step(
-            make_loss(self.model, self.lexicon, self.vocab),
-            scaled_in_state(make_optimizer(self.optimizer, training.steps)),
-            microbatches=training.microbatches,
-            population=population,
-        )
         return fit(
             state,
             step,
             dataset,
-            steps=training.steps,
+            steps=self.training.steps,
             directory=directory,
             metadata={"config_hash": config_hash, "arm": self.name},
-            tokens_per_step=members * training.batch_size * self.source.length,
+            tokens_per_step=state.step.size * self.training.batch_size * self.source.length,
             flops_per_token=train_flops(self.model, self.vocab, self.source.length),
             checkpoints=checkpoints,
             progress=progress,
@@ -175,15 +177,14 @@ def train_population(
     A member's numbers depend on which others there are by rounding only.
     Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`.
     """
-    seeds, rates = zip(*members, strict=True)
-    training = what.training
+    (seeds, rates), training = zip(*members, strict=True), what.training
     found = _finished(lambda: create_population(what.start, seeds, rates), training.steps, directory, config_hash)
     if found is not None:
         return found
     dataset = population_batches(what.source, training.batch_size, seeds, training.steps_per_dispatch)
     state = create_population(what.start, seeds, rates)
-    population = "map" if jax.default_backend() == "cpu" else "vmap"
-    return what.fit(state, dataset, population, directory, config_hash, progress, checkpoints)
+    step = what.step("map" if jax.default_backend() == "cpu" else "vmap")
+    return what.fit(state, step, dataset, directory, config_hash, progress, checkpoints)
 
 
 def _finished(start: Callable[[], TrainState], steps: int, directory: Path, config_hash: str) -> TrainState | None:
@@ -223,14 +224,14 @@ def train_seeds(
         how = workspace.config_hash, workspace.progress, workspace.checkpoints
         state = train_population(what, members, workspace.folder(name), *how)
         return [member(state.params, index) for index in range(len(members))]
-    results, rows = [], training.batch_size
+    results, rows, start, step = [], training.batch_size, jax.jit(what.start), what.step("none")
     for seed in training.seeds:
         dataset = batches(source, rows, seed, training.steps_per_dispatch, process_rows(mesh, rows))
-        state = shard_state(jax.jit(what.start)(jax.random.key(seed), rate), mesh)
+        state = shard_state(start(jax.random.key(seed), rate), mesh)
         dataset = dataset.map(lambda batch: shard_batch(batch, mesh, rows))
         folder = workspace.folder(f"{name}/seed-{seed}")
         trained = what.fit(
-            state, dataset, "none", folder, workspace.config_hash, workspace.progress, workspace.checkpoints
+            state, step, dataset, folder, workspace.config_hash, workspace.progress, workspace.checkpoints
         )
         results.append(whole(trained.params))
     return results

@@ -14,6 +14,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.mesh import MeshConfig
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.step import make_train_step
 from lexinv.validation import InvalidConfig
 
 VOCAB = 5
@@ -52,6 +53,22 @@ def test_a_second_experiment_finds_what_the_first_trained(train, tmp_path, monke
 
 def refuse(state, batch):
     raise AssertionError("a finished model was trained again")
+
+
+def test_seeds_on_a_mesh_are_those_of_a_population_and_compiled_once(train, monkeypatch):
+    made = []
+
+    def make(*arguments, **options):
+        made.append(make_train_step(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(language_models, "make_train_step", make)
+    on_mesh = train("mesh", training=replace(TRAINING, mesh=MeshConfig(data=2)))
+    # One step trains both seeds; the other is made when the trained models are read, and never called.
+    assert len(made) == 2 and made[1]._cache_size() == 0
+    for one, other in zip(on_mesh.params, train("alone").params, strict=True):
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
