@@ -22,6 +22,7 @@ from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
+from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import require
 
 PAPER = perplexity.PAPER
@@ -64,8 +65,8 @@ TRAINING = TrainingConfig(
 )
 PRESETS = {
     "smoke": Config(
-        replace(MODEL, width=32, mlp_width=32),
-        TrainingConfig(steps=4, batch_size=4, seeds=(0, 1), optimizer=replace(perplexity.MUON, warmup_steps=1)),
+        replace(MODEL, depth=1, width=32, mlp_width=32, mixing="none", initialization="normal"),
+        TrainingConfig(steps=4, batch_size=4, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1)),
         tokenizers=("letters", "bpe:300"),
         context=64,
         evaluation=perplexity.EvaluationConfig(windows=8, batch_size=8),
