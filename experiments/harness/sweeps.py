@@ -106,6 +106,8 @@ class Options:
             self.first_rung,
             "a number exactly where --halving is given",
         )
+        together = self.executor == "population" and self.halving is not None
+        require(not together, "executor", self.executor, "processes or ray with --halving: a population ends as one")
         for name in ("executor", "resources", "halving"):
             value = getattr(self, name)
             require(
@@ -262,9 +264,6 @@ def executor(options: Options, halving: Halving | None) -> Callable[[Sequence[Pa
     if kind == "population":
         from experiments.harness.populations import run_populations
 
-        require(
-            halving is None, "executor", options.executor, "processes or ray with --halving: a population ends as one"
-        )
         return lambda folders, report: run_populations(folders, report, workers)
     resources = dict(map(read_resource, options.resources or ("CPU=1",)))
     ray = connect(address if colon else None)
