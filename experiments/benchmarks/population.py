@@ -51,7 +51,8 @@ class Config:
     """problem: one run, of `problem.training.steps` steps; its seeds are replaced by `members` of them.
 
     usual_steps: of that model in its experiment, for which the ratio is computed from the measured parts.
-    trials: of each executor, of which the first is not counted. nothing: this is such a trial, with this number, and computes nothing.
+    trials: of each executor, of which the first is not counted; 0 for no executors.
+    nothing: this is such a trial, with this number, and computes nothing.
     """
 
     problem: TrainingProblem
@@ -62,7 +63,7 @@ class Config:
 
     def __post_init__(self):
         require(self.members >= 2, "members", self.members, "at least 2")
-        require(self.trials >= 2, "trials", self.trials, "at least 2")
+        require(self.trials == 0 or self.trials >= 2, "trials", self.trials, "0, or at least 2")
         require(self.problem.training.steps >= 2, "problem.training.steps", self.problem.training.steps, "at least 2")
 
 
@@ -86,7 +87,7 @@ PRESETS = {
         ),
         usual_steps=3,
         members=2,
-        trials=2,
+        trials=0,  # a cluster of Ray takes longer to start than all else
     ),
     "cpu": Config(
         TrainingProblem(
@@ -157,6 +158,8 @@ def timed_process(problem: TrainingProblem, seeds: Sequence[int], log: Path, cac
 
 def seconds_per_trial(config: Config) -> dict[str, list[float] | None]:
     """Seconds from the end of one trial to that of the next, of trials that compute nothing; None where Ray is not installed."""
+    if config.trials == 0:
+        return {"processes": None, "ray": None}
     measured: dict[str, list[float] | None] = {"processes": timed_trials(config, lambda f, r: run_processes(f, r, 1))}
     if find_spec("ray") is None:
         return {**measured, "ray": None}
@@ -217,7 +220,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     cold, warm = ("runs", "population"), ("runs, cached", "population, cached")
     here, later = times_faster(results, *cold), times_faster(results, *cold, usual)
     overhead = ray_overhead(results)
-    counted = len(results["trials"]["processes"])
+    counted = len(results["trials"]["processes"] or ())
 
     def judge(enough: bool, holds: Callable[[], bool]) -> bool | None:
         return holds() if enough else None

@@ -146,7 +146,7 @@ def _require_answer(address: str) -> None:
         place = None, None
     known = None not in place and parts.netloc == address
     require(known, "executor", f"ray:{address}", "ray:HOST:PORT, as `ray start --head` prints it")
-    allowed = "the address of a Ray cluster that answers"
+    allowed = "the address of a Ray cluster that answers; with RAY_AUTH_MODE=token in the environment if it wants one, as `ray start` says"
     try:
         socket.create_connection(place, CONNECT_SECONDS).close()
         command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]

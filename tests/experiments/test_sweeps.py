@@ -323,6 +323,9 @@ def cluster(toy, monkeypatch) -> Iterator[str]:
     """The address of a Ray cluster with two nodes of one processor each on this machine."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray protects a cluster wherever it finds a token, which it leaves at home once it has started one in a process.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
     address = f"127.0.0.1:{free_port()}"
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     common = ["--num-cpus", "1", "--object-store-memory", "80000000", "--block"]
