@@ -1,8 +1,12 @@
 """Merged groups drawn over an image: which patches the tokens that are left are made of."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 from experiments.harness.style import PALETTE
 from lexinv.validation import require
@@ -47,10 +51,17 @@ def draw_groups(
     bare(axes)
 
 
-def draw_image(axes: Axes, image: UInt8[np.ndarray, "size size channels"]) -> None:
-    """The image as it is."""
-    axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-    bare(axes)
+def draw_pictures(drawn: SubFigure, pictures: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> None:
+    """A row for each picture {image, label, groups by method}: the image, and the groups that each method leaves."""
+    rows = drawn.subplots(len(pictures), 1 + len(pictures[0]["groups"]), squeeze=False)
+    for row, picture in zip(rows, pictures, strict=True):
+        image = np.array(picture["image"], np.uint8)
+        row[0].imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+        bare(row[0])
+        row[0].set_title(f"class {picture['label']}", fontsize=9)
+        for panel, (method, groups) in zip(row[1:], picture["groups"].items(), strict=True):
+            draw_groups(panel, image, np.array(groups))
+            panel.set_title(labels[method], fontsize=9)
 
 
 def bare(axes: Axes) -> None:

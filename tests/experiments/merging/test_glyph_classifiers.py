@@ -106,12 +106,12 @@ def test_missing_scikit_learn_is_named(monkeypatch):
 @pytest.mark.parametrize(
     "field, change",
     [
-        ("subject.data", {"data": "cats"}),
-        ("subject.model", {"model": VisionConfig(classes=12)}),
-        ("subject.model", {"data": "digits"}),
-        ("subject.model.patch", {"model": replace(GLYPHS.model, patch=8)}),
+        ("data", {"data": "cats"}),
+        ("model", {"model": VisionConfig(classes=12)}),
+        ("model", {"data": "digits"}),
+        ("model.patch", {"model": replace(GLYPHS.model, patch=8)}),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_is_refused(field, change):
-    with pytest.raises(InvalidConfig, match=field):
+    with pytest.raises(InvalidConfig, match=rf"^{field} = "):
         VisionSubject(**change)

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from experiments.merging.source_tracking import draw_groups, group_means
+from experiments.harness.token_groups import draw_groups, group_means
 from lexinv.validation import InvalidConfig
 
 IMAGE = np.arange(16 * 3, dtype=np.uint8).reshape(4, 4, 3)

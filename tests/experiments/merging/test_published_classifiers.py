@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.subjects import published_classifiers
 from experiments.subjects.published_classifiers import PublishedModel, open_published
 from lexinv.data.images import Crop
 from lexinv.nn.vision_transformer import VisionConfig, initialize
@@ -34,8 +35,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "weights/model.safetensors").write_bytes(b"tensors")
     monkeypatch.chdir(tmp_path)
     params = initialize(MODEL, jax.random.key(0))
-    monkeypatch.setattr(published_vision, "load_vision_transformer", lambda path, heads: (MODEL, params))
-    monkeypatch.setattr(published_vision, "open_images", lambda dataset, split: Pictures())
+    monkeypatch.setattr(published_classifiers, "load_vision_transformer", lambda path, heads: (MODEL, params))
+    monkeypatch.setattr(published_classifiers, "open_images", lambda dataset, split: Pictures())
     return tmp_path / "weights"
 
 
