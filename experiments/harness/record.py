@@ -37,7 +37,7 @@ ENVIRONMENT = frozenset(
 )
 LARGEST_PNG = 300_000
 # What `run --record` and `report` write does not make the tree dirty.
-OUTPUTS = ("experiments/records", "experiments/README.md", "README.md")
+OUTPUTS = ("experiments/records", "docs/papers", "README.md")
 
 
 @dataclasses.dataclass(frozen=True)
