@@ -1,7 +1,6 @@
 """An experiment inside a notebook: the same run folder, claims and figure as on the command line, and what machine it runs on."""
 
 import json
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +27,11 @@ class Runtime(NamedTuple):
 
 def prepare() -> Runtime:
     """Make this process ready as the command line does, before JAX starts, and look at the machine."""
-    from lexinv.data.cache import cache_directory
-    from lexinv.training.allocator import keep_memory
-
-    keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
     import jax
 
+    from experiments.harness.trial import make_ready
+
+    make_ready()
     count = jax.device_count()
     return Runtime(jax.default_backend(), count, MeshConfig(data=count), {name: version(name) for name in LIBRARIES})
 

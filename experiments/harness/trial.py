@@ -30,16 +30,37 @@ def finished(folder: Path) -> bool:
     return (folder / LAST_FILE).is_file()
 
 
-def prepare_process(distributed: str | None = None) -> None:
-    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM.
+def make_ready() -> None:
+    """Before JAX starts: keep freed memory, and compiled programs in the user's cache folder, where the next start finds them.
 
-    distributed: make this process one of several, see `experiments.harness.distributed.join`.
+    What the user has chosen of JAX's compilation cache stays as it is. No backend is started.
     """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
     from lexinv.data.cache import cache_directory
     from lexinv.training.allocator import keep_memory
 
     keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    # Not by the environment, which JAX reads when it is imported. Small programs are kept too: a short run compiles hardly any others.
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    settings = {
+        "jax_compilation_cache_dir": (None, folder),
+        "jax_persistent_cache_min_compile_time_secs": (1.0, 0.0),
+        "jax_persistent_cache_min_entry_size_bytes": (0, -1),
+    }
+    for name, (default, ours) in settings.items():
+        if getattr(jax.config, name) == default:
+            jax.config.update(name, ours)
+    compilation_cache.reset_cache()  # in a notebook that has compiled something, JAX has settled that there is none
+
+
+def prepare_process(distributed: str | None = None) -> None:
+    """`make_ready`, and end cleanly on SIGTERM.
+
+    distributed: make this process one of several, see `experiments.harness.distributed.join`.
+    """
+    make_ready()
     if distributed is not None:
         from experiments.harness.distributed import join
 
