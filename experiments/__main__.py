@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from experiments.harness.registry import discover, load, title
+from experiments.harness.registry import discover, load, title, unreadable
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -75,6 +75,8 @@ def list_experiments(arguments: list[str], console: Any) -> int:
     width = max(map(len, experiments), default=0)
     for name, file in experiments.items():
         console.print(f"{name:{width}}  {title(file)}", markup=False)
+    for name, error in unreadable().items():
+        console.print(f"{name:{width}}  cannot be read: {error}", markup=False)
     return 0
 
 
