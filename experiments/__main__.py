@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from experiments.harness.registry import discover, load, title, unreadable
+from lexinv.folders import expanded, open_folder
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -112,7 +113,7 @@ def run(arguments: list[str], console: Any) -> int:
 
     console.quiet = not first_process()
     identity = config_hash(options.config)
-    path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
+    path = expanded(options.workspace or Path("runs", name, f"{preset}-{identity[:8]}"), "--workspace")
     if options.record:
         require(
             identity == config_hash(module.PRESETS[preset]),
@@ -249,7 +250,7 @@ def report(arguments: list[str], console: Any) -> int:
 
     site = arguments[:1] == ["--site"] and len(arguments) == 2
     require(site or not arguments, "report", " ".join(arguments), "no arguments, or --site FOLDER")
-    for path in write_site(Path(arguments[1])) if site else write_report():
+    for path in write_site(open_folder(Path(arguments[1]), "--site")) if site else write_report():
         console.print(f"wrote {path}", markup=False)
     return 0
 

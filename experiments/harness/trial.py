@@ -43,15 +43,13 @@ def make_ready() -> None:
 
     keep_memory()
     # Not by the environment, which JAX reads when it is imported. Small programs are kept too: a short run compiles hardly any others.
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
-    settings = {
-        "jax_compilation_cache_dir": (None, folder),
-        "jax_persistent_cache_min_compile_time_secs": (1.0, 0.0),
-        "jax_persistent_cache_min_entry_size_bytes": (0, -1),
-    }
-    for name, (default, ours) in settings.items():
-        if getattr(jax.config, name) == default:
-            jax.config.update(name, ours)
+    if jax.config.jax_compilation_cache_dir is None:
+        chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        jax.config.update("jax_compilation_cache_dir", chosen or str(cache_directory() / "compiled"))
+    if jax.config.jax_persistent_cache_min_compile_time_secs == 1.0:  # JAX's default
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if jax.config.jax_persistent_cache_min_entry_size_bytes == 0:
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     compilation_cache.reset_cache()  # in a notebook that has compiled something, JAX has settled that there is none
 
 
