@@ -11,17 +11,24 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lexinv.folders import expanded, locked, open_folder
 from lexinv.training.processes import agree, first_process, in_any_process
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, require
 
 NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*)*")
 CLOCK_SECONDS = 5.0
+LOCK, OPENING = ".lock", ".opening"
+OPENING_SECONDS = 60.0
+"""How long a process waits for another one that is looking at the same folder, which takes milliseconds."""
+
+PASSING = (LOCK, OPENING, ".ipynb_checkpoints", ".DS_Store", "lost+found")
+"""What a new folder may hold: our locks, and what notebooks and systems put anywhere."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -140,24 +147,14 @@ class Workspace:
     @contextmanager
     def locked(self, seconds: float = 0.0) -> Iterator[None]:
         """Hold the run folder for this process; `InvalidConfig` if another one still holds it after so long. A killed process lets go."""
-        from filelock import FileLock, Timeout
+        with ExitStack() as stack:
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+            def acquire() -> None:
+                folder = open_folder(self.path, "workspace")
+                stack.enter_context(locked(folder / LOCK, "workspace", seconds))
 
-        def acquire() -> None:
-            try:
-                lock.acquire(timeout=seconds)
-            except Timeout:
-                raise InvalidConfig(
-                    "workspace", str(self.path), "a run folder that no other process is using"
-                ) from None
-
-        agree(acquire)
-        try:
+            agree(acquire)
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def session(self, description: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -192,10 +189,10 @@ class Workspace:
 
 
 def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Workspace:
-    """The run folder at `path` for this configuration, made if missing.
+    """The run folder at `path`, whose leading ~ is expanded, for this configuration; made if missing.
 
-    Raises `InvalidConfig` with both hashes if it holds another configuration, if it is a file or a folder of something else, and if not
-    all of several processes see it.
+    Of several processes that ask at a time for different configurations one gets it. Raises `InvalidConfig` with both hashes if it holds
+    another configuration, if it cannot be a folder or is one of something else, and if not all processes of this run see it.
     """
     from experiments.harness.config import config_hash, to_json
 
@@ -205,25 +202,31 @@ def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Wor
         "config_hash": config_hash(config),
         "config": to_json(config),
     }
+    path = expanded(path, "workspace")
     file = path / "config.json"
 
+    def require_empty() -> None:
+        names = {child.name for child in path.iterdir()}.difference(PASSING)
+        found = [name for name in names if not name.startswith(".config.json.")]  # of a process that was killed
+        allowed = f"a new or empty folder, or the folder of the same run; there is {', '.join(sorted(found)[:3])}"
+        require(not found, "workspace", str(path), allowed)
+
     def begin() -> None:
-        require(not path.exists() or path.is_dir(), "workspace", str(path), "a folder")
-        if file.is_file():
-            try:
-                held = json.loads(file.read_bytes())
-                found = f"{held['experiment']} with config hash {held['config_hash']}"
-            except (ValueError, KeyError, TypeError):
-                raise InvalidConfig("workspace", str(path), "a run folder; its config.json cannot be read") from None
-            wanted = f"{experiment} with config hash {content['config_hash']}"
-            if found != wanted:
-                raise InvalidConfig(
-                    "workspace", str(path), f"it holds {found}; this run is {wanted}; choose another folder"
-                )
-        else:
-            foreign = path.is_dir() and any(child.name != ".lock" for child in path.iterdir())
-            require(not foreign, "workspace", str(path), "a new or empty folder, or the folder of the same run")
-            write_json(file, content)
+        open_folder(path, "workspace")
+        if not file.is_file():
+            require_empty()  # before a lock is put there
+            with locked(path / OPENING, "workspace", OPENING_SECONDS):
+                if not file.is_file():
+                    require_empty()
+                    write_json(file, content)
+        try:
+            held = json.loads(file.read_bytes())
+            found = f"{held['experiment']} with config hash {held['config_hash']}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidConfig("workspace", str(path), f"a run folder; {file} cannot be read ({error!r})") from None
+        wanted = f"{experiment} with config hash {content['config_hash']}"
+        allowed = f"it holds {found}; this run is {wanted}; choose another folder"
+        require(found == wanted, "workspace", str(path), allowed)
 
     agree(begin)
     require(

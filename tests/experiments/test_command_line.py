@@ -158,6 +158,37 @@ def test_bad_input_is_refused(cli, arguments, message):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["run toy/line smoke --workspace=", "sweep toy/line smoke --grid slope=1,2 --workspace=", "report --site "],
+)
+@pytest.mark.parametrize("place", ["/dev/null/x", "x" * 300, "dangling", "~nobody-of-this-name/x"])
+def test_what_cannot_be_a_folder_is_refused(cli, command, place):
+    Path("dangling").symlink_to("nowhere")
+    code, out, err = cli(*f"{command}{place}".split())
+    assert code == 2
+    assert place in err and "is not possible" in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("place", ["file", "/dev/null/x"])
+def test_a_cache_that_cannot_be_a_folder_is_refused(cli, monkeypatch, place):
+    Path("file").write_text("x")
+    monkeypatch.setenv("LEXINV_CACHE", place)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    code, _, err = cli("run", "toy/line", "smoke")
+    assert code == 2
+    assert f"LEXINV_CACHE = '{place}' is not possible: a folder" in err
+
+
+def test_a_leading_tilde_is_the_home_of_the_user(cli, monkeypatch):
+    home = Path("home").absolute()
+    monkeypatch.setenv("HOME", str(home))
+    assert cli("run", "toy/line", "smoke", "--workspace=~/x")[0] == 0
+    assert (home / "x/claims.json").is_file()
+    assert not Path("~").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"]])
 def test_help_names_the_commands(cli, arguments):
     code, out, _ = cli(*arguments)

@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -108,6 +110,62 @@ def test_folders_of_others_are_refused(tmp_path):
         (tmp_path / "damaged/config.json").write_text(content)
         with pytest.raises(InvalidConfig, match="cannot be read"):
             open_workspace(tmp_path / "damaged", "toy/line", "cpu", Config())
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/run.ipynb", ".config.json.123", "lost+found/x"])
+def test_what_others_put_anywhere_makes_no_folder_foreign(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("x")
+    assert open_workspace(tmp_path, "toy/line", "cpu", Config()).path == tmp_path
+
+
+def test_a_folder_that_is_refused_is_left_as_it_was(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InvalidConfig, match="new or empty folder.*thesis.tex"):
+        open_workspace(tmp_path, "toy/line", "cpu", Config())
+    assert [child.name for child in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# Several times: wait for the others, then ask for the same new folder with a configuration of one's own. Without JAX, and with a pause
+# where another process may come between.
+ASKING = """
+import sys, time, types
+from dataclasses import dataclass
+from pathlib import Path
+
+alone = {"agree": lambda compute: compute(), "first_process": lambda: True, "in_any_process": lambda here: here}
+sys.modules["lexinv.training.processes"] = types.SimpleNamespace(**alone)
+from experiments.harness import workspace
+from lexinv.validation import InvalidConfig
+
+@dataclass(frozen=True)
+class Config:
+    width: int
+
+root, mine, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+write_json = workspace.write_json
+workspace.write_json = lambda *of: time.sleep(0.02) or write_json(*of)
+for turn in range(5):
+    (root / f"ready-{turn}-{mine}").touch()
+    while len(list(root.glob(f"ready-{turn}-*"))) < processes:
+        time.sleep(0.001)
+    try:
+        workspace.open_workspace(root / f"run-{turn}", "toy/line", "cpu", Config(mine))
+        print(turn)
+    except InvalidConfig as error:
+        assert "config hash" in str(error), error
+assert "jax" not in sys.modules
+"""
+
+
+def test_of_several_configurations_at_a_time_one_gets_the_folder(tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ASKING, tmp_path, str(i), "4"], stdout=subprocess.PIPE, text=True)
+        for i in range(4)
+    ]
+    accepted = [turn for process in processes for turn in process.communicate(timeout=60)[0].split()]
+    assert sorted(accepted) == ["0", "1", "2", "3", "4"]
+    assert [process.returncode for process in processes] == [0] * 4
 
 
 def hold(path, held, release):
