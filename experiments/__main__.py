@@ -2,12 +2,13 @@
 
 import dataclasses
 import errno
+import inspect
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in HELP or (command in ("run", "sweep", "plan") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
-    commands = {
+    commands: dict[str, Callable[[list[str], Any], int]] = {
         "list": list_experiments,
         "run": run,
         "sweep": sweep,
@@ -53,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cite": cite,
     }
     try:
-        return commands[choose("command", command, commands)](rest, console)
+        chosen_command = commands[choose("command", command, commands)]
+        if command not in ("run", "sweep", "plan") and any(word in HELP for word in rest):
+            (usage,) = [line for line in USAGE.splitlines() if line.startswith(f"python -m experiments {command} ")]
+            console.print(usage, inspect.getdoc(chosen_command), sep="\n\n", markup=False)
+            return 0
+        return chosen_command(rest, console)
     except InvalidConfig as error:
         errors.print(f"error: {error}", markup=False)
         return 2
@@ -212,12 +218,15 @@ def verify(arguments: list[str], console: Any) -> int:
 
 def chosen(arguments: list[str], usage: str, distributed: str | None = None) -> tuple[str, str, Any, list[str]]:
     """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX (`prepare_process`)."""
+    from experiments.harness.distributed import divides
     from experiments.harness.trial import prepare_process
 
     names = positional(arguments, usage)
-    prepare_process(distributed)
     module = load(names[0])
     preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    allowed = f"only with an experiment that trains on a mesh, which {names[0]} does not: each process would compute all of it"
+    require(distributed is None or divides(module.PRESETS[preset]), "--distributed", distributed, allowed)
+    prepare_process(distributed)
     return names[0], preset, module, arguments[len(names) :]
 
 

@@ -141,6 +141,8 @@ def test_one_seed_cannot_tell(cli):
         ("run toy/line smoke --seeds 1.5", "--seeds.*1.5"),
         ("run toy/line smoke --slope 1 --record", "only the preset smoke itself"),
         ("run toy/line smoke --noise.scale nan", "nan"),
+        ("run toy/line smoke --distributed auto", "--distributed = 'auto'.*on a mesh, which toy/line does not"),
+        ("run toy/line smoke --distributed=h:1,2,0", "--distributed = 'h:1,2,0'.*each process would compute all"),
         ("cite", r"cite NAME \[PRESET\]"),
         ("cite toy/line cpu --x", r"cite NAME \[PRESET\]"),
         ("cite toy/lin", "did you mean 'toy/line'"),
@@ -194,6 +196,17 @@ def test_help_names_the_commands(cli, arguments):
     code, out, _ = cli(*arguments)
     assert code == 0
     assert all(f"python -m experiments {command}" in out for command in ("list", "run", "report", "cite"))
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "report", "cite"])
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["toy/line", "--help"]])
+def test_help_of_a_command_says_what_it_does(cli, command, words):
+    code, out, err = cli(command, *words)
+    assert (code, err) == (0, "")
+    usage, _, done = out.partition("\n\n")
+    assert usage.startswith(f"python -m experiments {command} ")
+    assert "\n" not in usage
+    assert done.startswith({"list": "Print", "verify": "Run", "report": "Judge", "cite": "Print"}[command])
 
 
 def test_help_of_a_run_lists_every_field(cli):
