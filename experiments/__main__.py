@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import inspect
-import json
 import os
 import re
 import shutil
@@ -114,7 +113,7 @@ def run(arguments: list[str], console: Any) -> int:
     from experiments.harness.record import commit_record, finish, require_committed_code
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
     from lexinv.training.processes import agree, first_process
 
     console.quiet = not first_process()
@@ -135,7 +134,7 @@ def run(arguments: list[str], console: Any) -> int:
         complete = run_in(workspace, module, options.config, f"{name} {preset}", console)
 
         def finished() -> list[dict[str, Any]]:
-            claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
+            claims = finish(workspace, module, read_json(path / "results.json", dict))
             if options.record:
                 console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
             return claims
@@ -184,7 +183,7 @@ def verify(arguments: list[str], console: Any) -> int:
     from experiments.harness.report import number
     from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
 
     prepare_process()
     module = load(names[0])
@@ -199,9 +198,9 @@ def verify(arguments: list[str], console: Any) -> int:
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
     with workspace.locked():
         run_in(workspace, module, config, f"{label} again", console)
-        results = json.loads((path / "results.json").read_bytes())
+        results = read_json(path / "results.json", dict)
         claims = finish(workspace, module, results)
-    environment = json.loads((path / "environment.json").read_bytes())
+    environment = read_json(path / "environment.json", dict)
     places = differing(recorded.results, results)
     where = "the same" if same_environment(recorded.environment, environment) else "another"
     equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"

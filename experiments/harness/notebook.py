@@ -1,6 +1,5 @@
 """An experiment inside a notebook: the same run folder, claims and figure as on the command line, and what machine it runs on."""
 
-import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +55,7 @@ def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda conf
     from experiments.harness.record import finish
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
 
     module: ModuleType = load(name)
     config = change(module.PRESETS[choose("preset", preset, module.PRESETS)])
@@ -64,6 +63,6 @@ def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda conf
     workspace = open_workspace(folder, name, preset, config)
     with workspace.locked():
         run_in(workspace, module, config, f"{name} {preset}", Console(soft_wrap=True))
-        results = json.loads((folder / "results.json").read_bytes())
+        results = read_json(folder / "results.json", dict)
         claims = finish(workspace, module, results)
     return Reproduction(results, claim_lines(claims), module.figure(results), folder)

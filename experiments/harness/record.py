@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import experiments
-from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, plain, read_json, write_atomically, write_json
 from lexinv.training.metrics import SPEED_FILE
 from lexinv.validation import InvalidConfig, require
 
@@ -138,7 +138,7 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
 def training_speed(folder: Path) -> dict[str, dict[str, float | None]]:
     """What `lexinv.training.fit` measured in the run: tokens per second and utilisation by the folder that a model was trained in."""
     files = sorted(folder.rglob(SPEED_FILE))
-    return {file.parent.relative_to(folder).as_posix(): json.loads(file.read_bytes()) for file in files}
+    return {file.parent.relative_to(folder).as_posix(): read_json(file, dict) for file in files}
 
 
 def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ What the folder's config.json says is run, judged and drawn, as `run` does it. W
 """
 
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.harness.workspace import Workspace, open_workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, open_workspace, read_json, write_atomically, write_json
 
 HANDOVER_SECONDS = 60.0
 """How long a trial waits for the one before it in its folder, which may be writing its last checkpoint."""
@@ -75,7 +74,7 @@ def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -
     if agree(results.is_file):
         return True
     with started(workspace, label, console):
-        write_json(results, plain(module.run(config, workspace)))
+        write_json(results, finite(module.run(config, workspace), "results"))
     return False
 
 
@@ -97,7 +96,7 @@ def held_in(folder: Path) -> tuple[ModuleType, Any, Workspace, str]:
     from experiments.harness.config import from_json
     from experiments.harness.registry import load
 
-    held = json.loads((folder / "config.json").read_bytes())
+    held = read_json(folder / "config.json", dict)
     module = load(held["experiment"])
     config = from_json(module.Config, held["config"])
     workspace = open_workspace(folder, held["experiment"], held["preset"], config)
@@ -113,7 +112,7 @@ def run_trial(folder: Path) -> None:
     module, config, workspace, label = held_in(folder)
     with workspace.locked(HANDOVER_SECONDS):
         run_in(workspace, module, config, label, Console(soft_wrap=True))
-        finish(workspace, module, json.loads((folder / "results.json").read_bytes()))
+        finish(workspace, module, read_json(folder / "results.json", dict))
 
 
 def end_with_parent() -> None:

@@ -5,6 +5,7 @@ and what a stage gave there, is handed to the others, so that all go the same wa
 """
 
 import json
+import math
 import os
 import re
 import threading
@@ -52,30 +53,64 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, one line for each member of the outermost object or list so that differences can be read."""
+def write_json(path: Path, value: Any, strict: bool = True) -> None:
+    """Write JSON atomically, one line for each member of the outermost object or list so that differences can be read.
+
+    strict: raise ValueError with the fields that are NaN or infinite, which others cannot read.
+    """
+    value = plain(value)
+    if strict and (lost := not_finite(value, path.stem)):
+        raise ValueError(f"{path} cannot hold {_listed(lost)}")
     if isinstance(value, dict):
-        lines = [f"{json.dumps(key)}: {_dumps(member)}" for key, member in value.items()]
+        lines = [f"{json.dumps(key)}: {json.dumps(member)}" for key, member in value.items()]
         text = "{\n" + ",\n".join(lines) + "\n}\n"
     elif isinstance(value, list):
-        text = "[\n" + ",\n".join(map(_dumps, value)) + "\n]\n"
+        text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]\n"
     else:
-        text = _dumps(value) + "\n"
+        text = json.dumps(value) + "\n"
     write_atomically(path, text.encode())
 
 
+def read_json(path: Path, kind: type) -> Any:
+    """The JSON value of this type in a file; `InvalidConfig` names the file where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidConfig("file", str(path), f"a JSON file ({error})") from None
+    require(isinstance(value, kind), "file", str(path), f"JSON of type {kind.__name__}")
+    return value
+
+
 def plain(value: Any) -> Any:
-    """The value as reading its JSON gives it back: tuples as lists, arrays as nested lists. Raises ValueError for NaN and infinity."""
-    return json.loads(_dumps(value))
+    """The value as reading its JSON gives it back: tuples as lists, arrays as nested lists. NaN and infinities stay."""
 
-
-def _dumps(value: Any) -> str:
     def array(item: Any) -> Any:
         if hasattr(item, "tolist"):  # NumPy and JAX arrays and scalars
             return item.tolist()
         raise TypeError(f"{type(item).__name__} is not JSON: {item!r}")
 
-    return json.dumps(value, default=array, allow_nan=False)
+    return json.loads(json.dumps(value, default=array))
+
+
+def finite(value: Any, name: str) -> Any:
+    """`plain`, with None for each number that is not finite and a warning that says which of `name` these are."""
+    value = plain(value)
+    if lost := not_finite(value, name):
+        warnings.warn(f"{_listed(lost)}: kept as null", stacklevel=2)
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
+def not_finite(value: Any, name: str) -> list[str]:
+    """The places in plain JSON of numbers that are NaN or infinite, as `name.key[2] is nan`."""
+    if isinstance(value, dict):
+        return [place for key, member in value.items() for place in not_finite(member, f"{name}.{key}")]
+    if isinstance(value, list):
+        return [place for i, member in enumerate(value) for place in not_finite(member, f"{name}[{i}]")]
+    return [f"{name} is {value}"] if isinstance(value, float) and not math.isfinite(value) else []
+
+
+def _listed(places: list[str], most: int = 5) -> str:
+    return ", ".join(places[:most]) + (f" and {len(places) - most} more" if places[most:] else "")
 
 
 @dataclass(frozen=True)
@@ -98,6 +133,7 @@ class Workspace:
     def cached(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of the stage `name`: read if an earlier start finished it, otherwise computed and written atomically.
 
+        Numbers that are not finite stay, with a warning that names them: hours of others may stand beside them.
         Several processes compute it together, and the first's value is that of all.
         """
         path = self._inside(f"stages/{name}.json")
@@ -113,9 +149,11 @@ class Workspace:
         if found := agree(held):
             return found[0]
         value = plain(compute())
+        if lost := not_finite(value, f"stage {name}"):
+            warnings.warn(_listed(lost), stacklevel=2)
 
         def written() -> Any:
-            write_json(path, value)
+            write_json(path, value, strict=False)
             return value
 
         return agree(written)
@@ -185,7 +223,7 @@ class Workspace:
     def sessions(self) -> list[dict[str, Any]]:
         """The starts of this run so far: commit, machine, packages and wall clock of each."""
         path = self._inside("sessions.json")
-        return json.loads(path.read_bytes()) if path.is_file() else []
+        return read_json(path, list) if path.is_file() else []
 
 
 def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Workspace:

@@ -94,6 +94,27 @@ def test_failed_run_resumes_at_the_unfinished_stage(cli):
     assert seconds == pytest.approx(sum(session["wall_clock_seconds"] for session in sessions))
 
 
+@pytest.mark.parametrize("name", ["results.json", "sessions.json", "models/speed.json", "config.json"])
+def test_a_file_that_was_cut_off_is_named_and_not_a_trace(cli, name):
+    cli("run", "toy/line", "smoke", "--workspace", "x")
+    file = Path("x", name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"tokens_per_sec')
+    code, _, err = cli("run", "toy/line", "smoke", "--workspace", "x")
+    assert code == 2
+    assert str(file) in err and "Traceback" not in err
+
+
+def test_results_with_a_number_that_is_not_finite_are_kept(cli, monkeypatch):
+    module = load("toy/line")
+    compute = module.run
+    monkeypatch.setattr(module, "run", lambda *of: {**compute(*of), "spread": float("inf")})
+    with pytest.warns(UserWarning, match="results.spread is inf: kept as null"):
+        assert cli("run", "toy/line", "smoke", "--workspace", "x")[0] == 0
+    results = json.loads(Path("x/results.json").read_bytes())
+    assert results["spread"] is None and len(results["slopes"]) == 3
+
+
 def test_resumed_equals_undisturbed(cli):
     cli("run", "toy/line", "smoke", "--fail-at", "2", "--workspace", "broken")
     Path("broken/mended").touch()

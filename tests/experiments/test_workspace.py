@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import workspace as module
-from experiments.harness.workspace import Workspace, open_workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, open_workspace, plain, write_atomically, write_json
 from lexinv.validation import InvalidConfig
 
 ESCAPES = ["../out", "/etc", "a/../../out", "", ".", "..", "a//b", "a/", "~", ".hidden", "a\nb", "a\\b", "C:x"]
@@ -38,11 +38,40 @@ def test_failed_stage_leaves_nothing(tmp_path):
     workspace = Workspace(tmp_path, "hash")
     with pytest.raises(ZeroDivisionError):
         workspace.cached("one", lambda: 1 / 0)
-    with pytest.raises(ValueError, match="JSON"):
-        workspace.cached("one", lambda: float("nan"))
     with pytest.raises(TypeError, match="set is not JSON"):
         workspace.cached("one", lambda: {"x": {1}})
     assert workspace.cached("one", lambda: 2) == 2
+
+
+def test_a_stage_with_a_number_that_is_not_finite_is_kept_and_says_where(tmp_path):
+    def compute():
+        return {"loss": np.array([[1.5, np.inf], [np.nan, 2.0]]), "rest": [3]}
+
+    workspace = Workspace(tmp_path, "hash")
+    with pytest.warns(
+        UserWarning, match=r"^stage part/one.loss\[0\]\[1\] is inf, stage part/one.loss\[1\]\[0\] is nan$"
+    ):
+        first = workspace.cached("part/one", compute)
+    second = workspace.cached("part/one", lambda: pytest.fail("computed again"))
+    for value in (first, second):
+        np.testing.assert_array_equal(value["loss"], [[1.5, np.inf], [np.nan, 2.0]])
+        assert value["rest"] == [3]
+
+
+def test_what_others_read_has_null_for_numbers_that_are_not_finite(tmp_path):
+    results = {"arms": [{"loss": float("nan")}, {"loss": 2.0}], "seeds": (0, 1)}
+    with pytest.warns(UserWarning, match=r"^results.arms\[0\].loss is nan: kept as null$"):
+        assert finite(results, "results") == {"arms": [{"loss": None}, {"loss": 2.0}], "seeds": [0, 1]}
+    with pytest.raises(ValueError, match=r"claims.json cannot hold claims\[0\].mean is -inf, .* and 2 more$"):
+        write_json(tmp_path / "claims.json", [{"mean": -np.inf}] * 7)
+    assert not (tmp_path / "claims.json").exists()
+
+
+@pytest.mark.parametrize(("content", "wrong"), [("[{", "a JSON file"), ("{}", "JSON of type list")])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, content, wrong):
+    (tmp_path / "sessions.json").write_text(content)
+    with pytest.raises(InvalidConfig, match=f"file = '{tmp_path / 'sessions.json'}' is not possible: {wrong}"):
+        Workspace(tmp_path, "hash").sessions()
 
 
 def test_damaged_stage_is_computed_again(tmp_path):
