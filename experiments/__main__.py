@@ -27,7 +27,7 @@ python -m experiments cite NAME [PRESET]           BibTeX of the paper and of ou
 
 HELP = ("-h", "--help")
 PLANNED_DEVICES = 8
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 Config = TypeVar("Config")
 
 

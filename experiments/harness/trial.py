@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ def make_ready() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if jax.config.jax_persistent_cache_min_entry_size_bytes == 0:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A full disk says so where something is lost. A program that is not kept is compiled again.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     compilation_cache.reset_cache()  # in a notebook that has compiled something, JAX has settled that there is none
 
 

@@ -49,6 +49,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk is told without a name
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -215,10 +217,15 @@ class Workspace:
         clock.start()
         try:
             yield current
-        finally:
+        except BaseException:
             stop.set()
             clock.join()
-            tick()
+            with suppress(OSError):  # where the disk is full, it says less than what has ended the run
+                tick()
+            raise
+        stop.set()
+        clock.join()
+        tick()
 
     def sessions(self) -> list[dict[str, Any]]:
         """The starts of this run so far: commit, machine, packages and wall clock of each."""

@@ -253,6 +253,7 @@ def test_folder_of_another_configuration_is_refused(cli):
         (KeyboardInterrupt(), 130, "the same command resumes"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
         (OSError(errno.EROFS, "Read-only", "there"), 1, "Read-only: 'there' Make room there, or choose another folder"),
+        (OSError(errno.EIO, "could not be read back", "there"), 1, "read back: 'there'"),
         (InvalidConfig("model.heads", 3, "a divisor of the width 128"), 2, "model.heads = 3.*divisor of the width 128"),
     ],
 )

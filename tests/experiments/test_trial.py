@@ -1,8 +1,11 @@
 """What a process does before JAX starts."""
 
+import errno
 import os
 import signal
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +53,19 @@ def test_a_second_start_finds_the_programs_of_the_first(tmp_path, monkeypatch, h
     compile_something()
     assert len(hits) == 1
     signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_cache_on_a_full_disk_says_nothing(tmp_path, monkeypatch, hits):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("LEXINV_CACHE", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make_ready()
+        compile_something()
+    assert told == []
 
 
 @pytest.mark.parametrize("by_environment", [True, False])

@@ -228,6 +228,24 @@ def test_clock_runs_while_the_session_lasts(tmp_path, monkeypatch):
     assert [session["git_commit"] for session in workspace.sessions()] == ["a", "b"]
 
 
+def test_what_ends_a_run_is_told_although_the_clock_cannot_be_written(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path, "hash")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "sessions.json")
+
+    def run(error):
+        with monkeypatch.context() as patch, workspace.session({}):
+            patch.setattr(module, "write_atomically", full)
+            if error is not None:
+                raise error
+
+    with pytest.raises(OSError, match="sessions"):
+        run(None)
+    with pytest.raises(OSError, match="checkpoints"):
+        run(OSError(28, "No space left on device", "checkpoints"))
+
+
 def test_writing_is_atomic_and_leaves_equal_files_alone(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"one")
@@ -239,7 +257,7 @@ def test_writing_is_atomic_and_leaves_equal_files_alone(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'$"):
         write_atomically(path, b"two")
     assert path.read_bytes() == b"one"
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
