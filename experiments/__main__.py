@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from experiments.harness.registry import discover, load, title, unreadable
-from lexinv.folders import expanded, open_folder
+from lexinv.folders import expanded
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -22,8 +22,8 @@ python -m experiments run NAME [PRESET] [options]  start, resume or show a run (
 python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
 python -m experiments plan NAME [PRESET] [options]  memory, traffic and speed of training on many devices, without them
 python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
-python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
-python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
+python -m experiments report                       judge and draw all records again; write the pages of papers and the README's table
+python -m experiments cite NAME [PRESET]           BibTeX of the papers and of our record"""
 
 HELP = ("-h", "--help")
 PLANNED_DEVICES = 8
@@ -252,13 +252,11 @@ def parse_options(config: Any, arguments: list[str], program: str) -> Options:
 
 
 def report(arguments: list[str], console: Any) -> int:
-    """Judge and draw every committed record again and write the pages that show them; with --site, write a site from them instead."""
+    """Judge and draw every committed record again and write the pages that show them."""
     from experiments.harness.report import write_report
-    from experiments.harness.site import write_site
 
-    site = arguments[:1] == ["--site"] and len(arguments) == 2
-    require(site or not arguments, "report", " ".join(arguments), "no arguments, or --site FOLDER")
-    for path in write_site(open_folder(Path(arguments[1]), "--site")) if site else write_report():
+    require(not arguments, "report", " ".join(arguments), "no arguments")
+    for path in write_report():
         console.print(f"wrote {path}", markup=False)
     return 0
 

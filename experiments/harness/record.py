@@ -39,7 +39,7 @@ LARGEST_PNG = 300_000
 # Git sets them for what it starts, such as hooks; there they say which checkout it means.
 OF_ANOTHER_CHECKOUT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 # What `run --record` and `report` write does not make the tree dirty.
-OUTPUTS = ("experiments/records", "experiments/README.md", "README.md")
+OUTPUTS = ("experiments/records", "docs/papers", "README.md")
 
 
 @dataclasses.dataclass(frozen=True)

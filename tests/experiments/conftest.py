@@ -96,7 +96,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "experiments/toy/line.py").write_text(TOY)
     (root / "experiments/toy/helper.py").write_text('"""Not an experiment."""\n\nPRESETS = {}\n')
     (root / "README.md").write_text(
-        "before\n<!-- gallery: written by `python -m experiments report` -->\n<!-- end of the gallery -->\nafter\n"
+        "before\n<!-- papers: written by `python -m experiments report` -->\n<!-- end of papers -->\nafter\n"
     )
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     for arguments in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "toy"]):

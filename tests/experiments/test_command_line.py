@@ -132,13 +132,13 @@ def test_overrides_reach_the_run(cli):
     assert code == 0
     assert results["slopes"] == pytest.approx([0.5, 0.5])
     assert results["seeds"] == [4, 5]
-    assert json.loads(Path("x/claims.json").read_text())[0]["holds"] is False
+    assert json.loads(Path("x/claims.json").read_text())[0]["verdict"] == "refuted"
 
 
 def test_one_seed_cannot_tell(cli):
     _, out, _ = cli("run", "toy/line", "smoke", "--seeds", "0", "--workspace", "x")
-    assert "cannot tell" in out
-    assert json.loads(Path("x/claims.json").read_text())[0]["holds"] is None
+    assert "  open     slope_above_one" in out
+    assert json.loads(Path("x/claims.json").read_text())[0]["verdict"] == "open"
 
 
 @pytest.mark.parametrize(
