@@ -2,16 +2,17 @@
 
 import dataclasses
 import errno
-import json
+import inspect
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from experiments.harness.registry import discover, load, title
+from experiments.harness.registry import discover, load, title, unreadable
+from lexinv.folders import expanded
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -26,7 +27,7 @@ python -m experiments cite NAME [PRESET]           BibTeX of the papers and of o
 
 HELP = ("-h", "--help")
 PLANNED_DEVICES = 8
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 Config = TypeVar("Config")
 
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in HELP or (command in ("run", "sweep", "plan") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
-    commands = {
+    commands: dict[str, Callable[[list[str], Any], int]] = {
         "list": list_experiments,
         "run": run,
         "sweep": sweep,
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cite": cite,
     }
     try:
-        return commands[choose("command", command, commands)](rest, console)
+        chosen_command = commands[choose("command", command, commands)]
+        if command not in ("run", "sweep", "plan") and any(word in HELP for word in rest):
+            (usage,) = [line for line in USAGE.splitlines() if line.startswith(f"python -m experiments {command} ")]
+            console.print(usage, inspect.getdoc(chosen_command), sep="\n\n", markup=False)
+            return 0
+        return chosen_command(rest, console)
     except InvalidConfig as error:
         errors.print(f"error: {error}", markup=False)
         return 2
@@ -75,6 +81,8 @@ def list_experiments(arguments: list[str], console: Any) -> int:
     width = max(map(len, experiments), default=0)
     for name, file in experiments.items():
         console.print(f"{name:{width}}  {title(file)}", markup=False)
+    for name, error in unreadable().items():
+        console.print(f"{name:{width}}  cannot be read: {error}", markup=False)
     return 0
 
 
@@ -105,12 +113,12 @@ def run(arguments: list[str], console: Any) -> int:
     from experiments.harness.record import commit_record, finish, require_committed_code
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
     from lexinv.training.processes import agree, first_process
 
     console.quiet = not first_process()
     identity = config_hash(options.config)
-    path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
+    path = expanded(options.workspace or Path("runs", name, f"{preset}-{identity[:8]}"), "--workspace")
     if options.record:
         require(
             identity == config_hash(module.PRESETS[preset]),
@@ -126,7 +134,7 @@ def run(arguments: list[str], console: Any) -> int:
         complete = run_in(workspace, module, options.config, f"{name} {preset}", console)
 
         def finished() -> list[dict[str, Any]]:
-            claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
+            claims = finish(workspace, module, read_json(path / "results.json", dict))
             if options.record:
                 console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
             return claims
@@ -175,7 +183,7 @@ def verify(arguments: list[str], console: Any) -> int:
     from experiments.harness.report import number
     from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
 
     prepare_process()
     module = load(names[0])
@@ -190,9 +198,9 @@ def verify(arguments: list[str], console: Any) -> int:
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
     with workspace.locked():
         run_in(workspace, module, config, f"{label} again", console)
-        results = json.loads((path / "results.json").read_bytes())
+        results = read_json(path / "results.json", dict)
         claims = finish(workspace, module, results)
-    environment = json.loads((path / "environment.json").read_bytes())
+    environment = read_json(path / "environment.json", dict)
     places = differing(recorded.results, results)
     where = "the same" if same_environment(recorded.environment, environment) else "another"
     equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"
@@ -209,12 +217,15 @@ def verify(arguments: list[str], console: Any) -> int:
 
 def chosen(arguments: list[str], usage: str, distributed: str | None = None) -> tuple[str, str, Any, list[str]]:
     """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX (`prepare_process`)."""
+    from experiments.harness.distributed import divides
     from experiments.harness.trial import prepare_process
 
     names = positional(arguments, usage)
-    prepare_process(distributed)
     module = load(names[0])
     preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    allowed = f"only with an experiment that trains on a mesh, which {names[0]} does not: each process would compute all of it"
+    require(distributed is None or divides(module.PRESETS[preset]), "--distributed", distributed, allowed)
+    prepare_process(distributed)
     return names[0], preset, module, arguments[len(names) :]
 
 

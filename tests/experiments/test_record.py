@@ -89,6 +89,19 @@ def test_run_of_uncommitted_code_is_never_recorded(repository, capsys):
     assert not record.RECORDS.exists()
 
 
+def test_the_commit_of_another_project_is_not_ours(repository, monkeypatch):
+    """Installed in an environment below somebody's checkout, and started by a hook of somebody's git."""
+    commit, _ = record.git_state()
+    installed = repository / ".venv/site-packages"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(record, "REPOSITORY", installed)
+    assert record.git_state() == (None, True)
+    monkeypatch.setattr(record, "REPOSITORY", repository)
+    subprocess.run(["git", "init", "-q"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(Path(".git").absolute()))
+    assert record.git_state() == (commit, False)
+
+
 def test_outside_git_nothing_is_recorded(repository, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(record, "REPOSITORY", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
