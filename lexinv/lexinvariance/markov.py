@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from lexinv.randomness import threefry
+
 
 class MarkovSource(NamedTuple):
     """A first-order language p over `vocab` symbols, in nats. Stack the leaves and `vmap` for many sources."""
@@ -22,7 +24,7 @@ def dirichlet_source(rng: Key[Array, ""], vocab: int, concentration: float | Flo
 
     The smaller the concentration, the lower the entropy: 0.3 is nearly deterministic, 3 nearly uniform.
     """
-    transition = jax.random.dirichlet(rng, jnp.full(vocab, concentration), (vocab,))
+    transition = jax.random.dirichlet(threefry(rng), jnp.full(vocab, concentration), (vocab,))
     return MarkovSource(jnp.log(transition), jnp.log(stationary_distribution(transition)))
 
 
@@ -49,7 +51,7 @@ def stationary_distribution(transition: Float[Array, "vocab vocab"]) -> Float[Ar
 def sample_tokens(rng: Key[Array, ""], source: MarkovSource, length: int) -> Int[Array, " time"]:
     """`length` symbols of the source."""
     # categorical() takes the argmax of logits plus Gumbel noise; the noise is drawn ahead of the scan.
-    noise = jax.random.gumbel(rng, (length, source.log_initial.shape[0]), source.log_initial.dtype)
+    noise = jax.random.gumbel(threefry(rng), (length, source.log_initial.shape[0]), source.log_initial.dtype)
 
     def step(log_probs, noise):
         token = jnp.argmax(log_probs + noise).astype(jnp.int32)

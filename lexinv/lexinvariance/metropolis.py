@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lexinv.lexinvariance.cipher import frequency_key
 from lexinv.lexinvariance.markov import MarkovSource
+from lexinv.randomness import threefry
 
 
 class TextCounts(NamedTuple):
@@ -131,7 +132,7 @@ def metropolis_decipher(
         inputs = draw_proposals(rng, vocab, proposals, dtype), betas
         return jax.lax.scan(step, (start, start), inputs)[0][1].key
 
-    keys = jax.vmap(restart)(jax.random.split(rng, restarts))
+    keys = jax.vmap(restart)(jax.random.split(threefry(rng), restarts))
     # Counted anew: thousands of float32 increments have drifted.
     log_likelihoods = jax.vmap(partial(key_log_likelihood, source, counts))(keys)
     best = jnp.argmax(log_likelihoods)
@@ -175,7 +176,7 @@ def sample_keys(
     def one_chain(rng):
         return jax.lax.scan(sample_prefix, start, (jax.random.split(rng, len(lengths)), prefixes))[1]
 
-    keys = jax.vmap(one_chain, out_axes=1)(jax.random.split(rng, chains))
+    keys = jax.vmap(one_chain, out_axes=1)(jax.random.split(threefry(rng), chains))
     return keys.reshape(len(lengths), chains * samples, vocab)
 
 

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.special import entr
 
+from lexinv.randomness import threefry
 from lexinv.validation import InvalidConfig, require
 
 MOST_CONTEXTS = 4096
@@ -60,7 +61,7 @@ def random_kernel(
 
     Drawn once it is a language; drawn anew for every sequence (under `vmap`) the language must be learned in context.
     """
-    return jax.random.dirichlet(key, jnp.full(symbols, concentration), (symbols**order,))
+    return jax.random.dirichlet(threefry(key), jnp.full(symbols, concentration), (symbols**order,))
 
 
 def check_kernel(kernel: Kernel) -> Kernel:
@@ -221,7 +222,7 @@ def sample(
 
     One step after another; `vmap` it for many sequences. For one long sequence see `sample_stream`.
     """
-    context_key, symbol_key = jax.random.split(key)
+    context_key, symbol_key = jax.random.split(threefry(key))
     context = _draw(jnp.cumsum(initial), jax.random.uniform(context_key))
     uniforms = jax.random.uniform(symbol_key, (max(length - order(kernel), 0),))
     _, following = jax.lax.scan(_stepper(kernel), context, uniforms)
@@ -241,7 +242,7 @@ def sample_stream(
     pieces and contexts at once, then the pieces are joined, then all of them are run again from where they truly begin. The work is that
     of S^k + 1 sequences: for many contexts, sample several sequences instead.
     """
-    context_key, symbol_key = jax.random.split(key)
+    context_key, symbol_key = jax.random.split(threefry(key))
     first = _draw(jnp.cumsum(initial), jax.random.uniform(context_key))
     contexts = kernel.shape[0]
     steps = -(-max(length - order(kernel), 0) // segments)
