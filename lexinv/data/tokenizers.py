@@ -1,5 +1,6 @@
 """Tokenizers of language models: `letters`, `char`, `byte`, `bpe:V` and `unigram:V`."""
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ class Tokenizer:
     symbols: a printable name per id. separator: the id put after every document.
     token_bytes: int32[V], the UTF-8 bytes that each id stands for in the normalised text, 0 for a separator that stands
     for no text; the sum over `encode(text)` is the length of `decode(encode(text))` in UTF-8.
+    fingerprint: identifies what `encode` does, as the name does not: `digest` of all that it was trained to.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Tokenizer:
     token_bytes: Int32[np.ndarray, " vocab"]
     encode: Callable[[str], Int32[np.ndarray, " tokens"]]
     decode: Callable[[Sequence[int] | np.ndarray], str]
+    fingerprint: str
 
 
 def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Tokenizer:
@@ -50,6 +53,11 @@ def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Toke
         require(size.isdecimal(), "tokenizer", name, f"{kind}:V with a number V, such as {kind}:4096")
         return _subwords(kind, int(size), corpus, cache)
     return {"letters": _letters, "char": _char, "byte": _byte}[choose("tokenizer", name, TOKENIZERS)]()
+
+
+def digest(content: str) -> str:
+    """The first 16 hex digits of the SHA-256 of what decides a tokenizer, such as the JSON of its vocabulary, merges and encoder."""
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def bits_per_byte(
@@ -76,7 +84,14 @@ def _letters() -> Tokenizer:
     symbols = tuple(map(_printable, alphabet))
     bytes_ = np.ones(len(alphabet), np.int32)
     return Tokenizer(
-        "letters", len(alphabet), symbols, 0, bytes_, encode, lambda ids: "".join(alphabet[i] for i in ids)
+        "letters",
+        len(alphabet),
+        symbols,
+        0,
+        bytes_,
+        encode,
+        lambda ids: "".join(alphabet[i] for i in ids),
+        digest("letters"),
     )
 
 
@@ -94,7 +109,16 @@ def _char() -> Tokenizer:
     characters = [*map(chr, range(128)), "\N{REPLACEMENT CHARACTER}", ""]
     symbols = (*map(_printable, characters[:129]), "<separator>")
     bytes_ = np.array([len(c.encode()) for c in characters], np.int32)
-    return Tokenizer("char", 130, symbols, separator, bytes_, encode, lambda ids: "".join(characters[i] for i in ids))
+    return Tokenizer(
+        "char",
+        130,
+        symbols,
+        separator,
+        bytes_,
+        encode,
+        lambda ids: "".join(characters[i] for i in ids),
+        digest("char"),
+    )
 
 
 def _byte() -> Tokenizer:
@@ -109,7 +133,7 @@ def _byte() -> Tokenizer:
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return bytes(int(i) for i in ids if i != separator).decode("utf-8", errors="replace")
 
-    return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode)
+    return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode, digest("byte"))
 
 
 def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
@@ -147,7 +171,16 @@ def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Token
     def encode(text: str) -> np.ndarray:
         return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
 
-    return Tokenizer(name, size, symbols, 0, bytes_, encode, lambda ids: model.decode([int(i) for i in ids]))
+    return Tokenizer(
+        name,
+        size,
+        symbols,
+        0,
+        bytes_,
+        encode,
+        lambda ids: model.decode([int(i) for i in ids]),
+        digest(model.to_str()),
+    )
 
 
 def _printable(character: str) -> str:

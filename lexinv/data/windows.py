@@ -33,7 +33,7 @@ class TokenStream(NamedTuple):
 
 
 def token_stream(corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path | None = None) -> TokenStream:
-    """Encode a split in the order of its documents; done once per corpus, split and tokenizer, then mapped from disk."""
+    """Encode a split in the order of its documents; done once per content of corpus and tokenizer, then mapped from disk."""
     choose("split", split, corpus.splits)
     require(len(corpus.splits[split]) > 0, "split", split, "a split with documents")
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1).newbyteorder("<")
@@ -47,7 +47,7 @@ def token_stream(corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path |
                 ends.append(ends[-1] + len(document))
         np.save(folder / "offsets.npy", np.array(ends, np.int64))
 
-    name = f"{corpus.fingerprint}-{split}-{tokenizer.name.replace(':', '-')}"
+    name = f"{corpus.fingerprint}-{split}-{tokenizer.name.replace(':', '-')}-{tokenizer.fingerprint}"
     folder = prepared(cache, "tokens", name, build)
     return TokenStream(np.memmap(folder / "tokens.bin", dtype, mode="r"), np.load(folder / "offsets.npy"))
 

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-
+from lexinv.tokenization.encoders import LibraryEncoder
 from lexinv.tokenization.tokenizers import Tokenizer, check_alphabet, to_symbols
 from lexinv.validation import InvalidConfig, require
 
@@ -80,16 +79,6 @@ def export(tokenizer: Tokenizer) -> str:
     exported = tokenizers.Tokenizer(model)
     exported.decoder = decoders.Fuse()
     return exported.to_str(pretty=True)
-
-
-class LibraryEncoder:
-    """Encodes with a tokenizer of the library."""
-
-    def __init__(self, model: Any):
-        self.model = model
-
-    def __call__(self, text: str) -> np.ndarray:
-        return np.array(self.model.encode(text, add_special_tokens=False).ids, np.int32)
 
 
 def _train(

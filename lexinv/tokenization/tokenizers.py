@@ -4,6 +4,7 @@ A tokenizer here is what Rajaraman et al. 2024 call one: (Dict, DS, enc, dec), l
 `tokenizers` library trains are in `library`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
 from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
-from lexinv.tokenization.encoders import Encode, apply_merges, greedy_encoder, minimum_length_encoder
+from lexinv.tokenization.encoders import Encode, LibraryEncoder, apply_merges, greedy_encoder, minimum_length_encoder
 from lexinv.tokenization.sources import longest_blocks
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -46,6 +47,13 @@ class Tokenizer:
     def lengths(self) -> Int32[np.ndarray, " vocab"]:
         """Characters of each token."""
         return np.array([len(token) for token in self.vocabulary], np.int32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies what `encode` does: two tokenizers of one name may have learnt different dictionaries."""
+        trained = self.encode_text.model.to_str() if isinstance(self.encode_text, LibraryEncoder) else None
+        decides = [self.alphabet, self.vocabulary, self.merges, self.encoder, trained]
+        return language_model_tokenizers.digest(json.dumps(decides))
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """The ids of a text. Raises `InvalidConfig` naming the first character outside the alphabet and its position."""
@@ -247,6 +255,7 @@ def for_language_model(tokenizer: Tokenizer) -> language_model_tokenizers.Tokeni
         token_bytes=np.array([*token_bytes, 0], np.int32),
         encode=tokenizer.encode,
         decode=lambda ids: tokenizer.decode([int(i) for i in ids if i != separator]),
+        fingerprint=tokenizer.fingerprint,
     )
 
 

@@ -1,5 +1,6 @@
 """Corpora: splits by document, fingerprints, bad input, damage, two processes, and data sets of TFDS."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +219,16 @@ def test_tfds_keeps_its_own_splits(fables, tmp_path):
         assert sorted(corpus.splits[split]) == sorted(f"text {split} {i}: fable" for i in range(count))
     assert corpus.splits.keys() == set(SPLITS)
     assert load_corpus(name, tmp_path).fingerprint == corpus.fingerprint
+
+
+def test_tfds_prepared_anew_in_the_same_place_is_another_corpus(fables, tmp_path):
+    splits = {"train": 3, "validation": 1, "test": 1}
+    before = load_corpus(fables("fables_anew", splits, ("text",)), tmp_path)
+    shutil.rmtree(tmp_path / "tensorflow_datasets" / "fables_anew")
+    name = fables("fables_anew", splits, ("tale",))  # as many texts, of as many bytes
+    after = load_corpus(name, tmp_path)
+    assert sorted(after.splits["train"]) == [f"tale train {i}: fable" for i in range(3)]
+    assert after.fingerprint != before.fingerprint
 
 
 def test_tfds_missing_splits_come_from_train(fables, tmp_path):

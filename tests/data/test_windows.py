@@ -19,6 +19,7 @@ from lexinv.data.windows import (
     token_stream,
     window_source,
 )
+from lexinv.tokenization.tokenizers import dictionary, for_language_model, train_bpe, with_encoder
 from lexinv.validation import InvalidConfig
 
 
@@ -150,6 +151,22 @@ def test_token_stream_is_encoded_once(tmp_path):
     assert np.array_equal(cached.tokens, first.tokens)
     changed = token_stream(Corpus("test", "f" * 16, {"train": ["other"]}), "train", tokenizer, tmp_path)
     assert len(changed.tokens) == 6
+
+
+def test_tokenizers_of_one_name_have_streams_of_their_own(tmp_path):
+    text = "aabbaabbab"
+    corpus = Corpus("test", "0123456789abcdef", {"train": [text]})
+    learned = [train_bpe(training, 3, "ab") for training in ("aaaa", "abab")]
+    spelled = dictionary("bpe:3", "ab", ("a", "b", "aa"), "minimum_length")
+    named_alike = [*learned, spelled, with_encoder(spelled, "greedy")]
+    for tokenizer in map(for_language_model, named_alike):
+        assert tokenizer.name == "bpe:3"
+        stream = token_stream(corpus, "train", tokenizer, tmp_path)
+        np.testing.assert_array_equal(stream.tokens[:-1], tokenizer.encode(text))
+        assert tokenizer.decode(stream.tokens) == text
+    assert len(list(tmp_path.rglob("tokens.bin"))) == 4
+    token_stream(corpus, "train", for_language_model(train_bpe("aaaa", 3, "ab")), tmp_path)
+    assert len(list(tmp_path.rglob("tokens.bin"))) == 4  # the same tokenizer once more
 
 
 def test_bad_input_is_refused(tmp_path):
