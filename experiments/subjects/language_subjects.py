@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from experiments.harness.language_models import TrainingConfig, shared_seeds
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
-from lexinv.data.tokenizers import Tokenizer, digest, load_tokenizer
+from lexinv.data.tokenizers import Tokenizer, digest, load_tokenizer, unicode_text
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
@@ -255,7 +255,7 @@ def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
     lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
 
     def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return model.decode([int(i) for i in ids])

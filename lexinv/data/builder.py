@@ -98,7 +98,9 @@ def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[
         raise InvalidConfig("corpus", corpus, f"it needs one text feature or one called text, here {texts}")
     if "train" not in info.splits:
         raise InvalidConfig("corpus", corpus, f"it needs a train split, here {sorted(info.splits)}")
-    files = [(path.name, path.stat().length, path.stat().mtime) for path in sorted(tfds.core.Path(info.data_dir).iterdir())]
+    files = [
+        (path.name, path.stat().length, path.stat().mtime) for path in sorted(tfds.core.Path(info.data_dir).iterdir())
+    ]
     return sources, feature, f"{identity} {files}"
 
 

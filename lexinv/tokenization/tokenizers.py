@@ -88,7 +88,8 @@ def to_text(symbols: Integer[np.ndarray, " characters"], alphabet: str) -> str:
 
 
 def check_alphabet(alphabet: str) -> str:
-    """`alphabet`, if its characters are different and at least two; `InvalidConfig` otherwise."""
+    """`alphabet`, if its characters are different, at least two, and no lone surrogates; `InvalidConfig` otherwise."""
+    language_model_tokenizers.unicode_text(alphabet, "alphabet")
     require(len(set(alphabet)) == len(alphabet) >= 2, "alphabet", alphabet, "at least two characters, each once")
     return alphabet
 

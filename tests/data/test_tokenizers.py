@@ -99,6 +99,31 @@ def test_bpe_is_trained_once_per_corpus_on_its_train_split(cache, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "folded"),
+    [
+        ("letters", "It's 10 km,\n(about) naïve.", 3),  # 1, 0 and ï; a gap stands for white space and punctuation
+        ("letters", "日本語。", 4),
+        ("letters", "İ", 1),  # in lower case two characters, of which one is a letter
+        ("char", "It's 10 km,\n(about) naïve.", 1),
+        ("char", "日本語。", 4),
+        ("byte", "日本語。", 0),
+        ("bpe:300", "日本語。", 0),
+    ],
+)
+def test_what_is_folded_is_counted(name, text, folded, cache):
+    assert load_tokenizer(name, CORPUS, cache).folded(text) == folded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lone_surrogate_is_refused_with_its_place(name, cache):
+    tokenizer = load_tokenizer(name, CORPUS, cache)
+    for text in ("ab\ud800c", "\udfff"):
+        at = text.index(text.strip("abc"))
+        with pytest.raises(InvalidConfig, match=rf"text\[{at}\] = '\\ud.*no lone surrogate"):
+            tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
     ("name", "allowed"),
     [
         ("leters", "did you mean 'letters'"),
