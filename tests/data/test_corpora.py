@@ -79,6 +79,28 @@ def test_empty_files_are_no_documents_and_byte_order_marks_are_dropped(tmp_path)
     assert everything(texts(load_corpus(pattern, tmp_path))) == ["a", "b", "c"]
 
 
+def test_one_large_file_is_cut_at_blank_lines_when_asked(tmp_path):
+    pattern = write_files(tmp_path / "one", {"book.txt": "\ufeff\none\nline\n\n\n \t\ntwo\r\n\r\n  three\n\nfour\n"})
+    with pytest.raises(InvalidConfig, match=r"at least 3 documents, here 1\. A document is a file: .*#blank-lines"):
+        load_corpus(pattern, tmp_path)
+    corpus = load_corpus(f"{pattern}#blank-lines", tmp_path)
+    assert everything(texts(corpus)) == ["  three", "four", "one\nline", "two"]
+    write_files(tmp_path / "one", {"more.txt": "five", "two.txt": "six"})
+    cut, whole = load_corpus(f"{pattern}#blank-lines", tmp_path), load_corpus(pattern, tmp_path)
+    assert [sum(map(len, found.splits.values())) for found in (cut, whole)] == [6, 3]
+    with pytest.raises(InvalidConfig, match="at least 3 documents, here 1. A document lies between blank lines"):
+        load_corpus(f"file:{tmp_path}/one/two.txt#blank-lines", tmp_path)
+
+
+def test_a_literal_bracket_is_told_from_a_pattern(tmp_path):
+    write_files(tmp_path / "lr=[0.1]", {f"{i}[a].txt": f"text {i}" for i in range(3)})
+    escaped = f"file:{tmp_path}/lr=[[]0.1]/*[[]a].txt"
+    for pattern in ("lr=[0.1]/*[a].txt", "lr=[[]0.1]/*[[]b].txt"):
+        with pytest.raises(InvalidConfig, match=r"at least one file; a literal bracket is written \[\[\]"):
+            load_corpus(f"file:{tmp_path}/{pattern}", tmp_path)
+    assert everything(texts(load_corpus(escaped, tmp_path))) == ["text 0", "text 1", "text 2"]
+
+
 def test_bad_files_are_named(tmp_path):
     pattern = write_files(tmp_path, {f"{i}.txt": "text" for i in range(3)})
     with pytest.raises(InvalidConfig, match=r"\*\.md' is not possible: the pattern must match at least one file"):
