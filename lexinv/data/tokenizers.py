@@ -181,7 +181,10 @@ def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Token
         )
         model.train_from_iterator(map(unicode_text, corpus.splits["train"]), trainer)
         reached = model.get_vocab_size()
-        require(reached == size, "tokenizer", name, f"at most {reached}: the corpus has no more subwords")
+        most = f"at most {reached}: the corpus has no more subwords"
+        # A unigram model drops subwords until they are few enough, and may drop more than it must.
+        allowed = most if bpe else f"another size: the library stops at {reached} subwords of this corpus"
+        require(reached == size, "tokenizer", name, allowed)
         model.save(str(folder / "tokenizer.json"))
 
     folder = prepared(cache, "tokenizers", f"{kind}-{size}-{corpus.fingerprint}", build)

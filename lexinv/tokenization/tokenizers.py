@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
-from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
+from lexinv.tokenization.bpe import check_size, learn_merges, learn_merges_sequentially
 from lexinv.tokenization.encoders import Encode, LibraryEncoder, apply_merges, greedy_encoder, minimum_length_encoder
 from lexinv.tokenization.sources import longest_blocks
 from lexinv.validation import InvalidConfig, choose, require
@@ -142,7 +142,8 @@ def shortened(tokenizer: Tokenizer, size: int) -> Tokenizer:
     kind = tokenizer.name.partition(":")[0]
     choose("tokenizer", kind, ("lzw", "bpe"))
     least = len(tokenizer.alphabet)
-    require(least <= size <= tokenizer.size, "size", size, f"{least} to {tokenizer.size}")
+    check_size(size, least)
+    require(size <= tokenizer.size, "size", size, f"{least} to {tokenizer.size}")
     if kind == "lzw":
         return dictionary(f"lzw:{size}", tokenizer.alphabet, tokenizer.vocabulary[:size])
     return _from_merges(f"bpe:{size}", tokenizer.alphabet, tokenizer.merges[: size - least])
@@ -178,7 +179,7 @@ def train_lzw(text: str, size: int, alphabet: str) -> Tokenizer:
     as it takes. Raises `InvalidConfig` if `size` is below the number of characters or the text ends before it is reached.
     """
     to_symbols(text, check_alphabet(alphabet))
-    require(size >= len(alphabet), "size", size, f"at least the {len(alphabet)} characters of the alphabet")
+    check_size(size, len(alphabet))
     vocabulary = list(alphabet)
     node_of: dict[tuple[int, str], int] = {}  # token and character -> the token that joins them
     roots = {character: index for index, character in enumerate(alphabet)}
@@ -219,7 +220,7 @@ def long_substrings(text: str, size: int, length: int, alphabet: str) -> Tokeniz
     """
     to_symbols(text, check_alphabet(alphabet))
     count = size - len(alphabet)
-    require(count >= 1, "size", size, f"more than the {len(alphabet)} characters of the alphabet")
+    check_size(size, len(alphabet) + 1, "of the alphabet's characters and a token more")
     require(length >= 2, "length", length, "at least 2")
     found: dict[str, None] = {}
     for start in range(0, len(text) - length + 1, length):

@@ -132,6 +132,7 @@ def test_a_lone_surrogate_is_refused_with_its_place(name, cache):
         ("unigram:", "unigram:V with a number V"),
         ("unigram:100", "at least 257"),
         ("bpe:100", "at least 257"),
+        ("unigram:50000", r"another size: the library stops at \d+ subwords"),
         ("bpe:50000", r"at most \d+: the corpus has no more subwords"),
     ],
 )
