@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Int32
 
 from lexinv.data.cache import prepared
 from lexinv.data.corpora import Corpus
+from lexinv.data.symbols import require_symbols
 from lexinv.validation import InvalidConfig, choose, require
 
 TOKENIZERS = {
@@ -86,9 +87,15 @@ def digest(content: str) -> str:
 def bits_per_byte(
     nats: Float[np.ndarray, "windows time"], tokens: Int[np.ndarray, "windows time"], tokenizer: Tokenizer
 ) -> float:
-    """The losses `nats` of `tokens` in bits per byte of the normalised text; padding (-1) is not counted."""
+    """The losses `nats` of `tokens` in bits per byte of the normalised text; padding (-1) is not counted.
+
+    Raises `InvalidConfig` for tokens that the tokenizer does not have, and where none stands for text.
+    """
     counted = tokens >= 0
-    return float(nats[counted].sum(dtype=np.float64) / np.log(2.0) / tokenizer.token_bytes[tokens[counted]].sum())
+    require_symbols("tokens", np.maximum(tokens, 0), tokenizer.vocab_size)
+    count = int(tokenizer.token_bytes[tokens[counted]].sum())
+    require(count > 0, "tokens", tokens.shape, "some that stand for text")
+    return float(nats[counted].sum(dtype=np.float64) / np.log(2.0) / count)
 
 
 def _letters() -> Tokenizer:

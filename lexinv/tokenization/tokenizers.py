@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
+from lexinv.data.symbols import require_symbols
 from lexinv.tokenization.bpe import check_size, learn_merges, learn_merges_sequentially
 from lexinv.tokenization.encoders import Encode, LibraryEncoder, apply_merges, greedy_encoder, minimum_length_encoder
 from lexinv.tokenization.sources import longest_blocks
@@ -82,7 +83,9 @@ def to_symbols(text: str, alphabet: str) -> Int32[np.ndarray, " characters"]:
 
 
 def to_text(symbols: Integer[np.ndarray, " characters"], alphabet: str) -> str:
-    """The text of symbols given as places in `alphabet`, such as the sample of a source."""
+    """The text of symbols given as places in `alphabet`, such as the sample of a source. Raises `InvalidConfig` for one that is none."""
+    if np.size(symbols):
+        require_symbols("symbols", np.asarray(symbols), len(alphabet))
     letters = np.frombuffer(alphabet.encode("utf-32-le", "surrogatepass"), np.uint32)
     return letters[np.asarray(symbols)].tobytes().decode("utf-32-le", "surrogatepass")
 

@@ -146,6 +146,10 @@ def test_bits_per_byte_of_a_uniform_model(cache):
     tokens = np.array([[*byte.encode("four"), byte.separator, -1, -1]])
     nats = np.where(tokens >= 0, np.log(256.0), 1e9)
     assert bits_per_byte(nats, tokens, byte) == pytest.approx(8 * 5 / 4)  # the separator costs bits and is no byte
+    with pytest.raises(InvalidConfig, match=r"tokens\[0, 1\] = 257"):
+        bits_per_byte(np.zeros((1, 2)), np.array([[0, 257]]), byte)
+    with pytest.raises(InvalidConfig, match="some that stand for text"):
+        bits_per_byte(np.zeros((1, 2)), np.array([[byte.separator, -1]]), byte)
     tokens = bpe.encode(TEXT)[None, :]
     expected = tokens.size * np.log2(300) / len(TEXT.encode())
     assert bits_per_byte(np.full(tokens.shape, np.log(300.0)), tokens, bpe) == pytest.approx(expected)

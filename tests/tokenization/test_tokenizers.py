@@ -224,6 +224,7 @@ def test_unigram_may_be_asked_for_a_size_or_less():
         (lambda: dictionary("d", "ab", ["a", "b", "ac"]), "token = 'ac'"),
         (lambda: characters("ab").encode("abca"), "'c'.*position 2"),
         (lambda: characters("ab").decode([0, 2]), r"ids\[1\] = 2"),
+        (lambda: to_text(np.array([0, -1]), "ab"), r"symbols\[1\] = -1 .*0 to 1"),
         (lambda: train_bpe("abxab", 3, "ab"), "position 2"),
         (lambda: train_lzw("abab", 1, "ab"), "at least the 2 characters"),
         (lambda: train_lzw("abab", 50, "ab"), "at most 4"),
