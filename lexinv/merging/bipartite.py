@@ -158,25 +158,28 @@ def bipartite_matching(
     mask: Bool[Array, " tokens"] | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Plan:
-    """ToMe: of the unprotected tokens the first, and every `every`-th after it, is a destination, the others are sources.
+    """ToMe: tokens of even index are sources and those of odd index destinations, whatever is protected, as in the released code.
 
-    With every = 2 and one protected token (CLS) these are ToMe's sets: odd indices, and even ones. key: draws the order in which the tokens
-    are counted off (random matching); by index without one. protect: the first tokens, left alone. num_merge is clipped at the number of
-    sources, floor(N / 2) of N unprotected tokens for every = 2. Raises `InvalidConfig` for a negative num_merge and `every` below 2.
+    So with CLS, which is protected, the first token behind it is a destination, and without it the first token is a source. every: above 2
+    (ours) the first unprotected token, and every `every`-th after it, is a destination, the others are sources. key: draws the order in
+    which unprotected tokens are counted off (random matching); by index without one. protect: the first tokens, left alone. mask: padding
+    is not counted. num_merge is clipped at floor(N / 2) of N unprotected tokens for every = 2, and above at the number of sources.
+    Raises `InvalidConfig` for a negative num_merge and `every` below 2.
     """
     tokens = _tokens(similarity)
     require(every >= 2, "every", every, "at least 2")
     allowed = unprotected_tokens(tokens, protect)
     there = tokens - protect
     num_merge = _clip(num_merge, there - -(-there // every))
+    first = (protect + 1) % 2 if every == 2 else 0  # destination, counted from the first unprotected token
     if key is None and mask is None:
         place = np.arange(tokens) - protect
-        named = place % every == 0
+        named = place % every == first
         return match_known(similarity, (place >= 0) & ~named, (place >= 0) & named, num_merge)
     eligible = allowed if mask is None else allowed & mask
     scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
     place = descending_rank(scores, eligible)
-    named = place % every == 0
+    named = place % every == first
     return match(_all(similarity), allowed & ~named, allowed & named, num_merge, protect, mask)
 
 
