@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.merging.bipartite import cosine_similarity
-from lexinv.merging.plan import Plan, build
+from lexinv.merging.plan import Plan, build, check_axes, check_whole
 from lexinv.validation import choose, require
 
 Objective = Literal["maxmin", "maxsum"]
@@ -50,6 +50,8 @@ def greedy_dispersion(
     Raises `InvalidConfig` unless 1 <= num_keep <= tokens.
     """
     choose("objective", objective, ("maxmin", "maxsum"))
+    check_axes(2, distance=distance)
+    check_whole(num_keep=num_keep)
     tokens = distance.shape[0]
     require(1 <= num_keep <= tokens, "num_keep", num_keep, f"from 1 to the {tokens} tokens")
     penalty = jnp.zeros(tokens) if mask is None else jnp.where(mask, 0.0, -1e6)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from lexinv.merging.plan import check_whole
 from lexinv.validation import require
 
 
@@ -33,6 +34,8 @@ def excess_loss(
 
 def kept_count(rate: float, count: int) -> int:
     """k = round(rate count), at least 1. Raises `InvalidConfig` for a rate outside (0, 1]."""
+    check_whole(count=count)
+    require(count >= 1, "count", count, "at least 1")
     require(0.0 < rate <= 1.0, "rate", rate, "above 0, at most 1")
     return max(1, round(rate * count))
 
