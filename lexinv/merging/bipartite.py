@@ -99,7 +99,7 @@ def match(
     require(0 <= num_merge <= tokens, "num_merge", num_merge, f"from 0 to the {tokens} tokens")
     if num_merge == 0:
         return identity(tokens) if mask is None else identity(tokens)._replace(weight=mask.astype(jnp.float32))
-    weight = jnp.ones(tokens) if mask is None else mask.astype(jnp.float32)
+    weight = jnp.ones(tokens, jnp.float32) if mask is None else mask.astype(jnp.float32)
     section = jnp.where(source, 1, jnp.where(destination, 2, 0)).astype(jnp.int32)
     if mask is not None:
         source, destination = source & mask, destination & mask
@@ -147,7 +147,7 @@ def match_known(
         np.arange(start, start + len(part), dtype=np.int32) for start, part in ((0, neither), (first, destinations))
     ]
     assign = jnp.concatenate([kept[0], ends, kept[1]])[np.argsort(np.concatenate(parts))]
-    return Plan(assign, jnp.ones(tokens), jnp.concatenate([neither, staying, destinations]))
+    return Plan(assign, jnp.ones(tokens, jnp.float32), jnp.concatenate([neither, staying, destinations]))
 
 
 def _take(x: Array, places: Integer[np.ndarray, " kept"], axis: int) -> Array:
@@ -186,7 +186,7 @@ def bipartite_matching(
         named = place % every == first
         return match_known(similarity, (place >= 0) & ~named, (place >= 0) & named, num_merge)
     eligible = allowed if mask is None else allowed & mask
-    scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
+    scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,), jnp.float32)
     place = descending_rank(scores, eligible)
     named = place % every == first
     return match(_all(similarity), allowed & ~named, allowed & named, num_merge, protect, mask)

@@ -60,4 +60,4 @@ def density_peaks(
     everyone: Bool[Array, " tokens"] = jnp.ones(tokens, bool)
     peak = descending_rank(score, everyone) < num_clusters
     nearest = jnp.argmin(jnp.where(peak[None, :], distance, jnp.inf), axis=1).astype(jnp.int32)
-    return build(~peak, nearest, jnp.ones(tokens), jnp.zeros(tokens, jnp.int32), num_clusters)
+    return build(~peak, nearest, jnp.ones(tokens, jnp.float32), jnp.zeros(tokens, jnp.int32), num_clusters)

@@ -30,7 +30,7 @@ def weighted_pagerank(
     check_whole(iterations=iterations)
     require(iterations >= 0, "iterations", iterations, "0 or more votes")
     heads, tokens, _ = attention.shape
-    start = jnp.ones(tokens) if start is None else start
+    start = jnp.ones(tokens, jnp.float32) if start is None else start
     scores = jnp.broadcast_to(_mean_one(start.astype(jnp.float32)[None, :]), (heads, tokens))
     attention = jax.lax.stop_gradient(attention).astype(jnp.float32)
 
@@ -42,7 +42,7 @@ def weighted_pagerank(
 
 def favour_cls(tokens: int) -> Float[Array, " tokens"]:
     """A start that gives token 0 (CLS) sqrt(N) times the weight of every other token (the paper's default for classification)."""
-    return jnp.ones(tokens).at[0].set(tokens**0.5)
+    return jnp.ones(tokens, jnp.float32).at[0].set(tokens**0.5)
 
 
 def keep_heads(

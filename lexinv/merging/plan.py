@@ -51,7 +51,7 @@ def build(
 def identity(tokens: int) -> Plan:
     """Every token stays what and where it is."""
     places = jnp.arange(tokens, dtype=jnp.int32)
-    return Plan(places, jnp.ones(tokens), places)
+    return Plan(places, jnp.ones(tokens, jnp.float32), places)
 
 
 def start_sizes(mask: Bool[Array, "*batch tokens"]) -> Float[Array, "*batch tokens"]:

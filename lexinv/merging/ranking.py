@@ -50,7 +50,7 @@ def prune_at_random(
     key: Key[Array, ""], tokens: int, num_prune: int, protect: int = 1, mask: Bool[Array, " tokens"] | None = None
 ) -> Plan:
     """Drop `num_prune` unprotected tokens drawn without replacement: the control of every method."""
-    return prune_by_score(jax.random.uniform(key, (tokens,)), num_prune, protect, mask)
+    return prune_by_score(jax.random.uniform(key, (tokens,), jnp.float32), num_prune, protect, mask)
 
 
 def rank_matching(
@@ -87,7 +87,7 @@ def _ranked_plan(similarity, scores, num_prune, num_merge, protect, mask) -> Pla
     stays = rank < real - removed_count
     merged = eligible & ~stays & (rank < real - removed_count + merged_count)
     removed = eligible & ~stays
-    weight = jnp.ones(tokens) if mask is None else mask.astype(jnp.float32)
+    weight = jnp.ones(tokens, jnp.float32) if mask is None else mask.astype(jnp.float32)
     nearest = jnp.full(tokens, tokens, jnp.int32)
     if num_merge:
         among = jnp.where((eligible & stays)[None, :], similarity, -jnp.inf)

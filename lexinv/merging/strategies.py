@@ -32,7 +32,7 @@ def package(scores: Float[Array, " tokens"], budget: int, protect: int = 1) -> P
         packed = jnp.zeros(tokens, bool)
     removed = packed & (places != anchor)
     section = jnp.where(packed, 1, 0).astype(jnp.int32)
-    return build(removed, jnp.full(tokens, 1, jnp.int32) * anchor, jnp.ones(tokens), section, budget)
+    return build(removed, jnp.full(tokens, 1, jnp.int32) * anchor, jnp.ones(tokens, jnp.float32), section, budget)
 
 
 def pool(tokens: int, width: int) -> Plan:
@@ -40,7 +40,7 @@ def pool(tokens: int, width: int) -> Plan:
     check_whole(tokens=tokens, width=width)
     require(width >= 1 and tokens % width == 0, "width", width, f"a divisor of the {tokens} tokens")
     places = jnp.arange(tokens, dtype=jnp.int32)
-    return Plan(places // width, jnp.ones(tokens), places[::width])
+    return Plan(places // width, jnp.ones(tokens, jnp.float32), places[::width])
 
 
 def unshuffle(x: Float[Array, "tokens width"], factor: int) -> Float[Array, "targets wide"]:

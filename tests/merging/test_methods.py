@@ -15,7 +15,7 @@ from lexinv.merging.density_peaks import density_peaks
 from lexinv.merging.diversity import greedy_dispersion, isolated_token, keep_tokens
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.fourier import dct_reduce
-from lexinv.merging.pagerank import similarity_prune, weighted_pagerank
+from lexinv.merging.pagerank import favour_cls, similarity_prune, weighted_pagerank
 from lexinv.merging.plan import Plan, compose, identity, merge, start_sizes, unmerge
 from lexinv.merging.quantisation import largest_norms, quantise
 from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
@@ -23,6 +23,7 @@ from lexinv.merging.rates import candidates
 from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
 from lexinv.merging.strategies import package, pool, unshuffle
 from lexinv.nn.attention import size_bias
+from lexinv.precision import double_precision
 from lexinv.validation import InvalidConfig
 
 TOKENS, WIDTH, PROTECT = 13, 5, 1
@@ -283,6 +284,26 @@ def test_schedules_conserve_and_compose(name, seed, shape, data):
     if name != "rank":
         np.testing.assert_allclose(size.sum(), mask.sum(), rtol=1e-6)
         np.testing.assert_allclose((size[:, None] * y).sum(0), jnp.where(mask[:, None], x, 0).sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_type_depends_on_the_default_precision(padded):
+    """Traced only: sizes that grew to float64 would fail in a loop over layers."""
+    x, scores = draw(0)
+    mask = ALL_REAL if padded else None
+    methods = MERGING | PRUNING | MIXED | ({} if padded else MERGING_UNPADDED)
+    expected = ("int32", "float32", "int32", "float32", "float32")
+    with double_precision():
+        for name, method in methods.items():
+
+            def run(x, scores, method=method):
+                plan = compose(identity(TOKENS - 4), method(cosine_similarity(x), scores, mask))
+                return plan, merge(plan, x)
+
+            found = jax.eval_shape(run, x, scores)
+            assert tuple(str(leaf.dtype) for leaf in jax.tree.leaves(found)) == expected, name
+        votes = jax.eval_shape(lambda a: weighted_pagerank(a, 3, favour_cls(TOKENS)), jnp.ones((2, TOKENS, TOKENS)))
+    assert votes.dtype == jnp.float32
 
 
 def test_nothing_is_compiled_twice():
