@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.sae.activation_models import Autoencoder
 from experiments.sae.feature_page import Feature, Passage, Token
-from experiments.sae.subject_models import BLOCK, KEY, LanguageSubject
+from experiments.subjects.activation_autoencoders import Autoencoder
+from experiments.subjects.language_subjects import BLOCK, KEY, LanguageSubject
 from lexinv.data.tokenizers import Tokenizer
 from lexinv.nn.language_model import LanguageModel
 from lexinv.nn.lexicon import draw_lexicon, readout, row_keys
