@@ -8,7 +8,6 @@ Other fields are trials; with `--executor population` those of the same shapes t
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,8 +34,9 @@ from experiments.harness.sweep_algebra import (
 )
 from experiments.harness.trial import HANDOVER_SECONDS, finished
 from experiments.harness.trial import main as run_trial_here
-from experiments.harness.workspace import Workspace, open_workspace
-from lexinv.validation import choose, require
+from experiments.harness.verify import verdict
+from experiments.harness.workspace import Workspace, open_workspace, read_json
+from lexinv.validation import InvalidConfig, choose, require
 
 
 @dataclasses.dataclass
@@ -132,21 +132,40 @@ class Trial:
     status: Status = "waiting"
     started: float = 0.0
     ended: float | None = None
+    trouble: str | None = None
+    """Of a trial that has failed although it is finished: which of its files cannot be read."""
+    claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Of a finished trial."""
+    wall_clock: float | None = None
+    """Of all starts of a finished trial."""
 
-    def claims(self) -> list[dict[str, Any]]:
-        """The claims of a finished trial."""
-        return json.loads((self.folder / "claims.json").read_bytes()) if self.status == "done" else []
+    def __post_init__(self) -> None:
+        self.stand(self.status)
+
+    def stand(self, status: Status) -> None:
+        """Note the status, and of a finished trial what it found."""
+        self.status = status
+        if status != "done":
+            return
+        try:
+            self.claims = read_json(self.folder / "claims.json", list)
+            self.wall_clock = read_json(self.folder / "environment.json", dict)["wall_clock_seconds"]
+        except InvalidConfig as error:
+            self.status, self.trouble = "failed", str(error)
 
     def seconds(self) -> float | None:
         """Wall clock of all its starts if it is finished, of this start otherwise; None before it starts."""
-        if self.status == "done":
-            return json.loads((self.folder / "environment.json").read_bytes())["wall_clock_seconds"]
-        return None if not self.started else (self.ended or time.monotonic()) - self.started
+        if self.status == "done" or not self.started:
+            return self.wall_clock
+        return (self.ended or time.monotonic()) - self.started
 
 
 def sweep(name: str, preset: str, module: Any, arguments: list[str], console: Any) -> int:
-    """Run the trials that are not finished, then write the summary: 0 if all are, 1 if some failed. Raises `InvalidConfig`."""
-    from experiments.harness.sweep_summary import summarize, write_summary
+    """Run the trials that are not finished, then write the summary: 0 if all are, 1 if some failed.
+
+    Raises `InvalidConfig`, for a metric that no trial has after the summary, since only the results can tell.
+    """
+    from experiments.harness.sweep_summary import metric_at, summarize, write_summary
 
     base = module.PRESETS[preset]
     options, blocks = parse(arguments, f"python -m experiments sweep {name} {preset}")
@@ -169,11 +188,14 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
         return run_one(name, preset, base, list(distinct.values())[options.trial], path, console)
     workspace = open_workspace(path, name, preset, base)
     with workspace.locked():
-        rows = {}
+        rows = dict[Path, Trial]()
         for overrides, config in found:
             folder = path / "trials" / config_hash(config)
             open_workspace(folder, name, preset, config)
-            rows.setdefault(folder, Trial(folder, overrides, config, standing(folder, options)))
+            if folder not in rows:
+                rows[folder] = Trial(folder, overrides, config, standing(folder, options))
+            if rows[folder].status == "failed":  # its files are written again from its results
+                rows[folder] = Trial(folder, overrides, config)
         for folder, trial in rows.items() if halving else ():
             if trial.status in ("done", "stopped"):
                 halving.stops(folder)
@@ -181,14 +203,22 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
             execute([folder for folder, trial in rows.items() if trial.status == "waiting"], report)
         summary = summarize(name, preset, base, list(rows.values()), options.metric, options.best)
         write_summary(path, summary)
-    for trial in rows.values():
-        if trial.status == "failed":
-            console.print(f"failed: {describe(trial.overrides)}: {trial.folder / 'error.txt'}", markup=False)
+    for row in summary["trials"]:
+        trial = rows[path / "trials" / row["trial"]]
+        if row["status"] == "failed":
+            reason = row["trouble"] or trial.folder / "error.txt"
+            console.print(f"failed: {describe(trial.overrides)}: {reason}", markup=False)
+        elif row["trouble"]:
+            console.print(f"no value: {describe(trial.overrides)}: {row['trouble']}", markup=False)
     failed, done, stopped = (
         sum(trial.status == status for trial in rows.values()) for status in ("failed", "done", "stopped")
     )
     early = f", {stopped} were stopped early" if stopped else ""
     console.print(f"{done} of {len(rows)} trials are finished{early}: {path / 'summary.json'}", markup=False)
+    nowhere = done and all(row["value"] is None for row in summary["trials"])
+    if options.metric is not None and nowhere:
+        first = next(trial for trial in rows.values() if trial.status == "done")
+        metric_at(read_json(first.folder / "results.json", dict), options.metric)  # says what there is instead
     return 1 if failed else 0
 
 
@@ -293,7 +323,7 @@ def live_table(trials: list[Trial], console: Any) -> Iterator[Report]:
 
     def report(folder: Path, status: Status) -> None:
         trial = by_folder[folder]
-        trial.status = status
+        trial.stand(status)
         if status == "running":
             trial.started = time.monotonic()
             return
@@ -314,8 +344,8 @@ def table(trials: list[Trial]) -> Any:
     shown = Table("trial", "overrides", "status", "seconds", "claims held", box=None)
     shown.caption = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     for trial in sorted(trials, key=lambda trial: ORDER.index(trial.status)):
-        seconds, claims = trial.seconds(), trial.claims()
-        held = f"{sum(claim['holds'] is True for claim in claims)} of {len(claims)}" if claims else ""
+        seconds, verdicts = trial.seconds(), [verdict(claim) for claim in trial.claims]
+        held = f"{verdicts.count('holds')} of {len(verdicts)}" if verdicts else ""
         clock = "" if seconds is None else f"{seconds:.0f}"
         shown.add_row(trial.folder.name[:8], Text(describe(trial.overrides)), trial.status, clock, held)
     return shown

@@ -24,6 +24,11 @@ class Comparison(NamedTuple):
     outcome: Outcome
 
 
+def verdict(claim: dict[str, Any]) -> str:
+    """Of a claim in claims.json: "holds", "refuted" or "open"; in older files "holds" is true, false or null."""
+    return claim.get("verdict") or {True: "holds", False: "refuted", None: "open"}[claim["holds"]]
+
+
 def same_environment(recorded: dict[str, Any], found: dict[str, Any]) -> bool:
     """Whether device, processor and the versions of all packages agree: results should then be equal bit for bit, times apart."""
     versions = all(found["packages"].get(name) == number for name, number in recorded["packages"].items())
@@ -44,8 +49,8 @@ def compare_claims(recorded: list[dict[str, Any]], found: list[dict[str, Any]]) 
             rows.append(Comparison(name, claim["measured"], None, "outside"))
             continue
         rows += _compare(name, claim["measured"], other["measured"])
-        if claim["holds"] != other["holds"]:
-            rows.append(Comparison(f"{name} (verdict)", claim["holds"], other["holds"], "outside"))
+        if verdict(claim) != verdict(other):
+            rows.append(Comparison(f"{name} (verdict)", verdict(claim), verdict(other), "outside"))
     return rows + [Comparison(name, None, claim["measured"], "outside") for name, claim in new.items()]
 
 

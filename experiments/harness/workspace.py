@@ -57,6 +57,16 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, text.encode())
 
 
+def read_json(path: Path, kind: type) -> Any:
+    """The JSON value of this type in a file; `InvalidConfig` names the file where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidConfig("file", str(path), f"a JSON file ({error})") from None
+    require(isinstance(value, kind), "file", str(path), f"JSON of type {kind.__name__}")
+    return value
+
+
 def plain(value: Any) -> Any:
     """The value as reading its JSON gives it back: tuples as lists, arrays as nested lists. Raises ValueError for NaN and infinity."""
     return json.loads(_dumps(value))
