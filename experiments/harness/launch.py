@@ -78,11 +78,13 @@ class Launch:
     experiment: str
     preset: str
     arguments: Sequence[str]
-    """Of the command `sweep`, after the preset: what is run, without where."""
+    """Of the command `sweep`, after the preset: which trials there are, without where."""
     folder: Path
     """Of the sweep; with a bucket, inside it."""
     trials: Sequence[str]
     """The configuration hash of each, in the order of their numbers."""
+    whole: Sequence[str] = ()
+    """Further arguments of a sweep that runs all trials and sums them up."""
     workers: int | None = None
     bucket: str | None = None
     accelerator: str | None = None
@@ -138,7 +140,6 @@ def skypilot(launch: Launch) -> str:
     assert place is not None  # checked by Launch
     folder = MOUNT / place["prefix"].strip("/") / launch.folder
     extra = f"[{launch.device.kind}]" if launch.device else ""
-    workers = f" --workers={launch.workers}" if launch.workers else ""
     task = {
         "name": launch.name,
         "workdir": source(),
@@ -156,7 +157,9 @@ def skypilot(launch: Launch) -> str:
         "source ~/lexinv/bin/activate\n"
         f'uv pip install -e ".{extra}" -c constraints.txt\n',
         "run": "source ~/lexinv/bin/activate\n"
-        f'{launch.command("python", str(folder))}{workers} ${{TRIAL:+--trial="$TRIAL"}}\n',
+        f"set -- {shlex.join(launch.whole)}\n"
+        '[ -z "$TRIAL" ] || set -- --trial="$TRIAL"\n'
+        f'{launch.command("python", str(folder))} "$@"\n',
     }
     last = len(launch.trials) - 1
     return (

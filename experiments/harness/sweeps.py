@@ -79,13 +79,13 @@ class Options:
     workers: int | None = None
     """Trials at a time: 1 of processes, all in a population, and as many as fit of a cluster, unless given."""
     resources: tuple[str, ...] | None = None
-    """Of a cluster, for each trial: CPU=4 GPU=1 TPU=4; CPU=1 unless given."""
+    """With --executor ray, for each trial: CPU=4 GPU=1 TPU=4; CPU=1 unless given."""
     workspace: Path | None = None
     """Sweep folder; by default runs/NAME/sweeps/PRESET-HASH here."""
     metric: str | None = None
     """What of results.json to compare: a dotted path to a number or a list over seeds; the claims' verdicts unless given."""
-    best: Literal["lowest", "highest"] = "lowest"
-    """Which value of the metric is the best."""
+    best: Literal["lowest", "highest"] | None = None
+    """With --metric: which of its values is the best; the lowest unless given."""
     halving: int | None = None
     """Stop trials early: at each rung only the best 1/HALVING of those that have reached it goes on. Without it they are finished."""
     first_rung: int | None = None
@@ -108,18 +108,18 @@ class Options:
         )
         together = self.executor == "population" and self.halving is not None
         require(not together, "executor", self.executor, "processes or ray with --halving: a population ends as one")
-        for name in ("executor", "resources", "halving"):
-            value = getattr(self, name)
-            require(
-                value is None or (self.emit is None and self.trial is None),
-                f"--{name}",
-                value,
-                "neither --emit nor --trial with it",
-            )
-        for name in ("bucket", "accelerator"):
-            value = getattr(self, name)
-            require(value is None or self.emit is not None, f"--{name}", value, "only with --emit")
         require(self.emit is None or self.trial is None, "--trial", self.trial, "without --emit")
+        on_ray = self.executor is not None and self.executor.startswith("ray")
+        idle = [
+            (("executor", "resources", "halving"), self.emit is None, "not with --emit"),
+            (("executor", "resources", "halving", "workers", "metric", "best"), self.trial is None, "not with --trial"),
+            (("bucket", "accelerator"), self.emit is not None, "only with --emit"),
+            (("resources",), on_ray, "only with --executor ray"),
+            (("best",), self.metric is not None, "only with --metric"),
+        ]
+        for names, used, allowed in idle:
+            for name in names:
+                require(used or getattr(self, name) is None, f"--{name}", getattr(self, name), allowed)
 
 
 @dataclasses.dataclass
@@ -201,7 +201,7 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
                 halving.stops(folder)
         with live_table(list(rows.values()), console) as report:
             execute([folder for folder, trial in rows.items() if trial.status == "waiting"], report)
-        summary = summarize(name, preset, base, list(rows.values()), options.metric, options.best)
+        summary = summarize(name, preset, base, list(rows.values()), options.metric, options.best or "lowest")
         write_summary(path, summary)
     for row in summary["trials"]:
         trial = rows[path / "trials" / row["trial"]]
@@ -246,10 +246,20 @@ def emit_recipe(
 ) -> int:
     """Write the recipe that runs the sweep elsewhere, and print how to start it."""
     arguments = [word for i, block in enumerate(blocks) for word in [*["--chain"][:i], *block.arguments()]]
-    given = {"seeds": options.seeds, "metric": options.metric, "best": options.best if options.metric else None}
-    arguments += [f"--{option}={value}" for option, value in given.items() if value is not None]
+    arguments += [f"--seeds={options.seeds}"] * (options.seeds is not None)
+    given = {"workers": options.workers, "metric": options.metric, "best": options.best}
+    whole = [f"--{option}={value}" for option, value in given.items() if value is not None]
     launch = Launch(
-        str(options.emit), name, preset, arguments, path, trials, options.workers, options.bucket, options.accelerator
+        str(options.emit),
+        name,
+        preset,
+        arguments,
+        path,
+        trials,
+        whole,
+        options.workers,
+        options.bucket,
+        options.accelerator,
     )
     file, command = emit(launch)
     console.print(f"{len(trials)} trials: {file}", markup=False)

@@ -198,9 +198,10 @@ def test_a_skypilot_task_field_by_field(cli, repository):
         "source ~/lexinv/bin/activate\n"
         'uv pip install -e ".[tpu]" -c constraints.txt\n',
         "run": "source ~/lexinv/bin/activate\n"
+        "set -- --metric=slopes --best=highest\n"
+        '[ -z "$TRIAL" ] || set -- --trial="$TRIAL"\n'
         "python -m experiments sweep toy/line smoke --grid slope=1,2 --zip points=5,6 noise.scale=1,2 "
-        f"--seeds=2 --metric=slopes --best=highest --workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity} "
-        '${TRIAL:+--trial="$TRIAL"}\n',
+        f'--seeds=2 --workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity} "$@"\n',
     }
 
 
@@ -245,11 +246,13 @@ def test_odd_values_reach_the_command(repository, command, tmp_path, trial):
     words = (tmp_path / "words").read_text().split("\0")[:-1]
     assert words == [*common, "--workspace=/shared/it's $s", f"--trial={trial or 0}"]
 
-    launch = dataclasses.replace(launch, target="skypilot", bucket="gs://our-runs/x", folder=Path("it's $s"), workers=3)
+    whole = ("--workers=3", "--metric=a b")
+    launch = dataclasses.replace(
+        launch, target="skypilot", bucket="gs://our-runs/x", folder=Path("it's $s"), whole=whole
+    )
     subprocess.run(["bash", "-c", yaml.safe_load(skypilot(launch))["run"]], env=environment, check=True)
     words = (tmp_path / "words").read_text().split("\0")[:-1]
-    expected = [*common, "--workspace=/bucket/x/it's $s", "--workers=3"]
-    assert words == expected + [f"--trial={trial}"] * (trial != "")
+    assert words == [*common, "--workspace=/bucket/x/it's $s", *([f"--trial={trial}"] if trial else whole)]
 
 
 def test_a_commit_that_others_can_get_is_cloned(repository):
@@ -310,7 +313,13 @@ def test_what_a_target_cannot_do_is_refused(changes, field, allowed):
         ("--emit slurm --grid points=many", "points = 'many'"),
         ("--bucket gs://our-runs", "--bucket.*only with --emit"),
         ("--accelerator H100:1", "--accelerator.*only with --emit"),
-        ("--trial 0 --executor ray", "--executor = 'ray'"),
+        ("--trial 0 --executor ray", "--executor = 'ray'.*not with --trial"),
+        ("--trial 0 --workers 2", "--workers = 2.*not with --trial"),
+        ("--trial 0 --metric slopes", "--metric = 'slopes'.*not with --trial"),
+        ("--resources CPU=1", "--resources = .*only with --executor ray"),
+        ("--executor population --resources CPU=1", "--resources = .*only with --executor ray"),
+        ("--best highest", "--best = 'highest'.*only with --metric"),
+        ("--best lowest", "--best = 'lowest'.*only with --metric"),
         ("--trial 1", "--trial = 1.*below 1"),
     ],
 )

@@ -165,7 +165,7 @@ def test_seeds_belong_to_every_trial(cli):
         ),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU", "--resources = 'CPU'.*NAME=AMOUNT"),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU=nan", "NAME=AMOUNT"),
-        ("sweep toy/line smoke --grid slope=1 --best first", "lowest.*highest"),
+        ("sweep toy/line smoke --grid slope=1 --best first", "invalid choice .first."),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(cli, arguments, message):
