@@ -122,9 +122,9 @@ def test_a_run_with_models_of_its_own_trains_them_anew(tmp_path, quick):
     assert models.seconds_elsewhere == 0.0
 
 
-def test_models_of_another_loss_are_not_found(tmp_path, quick):
+@pytest.mark.usefixtures("quick")
+def test_models_of_another_loss_are_not_found(tmp_path):
     """The loss in the file of the function that trains, and in a module that is named."""
-    _, folders = quick
     identities = []
     for number, (body, helper) in enumerate([("1.0", "a"), ("2.0", "a"), ("1.0", "b"), ("1.0", "a")]):
         folder = tmp_path / f"code-{number}"
