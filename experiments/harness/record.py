@@ -132,7 +132,7 @@ def training_speed(folder: Path) -> dict[str, dict[str, float | None]]:
 
 def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
     """The claims of an experiment on its results, as JSON."""
-    judged = plain([dataclasses.asdict(claim) for claim in module.claims(results)])
+    judged = plain([claim.judged() for claim in module.claims(results)])
     names = [claim["name"] for claim in judged]
     require(len(set(names)) == len(names), "claims", names, "each name once")
     return judged

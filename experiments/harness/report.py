@@ -3,13 +3,13 @@
 import html
 from typing import Any
 
-from experiments.harness import record, registry
+from experiments.harness import papers, record, registry
 from experiments.harness.config import from_json
 from experiments.harness.record import Record
 from experiments.harness.workspace import write_atomically
 from lexinv.validation import InvalidConfig, choose, require
 
-VERDICTS = {True: "holds", False: "fails", None: "cannot tell"}
+WORDS = ("holds", "refuted", "open")
 BEGIN, END = "<!-- gallery: written by `python -m experiments report` -->", "<!-- end of the gallery -->"
 # The record that stands for an experiment in the gallery and in `cite`: the largest one there is.
 PREFERENCE = ("paper", "cpu", "quick", "smoke")
@@ -18,7 +18,7 @@ PREFERENCE = ("paper", "cpu", "quick", "smoke")
 def claim_lines(claims: list[dict[str, Any]]) -> list[str]:
     """One line for each judged claim: verdict, name, measured, threshold and published value."""
     return [
-        f"{VERDICTS[claim['holds']]:11}  {claim['name']}: {number(claim['measured'])}"
+        f"{claim['verdict']:7}  {claim['name']}: {number(claim['measured'])}"
         f" (threshold {number(claim['threshold'])}, published {number(claim['published'])})"
         for claim in claims
     ]
@@ -103,9 +103,7 @@ def section(item: Record) -> str:
     for claim in item.claims:
         cells = [number(claim[key]) for key in ("published", "measured", "threshold")]
         statement = f"`{claim['name']}`: {claim['statement']}"
-        lines.append(
-            "| " + " | ".join(map(cell, [statement, claim["source"], *cells, VERDICTS[claim["holds"]]])) + " |"
-        )
+        lines.append("| " + " | ".join(map(cell, [statement, claim["source"], *cells, claim["verdict"]])) + " |")
     corpora = "".join(f", {name} {fingerprint}" for name, fingerprint in environment["corpora"].items())
     facts = (
         f"Commit {str(environment['git_commit'])[:12]}, config hash {item.config['config_hash']}, seeds {len(environment['seeds'])}, "
@@ -153,8 +151,9 @@ def cell(text: str) -> str:
 
 
 def verdicts(item: Record) -> str:
-    """How many of the claims hold."""
-    return f"{sum(claim['holds'] is True for claim in item.claims)} of {len(item.claims)} hold"
+    """How many of the claims hold, are refuted and are open."""
+    words = [claim["verdict"] for claim in item.claims]
+    return ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
 
 
 def preferred(items: list[Record]) -> Record:
@@ -163,8 +162,12 @@ def preferred(items: list[Record]) -> Record:
 
 
 def citation(name: str, preset: str | None = None) -> str:
-    """BibTeX of the paper and of our record; without a committed record, of the paper alone. Raises `InvalidConfig` for unknown names."""
-    paper = registry.load(name).PAPER.strip()
+    """BibTeX of all papers whose claims are judged and of our record of them; without a committed record, of the papers alone.
+
+    Raises `InvalidConfig` for unknown names.
+    """
+    module = registry.load(name)
+    paper = "\n\n".join(map(papers.bibtex, module.PAPERS)) if hasattr(module, "PAPERS") else module.PAPER.strip()
     items = {item.preset: item for item in record.read_records() if item.experiment == name}
     if preset is None and not items:
         return f"{paper}\n\n% {name} has no committed record yet"

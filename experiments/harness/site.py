@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.harness import record, registry
 from experiments.harness.record import Record
-from experiments.harness.report import PREFERENCE, VERDICTS, citation, number, verdicts
+from experiments.harness.report import PREFERENCE, citation, number, verdicts
 from experiments.harness.workspace import write_atomically
 from lexinv.validation import choose
 
@@ -20,7 +20,7 @@ th, td { border-bottom: 1px solid var(--line); padding: 0.4rem 0.6rem; text-alig
 img { max-width: 100%; background: white; }
 td img { width: 18rem; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: 0.6rem; font-size: 0.85rem; }
-.holds { color: var(--good); font-weight: 600; } .fails { color: var(--bad); font-weight: 600; }
+.holds { color: var(--good); font-weight: 600; } .refuted { color: var(--bad); font-weight: 600; }
 """
 
 
@@ -96,14 +96,14 @@ def claims_table(item: Record) -> str:
         "<tr><th>claim</th><th>source</th><th>published</th><th>measured</th><th>threshold</th><th>verdict</th></tr>"
     ]
     for claim in item.claims:
-        verdict = VERDICTS[claim["holds"]]
+        verdict = claim["verdict"]
         statement = f"<code>{html.escape(claim['name'])}</code><br>{html.escape(claim['statement'])}"
         numbers = (html.escape(number(claim[key])) for key in ("published", "measured", "threshold"))
         cells = [
             statement,
             html.escape(claim["source"]),
             *numbers,
-            f'<span class="{verdict.split()[0]}">{verdict}</span>',
+            f'<span class="{verdict}">{verdict}</span>',
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f'<table class="claims">{"".join(rows)}</table>'

@@ -24,9 +24,9 @@ Only for tests: no JAX, a second at most.
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.harness.claims import Claim, above, interval
+from experiments.harness.verdicts import Claim, above
 
-PAPER = "@article{gauss1809,\\n  title = {Theoria motus},\\n}"
+PAPERS = ("huang2023lexinvariant",)
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ def run(config, workspace):
 
 
 def claims(results):
-    slope = interval(results["slopes"])
-    return [Claim("slope_above_one", "The slope is above 1 | <b>one</b>.", "section 1", None, slope, 1.0, above(slope, 1.0))]
+    import numpy as np
+
+    slopes = {"slope": np.array(results["slopes"])}
+    return [Claim("slope_above_one", "The slope is above 1 | <b>one</b>.", "huang2023lexinvariant: section 1", slopes, above(1.0))]
 
 
 def figure(results):

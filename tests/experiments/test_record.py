@@ -156,7 +156,9 @@ def test_report_shows_every_claim(recorded, repository):
     (row,) = [line for line in page.splitlines() if "slope_above_one" in line]
     (claim,) = json.loads((recorded / "claims.json").read_text())
     assert row.endswith(
-        "| section 1 | - | {mean:.4g} [{low:.4g}, {high:.4g}] (n={n}) | 1 | holds |".format(**claim["measured"])
+        "| - | slope {mean:.4g} [{low:.4g}, {high:.4g}] (n={n}) | whole interval above 1 | holds |".format(
+            **claim["measured"]["slope"]
+        )
     )
     assert "](records/toy/line/smoke/figure.png)" in page
     readme = (repository / "README.md").read_text()
