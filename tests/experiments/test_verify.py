@@ -206,11 +206,11 @@ def test_verify_runs_anew_each_time_and_notices_other_numbers(cli):
     results.write_bytes(before)
     claims = record.RECORDS / "toy/line/cpu/claims.json"
     tampered = json.loads(claims.read_text())
-    tampered[0]["measured"] |= {"mean": 5.0, "low": 4.9, "high": 5.1}
+    tampered[0]["measured"]["slope"] |= {"mean": 5.0, "low": 4.9, "high": 5.1}
     claims.write_text(json.dumps(tampered))
     code, out, _ = cli("verify", "toy/line", "cpu")
     assert code == 1
-    assert "outside   slope_above_one: recorded 5 [4.9, 5.1] (n=3), now 2" in out
+    assert "outside   slope_above_one.slope: recorded 5 [4.9, 5.1] (n=3), now 2" in out
 
 
 def test_help_lists_the_options(cli):
