@@ -31,7 +31,8 @@ def checkout() -> Path:
     here = Path.cwd()
     if SOURCE and not Path(SOURCE).is_dir():
         if not (here / "lexinv/experiments").is_dir():
-            subprocess.run(["git", "clone", "--quiet", "--depth=1", SOURCE.removeprefix("git+"), here / "lexinv"], check=True)
+            address = SOURCE.removeprefix("git+")
+            subprocess.run(["git", "clone", "--quiet", "--depth=1", address, here / "lexinv"], check=True)
         return here / "lexinv"
     around = [here, *here.parents, *here.glob("*"), *Path("/content/drive").glob("*/*")]
     for folder in [Path(SOURCE)] if SOURCE else around:

@@ -30,7 +30,8 @@ def checkout() -> Path:
     here = Path.cwd()
     if SOURCE and not Path(SOURCE).is_dir():
         if not (here / "lexinv/experiments").is_dir():
-            subprocess.run(["git", "clone", "--quiet", "--depth=1", SOURCE.removeprefix("git+"), here / "lexinv"], check=True)
+            address = SOURCE.removeprefix("git+")
+            subprocess.run(["git", "clone", "--quiet", "--depth=1", address, here / "lexinv"], check=True)
         return here / "lexinv"
     around = [here, *here.parents, *here.glob("*"), *Path("/content/drive").glob("*/*")]
     for folder in [Path(SOURCE)] if SOURCE else around:
@@ -47,21 +48,11 @@ if not installed or importlib.util.find_spec("experiments") is None:
     sys.path.insert(0, str(found))
     print(f"lexinv is that of {found}")
 
-# %%
-# %matplotlib inline
-import os
-
-from experiments.harness.notebook import prepare
-
-RUNTIME = prepare()
-PRESET = os.environ.get("LEXINV_PRESET", "smoke")  # smoke: seconds; cpu: the committed record
-print(RUNTIME)
-
 # %% [markdown]
 # ## A sweep
 #
-# Trials are found again by the hash of their configuration: run the cell twice, and nothing is computed twice. With `--executor ray` they
-# go to a cluster.
+# It comes first: every trial is a process of its own, and a TPU belongs to the process that has looked for its devices. Trials are found
+# again by the hash of their configuration: run the cell twice, and nothing is computed twice. With `--executor ray` they go to a cluster.
 
 # %%
 from experiments.__main__ import main
@@ -80,6 +71,12 @@ print(json.dumps(json.loads(summary.read_text()), indent=1)[:1500])
 #
 # `RUNTIME.mesh` divides every batch over all devices there are: one on a CPU, eight on a TPU v5e-8. `fsdp` would divide parameters too.
 # The step is the same on all of them.
+
+# %%
+from experiments.harness.notebook import prepare
+
+RUNTIME = prepare()
+print(RUNTIME)
 
 # %%
 from dataclasses import replace

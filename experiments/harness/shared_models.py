@@ -15,12 +15,12 @@ from types import ModuleType
 from typing import Any
 
 import jax
-from filelock import FileLock
 
 import lexinv
 from experiments.harness.record import describe_session, training_speed
 from experiments.harness.workspace import Workspace, read_json, write_json
 from lexinv.data.cache import cache_directory
+from lexinv.folders import locked
 from lexinv.training.metrics import SPEED_FILE
 from lexinv.training.processes import agree, first_process, in_any_process
 from lexinv.validation import require
@@ -92,7 +92,7 @@ def shared_models(
 
     before = agree(elsewhere)  # and not after waiting for the lock, since the run's own clock holds that time
     held = shared.folder("lock") / "training"
-    with FileLock(held) if first_process() else nullcontext():
+    with locked(held, "LEXINV_CACHE") if first_process() else nullcontext():
         everywhere = not in_any_process(not held.exists())
         require(everywhere, "LEXINV_CACHE", str(kept.parent), "a folder that all processes of the run share")
         spent = shared.cached("seconds", seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.harness.record import Record
+from lexinv.folders import open_folder
 
 SAME = ("device_kind", "device_count", "cpu", "cpu_count")
 """What decides, beside the packages, how numbers are rounded."""
@@ -205,7 +206,7 @@ def repeats(comparisons: list[Comparison], results: Agreement) -> bool:
 
 def fresh_folder(parent: Path, name: str) -> Path:
     """A new folder `name`-1, or the next number that is free."""
-    parent.mkdir(parents=True, exist_ok=True)
+    open_folder(parent, "workspace")
     number = 1
     while True:
         try:

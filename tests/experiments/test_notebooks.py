@@ -111,6 +111,14 @@ def test_what_colab_has_of_jax_and_python_may_stay():
     assert wanted["jax"].contains("0.7.2") and wanted["flax"].contains("0.11.0")
 
 
+def test_the_sweep_comes_before_this_process_takes_the_devices():
+    cells = [cell.source for cell in jupytext.read(COLAB / "05_sweeps_and_tpus.py").cells if cell.cell_type == "code"]
+    sweeping, preparing = (
+        next(number for number, cell in enumerate(cells) if call in cell) for call in ('main(["sweep"', "prepare()")
+    )
+    assert sweeping < preparing
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, tmp_path, user_environment):
