@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import experiments
-from experiments.harness.workspace import Workspace, plain, read_json, write_atomically, write_json
+from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
 from lexinv.training.metrics import SPEED_FILE, read_speed
 from lexinv.validation import InvalidConfig, require
 
