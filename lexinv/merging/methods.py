@@ -140,7 +140,7 @@ def _zero_tprune(layer: Layer, e: Example, ranking=importance, prune=zero_shot_p
 def behind(plan: Plan, protect: int, mask: Bool[Array, " tokens"] | None = None) -> Plan:
     """The plan of all tokens that leaves the first `protect` alone, from one for those behind them. mask: of all tokens."""
     first = jnp.arange(protect, dtype=jnp.int32)
-    weight = jnp.ones(protect) if mask is None else mask[:protect].astype(jnp.float32)
+    weight = jnp.ones(protect, jnp.float32) if mask is None else mask[:protect].astype(jnp.float32)
     return Plan(
         jnp.concatenate([first, plan.assign + jnp.int32(protect)]),
         jnp.concatenate([weight, plan.weight]),
@@ -251,7 +251,7 @@ def keep(
         return prune_by_score(scores, tokens - num_keep, 0)
     if name == "random":
         return prune_at_random(key, tokens, tokens - num_keep, 0)
-    plan, size = identity(tokens), jnp.ones(tokens)
+    plan, size = identity(tokens), jnp.ones(tokens, jnp.float32)
     while x.shape[0] > num_keep:
         step = bipartite_matching(cosine_similarity(x), min(x.shape[0] - num_keep, x.shape[0] // 2), 2, 0)
         x, size = merge(step, x, size)
