@@ -75,9 +75,10 @@ class Pruning(NamedTuple):
     similar: float
 
 
-def pruning_in(model: VisionConfig, kept_flops: float, layers: dict[int, float], similar: float) -> Pruning:
-    """The pruning in these layers, each with its exponent (`staged_schedules`), whose FLOPs are nearest to the share `kept_flops`."""
-    return Pruning(at_flops(model, partial(staged_schedules, layers=layers), kept_flops), similar)
+@functools.cache
+def schedule_in(model: VisionConfig, kept_flops: float, layers: tuple[tuple[int, float], ...]) -> Schedule:
+    """The schedule in these layers, each with its exponent (`staged_schedules`), whose FLOPs are nearest to the share `kept_flops`."""
+    return at_flops(model, partial(staged_schedules, layers=dict(layers)), kept_flops)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Config(Checked):
 
     def pruning(self, kept_flops: float) -> Pruning:
         """All methods' token counts for a share of the FLOPs."""
-        return pruning_in(self.small.model, kept_flops, dict.fromkeys(self.layers, 1.0), self.similar)
+        layers = tuple((layer, 1.0) for layer in self.layers)
+        return Pruning(schedule_in(self.small.model, kept_flops, layers), self.similar)
 
 
 PRESETS = presets(
@@ -230,8 +232,8 @@ def draw_prunings(model: VisionConfig, kept_flops: float, number: int, seed: int
         most = min(4, model.layers.depth - 1)
         layers = rng.choice(model.layers.depth - 1, size=rng.integers(min(2, most), most + 1), replace=False)
         exponents = rng.dirichlet(np.ones(len(layers))) * len(layers)
-        chosen = dict(zip(layers.tolist(), exponents.tolist(), strict=True))
-        pruning = pruning_in(model, kept_flops, chosen, round(float(rng.uniform(0, 0.5)), 3))
+        chosen = tuple(zip(layers.tolist(), exponents.tolist(), strict=True))
+        pruning = Pruning(schedule_in(model, kept_flops, chosen), round(float(rng.uniform(0, 0.5)), 3))
         if abs(flops(model, pruning.schedule) - kept_flops) <= 0.01:
             drawn.append(pruning)
     return drawn

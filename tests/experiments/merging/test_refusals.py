@@ -11,7 +11,7 @@ from experiments.subjects.scene_answerers import SceneSubject
 from lexinv.data.scenes import SceneConfig
 from lexinv.validation import InvalidConfig
 
-OTHER_SEEDS = tiny(GLYPHS, (5, 6))
+OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
 POOLED = replace(GLYPHS, model=replace(GLYPHS.model, pool="mean"))
 
 

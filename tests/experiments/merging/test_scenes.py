@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects.scene_answerers import SMALLEST, HeldOut, SceneSubject, ask_together, held_out
+from experiments.subjects.scene_answerers import SMALLEST, HeldOut, SceneSubject, held_out
 from experiments.subjects.scene_measurements import OUTLIERS, correlation, keep_short, rare_kept
-from experiments.subjects.scene_pruning import View, drop_image, flops, group, keep_tokens
+from experiments.subjects.scene_pruning import View, drop_image, flops, group, keep_tokens, pose
 
 
 def test_multiply_adds_by_hand():
@@ -43,11 +43,20 @@ def test_merged_tokens_stand_in_order_of_their_places():
     assert (np.diff(found.places, axis=1) > 0).all() and (found.size.sum(axis=1) == 16).all()
 
 
-def test_the_filter_leaves_out_long_tokens_that_diversity_takes():
-    visual = 0.1 * jax.random.normal(jax.random.key(0), (2, 16, 8)) + jnp.eye(8)[:2][jnp.arange(16) % 2][None]
-    long = visual.at[:, [3, 9]].set(9 * jax.random.normal(jax.random.key(1), (2, 2, 8)))
-    assert {3, 9} <= set(np.asarray(keep_tokens("divprune", 5, views(long)).places[0]).tolist())
-    filtered = np.asarray(keep_short(5, views(long)).places)
+def with_long_tokens() -> View:
+    """Two directions with noise, and two tokens far longer."""
+    rng = np.random.default_rng(0)
+    visual = 0.1 * rng.normal(size=(2, 16, 8)) + np.eye(8)[:2][np.arange(16) % 2]
+    visual[:, [3, 9]] = 9 * rng.normal(size=(2, 2, 8))
+    return views(jnp.asarray(visual, jnp.float32))
+
+
+def test_diversity_takes_long_tokens():
+    assert {3, 9} <= set(np.asarray(keep_tokens("divprune", 5, with_long_tokens()).places[0]).tolist())
+
+
+def test_the_filter_leaves_long_tokens_out():
+    filtered = np.asarray(keep_short(5, with_long_tokens()).places)
     assert not np.isin(filtered, [3, 9]).any() and filtered.shape == (2, 5)
     assert OUTLIERS < 16
 
@@ -83,7 +92,7 @@ def test_dropping_the_image_leaves_the_words_of_every_question():
     scenes, questions = scenes_of(2)
     params = {"words": jnp.arange(SUBJECT.model.words + 1.0)[:, None] * jnp.ones((1, SUBJECT.width))}
     visual = jnp.zeros((2, SUBJECT.data.patches, SUBJECT.width))
-    asked = ask_together(SUBJECT, params, visual, questions)
+    asked = pose(SUBJECT, params, visual, questions)
     text = drop_image(asked)
     assert len(scenes.owner) == 2 and text.prompt.stream.shape[1] == 1 + questions.answer.shape[1] * 2
     for before, after in zip(asked.words.ravel(), text.words.ravel(), strict=True):

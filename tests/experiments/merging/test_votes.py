@@ -20,8 +20,9 @@ def test_two_groups_by_hand():
     e = np.e
     assert stationary_ratio(40, 160) == pytest.approx((160 + 40 * e**2) / (40 + 160 * e))
     assert stationary_ratio(30, 170) < 1 < stationary_ratio(50, 150)
-    for noise, tolerance in ((0.0, 1e-3), (0.3, 0.1)):
-        config = MajorityConfig(tokens=40, shares=(0.5, 0.9), noise=noise)
-        for arm in ARMS:
-            found = majority(config, arm, 0)
-            np.testing.assert_allclose(found["ratio"], found["predicted"], rtol=tolerance)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_votes_find_what_the_chain_predicts(arm):
+    found = majority(MajorityConfig(tokens=40, shares=(0.5, 0.9), noise=0.01), arm, 0)
+    np.testing.assert_allclose(found["ratio"], found["predicted"], rtol=0.01)
