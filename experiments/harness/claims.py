@@ -1,18 +1,11 @@
 """A paper's statements judged on numbers. A verdict is computed, never typed in."""
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over independent runs with its confidence interval; `low` and `high` are None for a single run, which cannot tell."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
+from experiments.harness.intervals import Interval as Interval
+from experiments.harness.intervals import interval as interval
 
 
 @dataclass(frozen=True)
@@ -37,23 +30,11 @@ class Claim:
         if self.holds is not None:
             object.__setattr__(self, "holds", bool(self.holds))  # a NumPy bool is not JSON
 
-
-def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of independent values (one per seed) and its two-sided Student t interval, in the values' unit.
-
-    One value gives an interval without ends. Raises ValueError for no value or one that is not finite.
-    """
-    values = [float(value) for value in values]
-    if not values or not all(map(math.isfinite, values)):
-        raise ValueError(f"an interval needs at least one value and only finite ones, not {values}")
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n == 1:
-        return Interval(mean, None, None, 1)
-    from scipy.stats import t
-
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    def judged(self) -> dict[str, Any]:
+        """As `experiments.harness.verdicts.Claim.judged`."""
+        kept = {key: value for key, value in asdict(self).items() if key != "holds"}
+        verdict = {True: "holds", False: "refuted", None: "open"}[self.holds]
+        return kept | {"unit": "", "over": "seeds", "parts": {}, "verdict": verdict}
 
 
 def below(measured: Interval, threshold: float) -> bool | None:

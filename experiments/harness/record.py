@@ -36,8 +36,10 @@ ENVIRONMENT = frozenset(
     )
 )
 LARGEST_PNG = 300_000
+# Git sets them for what it starts, such as hooks; there they say which checkout it means.
+OF_ANOTHER_CHECKOUT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 # What `run --record` and `report` write does not make the tree dirty.
-OUTPUTS = ("experiments/records", "experiments/README.md", "README.md")
+OUTPUTS = ("experiments/records", "docs/papers", "README.md")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +56,23 @@ class Record:
 
 
 def git_state() -> tuple[str | None, bool]:
-    """The commit of the code and whether tracked or new files differ from it; (None, True) outside a git checkout."""
+    """The commit of the code and whether tracked or new files differ from it; (None, True) outside a git checkout of its own.
+
+    Installed somewhere below another project's checkout, the code is of no commit: that one says nothing about it.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_CHECKOUT}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+        command = ("git", *arguments)
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=variables, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     try:
-        commit = git("rev-parse", "HEAD").strip()
-        return commit, bool(git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in OUTPUTS)).strip())
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY.resolve():
+            return None, True
+        commit = git("rev-parse", "HEAD")
+        return commit, bool(git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in OUTPUTS)))
     except (OSError, subprocess.CalledProcessError):
         return None, True
 
@@ -132,7 +143,7 @@ def training_speed(folder: Path) -> dict[str, dict[str, float | None]]:
 
 def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
     """The claims of an experiment on its results, as JSON."""
-    judged = plain([dataclasses.asdict(claim) for claim in module.claims(results)])
+    judged = plain([claim.judged() for claim in module.claims(results)])
     names = [claim["name"] for claim in judged]
     require(len(set(names)) == len(names), "claims", names, "each name once")
     return judged

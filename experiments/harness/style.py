@@ -8,7 +8,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import interval
+from experiments.harness.intervals import interval
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW, BLACK = (
@@ -54,12 +54,16 @@ def styled():
     return matplotlib.rc_context(STYLE)
 
 
-def panels(rows: int = 1, columns: int = 1, width: float = 4.4, height: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels (`width` by `height` inches each) and its axes, row by row."""
+def panels(
+    rows: int = 1, columns: int = 1, width: float = 4.4, height: float = 3.3, titles: Sequence[str] = ()
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels (`width` by `height` inches each) and its axes, row by row, the first ones with `titles`."""
     with styled():
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, list(axes.flat)
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for panel, title in zip(axes, titles, strict=False):
+            panel.set_title(title)
+    return figure, axes
 
 
 def band(axes: Axes, x: Sequence[float], values, label: str, color: str, **line) -> None:

@@ -17,7 +17,7 @@ from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, pane
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from experiments.lexinvariance.haystack_checks import SolverConfig, TokenizerConfig, fertilities, planted
-from experiments.lexinvariance.thread_models import DEPTHS, ModelsConfig, TaskConfig, trained, untrained
+from experiments.subjects.thread_followers import DEPTHS, ModelsConfig, TaskConfig, trained, untrained
 from lexinv.data.corpora import load_corpus
 from lexinv.lexinvariance import haystack_scores, haystacks
 from lexinv.lexinvariance.threads import Limits

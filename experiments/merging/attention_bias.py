@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_models import SceneSubject, ask_together, held_out, scene_models
-from experiments.merging.scene_pruning import TEXT_LAYER, encode_images, layer_attention, run_layers
 from experiments.merging.verdicts import judged
+from experiments.subjects.scene_answerers import SceneSubject, ask_together, held_out, scene_models
+from experiments.subjects.scene_pruning import TEXT_LAYER, encode_images, layer_attention, run_layers
 from lexinv.data.scenes import Questions
 from lexinv.merging.bipartite import cosine_similarity
 from lexinv.nn.vision_language import SYSTEM

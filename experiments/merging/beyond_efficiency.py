@@ -46,10 +46,10 @@ from experiments.merging.package_token import PackageConfig
 from experiments.merging.quantisation import QuantisationConfig
 from experiments.merging.selective_training import SelectiveConfig
 from experiments.merging.verdicts import word
-from experiments.merging.vision_models import GLYPHS, tiny
 from experiments.merging.visual_alignment import AlignmentConfig
 from experiments.merging.visual_noise import VisualNoiseConfig
 from experiments.merging.vlm import PRESETS as SCENES
+from experiments.subjects.glyph_classifiers import GLYPHS, tiny
 from lexinv.validation import choose, require
 
 PAPER = """@article{kong2025token,

@@ -22,7 +22,7 @@ from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
 from experiments.merging.verdicts import judged
-from experiments.merging.vision_models import GLYPHS, VisionSubject, vision_models
+from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, vision_models
 from lexinv.data.glyphs import sample_images
 from lexinv.merging.agreement import confusion, mean_iou
 from lexinv.merging.bipartite import bipartite_matching

@@ -38,7 +38,7 @@ from experiments.merging.learned_rates_model import (
 from experiments.merging.methods import NAMES
 from experiments.merging.reduced_vision import BATCH, Bench, Forward, cost
 from experiments.merging.retrained import fixed_schedule
-from experiments.merging.vision_models import (
+from experiments.subjects.glyph_classifiers import (
     DEIT_S,
     GLYPHS,
     SEEDS,

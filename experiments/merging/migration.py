@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, ORANGE, PURPLE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_models import SceneSubject, ask_together, held_out, scene_models
-from experiments.merging.scene_pruning import encode_images, group, layer_by_layer
 from experiments.merging.verdicts import judged
+from experiments.subjects.scene_answerers import SceneSubject, ask_together, held_out, scene_models
+from experiments.subjects.scene_pruning import encode_images, group, layer_by_layer
 from lexinv.validation import require
 
 TYPES = {"rare": PURPLE, "dominant": BLUE, "count": ORANGE, "presence": GREEN}

@@ -21,10 +21,9 @@ from experiments.harness.style import GREY, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES, PARTITIONS
 from experiments.merging.methods import PAPER as PAPER
-from experiments.merging.published_vision import PublishedModel, open_published
 from experiments.merging.reduced_vision import BATCH, Bench, cost
 from experiments.merging.source_tracking import draw_groups, draw_image
-from experiments.merging.vision_models import (
+from experiments.subjects.glyph_classifiers import (
     DEIT_S,
     DIGITS,
     GLYPHS,
@@ -34,6 +33,7 @@ from experiments.merging.vision_models import (
     tiny,
     vision_models,
 )
+from experiments.subjects.published_classifiers import PublishedModel, open_published
 from lexinv.data.glyphs import GlyphConfig
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import choose, require

@@ -20,7 +20,7 @@ from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, SKY, band, reference
 from experiments.harness.workspace import Workspace
 from experiments.merging.verdicts import judged
-from experiments.merging.vision_models import GLYPHS, VisionSubject, accuracy, held_out, vision_models
+from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, accuracy, held_out, vision_models
 from lexinv.merging.plan import Plan, merge, unmerge
 from lexinv.merging.ranking import cls_attention, prune_by_score
 from lexinv.merging.reduction import Example, reduction

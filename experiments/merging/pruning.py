@@ -30,7 +30,7 @@ from experiments.merging.majority_group import MajorityConfig
 from experiments.merging.needle_questions import NeedleConfig
 from experiments.merging.pruned_vision import AGGRESSIVE, SUBJECTS, Pruning, flops_share, solve_schedule
 from experiments.merging.selection_quality import SelectionConfig
-from experiments.merging.vision_models import (
+from experiments.subjects.glyph_classifiers import (
     GLYPHS,
     LARGE,
     VisionSubject,

@@ -20,7 +20,7 @@ from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY
 from experiments.harness.workspace import Workspace
 from experiments.merging.verdicts import judged
-from experiments.sae.encoder_subject import encode, paragraphs
+from experiments.subjects.sentence_encoder import encode, paragraphs
 from lexinv.data.corpora import Corpus, load_corpus
 from lexinv.data.minilm import minilm_directory
 from lexinv.merging.quantisation import largest_norms, quantise

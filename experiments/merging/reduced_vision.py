@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from experiments.merging.methods import PARTITIONS, reductions
-from experiments.merging.vision_models import accuracy
+from experiments.subjects.glyph_classifiers import accuracy
 from lexinv.data.glyphs import Images
 from lexinv.merging.costs import model_flops
 from lexinv.merging.plan import Plan, compose

@@ -23,7 +23,7 @@ from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES
 from experiments.merging.methods import PAPER as PAPER
 from experiments.merging.reduced_vision import BATCH, Bench, cost, reduced
-from experiments.merging.vision_models import (
+from experiments.subjects.glyph_classifiers import (
     DEIT_S,
     GLYPHS,
     SEEDS,

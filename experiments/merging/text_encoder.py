@@ -22,12 +22,12 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
-from experiments.harness.passages import neighbouring_windows
 from experiments.harness.style import GREY, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import PAPER as PAPER
 from experiments.merging.text_methods import METHODS, PADDED, reductions_of
-from experiments.merging.untrained_encoder import untrained
+from experiments.subjects.passages import neighbouring_windows
+from experiments.subjects.untrained_encoder import untrained
 from lexinv.data.corpora import load_corpus
 from lexinv.data.minilm import minilm_directory
 from lexinv.merging.costs import model_flops

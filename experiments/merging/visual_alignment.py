@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_models import SceneSubject, held_out, scene_models
-from experiments.merging.scene_pruning import encode_images
 from experiments.merging.verdicts import judged
+from experiments.subjects.scene_answerers import SceneSubject, held_out, scene_models
+from experiments.subjects.scene_pruning import encode_images
 from lexinv.merging.agreement import mutual_information
 from lexinv.merging.density_peaks import density_peaks, euclidean_distance
 from lexinv.merging.plan import Plan, merge

@@ -19,8 +19,9 @@ from matplotlib.axes import Axes
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_models import HeldOut, SceneSubject, ask_together, scene_models
-from experiments.merging.scene_pruning import (
+from experiments.merging.verdicts import judged
+from experiments.subjects.scene_answerers import HeldOut, SceneSubject, ask_together, scene_models
+from experiments.subjects.scene_pruning import (
     answers,
     encode_images,
     keep,
@@ -30,7 +31,6 @@ from experiments.merging.scene_pruning import (
     text_attention,
     views_of,
 )
-from experiments.merging.verdicts import judged
 from lexinv.data.scenes import Questions, ask, sample_scenes
 from lexinv.training.streams import stream
 from lexinv.validation import require

@@ -18,9 +18,9 @@ from experiments.harness.claims import Claim, Interval, above, below, every, int
 from experiments.harness.drawn_training import DrawnTraining
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.merging.scene_measurements import JUDGED, OUTLIERS, TAU, TAUS, measure
-from experiments.merging.scene_models import SceneSubject, scene_models
-from experiments.merging.scene_pruning import METHODS, TEXT_LAYER, flops
+from experiments.subjects.scene_answerers import SceneSubject, scene_models
+from experiments.subjects.scene_measurements import JUDGED, OUTLIERS, TAU, TAUS, measure
+from experiments.subjects.scene_pruning import METHODS, TEXT_LAYER, flops
 from lexinv.data.scenes import SceneConfig, chance
 from lexinv.merging.k_center import check_layer
 from lexinv.training.optimizers import OptimizerConfig

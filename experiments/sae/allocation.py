@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.sae import synthetic_models
-from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
+from experiments.subjects import sparse_activations
+from experiments.subjects.sparse_activations import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import require
 
-PAPER = synthetic_models.PAPER
+PAPER = sparse_activations.PAPER
 SOURCE = "Ayonrinde 2024, abstract and reviews"
 CARD = "method card sparse-autoencoders (ours)"
 KINDS = ("topk", "mutual", "mutual_zipf", "feature_uniform", "feature_zipf")

@@ -16,16 +16,7 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, above, every, interval
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, styled
 from experiments.harness.workspace import Workspace, write_atomically
-from experiments.sae import language_model, synthetic_models
-from experiments.sae.activation_models import (
-    MIDDLE,
-    Autoencoder,
-    AutoencodersConfig,
-    compare_laws,
-    ranks_shown,
-    train_variant,
-    zipf_fit,
-)
+from experiments.sae import language_model
 from experiments.sae.feature_data import (
     choose_features,
     describe,
@@ -37,14 +28,24 @@ from experiments.sae.feature_data import (
     top_windows,
 )
 from experiments.sae.feature_page import Page, render
-from experiments.sae.subject_models import LanguageSubject, SubjectConfig, open_language_model
-from experiments.sae.synthetic_models import NAMES, TrainingConfig
+from experiments.subjects import sparse_activations
+from experiments.subjects.activation_autoencoders import (
+    MIDDLE,
+    Autoencoder,
+    AutoencodersConfig,
+    compare_laws,
+    ranks_shown,
+    train_variant,
+    zipf_fit,
+)
+from experiments.subjects.language_subjects import LanguageSubject, SubjectConfig, open_language_model
+from experiments.subjects.sparse_activations import NAMES, TrainingConfig
 from lexinv.data.windows import evaluation_windows
 from lexinv.sae.training import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
-PAPER = synthetic_models.PAPER
+PAPER = sparse_activations.PAPER
 CARD = "method card sparse-autoencoders (ours)"
 PAGE = "features.html"
 FEATURES, DIRECTIONS, TOKENS = "features", "directions", "tokens"

@@ -18,8 +18,8 @@ from experiments.harness.claims import Claim, above, every, interval
 from experiments.harness.language_models import TrainingConfig as ModelTraining
 from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.sae import synthetic_models
-from experiments.sae.activation_models import (
+from experiments.subjects import sparse_activations
+from experiments.subjects.activation_autoencoders import (
     MIDDLE,
     AutoencodersConfig,
     by_seed,
@@ -29,9 +29,9 @@ from experiments.sae.activation_models import (
     references,
     train_variant,
 )
-from experiments.sae.encoder_subject import open_encoder
-from experiments.sae.subject_models import OwnModel, Subject, SubjectConfig, open_language_model
-from experiments.sae.synthetic_models import NAMES, VARIANTS, TrainingConfig
+from experiments.subjects.language_subjects import OwnModel, Subject, SubjectConfig, open_language_model
+from experiments.subjects.sentence_encoder import open_encoder
+from experiments.subjects.sparse_activations import NAMES, VARIANTS, TrainingConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.splicing import cross_entropy_recovered
 from lexinv.sae.training import OptimizerConfig
@@ -39,7 +39,7 @@ from lexinv.training.mesh import MeshConfig
 from lexinv.training.optimizers import OptimizerConfig as ModelOptimizer
 from lexinv.validation import require
 
-PAPER = synthetic_models.PAPER
+PAPER = sparse_activations.PAPER
 SOURCE = "Ayonrinde 2024, abstract and reviews"
 CARD = "method card sparse-autoencoders (ours)"
 SELECTING = ("topk", "mutual", "mutual_zipf", "feature_zipf")

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, above, every, interval
 from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.sae import synthetic_models
-from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
+from experiments.subjects import sparse_activations
+from experiments.subjects.sparse_activations import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
 from lexinv.sae.synthetic import SyntheticConfig, probabilities
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import choose, require
 
-PAPER = synthetic_models.PAPER
+PAPER = sparse_activations.PAPER
 SOURCE = "Ayonrinde 2024, abstract"
 CARD = "method card sparse-autoencoders (ours)"
 SELECTING = ("topk", "mutual", "mutual_zipf", "matryoshka", "feature_zipf")
@@ -30,7 +30,7 @@ SELECTING = ("topk", "mutual", "mutual_zipf", "matryoshka", "feature_zipf")
 class Config:
     """ks: of the variants that select, and targets of JumpReLU. gated, relu: coefficients of their penalties.
 
-    The coefficient of JumpReLU's target is `jumprelu`. variants: names in `synthetic_models.VARIANTS`.
+    The coefficient of JumpReLU's target is `jumprelu`. variants: names in `sparse_activations.VARIANTS`.
     """
 
     data: SyntheticConfig = field(default_factory=SyntheticConfig)

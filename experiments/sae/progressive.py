@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, train
+from experiments.subjects.sparse_activations import NAMES, VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params, decode, encode, pre_activations, progressive
 from lexinv.sae.metrics import matching_pursuit, principal_components
 from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens

@@ -19,7 +19,15 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
-from experiments.sae.synthetic_models import NAMES, VARIANTS, Setting, TrainingConfig, encode_held_out, judge, train
+from experiments.subjects.sparse_activations import (
+    NAMES,
+    VARIANTS,
+    Setting,
+    TrainingConfig,
+    encode_held_out,
+    judge,
+    train,
+)
 from lexinv.sae.metrics import matching_pursuit, principal_components, recovery
 from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig

@@ -19,9 +19,8 @@ from matplotlib.ticker import NullFormatter
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import source_config
-from experiments.tokenization.source_config import SourceConfig
-from experiments.tokenization.source_models import (
+from experiments.subjects import markov_sources
+from experiments.subjects.markov_models import (
     PopulationConfig,
     Text,
     by_rate,
@@ -31,10 +30,11 @@ from experiments.tokenization.source_models import (
     tokens_of,
     train_population,
 )
+from experiments.subjects.markov_sources import SourceConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import require
 
-PAPER = source_config.PAPER
+PAPER = markov_sources.PAPER
 SOURCE = "Rajaraman et al. 2024, Transformers on order-k switching sources [recalled, unverified]"
 MAKKUVA = "Makkuva et al. 2024 (arXiv 2402.04161), attention windows [recalled, unverified]"
 CARD = "method card theory-of-tokenization, experiment B (ours)"

@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import source_config
-from experiments.tokenization.source_config import ALPHABET, SourceConfig, describe
+from experiments.subjects import markov_sources
+from experiments.subjects.markov_sources import ALPHABET, SourceConfig, describe
 from experiments.tokenization.unigram_loss import texts
 from lexinv.tokenization.sources import Kernel, cyclic_kernel
 from lexinv.tokenization.tokenizers import Tokenizer, long_substrings, train_bpe, train_lzw, trap, with_encoder
 from lexinv.tokenization.unigram import asymptotic_cross_entropy, best_cross_entropy, token_counts
 from lexinv.validation import require
 
-PAPER = source_config.PAPER
+PAPER = markov_sources.PAPER
 SOURCE = "Rajaraman et al. 2024, generalization [recalled, unverified]"
 CARD = "method card theory-of-tokenization, experiment E (ours)"
 ENCODERS = ("greedy", "minimum_length", "merges")

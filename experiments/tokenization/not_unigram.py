@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 from experiments.harness.claims import Claim, below, every, interval
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import barrier, source_config
-from experiments.tokenization.source_config import SourceConfig
-from experiments.tokenization.source_models import (
+from experiments.subjects import markov_sources
+from experiments.subjects.markov_models import (
     LEXICON,
     PopulationConfig,
     Tokens,
@@ -30,13 +29,15 @@ from experiments.tokenization.source_models import (
     tokens_of,
     train_population,
 )
+from experiments.subjects.markov_sources import SourceConfig
+from experiments.tokenization import barrier
 from lexinv.nn.language_model import Params, make_logits
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.unigram import add_constant, cross_entropy, token_counts
 from lexinv.training.population import member
 from lexinv.validation import require
 
-PAPER = source_config.PAPER
+PAPER = markov_sources.PAPER
 MAPPED = 16
 """How many of the most frequent tokens a map shows."""
 SOURCE = "Rajaraman et al. 2024, next-token distributions by position [recalled, unverified]"

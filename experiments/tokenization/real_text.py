@@ -20,7 +20,7 @@ from experiments.harness.claims import Claim, Interval, below, interval
 from experiments.harness.corpora import installed, slug
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import source_config
+from experiments.subjects import markov_sources
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
@@ -29,7 +29,7 @@ from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_
 from lexinv.tokenization.unigram import cross_entropy
 from lexinv.validation import require
 
-PAPER = source_config.PAPER
+PAPER = markov_sources.PAPER
 SOURCE = (
     "Rajaraman et al. 2024, Wikitext-103 ([recalled], unverified); method card theory-of-tokenization, experiment C"
 )

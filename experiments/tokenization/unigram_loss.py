@@ -30,8 +30,8 @@ from experiments.harness.style import (
     styled,
 )
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import source_config
-from experiments.tokenization.source_config import ALPHABET, SourceConfig
+from experiments.subjects import markov_sources
+from experiments.subjects.markov_sources import ALPHABET, SourceConfig
 from lexinv.tokenization.bounds import block_cross_entropy, lzw_bound
 from lexinv.tokenization.library import train_unigram
 from lexinv.tokenization.sources import (
@@ -59,7 +59,7 @@ from lexinv.tokenization.unigram import asymptotic_cross_entropy, cross_entropy
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
-PAPER = source_config.PAPER
+PAPER = markov_sources.PAPER
 SOURCE = "Rajaraman et al. 2024"
 CARD = "method card theory-of-tokenization, experiment A (ours)"
 NAMES = {"blocks": "blocks", "lzw": "LZW", "bpe": "BPE", "sequential_bpe": "sequential BPE", "unigram": "Unigram"}
@@ -216,7 +216,7 @@ def measure_first_order(config: Config) -> list[list[dict[str, Any]]]:
     def one(key: Key[Array, ""]) -> dict[str, Any]:
         kernel = check_kernel(np.asarray(random_kernel(stream(key, "kernel"), 1, 2), np.float64))
         found = texts(kernel, key, dict.fromkeys(("dictionary", "train", "test"), config.characters))
-        facts, size = source_config.describe(kernel), config.sizes[-1]
+        facts, size = markov_sources.describe(kernel), config.sizes[-1]
         delta = smallest_probability(kernel)
         lzw, bpe = (train(found["dictionary"], size, "01") for train in (train_lzw, train_sequential_bpe))
         return {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.harness.passages import encode, neighbouring_windows, paragraphs
 from experiments.merging.text_encoder import untrained
+from experiments.subjects.passages import encode, neighbouring_windows, paragraphs
 from lexinv.data.corpora import Corpus
 from lexinv.validation import InvalidConfig
 

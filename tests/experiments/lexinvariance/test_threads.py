@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.lexinvariance.haystack_checks import SolverConfig, TokenizerConfig, fertilities, planted
-from experiments.lexinvariance.thread_models import (
+from experiments.lexinvariance.threads import PRESETS, claims, figure, recovered
+from experiments.subjects.thread_followers import (
     ModelsConfig,
     TaskConfig,
     by_depth,
@@ -17,7 +18,6 @@ from experiments.lexinvariance.thread_models import (
     make_judge,
     measure,
 )
-from experiments.lexinvariance.threads import PRESETS, claims, figure, recovered
 from lexinv.data.corpora import Corpus
 from lexinv.lexinvariance.threads import Limits
 from lexinv.nn.language_model import initialize

@@ -12,7 +12,7 @@ from experiments.merging.learned_rates import PRESETS, claims, figure, make_loss
 from experiments.merging.learned_rates_model import flops_share, learned_counts, mask_by_rank, masked_classify
 from experiments.merging.methods import reductions
 from experiments.merging.reduced_vision import Bench, cost
-from experiments.merging.vision_models import GLYPHS
+from experiments.subjects.glyph_classifiers import GLYPHS
 from lexinv.merging.schedules import ratio_schedule
 from lexinv.nn.vision_transformer import classify, initialize
 from lexinv.validation import InvalidConfig

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.merging.methods import NAMES, PARTITIONS
 from experiments.merging.off_the_shelf import DRAWN, PRESETS, UNWEIGHTED, claims, figure
-from experiments.merging.published_vision import PublishedModel
 from experiments.merging.reduced_vision import cost
-from experiments.merging.vision_models import GLYPHS, tiny
+from experiments.subjects.glyph_classifiers import GLYPHS, tiny
+from experiments.subjects.published_classifiers import PublishedModel
 from lexinv.validation import InvalidConfig
 
 RATIOS, FLOPS, SEEDS = (0.9, 0.8, 0.6), (0.74, 0.54, 0.31), 3

@@ -16,7 +16,7 @@ from experiments.merging.needle_questions import NeedleConfig
 from experiments.merging.pruned_vision import METHODS, PROGRAMS, SUBJECTS, beyond_errors, flops_share, solve_schedule
 from experiments.merging.pruning import PRESETS, claims, figure
 from experiments.merging.selection_quality import BOUNDS, SELECTIONS, SelectionConfig
-from experiments.merging.vision_models import GLYPHS, tiny
+from experiments.subjects.glyph_classifiers import GLYPHS, tiny
 from lexinv.merging.pagerank import importance
 from lexinv.validation import InvalidConfig
 

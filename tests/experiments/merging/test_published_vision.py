@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.merging import published_vision
-from experiments.merging.published_vision import PublishedModel, open_published
+from experiments.subjects.published_classifiers import PublishedModel, open_published
 from lexinv.data.images import Crop
 from lexinv.nn.vision_transformer import VisionConfig, initialize
 from lexinv.validation import InvalidConfig

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.merging.reduced_vision import cost
 from experiments.merging.retrained import PRESETS, claims, figure, fixed_schedule
-from experiments.merging.vision_models import GLYPHS
+from experiments.subjects.glyph_classifiers import GLYPHS
 from lexinv.merging.schedules import ratio_schedule, token_counts
 from lexinv.validation import InvalidConfig
 

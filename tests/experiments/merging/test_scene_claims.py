@@ -17,10 +17,10 @@ from experiments.merging.attention_bias import (
     rank_correlation,
 )
 from experiments.merging.migration import TYPES, MigrationConfig
-from experiments.merging.scene_models import SceneSubject, held_out
-from experiments.merging.scene_pruning import encode_images
 from experiments.merging.visual_alignment import AlignmentConfig, group, object_vectors, probe_accuracy
 from experiments.merging.visual_noise import VisualNoiseConfig, chosen, f1, presence_questions, score
+from experiments.subjects.scene_answerers import SceneSubject, held_out
+from experiments.subjects.scene_pruning import encode_images
 from lexinv.data.scenes import KINDS
 from lexinv.nn.vision_language import initialize
 from lexinv.validation import InvalidConfig

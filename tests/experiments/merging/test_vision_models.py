@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging import vision_models
-from experiments.merging.vision_models import (
+from experiments.subjects import glyph_classifiers
+from experiments.subjects.glyph_classifiers import (
     DIGITS,
     GLYPHS,
     LARGE,
@@ -96,11 +96,11 @@ def test_accuracy_counts_the_largest_logit():
 
 def test_missing_scikit_learn_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    vision_models.digits.cache_clear()
+    glyph_classifiers.digits.cache_clear()
     with pytest.raises(InvalidConfig, match="scikit-learn"):
         digits()
     monkeypatch.undo()
-    vision_models.digits.cache_clear()
+    glyph_classifiers.digits.cache_clear()
 
 
 @pytest.mark.parametrize(

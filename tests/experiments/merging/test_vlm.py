@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging.scene_measurements import OUTLIERS, TAUS, correlation, keep_short, rare_kept
-from experiments.merging.scene_models import HeldOut, SceneSubject, ask_together, held_out
-from experiments.merging.scene_pruning import METHODS, View, drop_image, flops, group, keep_tokens
 from experiments.merging.vlm import ANSWERS, PRESETS, TYPES, claims, figure, stage_accuracy
+from experiments.subjects.scene_answerers import HeldOut, SceneSubject, ask_together, held_out
+from experiments.subjects.scene_measurements import OUTLIERS, TAUS, correlation, keep_short, rare_kept
+from experiments.subjects.scene_pruning import METHODS, View, drop_image, flops, group, keep_tokens
 from lexinv.data.scenes import SceneConfig
 from lexinv.validation import InvalidConfig
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.sae.activation_models import (
+from experiments.subjects.activation_autoencoders import (
     AutoencodersConfig,
     judge,
     ranks_shown,
@@ -17,8 +17,8 @@ from experiments.sae.activation_models import (
     unit_scale,
     zipf_fit,
 )
-from experiments.sae.subject_models import HeldOut, blocks
-from experiments.sae.synthetic_models import TrainingConfig
+from experiments.subjects.language_subjects import HeldOut, blocks
+from experiments.subjects.sparse_activations import TrainingConfig
 from lexinv.sae.activation_streams import ComputedActivations
 from lexinv.sae.training import OptimizerConfig
 from lexinv.training.mesh import MeshConfig

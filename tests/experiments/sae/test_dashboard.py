@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.sae.activation_models import ranks_shown
 from experiments.sae.dashboard import PRESETS, claims, figure
+from experiments.subjects.activation_autoencoders import ranks_shown
 from lexinv.validation import InvalidConfig
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.sae.activation_models import ranks_shown
 from experiments.sae.language_model import PRESETS, Config, claims, figure
+from experiments.subjects.activation_autoencoders import ranks_shown
 from lexinv.validation import InvalidConfig
 
 EXPONENTIAL = (0.3 * np.exp(-0.01 * ranks_shown(512))).tolist()

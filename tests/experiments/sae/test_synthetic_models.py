@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.sae.synthetic_models import VARIANTS, Setting, TrainingConfig, measure
+from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, measure
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import InvalidConfig

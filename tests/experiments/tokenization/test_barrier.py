@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.subjects.markov_models import PopulationConfig
+from experiments.subjects.markov_sources import SourceConfig
 from experiments.tokenization.barrier import (
     K2,
     MODEL,
@@ -18,8 +20,6 @@ from experiments.tokenization.barrier import (
     steps_to_threshold,
     summarise,
 )
-from experiments.tokenization.source_config import SourceConfig
-from experiments.tokenization.source_models import PopulationConfig
 from lexinv.validation import InvalidConfig
 
 SMOKE = PRESETS["smoke"]

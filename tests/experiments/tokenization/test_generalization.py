@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.subjects.markov_sources import SourceConfig
 from experiments.tokenization.generalization import PRESETS, best_loss, claims, figure
-from experiments.tokenization.source_config import SourceConfig
 from lexinv.tokenization.tokenizers import characters
 from lexinv.validation import InvalidConfig
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.subjects.markov_models import BINARY, LEXICON, as_tokens, draw, sized
+from experiments.subjects.markov_sources import SourceConfig
 from experiments.tokenization.not_unigram import FAST, PRESETS, claims, figure, next_token_rows
-from experiments.tokenization.source_config import SourceConfig
-from experiments.tokenization.source_models import BINARY, LEXICON, as_tokens, draw, sized
 from lexinv.nn.language_model import initialize
 from lexinv.tokenization.tokenizers import to_text, train_bpe
 from lexinv.validation import InvalidConfig

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.tokenization.source_config import SourceConfig
+from experiments.subjects.markov_sources import SourceConfig
 from experiments.tokenization.unigram_loss import (
     NAMES,
     PRESETS,

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.tokenization.barrier import MODEL
-from experiments.tokenization.source_config import SourceConfig
-from experiments.tokenization.source_models import (
+from experiments.subjects.markov_models import (
     LEXICON,
     PopulationConfig,
     as_characters,
@@ -23,6 +21,8 @@ from experiments.tokenization.source_models import (
     sized,
     train_population,
 )
+from experiments.subjects.markov_sources import SourceConfig
+from experiments.tokenization.barrier import MODEL
 from lexinv.nn.language_model import initialize
 from lexinv.tokenization import sources
 from lexinv.tokenization.tokenizers import characters, train_bpe

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from experiments.harness.workspace import Workspace
-from experiments.tokenization.source_config import SourceConfig
+from experiments.subjects.markov_sources import SourceConfig
 from lexinv.data.windows import Windows, array_windows, population_batches
 from lexinv.nn.language_model import Params, initialize, make_loss, make_nll
 from lexinv.nn.lexicon import LexiconConfig

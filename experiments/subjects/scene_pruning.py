@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.harness.drawn_training import Params
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
-from experiments.merging.scene_models import WORDS, Asked, SceneSubject, ask_together
+from experiments.subjects.scene_answerers import WORDS, Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.costs import block_flops, decode_flops

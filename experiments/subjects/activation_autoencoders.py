@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from experiments.harness.claims import Interval, interval
 from experiments.harness.workspace import Workspace
-from experiments.sae.subject_models import HeldOut, Subject
-from experiments.sae.synthetic_models import VARIANTS, Setting, TrainingConfig, Variant, encode_batch
+from experiments.subjects.language_subjects import HeldOut, Subject
+from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, Variant, encode_batch
 from lexinv.sae.activation_streams import ActivationSource, shuffled
 from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params, pre_activations
 from lexinv.sae.budgets import zipf_budgets

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.drawn_training import Params
-from experiments.merging.scene_models import SceneSubject, held_out
-from experiments.merging.scene_pruning import (
+from experiments.subjects.scene_answerers import SceneSubject, held_out
+from experiments.subjects.scene_pruning import (
     METHODS,
     Kept,
     View,

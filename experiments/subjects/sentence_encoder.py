@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.passages import Passages, encode, paragraphs
 from experiments.harness.workspace import Workspace
-from experiments.sae.subject_models import BLOCK, Edit, HeldOut, SubjectConfig, blocks, kept
+from experiments.subjects.language_subjects import BLOCK, Edit, HeldOut, SubjectConfig, blocks, kept
+from experiments.subjects.passages import Passages, encode, paragraphs
 from lexinv.data.corpora import load_corpus
 from lexinv.data.minilm import minilm_directory
 from lexinv.nn.text_encoder import Params, TextEncoder, embed_tokens, load_text_encoder, pool

@@ -1,0 +1,62 @@
+"""Panels that many experiments draw: the mean over seeds, and always its spread."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.harness.arms import Arms
+from experiments.harness.intervals import interval
+from experiments.harness.style import PALETTE
+
+
+def tradeoff(
+    axes: Axes,
+    arms: Arms,
+    x: str,
+    y: str,
+    labels: Mapping[str, str],
+    dashed: Sequence[str] = (),
+    ticks: Sequence[float] = (),
+) -> None:
+    """A line for each labelled arm that there is through its settings: the mean over seeds of y against that of x, with the range of y."""
+    for (arm, label), color in zip(labels.items(), PALETTE, strict=False):
+        if arm not in arms:
+            continue
+        across, values = arms[arm, x].mean(axis=0), arms[arm, y]
+        order, style = np.argsort(across), "s--" if arm in dashed else "o-"
+        axes.plot(across[order], values.mean(axis=0)[order], style, color=color, markersize=3.5, label=label)
+        axes.vlines(across, values.min(axis=0), values.max(axis=0), color=color, linewidth=0.8, alpha=0.6)
+    axes.set(xscale="log")
+    if ticks:
+        axes.set_xlim(min(ticks) / 1.5, max(ticks) * 2.5)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+
+
+def bars(axes: Axes, groups: Sequence[str], within: Mapping[str, tuple[str, Any]]) -> None:
+    """Grouped bars. within: by name the label and the values [seeds, groups]; means with their 95 % Student t interval over seeds."""
+    width = 0.8 / len(within)
+    for index, ((label, values), color) in enumerate(zip(within.values(), PALETTE, strict=False)):
+        found = [interval(column) for column in np.asarray(values, np.float64).T]
+        places = np.arange(len(groups)) + (index - (len(within) - 1) / 2) * width
+        axes.bar(places, [one.mean for one in found], width, color=color, label=label)
+        for place, one in zip(places, found, strict=True):
+            if one.low is not None:
+                axes.vlines(place, one.low, one.high, color="black", linewidth=0.9)
+    axes.set_xticks(range(len(groups)), groups)
+
+
+def dots(axes: Axes, values: Mapping[str, Any], zero: float | None = None) -> None:
+    """A row for each label, from the top: every seed as a dot, the mean with its 95 % interval. zero: a vertical line to compare with."""
+    for row, seeds in enumerate(values.values()):
+        found, color = interval(seeds), PALETTE[row % len(PALETTE)]
+        axes.plot(seeds, [row] * len(seeds), ".", color=color, alpha=0.5, markersize=5)
+        axes.plot(found.mean, row, "D", color=color, markersize=4.5)
+        if found.low is not None and found.high is not None:
+            axes.hlines(row, found.low, found.high, color=color, linewidth=1.6)
+    if zero is not None:
+        axes.axvline(zero, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()

@@ -1,0 +1,51 @@
+"""Means and shares with the uncertainty that fits what varied: seeds, rounds, divisions, cases."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over n independent values with its confidence interval; `low` and `high` are None for a single one, which cannot tell."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of independent values (one per seed) and its two-sided Student t interval, in the values' unit.
+
+    One value gives an interval without ends. Raises ValueError for no value or one that is not finite.
+    """
+    values = [float(value) for value in values]
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"an interval needs at least one value and only finite ones, not {values}")
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    from scipy.stats import t
+
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Geometric mean of positive ratios with the interval of their logarithms, which never reaches below 0.
+
+    Raises ValueError as `interval`.
+    """
+    found = interval([math.log(ratio) for ratio in ratios], confidence)
+    ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return Interval(math.exp(found.mean), *ends, found.n)
+
+
+def share_interval(hits: int, cases: int, confidence: float = 0.95) -> Interval:
+    """A share of few independent cases and its Wilson interval, which stays within 0 and 1 and has a width where all agree."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(hits), int(cases)).proportion_ci(confidence, method="wilson")
+    return Interval(hits / cases, float(ends.low), float(ends.high), int(cases))
