@@ -1,24 +1,9 @@
-"""Top passages, the choice of features and logit effects, against small cases worked by hand and against the model itself."""
+"""Top passages and the choice of features, against small cases worked by hand."""
 
-from types import SimpleNamespace
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sae.feature_data import (
-    Survey,
-    choose_features,
-    foretold,
-    logit_effects,
-    specificity,
-    survey,
-    top_windows,
-)
-from lexinv.nn.language_model import LanguageModel, initialize, shift_right
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
+from lexinv.sae.feature_survey import Survey, choose_features, foretold, specificity, survey, top_windows
 
 WINDOWS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4], [9, 2, 9, 9]], np.int32)
 FOUND = Survey(
@@ -39,8 +24,7 @@ def test_survey_takes_each_windows_peak():
     activations = np.zeros((4, 3, 2), np.float32)
     activations[0, 1], activations[2, 2, 1] = (2.0, 1.0), 4.0
     rows = {len(WINDOWS): activations.reshape(-1, 2)}
-    subject = SimpleNamespace(read=lambda windows: rows[len(windows)])
-    found = survey(lambda x: np.maximum(x, 0), subject, WINDOWS)
+    found = survey(lambda x: np.maximum(x, 0), lambda windows: rows[len(windows)], WINDOWS)
     np.testing.assert_array_equal(found.peaks, [[2, 1], [0, 0], [0, 4], [0, 0]])
     assert found.positions[0].tolist() == [1, 1] and found.positions[2, 1] == 2
     np.testing.assert_allclose(found.density, [1 / 12, 2 / 12])
@@ -74,27 +58,3 @@ def test_what_is_foretold_is_counted_for_the_own_and_for_another_feature():
     own, others = foretold([[(0, 1), (2, 1)], [], [(1, 1), (3, 0)]], WINDOWS, promoted)
     assert own == pytest.approx((1 + 0.5) / 2)
     assert others == 0
-
-
-@pytest.mark.parametrize("output", ["matrix", "untied"])
-def test_logit_effects_are_the_slopes_of_the_logits(output):
-    """Against central differences of the model's own logits with a direction added after its only layer."""
-    config = TransformerConfig(depth=1, width=8, heads=2, mlp_width=16, output=output)
-    lexicon, vocab = LexiconConfig("standard"), 7
-    params = initialize(config, lexicon, vocab, jax.random.key(0))
-    tokens = np.array([[1, 4, 2, 6, 0]], np.int32)
-    subject = SimpleNamespace(config=config, params=params, lexicon=lexicon, vocab=vocab, windows=[tokens])
-    directions = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    found = logit_effects(subject, directions)
-
-    def logits(direction):
-        def change(name, x):
-            return x + jnp.asarray(direction)[None, None] if name == "residual_out" else x
-
-        inputs = shift_right(jnp.asarray(tokens))
-        arguments = {"output_table": params.get("output_table"), "edit": (0, change)}
-        return LanguageModel(config).apply({"params": params["model"]}, inputs, params["table"], **arguments)[0, 1:]
-
-    for row, direction in zip(found, directions, strict=True):
-        slope = np.asarray((logits(1e-2 * direction) - logits(-1e-2 * direction)) / 2e-2).mean(axis=0)
-        np.testing.assert_allclose(row, slope - slope.mean(), atol=2e-3)

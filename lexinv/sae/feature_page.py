@@ -1,12 +1,15 @@
-"""One static HTML page about features of a sparse autoencoder: no network, nothing but what is handed to `render`."""
+"""One static HTML page about features of a sparse autoencoder: no network, nothing but what is handed to `render`.
+
+`lexinv.sae.feature_survey` fills it from an autoencoder and a language model.
+"""
 
 import math
 import re
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
+from string import Template
 from typing import NamedTuple
-
-from experiments.sae.feature_page_style import SCRIPT, STYLE
 
 
 class Token(NamedTuple):
@@ -68,43 +71,21 @@ def render(page: Page) -> str:
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in page.facts)
     shown = {feature.index for feature in page.features}
     cards = "\n".join(_card(feature, groups, shown) for feature in page.features)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{escape(page.title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{escape(page.title)}</h1>
-<p>{escape(page.subtitle)}</p>
-<dl>{facts}</dl>
-</header>
-<nav>
-<input id="search" type="search" placeholder="token or number" aria-label="Search features by token or number" autocomplete="off">
-<div class="chips">{chips}</div>
-<label>Sort <select id="sort">
-<option value="page">as listed</option>
-<option value="dense">densest first</option>
-<option value="sparse">sparsest first</option>
-<option value="peak">largest peak first</option>
-<option value="index">by number</option>
-</select></label>
-<output id="count">{len(page.features)} features</output>
-</nav>
-<main id="features">
-{cards}
-</main>
-<p id="nothing" hidden>No feature on this page matches.</p>
-<footer>Colour: activation relative to the largest of the feature; the peak is outlined. ⏎ is a line break, ␣8 eight
-spaces. Logit effects are direct, through the unembedding alone, for one unit of activation.</footer>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
+    return Template(_file("html")).substitute(
+        title=escape(page.title),
+        subtitle=escape(page.subtitle),
+        facts=facts,
+        chips=chips,
+        cards=cards,
+        count=len(page.features),
+        style=_file("css"),
+        script=_file("js"),
+    )
+
+
+def _file(kind: str) -> str:
+    """The page's own skeleton, style sheet or script, which lie beside this file and are put into the page."""
+    return files("lexinv.sae").joinpath(f"feature_page.{kind}").read_text(encoding="utf-8")
 
 
 def one_in(density: float) -> str:

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments.sae.feature_page import Feature, Page, Passage, Token, one_in, render, visible
+from lexinv.sae.feature_page import Feature, Page, Passage, Token, one_in, render, visible
 
 NASTY = '<script>alert("x")</script>&amp;'
 
