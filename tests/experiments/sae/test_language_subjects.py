@@ -99,7 +99,7 @@ def test_kept_activations_are_computed_once(subject):
 
 def test_a_layer_that_is_not_there_and_too_little_text_are_refused(config, tmp_path):
     workspace = Workspace(tmp_path / "run", "hash", False)
-    for changes, field in (({"layer": 2}, "site.layer"), ({"windows": 100_000}, "subject.windows")):
+    for changes, field in (({"layer": 2}, "site.layer"), ({"windows": 100_000}, "windows")):
         with pytest.raises(InvalidConfig) as error:
             open_language_model(replace(config, **changes), 60, 2, workspace)
         assert error.value.field == field
@@ -129,4 +129,4 @@ def test_minilm_reads_words_alone_and_keeps_its_embeddings(tmp_path):
     assert measured(jnp.float32(0.0), 0) < 0.9
     with pytest.raises(InvalidConfig) as error:
         open_encoder(replace(config, layer=5), 20, 1, Workspace(tmp_path / "run", "hash", False))
-    assert error.value.field == "subject.layer"
+    assert error.value.field == "layer"
