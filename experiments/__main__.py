@@ -2,16 +2,16 @@
 
 import dataclasses
 import errno
-import json
+import inspect
 import os
 import re
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from experiments.harness.registry import discover, load, title
+from experiments.harness.registry import discover, load, title, unreadable
+from lexinv.folders import expanded
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -20,29 +20,30 @@ python -m experiments list                         every experiment and what it 
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
 python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
 python -m experiments plan NAME [PRESET] [options]  memory, traffic and speed of training on many devices, without them
-python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
-python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
-python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
+python -m experiments verify NAME [PRESET] [options]  run a committed record again and compare every number with it
+python -m experiments report                       judge and draw all records again; write the pages of papers and the README's table
+python -m experiments cite NAME [PRESET]           BibTeX of the papers and of our record"""
 
 HELP = ("-h", "--help")
 PLANNED_DEVICES = 8
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 Config = TypeVar("Config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, with one message on stderr unless it is 0.
 
-    0: done; 1: the run failed (its loss is not finite, the disk is full or read-only); 2: bad input; 130, 143: interrupted, resumable.
+    0: done; 1: the run failed (its loss is not finite, the disk is full or read-only); 2: bad input; 130, 143: interrupted, and resumable
+    unless it is a `verify`.
     """
     from rich.console import Console
 
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
-    if command in HELP or (command in ("run", "sweep", "plan") and rest[:1] and rest[0] in HELP):
+    if command in HELP or (command in ("run", "sweep", "plan", "verify") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
-    commands = {
+    commands: dict[str, Callable[[list[str], Any], int]] = {
         "list": list_experiments,
         "run": run,
         "sweep": sweep,
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cite": cite,
     }
     try:
-        return commands[choose("command", command, commands)](rest, console)
+        chosen_command = commands[choose("command", command, commands)]
+        if command not in ("run", "sweep", "plan", "verify") and any(word in HELP for word in rest):
+            (usage,) = [line for line in USAGE.splitlines() if line.startswith(f"python -m experiments {command} ")]
+            console.print(usage, inspect.getdoc(chosen_command), sep="\n\n", markup=False)
+            return 0
+        return chosen_command(rest, console)
     except InvalidConfig as error:
         errors.print(f"error: {error}", markup=False)
         return 2
@@ -64,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(" ".join([f"{type(error).__name__}: {error}", *notes]), markup=False)
         return 1
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command resumes", markup=False)
+        again = "begins anew" if command == "verify" else "resumes"
+        errors.print(f"interrupted; the same command {again}", markup=False)
         return 130
 
 
@@ -75,6 +82,8 @@ def list_experiments(arguments: list[str], console: Any) -> int:
     width = max(map(len, experiments), default=0)
     for name, file in experiments.items():
         console.print(f"{name:{width}}  {title(file)}", markup=False)
+    for name, error in unreadable().items():
+        console.print(f"{name:{width}}  cannot be read: {error}", markup=False)
     return 0
 
 
@@ -105,12 +114,12 @@ def run(arguments: list[str], console: Any) -> int:
     from experiments.harness.record import commit_record, finish, require_committed_code
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
     from lexinv.training.processes import agree, first_process
 
     console.quiet = not first_process()
     identity = config_hash(options.config)
-    path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
+    path = expanded(options.workspace or Path("runs", name, f"{preset}-{identity[:8]}"), "--workspace")
     if options.record:
         require(
             identity == config_hash(module.PRESETS[preset]),
@@ -126,7 +135,7 @@ def run(arguments: list[str], console: Any) -> int:
         complete = run_in(workspace, module, options.config, f"{name} {preset}", console)
 
         def finished() -> list[dict[str, Any]]:
-            claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
+            claims = finish(workspace, module, read_json(path / "results.json", dict))
             if options.record:
                 console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
             return claims
@@ -165,56 +174,80 @@ def plan(arguments: list[str], console: Any) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions:
+    """How to run a record's configuration again."""
+
+    cached_models: bool = False
+    """Take models that several experiments share from the user's cache where they are there, instead of training them anew."""
+
+
 def verify(arguments: list[str], console: Any) -> int:
-    """Run a record's configuration again; 0 if no number left its recorded interval and no verdict changed, 1 otherwise."""
-    names = positional(arguments, "verify NAME [PRESET]")
-    require(len(names) == len(arguments), "arguments", " ".join(arguments), "verify NAME [PRESET]")
+    """Run a record's configuration again, in a new folder; 0 if results, claims and verdicts are those of the record, 1 otherwise."""
+    import tyro
+
+    names = positional(arguments, "verify NAME [PRESET] [options]")
+    program = f"python -m experiments verify {' '.join(names)}"
+    options = tyro.cli(
+        VerifyOptions, args=arguments[len(names) :], prog=program, config=(tyro.conf.FlagCreatePairsOff,)
+    )
 
     from experiments.harness.config import config_hash, from_json
     from experiments.harness.record import finish, git_state, read_records
     from experiments.harness.report import number
+    from experiments.harness.shared_models import OWN_MODELS
     from experiments.harness.trial import prepare_process, run_in
-    from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.verify import (
+        compare_claims,
+        compare_results,
+        describe,
+        fresh_folder,
+        preset_record,
+        repeats,
+        same_environment,
+    )
+    from experiments.harness.workspace import open_workspace, read_json
 
     prepare_process()
     module = load(names[0])
     recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
     config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
-    commit, dirty = git_state()
-    code = "uncommitted" if dirty or commit is None else commit[:8]
-    path = Path("runs", recorded.experiment, f"verify-{recorded.preset}-{config_hash(config)[:8]}-{code}")
-    if code == "uncommitted":  # what an earlier start left may be of other code
-        shutil.rmtree(path, ignore_errors=True)
+    path = fresh_folder(Path("runs", recorded.experiment), f"verify-{recorded.preset}-{config_hash(config)[:8]}")
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
     with workspace.locked():
+        if not options.cached_models:
+            workspace.folder(OWN_MODELS)
         run_in(workspace, module, config, f"{label} again", console)
-        results = json.loads((path / "results.json").read_bytes())
+        results = read_json(path / "results.json", dict)
         claims = finish(workspace, module, results)
-    environment = json.loads((path / "environment.json").read_bytes())
-    places = differing(recorded.results, results)
-    where = "the same" if same_environment(recorded.environment, environment) else "another"
-    equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"
-    console.print(f"code {code}, on {where} machine and versions as the record: results are {equal}", markup=False)
+    same = same_environment(recorded.environment, read_json(path / "environment.json", dict))
+    compared = compare_results(recorded, results, same)
+    commit, dirty = git_state()
+    code = "uncommitted" if dirty or commit is None else commit[:8]
+    where = "the same" if same else "another"
+    console.print(f"code {code}, on {where} machine and versions as the record: {describe(compared)}", markup=False)
     comparisons = compare_claims(recorded.claims, claims)
     for row in comparisons:
         console.print(
             f"  {row.outcome:8}  {row.name}: recorded {number(row.recorded)}, now {number(row.found)}", markup=False
         )
-    done = repeats(comparisons)
+    done = repeats(comparisons, compared)
     console.print(f"{label} {'repeats' if done else 'does not repeat'} its record", markup=False)
     return 0 if done else 1
 
 
 def chosen(arguments: list[str], usage: str, distributed: str | None = None) -> tuple[str, str, Any, list[str]]:
     """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX (`prepare_process`)."""
+    from experiments.harness.distributed import divides
     from experiments.harness.trial import prepare_process
 
     names = positional(arguments, usage)
-    prepare_process(distributed)
     module = load(names[0])
     preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    allowed = f"only with an experiment that trains on a mesh, which {names[0]} does not: each process would compute all of it"
+    require(distributed is None or divides(module.PRESETS[preset]), "--distributed", distributed, allowed)
+    prepare_process(distributed)
     return names[0], preset, module, arguments[len(names) :]
 
 
@@ -241,13 +274,11 @@ def parse_options(config: Any, arguments: list[str], program: str) -> Options:
 
 
 def report(arguments: list[str], console: Any) -> int:
-    """Judge and draw every committed record again and write the pages that show them; with --site, write a site from them instead."""
+    """Judge and draw every committed record again and write the pages that show them."""
     from experiments.harness.report import write_report
-    from experiments.harness.site import write_site
 
-    site = arguments[:1] == ["--site"] and len(arguments) == 2
-    require(site or not arguments, "report", " ".join(arguments), "no arguments, or --site FOLDER")
-    for path in write_site(Path(arguments[1])) if site else write_report():
+    require(not arguments, "report", " ".join(arguments), "no arguments")
+    for path in write_report():
         console.print(f"wrote {path}", markup=False)
     return 0
 

@@ -27,7 +27,7 @@ from experiments.harness.executors import Report
 from experiments.harness.language_models import Training, train_population
 from experiments.harness.record import finish
 from experiments.harness.trial import HANDOVER_SECONDS, held_in, started
-from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, plain, read_json, write_atomically, write_json
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import NonFiniteLoss
 from lexinv.training.metrics import MetricsLog, read_metrics
@@ -92,12 +92,14 @@ def run_in_parts(folder: Path) -> Iterator[Training]:
             with started(workspace, label, Console(quiet=True)):
                 while not results.is_file():
                     try:
-                        write_json(results, plain(module.run(config, replace(workspace, postpone=postpone))))
+                        write_json(
+                            results, finite(module.run(config, replace(workspace, postpone=postpone)), "results")
+                        )
                         continue
                     except Postponed as postponed:
                         training = postponed.training
                     yield training
-        finish(workspace, module, json.loads(results.read_bytes()))
+        finish(workspace, module, read_json(results, dict))
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def train(asked: Mapping[Path, Training]) -> None:
     """
     waiting, root = dict(asked), next(iter(asked)).parent.parent / "populations"
     for file in sorted(root.glob("*/members.json")):
-        members = [Share(**member) for member in json.loads(file.read_bytes())]
+        members = [Share(**member) for member in read_json(file, list)]
         served = {folder: training for folder, training in waiting.items() if share(folder, training) in members}
         if served:
             train_members(served, members, file.parent)

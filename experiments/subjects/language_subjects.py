@@ -147,7 +147,7 @@ class LanguageSubject:
 
     def splice(self, edit: Edit) -> Callable[[Any, int], float]:
         spliced = make_spliced_nll(self.config, self.lexicon, self.vocab, self.site)
-        compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, KEY, lambda x: edit(extra, x)))
+        compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, unused_key(), lambda x: edit(extra, x)))
 
         def measure(extra: Any, seed: int) -> float:
             windows, nats = self.windows[seed], []
@@ -161,7 +161,9 @@ class LanguageSubject:
         return measure
 
 
-KEY = jax.random.key(0)
+def unused_key() -> jax.Array:
+    """The key of models that draw nothing. A function, since making a key starts JAX's backend, which importing must not."""
+    return jax.random.key(0)
 
 
 def blocks(count: int) -> Int[np.ndarray, "blocks size"]:
@@ -201,13 +203,13 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     activations, nll = make_activations(model, lexicon, vocab, site), make_nll(model, lexicon, vocab)
     chosen = np.random.default_rng(0).permutation(count)[: config.windows]
     subset = replace(train, starts=train.starts[chosen], stops=train.stops[chosen])
-    source = model_activations(activations, params, subset, BLOCK, KEY)
+    source = model_activations(activations, params, subset, BLOCK, unused_key())
     each = -(-tokens // (config.context - 1))
     shares = np.split(evaluation_windows(test, seeds * each, seed=0), seeds)
     held_out = [
         HeldOut(
             read_windows(activations, params, windows),
-            evaluate_by_position(nll, params, windows, KEY, BLOCK)[:, 1:].reshape(-1),
+            evaluate_by_position(nll, params, windows, unused_key(), BLOCK)[:, 1:].reshape(-1),
         )
         for windows in shares
     ]
@@ -233,7 +235,7 @@ def read_windows(
 ) -> Float[np.ndarray, "tokens width"]:
     """Activations at every position but the last of each window, one window after another."""
     whole = array_windows(windows.reshape(-1).astype(np.uint32), windows.shape[1])
-    found = model_activations(activations, params, whole, BLOCK, KEY)
+    found = model_activations(activations, params, whole, BLOCK, unused_key())
     return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
 
 
