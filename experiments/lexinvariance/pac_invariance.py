@@ -315,6 +315,8 @@ def figure(results: dict[str, Any]) -> Figure:
             rows = np.transpose(list(last_ranks(results, sites).values()))
             band(at["rank"], sizes, rows, f"interventions at {label}", color, marker="o", markersize=3)
         at["rank"].set(xlabel="variables n", ylabel="dimensions", xscale="log", yscale="log")
+        at["rank"].set_xticks(sizes, sizes)
+        at["rank"].set_xticks([], minor=True)
         for kind in ("two", "all", "latent"):
             for n, color in zip(sizes, PALETTE, strict=False):
                 if f"violated-{kind}-{n}" in stages:
