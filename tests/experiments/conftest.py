@@ -179,7 +179,7 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def cli(repository, capsys) -> Callable[..., tuple[int, str, str]]:
+def command(capsys) -> Callable[..., tuple[int, str, str]]:
     """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -194,6 +194,12 @@ def cli(repository, capsys) -> Callable[..., tuple[int, str, str]]:
         return code, out, " ".join(err.replace("│", " ").split())
 
     return call
+
+
+@pytest.fixture
+def cli(repository, command) -> Callable[..., tuple[int, str, str]]:
+    """`command` beside the toy experiment."""
+    return command
 
 
 @pytest.fixture(scope="session")
