@@ -4,7 +4,6 @@ What an experiment needs of each is the same: rows to train on, rows to calibrat
 when its activations are exchanged for their reconstructions.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from experiments.harness.language_models import TrainingConfig, shared_seeds
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
-from lexinv.data.tokenizers import Tokenizer, load_tokenizer
+from lexinv.data.tokenizers import Tokenizer, digest, load_tokenizer, unicode_text
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
@@ -258,10 +257,10 @@ def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
     lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
 
     def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return model.decode([int(i) for i in ids])
 
-    name = f"checkpoint-{hashlib.sha256(model.to_str().encode()).hexdigest()[:16]}"
-    return Tokenizer(name, size, tuple(pieces), separator, np.array(lengths, np.int32), encode, decode)
+    fingerprint, counts = digest(model.to_str()), np.array(lengths, np.int32)
+    return Tokenizer(f"checkpoint-{fingerprint}", size, tuple(pieces), separator, counts, encode, decode, fingerprint)
