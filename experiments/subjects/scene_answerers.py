@@ -86,6 +86,31 @@ class SceneSubject:
         )
 
 
+SMOKE = {
+    "subject.data.grid": 4,
+    "subject.data.sizes": (2, 1, 1, 1),
+    "subject.vision_depth": 1,
+    "subject.vision_width": 16,
+    "subject.depth": 3,
+    "subject.width": 16,
+    "subject.heads": 2,
+    "subject.training": DrawnTraining(10, 4, (0, 1), OptimizerConfig(warmup_steps=1)),
+}
+"""A subject that shows nothing but that all runs, by dotted names."""
+PUBLISHED = {
+    "subject.data.grid": 24,
+    "subject.data.patch": 16,
+    "subject.data.sizes": (10, 5, 1, 1),
+    "subject.vision_depth": 24,
+    "subject.vision_width": 1024,
+    "subject.depth": 32,
+    "subject.width": 4096,
+    "subject.heads": 32,
+    "subject.training": DrawnTraining(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
+}
+"""One of the size that the papers prune."""
+
+
 def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
     """The models of the subject, one for each seed, from the user's cache or trained now."""
     content = asdict(subject) | {"loss": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
