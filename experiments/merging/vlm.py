@@ -23,7 +23,7 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, VERMILION, panels, reference, styled
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects.scene_answerers import FULL_SIZE, SMALLEST, SceneSubject, scene_models
+from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject, scene_models
 from experiments.subjects.scene_measurements import JUDGED, OUTLIERS, TAU, TAUS, measure
 from experiments.subjects.scene_pruning import TEXT_LAYER, flops
 from lexinv.data.scenes import chance
@@ -63,8 +63,8 @@ class Config(Checked):
 
 PRESETS = presets(
     Config(),
-    smoke={"subject": SMALLEST, "scenes": 16, "ratios": (0.5, 0.1)},
-    paper={"subject": FULL_SIZE, "scenes": 5000},
+    smoke={**SMOKE, "scenes": 16, "ratios": (0.5, 0.1)},
+    paper={**PUBLISHED, "scenes": 5000},
 )
 
 

@@ -84,26 +84,29 @@ class SceneSubject(Checked):
         )
 
 
-SMALLEST = SceneSubject(
-    SceneConfig(grid=4, sizes=(2, 1, 1, 1)),
-    vision_depth=1,
-    vision_width=16,
-    depth=3,
-    width=16,
-    heads=2,
-    training=DrawnTraining(20, 8, (0, 1), OptimizerConfig("muon", 2e-2, 5)),
-)
-"""For trying things out: it shows nothing but that all runs."""
-FULL_SIZE = SceneSubject(
-    SceneConfig(grid=24, patch=16, sizes=(10, 5, 1, 1)),
-    vision_depth=24,
-    vision_width=1024,
-    depth=32,
-    width=4096,
-    heads=32,
-    training=DrawnTraining(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
-)
-"""As large as LLaVA-1.5-7B."""
+SMOKE = {
+    "subject.data.grid": 4,
+    "subject.data.sizes": (2, 1, 1, 1),
+    "subject.vision_depth": 1,
+    "subject.vision_width": 16,
+    "subject.depth": 3,
+    "subject.width": 16,
+    "subject.heads": 2,
+    "subject.training": DrawnTraining(10, 4, (0, 1), OptimizerConfig(warmup_steps=1)),
+}
+"""A subject that shows nothing but that all runs, by dotted names."""
+PUBLISHED = {
+    "subject.data.grid": 24,
+    "subject.data.patch": 16,
+    "subject.data.sizes": (10, 5, 1, 1),
+    "subject.vision_depth": 24,
+    "subject.vision_width": 1024,
+    "subject.depth": 32,
+    "subject.width": 4096,
+    "subject.heads": 32,
+    "subject.training": DrawnTraining(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
+}
+"""One of the size that the papers prune."""
 
 
 def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:

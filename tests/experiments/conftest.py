@@ -2,7 +2,6 @@
 
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -179,7 +178,7 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def command(capsys) -> Callable[..., tuple[int, str, str]]:
+def main_in_process(capsys) -> Callable[..., tuple[int, str, str]]:
     """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -197,9 +196,9 @@ def command(capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture
-def cli(repository, command) -> Callable[..., tuple[int, str, str]]:
-    """`command` beside the toy experiment."""
-    return command
+def cli(repository, main_in_process) -> Callable[..., tuple[int, str, str]]:
+    """`main_in_process` beside the toy experiment."""
+    return main_in_process
 
 
 @pytest.fixture(scope="session")
@@ -210,24 +209,3 @@ def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return {"LEXINV_CACHE": str(shared / "cache"), **variables}
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Callable[[str], str]:
-    """The document at a file:// address after its scripts have run, as HTML, as headless Chromium gives it."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-
-    def document(address: str) -> str:
-        command = [browser, *QUIET.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", address]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-    return document

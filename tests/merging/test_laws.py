@@ -56,11 +56,14 @@ def compiled(name: str, padded: bool):
 
 
 def draw(seed: int):
-    """Tokens, attention whose rows sum to 1, and sizes, none alike."""
+    """Tokens, attention whose rows sum to 1, and sizes, none alike.
+
+    Tokens point one way, more or less: Gaussian energies of tokens that are like no other differ by less than float32 can tell.
+    """
     rng = np.random.default_rng(seed)
     logits = 2 * rng.normal(size=(HEADS, TOKENS, TOKENS))
     attention = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
-    parts = rng.normal(size=(TOKENS, WIDTH)), attention, 1 + rng.random(TOKENS)
+    parts = 2 + rng.normal(size=(TOKENS, WIDTH)), attention, 1 + rng.random(TOKENS)
     return tuple(np.asarray(part, np.float32) for part in parts)
 
 
@@ -202,7 +205,9 @@ def test_identical_tokens_and_tokens_that_are_not_numbers(name):
     check_valid(run(np.full_like(x, np.nan), attention, size, ALL_REAL))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name.startswith("zero") else ()) for name in NAMES]
+)
 def test_jit_is_eager(name):
     x, attention, size = map(jnp.asarray, draw(4))
     seen = Example(x, x, attention, size, None, KEY if METHODS[name].draws else None)
@@ -286,10 +291,11 @@ def iterated(name: str, tokens: int, protect: int, ratio: float):
     return jax.jit(run), token_counts(tokens, schedule)[-1]
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ITERATED)
-@given(seed=SEEDS, shape=st.sampled_from(SHAPES), data=st.data())
+@given(seed=SEEDS, data=st.data())
 @settings(max_examples=12, deadline=None)
-def test_schedules_conserve_and_compose(name, seed, shape, data):
+def test_schedules_conserve_and_compose(name, shape, seed, data):
     """Over shapes, masks and schedules: as many targets as planned; protected tokens alone in front; one merge by the composed plan is
     all merges one after another, and conserves sizes and sums where nothing is weighed by similarity."""
     tokens, protect, _ = shape

@@ -120,16 +120,24 @@ def sure(*kept: int) -> jax.Array:
     return 60.0 * jax.nn.one_hot(MODEL.patches - jnp.array(kept), MODEL.patches)
 
 
-def test_masks_of_zeros_and_ones_are_removal(params, pixels):
+@pytest.fixture(scope="module")
+def whole(params, pixels):
+    return jax.jit(lambda p, x: classify(MODEL, p, x)[0])(params, pixels)
+
+
+def test_masks_of_zeros_and_ones_are_removal(params, pixels, whole):
     logits = sure(30, 9)
     assert rates.learned_counts(logits).tolist() == [64, 30, 9]
     masks = [None, *[rates.mask_by_rank(own) for own in logits]]
     masked, kept = jax.jit(lambda p, x: rates.masked_classify(MODEL, p, x, masks))(params, pixels)
-    removed = jax.jit(lambda p, x: classify(MODEL, p, x, reductions("prune_cls", (0, 34, 21), 3))[0])(params, pixels)
-    whole = jax.jit(lambda p, x: classify(MODEL, p, x)[0])(params, pixels)
+    layers = reductions("prune_cls", (0, 34, 21), 3)
+    removed = jax.jit(lambda p, x: classify(MODEL, p, x, layers)[0])(params, pixels)
     np.testing.assert_array_equal(kept, np.tile([64.0, 30, 9], (4, 1)))
     np.testing.assert_allclose(masked, removed, atol=1e-5)
     assert np.abs(np.asarray(removed - whole)).max() > 1e-2  # removal does something
+
+
+def test_without_masks_it_is_the_model(params, pixels, whole):
     unmasked, _ = jax.jit(lambda p, x: rates.masked_classify(MODEL, p, x, [None] * 3))(params, pixels)
     np.testing.assert_allclose(unmasked, whole, atol=1e-5)
 

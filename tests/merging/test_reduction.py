@@ -1,6 +1,6 @@
 """Plans inside layers: what a reduction hands to a method, padding, the smallest inputs, and what merging duplicates must not change."""
 
-from functools import partial
+from functools import cache, partial
 
 import chex
 import jax
@@ -23,10 +23,17 @@ CONFIG = TransformerConfig(
 )
 
 
+@cache
 def layers(config: TransformerConfig = CONFIG):
     one = jnp.zeros((1, 1, config.width))
-    keys = jax.random.split(jax.random.key(1), config.depth)
-    return jax.vmap(lambda key: Block(config, False).init(key, one, None)["params"])(keys)
+    initialize = jax.jit(jax.vmap(lambda key: Block(config, False).init(key, one, None)["params"]))
+    return initialize(jax.random.split(jax.random.key(1), config.depth))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made():
+    """Compiled before the first test, whose time it is not."""
+    return layers()
 
 
 def tokens(batch: int, time: int) -> jax.Array:

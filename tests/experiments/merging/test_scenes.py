@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects.scene_answerers import SMALLEST, HeldOut, SceneSubject, held_out
+from experiments.merging.vlm import PRESETS
+from experiments.subjects.scene_answerers import HeldOut, SceneSubject, held_out
 from experiments.subjects.scene_measurements import OUTLIERS, correlation, keep_short, rare_kept
 from experiments.subjects.scene_pruning import View, drop_image, flops, group, keep_tokens, pose
 
@@ -69,7 +70,7 @@ def test_redundancy_and_relevance_that_are_the_same_correlate():
     assert correlation(visual, -redundancy) == pytest.approx(-1, abs=1e-3)
 
 
-SUBJECT = SMALLEST
+SUBJECT = PRESETS["smoke"].subject
 
 
 def scenes_of(count: int) -> HeldOut:
