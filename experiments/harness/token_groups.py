@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import SubFigure
 
 from experiments.harness.style import PALETTE
@@ -28,12 +29,14 @@ def draw_groups(
     mean = group_means(image, groups)
     pixels = np.where((groups < 0)[..., None], 255.0, mean).repeat(scale, 0).repeat(scale, 1)
     axes.imshow(np.broadcast_to(pixels, (size, size, 3)).astype(np.uint8), interpolation="nearest")
+    edges = []
     for row, column in np.ndindex(across, across):
         left, top = column * scale - 0.5, row * scale - 0.5
         if column and groups[row, column] != groups[row, column - 1]:
-            axes.plot([left, left], [top, top + scale], color="white", linewidth=0.8)
+            edges.append([(left, top), (left, top + scale)])
         if row and groups[row, column] != groups[row - 1, column]:
-            axes.plot([left, left + scale], [top, top], color="white", linewidth=0.8)
+            edges.append([(left, top), (left + scale, top)])
+    axes.add_collection(LineCollection(edges, colors="white", linewidths=0.8))
     shared = [group for group in np.unique(groups) if group >= 0 and (groups == group).sum() > 1]
     for number, group in enumerate(shared):
         rows, columns = np.nonzero(groups == group)

@@ -28,7 +28,8 @@ def test_dots_mark_shared_groups_and_pruned_patches_are_white():
     (dot,) = dots
     assert sorted(zip(*dot.get_data(), strict=True)) == [(0.5, 2.5), (2.5, 0.5)]
     assert to_rgb(dot.get_color()) != (1, 1, 1)
-    assert len(axes.lines) - len(dots) == 4  # every neighbour is of another group
+    (edges,) = axes.collections
+    assert len(edges.get_segments()) == 4  # every neighbour is of another group
 
 
 def test_patches_must_be_a_grid():
