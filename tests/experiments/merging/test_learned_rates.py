@@ -34,7 +34,7 @@ def test_gradients_reach_what_is_learned_and_nothing_else(params, start):
 
     @jax.jit
     def gradients(tree):
-        whole, back, _ = jax.vjp(lambda tree: loss(tree, key), tree, has_aux=True)
+        whole, back, _metrics = jax.vjp(lambda tree: loss(tree, key), tree, has_aux=True)
         task = jax.grad(lambda tree: loss(tree, key)[1]["cross_entropy"])(tree)
         return back(jnp.ones_like(whole))[0], task
 

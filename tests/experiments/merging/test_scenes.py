@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging.vlm import PRESETS
-from experiments.subjects.scene_answerers import HeldOut, SceneSubject, held_out
+from experiments.harness.sweep_algebra import override
+from experiments.subjects.scene_answerers import SMOKE, HeldOut, SceneSubject, held_out
 from experiments.subjects.scene_measurements import OUTLIERS, correlation, keep_short, rare_kept
 from experiments.subjects.scene_pruning import View, drop_image, flops, group, keep_tokens, pose
 
@@ -70,7 +70,7 @@ def test_redundancy_and_relevance_that_are_the_same_correlate():
     assert correlation(visual, -redundancy) == pytest.approx(-1, abs=1e-3)
 
 
-SUBJECT = PRESETS["smoke"].subject
+SUBJECT = override(SceneSubject(), {name.removeprefix("subject."): value for name, value in SMOKE.items()})
 
 
 def scenes_of(count: int) -> HeldOut:
