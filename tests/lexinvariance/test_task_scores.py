@@ -99,7 +99,7 @@ def test_a_model_that_knows_nothing_grades_at_chance(name):
 
 
 def test_guesses_come_to_chance():
-    asked = task("first", count=3000)
+    asked = task("first", count=1500)
     rng = np.random.default_rng(5)
 
     def guess(batch):
@@ -109,7 +109,7 @@ def test_guesses_come_to_chance():
     expected = chance(asked, answers(asked), VOCAB, IDS)
     assert [column.mean() for column in expected] == pytest.approx([1 / 29, 1 / 16, 1 / 4])
     for measured, value in zip(scores, expected, strict=True):
-        deviation = np.sqrt(value.mean() * (1 - value.mean()) / 3000)
+        deviation = np.sqrt(value.mean() * (1 - value.mean()) / 1500)
         assert abs(measured.mean() - value.mean()) < 4 * deviation
 
 
