@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 
@@ -21,7 +21,7 @@ class TrainingProblem:
     """What is trained: as in an experiment on text, but for the text, which is drawn, since its letters do not change the time."""
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     lexicon: LexiconConfig = LexiconConfig("lexinvariant")
     vocab: int = 64
     context: int = 256

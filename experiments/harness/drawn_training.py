@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,39 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.training.fit import fit
-from lexinv.training.optimizers import OptimizerConfig, make_optimizer
+from lexinv.training.optimizers import make_optimizer
 from lexinv.training.population import member
 from lexinv.training.state import create_state
 from lexinv.training.step import make_train_step
 from lexinv.training.streams import stream
-from lexinv.validation import require
 
 Params = Any
 DrawnLoss = Callable[[Params, Key[Array, ""]], tuple[Array, dict[str, Array]]]
 """loss(params, key) -> (loss, metrics) of a batch that it draws from the key."""
-
-
-@dataclass(frozen=True)
-class DrawnTraining:
-    """How the models of an experiment are trained; each seed decides initialisation and data."""
-
-    steps: int = 1000
-    batch_size: int = 64
-    seeds: tuple[int, ...] = (0, 1, 2)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    steps_per_dispatch: int = 10
-
-    def __post_init__(self):
-        for field in ("steps", "batch_size", "steps_per_dispatch"):
-            require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
-        require(0 < len(set(self.seeds)) == len(self.seeds), "training.seeds", self.seeds, "at least one, each once")
-        parts = self.steps % self.steps_per_dispatch == 0
-        require(
-            parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of training.steps = {self.steps}"
-        )
-        make_optimizer(self.optimizer, self.steps)
 
 
 def initial(initialize: Callable[[Key[Array, ""]], Params], seeds: Sequence[int]) -> Params:
@@ -55,7 +33,7 @@ def train_on_draws(
     name: str,
     params: Params,
     loss: DrawnLoss,
-    training: DrawnTraining,
+    training: Training,
     workspace: Workspace,
     tokens_per_example: int = 1,
 ) -> list[Params]:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Float
 
 from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import Windows, batches, population_batches
 from lexinv.nn.flops import train_flops
@@ -23,7 +24,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import fit
-from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
+from lexinv.training.mesh import make_mesh, process_rows, shard_batch, shard_state
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer, scaled_in_state
 from lexinv.training.population import create_population, member
@@ -35,39 +36,7 @@ from lexinv.training.streams import stream
 from lexinv.validation import require
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How every model of an experiment is trained; each seed decides initialisation, order of the data and lexica.
-
-    On a mesh of more than one device the seeds are trained one after another, otherwise as one population.
-    """
-
-    steps: int = 1000
-    batch_size: int = 16
-    seeds: tuple[int, ...] = (0,)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    microbatches: int = 1
-    steps_per_dispatch: int = 1
-    mesh: MeshConfig = MeshConfig()
-
-    def __post_init__(self):
-        for field in ("steps", "batch_size", "microbatches", "steps_per_dispatch"):
-            require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
-        require(len(self.seeds) > 0, "training.seeds", self.seeds, "at least one seed")
-        require(len(set(self.seeds)) == len(self.seeds), "training.seeds", self.seeds, "different seeds")
-        rows, parts = self.batch_size, self.mesh.batch_parts
-        require(
-            rows % self.microbatches == 0, "training.microbatches", self.microbatches, f"a divisor of batch_size {rows}"
-        )
-        require(rows % parts == 0, "training.batch_size", rows, f"a multiple of the mesh's data * fsdp = {parts}")
-        whole = self.steps % self.steps_per_dispatch == 0
-        require(
-            whole, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of training.steps = {self.steps}"
-        )
-        make_optimizer(self.optimizer, self.steps)
-
-
-def training_mesh(training: TrainingConfig, model: TransformerConfig) -> Mesh:
+def training_mesh(training: Training, model: TransformerConfig) -> Mesh:
     """The mesh that `model` is trained on. To be called before anything is compiled: it refuses one that does not fit.
 
     Raises `InvalidConfig` for more devices than there are, and where `mesh.model` divides a head or the MLPs unevenly. It need not divide
@@ -84,7 +53,7 @@ def training_mesh(training: TrainingConfig, model: TransformerConfig) -> Mesh:
     return make_mesh(training.mesh)
 
 
-def training_losses(name: str, training: TrainingConfig, workspace: Workspace) -> Float[np.ndarray, "seeds steps"]:
+def training_losses(name: str, training: Training, workspace: Workspace) -> Float[np.ndarray, "seeds steps"]:
     """The loss at every step of what `train_seeds` trained under this name, in its own units."""
     alone = make_mesh(training.mesh).size == 1
     folders = [name] if alone else [f"{name}/seed-{seed}" for seed in training.seeds]
@@ -98,7 +67,7 @@ def training_losses(name: str, training: TrainingConfig, workspace: Workspace) -
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class Trainee:
     """Models that `train_seeds` trains as one population: they differ in seed and learning rate."""
 
     name: str
@@ -106,7 +75,7 @@ class Training:
     lexicon: LexiconConfig
     vocab: int
     source: Windows
-    training: TrainingConfig
+    training: Training
 
     @cached_property
     def program(self) -> str:
@@ -165,7 +134,7 @@ class Training:
 
 
 def train_population(
-    what: Training,
+    what: Trainee,
     members: Sequence[tuple[int, float]],
     directory: Path,
     config_hash: str,
@@ -205,7 +174,7 @@ def train_seeds(
     lexicon: LexiconConfig,
     vocab: int,
     source: Windows,
-    training: TrainingConfig,
+    training: Training,
     workspace: Workspace,
 ) -> list[Params]:
     """Parameters after training, one tree per seed. Runs in the workspace's folder `name`, resumes there, and returns at once when done.
@@ -215,7 +184,7 @@ def train_seeds(
 
     Raises `InvalidConfig` and `lexinv.training.fit.NonFiniteLoss`, and what `workspace.postpone` raises.
     """
-    what, rate = Training(name, model, lexicon, vocab, source, training), training.optimizer.learning_rate
+    what, rate = Trainee(name, model, lexicon, vocab, source, training), training.optimizer.learning_rate
     mesh = training_mesh(training, model)
     if mesh.size == 1:
         if workspace.postpone is not None:
@@ -243,7 +212,7 @@ def shared_seeds(
     lexicon: LexiconConfig,
     vocab: int,
     source: Windows,
-    training: TrainingConfig,
+    training: Training,
     workspace: Workspace,
 ) -> SharedModels:
     """As `train_seeds`, but the models lie in the user's cache, where every experiment finds those that another one has trained.

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from experiments.harness.language_models import TrainingConfig, training_mesh
+from experiments.harness.language_models import training_mesh
 from experiments.harness.programs import collective_bytes, matrix_flops
+from experiments.harness.training import Training
 from lexinv.nn.flops import PEAK_FLOPS, train_flops
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -73,11 +74,11 @@ class Plan:
     steps_per_second: float
 
 
-def largest_training(config: Any) -> tuple[TransformerConfig, TrainingConfig, int]:
+def largest_training(config: Any) -> tuple[TransformerConfig, Training, int]:
     """The model, its training and its context. Raises `InvalidConfig` for a configuration that trains no language model."""
     model, training = getattr(config, "model", None), getattr(config, "training", None)
     context = getattr(getattr(config, "data", None), "context", None)
-    known = isinstance(model, TransformerConfig) and isinstance(training, TrainingConfig) and context is not None
+    known = isinstance(model, TransformerConfig) and isinstance(training, Training) and context is not None
     require(known, "experiment", type(config).__module__, "one with the fields model, training and data.context")
     return model, training, context
 

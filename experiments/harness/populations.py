@@ -24,7 +24,7 @@ import jax
 from rich.console import Console
 
 from experiments.harness.executors import Report
-from experiments.harness.language_models import Training, train_population
+from experiments.harness.language_models import Trainee, train_population
 from experiments.harness.record import finish
 from experiments.harness.trial import HANDOVER_SECONDS, held_in, started
 from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
@@ -36,7 +36,7 @@ from lexinv.training.metrics import MetricsLog, read_metrics
 class Postponed(BaseException):
     """Ends a run at a training that others may share. No error: what catches errors lets it pass."""
 
-    def __init__(self, training: Training):
+    def __init__(self, training: Trainee):
         self.training = training
 
 
@@ -54,7 +54,7 @@ def run_together(folders: Sequence[Path], report: Report) -> None:
     begun = set[Path]()
     try:
         while runs:
-            asked = dict[Path, Training]()
+            asked = dict[Path, Trainee]()
             for folder, run in list(runs.items()):
                 if folder not in begun:
                     begun.add(folder)
@@ -77,12 +77,12 @@ def run_together(folders: Sequence[Path], report: Report) -> None:
             run.close()
 
 
-def run_in_parts(folder: Path) -> Iterator[Training]:
+def run_in_parts(folder: Path) -> Iterator[Trainee]:
     """As `trial.run_trial`; where the run needs a training that others may share, gives it out, to be in the run's folder afterwards."""
     (folder / "error.txt").unlink(missing_ok=True)
     module, config, workspace, label = held_in(folder)
 
-    def postpone(training: Training) -> None:
+    def postpone(training: Trainee) -> None:
         if not (workspace.folder(training.name) / "checkpoints").is_dir():
             raise Postponed(training)
 
@@ -111,13 +111,13 @@ class Share:
     learning_rate: float
 
 
-def share(folder: Path, training: Training) -> Share:
+def share(folder: Path, training: Trainee) -> Share:
     """What a trial asks for."""
     config = training.training
     return Share(folder.name, training.name, training.program, list(config.seeds), config.optimizer.learning_rate)
 
 
-def train(asked: Mapping[Path, Training]) -> None:
+def train(asked: Mapping[Path, Trainee]) -> None:
     """Bring trainings of one program into the folders of the trials that ask for them, or make these train alone.
 
     A population trains in `populations/HASH` beside the trials, where one that was stopped is found again by its members, even if some of
@@ -142,7 +142,7 @@ def train(asked: Mapping[Path, Training]) -> None:
         root.rmdir()
 
 
-def train_members(asked: Mapping[Path, Training], members: Sequence[Share], folder: Path) -> None:
+def train_members(asked: Mapping[Path, Trainee], members: Sequence[Share], folder: Path) -> None:
     """Train a population in its folder and give each trial that asks its members.
 
     Where the loss of a member is not finite, its trial is to train alone and fail, and the other trials will ask again, without it. After
@@ -190,7 +190,7 @@ def train_members(asked: Mapping[Path, Training], members: Sequence[Share], fold
     shutil.rmtree(folder)
 
 
-def train_alone(asked: Mapping[Path, Training]) -> None:
+def train_alone(asked: Mapping[Path, Trainee]) -> None:
     """Mark the trainings as begun in their trials' folders: there they will go on by themselves."""
     for trial, training in asked.items():
         (Workspace(trial, trial.name).folder(training.name) / "checkpoints").mkdir(exist_ok=True)

@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
+from experiments.harness.language_models import train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from lexinv.data.windows import Windows, array_windows
@@ -56,7 +57,7 @@ class Config:
 
     source: SourceConfig
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     windows: int = 256
     plain: bool = True
 
@@ -77,14 +78,14 @@ PRESETS = {
     "smoke": Config(
         SourceConfig(vocab=4, context=32, sequences=64),
         replace(MODEL, depth=1, width=32, mlp_width=32),
-        TrainingConfig(steps=4, batch_size=4, seeds=(0, 1), optimizer=replace(perplexity.MUON, warmup_steps=1)),
+        Training(steps=4, batch_size=4, seeds=(0, 1), optimizer=replace(perplexity.MUON, warmup_steps=1)),
         windows=8,
         plain=False,
     ),
     "cpu": Config(
         SourceConfig(),
         MODEL,
-        TrainingConfig(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2),
+        Training(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2),
     ),
     "paper": Config(
         SourceConfig(vocab=8, context=512, sequences=262_144),

@@ -15,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, interval
-from experiments.harness.language_models import TrainingConfig, training_mesh
+from experiments.harness.language_models import training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
 from lexinv.data.windows import evaluation_windows
@@ -69,7 +70,7 @@ class Config:
     """What is trained, and how it is deciphered."""
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     data: perplexity.DataConfig = perplexity.DataConfig()
     decipher: DecipherConfig = DecipherConfig()
 

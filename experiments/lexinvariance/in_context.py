@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.language_models import TrainingConfig, shared_seeds, training_mesh
+from experiments.harness.language_models import shared_seeds, training_mesh
 from experiments.harness.shared_models import SharedModels
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from lexinv.lexinvariance.in_context import Items, Separators, chance, lookup_items, permutation_items, score
@@ -60,7 +61,7 @@ class Config:
     """shares: the probabilities p, with 0 and 1."""
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     data: perplexity.DataConfig = perplexity.DataConfig()
     tasks: TasksConfig = TasksConfig()
     evaluation: perplexity.EvaluationConfig = perplexity.EvaluationConfig()
@@ -82,11 +83,11 @@ class Config:
 
 
 MODEL = replace(perplexity.SUFFIX_MATCH, width=256, mlp_width=256)
-TRAINING = TrainingConfig(steps=150, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2)
+TRAINING = Training(steps=150, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2)
 PRESETS = {
     "smoke": Config(
         replace(MODEL, width=32, mlp_width=32),
-        TrainingConfig(steps=8, batch_size=4, seeds=(0, 1, 2), optimizer=replace(perplexity.MUON, warmup_steps=2)),
+        Training(steps=8, batch_size=4, seeds=(0, 1, 2), optimizer=replace(perplexity.MUON, warmup_steps=2)),
         perplexity.DataConfig(context=64),
         TasksConfig(lookups=(2,), permutations=((2, 1),), items=20),
         perplexity.EvaluationConfig(windows=8, batch_size=8),
@@ -135,7 +136,7 @@ def train(
     text: perplexity.Text,
     data: perplexity.DataConfig,
     model: TransformerConfig,
-    training: TrainingConfig,
+    training: Training,
     workspace: Workspace,
 ) -> SharedModels:
     """The models of one share, one for each seed; `lexinvariance/semi` and `lexinvariance/decipher` ask the same ones."""

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
 from experiments.harness.corpora import installed, slug
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_mesh
+from experiments.harness.language_models import train_seeds, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import bits_per_byte, load_tokenizer
@@ -85,7 +86,7 @@ class Config:
 
     data: DataConfig
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     evaluation: EvaluationConfig = EvaluationConfig()
     vocab_block: int = 0
     ablations: tuple[Literal["plain", "smear"], ...] = ()
@@ -117,7 +118,7 @@ class Config:
         _ = self.comparison
 
     @property
-    def comparison(self) -> TrainingConfig:
+    def comparison(self) -> Training:
         """How the models of the comparison are trained."""
         return replace(self.training, steps=self.comparison_steps or self.training.steps)
 
@@ -137,7 +138,7 @@ MUON = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50)
 PAPER_CONFIG = Config(
     data=DataConfig(("tfds:wiki40b/en",), "char", context=512),
     model=TransformerConfig(depth=12, width=1024, heads=8, mlp_width=4096, dtype="bfloat16", remat=True),
-    training=TrainingConfig(
+    training=Training(
         steps=250_000,
         batch_size=64,
         seeds=(0, 1, 2),
@@ -150,20 +151,20 @@ PRESETS = {
     "smoke": Config(
         data=DataConfig(context=64),
         model=replace(SUFFIX_MATCH, width=32, mlp_width=64),
-        training=TrainingConfig(steps=8, batch_size=4, seeds=(0, 1), optimizer=replace(MUON, warmup_steps=2)),
+        training=Training(steps=8, batch_size=4, seeds=(0, 1), optimizer=replace(MUON, warmup_steps=2)),
         evaluation=EvaluationConfig(windows=8, batch_size=8, draws=2, max_order=2),
         ablations=("plain",),
     ),
     "quick": Config(
         data=DataConfig(),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=300, optimizer=MUON, microbatches=2),
+        training=Training(steps=300, optimizer=MUON, microbatches=2),
         evaluation=EvaluationConfig(windows=512),
     ),
     "cpu": Config(
         data=DataConfig(("python-stdlib", "python-docs", "kjv")),
         model=SUFFIX_MATCH,
-        training=TrainingConfig(steps=260, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
+        training=Training(steps=260, seeds=(0, 1, 2), optimizer=MUON, microbatches=2),
         evaluation=EvaluationConfig(windows=512),
         ablations=("smear", "plain"),
         comparison_steps=70,
@@ -229,7 +230,7 @@ class Arm:
     circuit: str
     kind: Literal["standard", "lexinvariant"]
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
 
     @property
     def name(self) -> str:

@@ -20,8 +20,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, interval
-from experiments.harness.language_models import TrainingConfig, training_mesh
+from experiments.harness.language_models import training_mesh
 from experiments.harness.style import BLUE, GREEN, GREY, PALETTE, VERMILION, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
 from experiments.lexinvariance.in_context import REGULARISED, SEMI, late
@@ -72,7 +73,7 @@ class Config:
     """shares: the probabilities p, with 0 and 1. With equal fields the models are those of `lexinvariance/in_context`."""
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     data: perplexity.DataConfig = perplexity.DataConfig()
     suite: SuiteConfig = SuiteConfig()
     evaluation: perplexity.EvaluationConfig = perplexity.EvaluationConfig()

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
-from experiments.harness.language_models import TrainingConfig
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from experiments.lexinvariance.haystack_checks import SolverConfig, TokenizerConfig, fertilities, planted
@@ -52,7 +52,7 @@ PRESETS = {
     "smoke": Config(
         ModelsConfig(
             replace(MODEL, width=32, mlp_width=32),
-            TrainingConfig(steps=4, batch_size=4, seeds=SEEDS, optimizer=replace(perplexity.MUON, warmup_steps=2)),
+            Training(steps=4, batch_size=4, seeds=SEEDS, optimizer=replace(perplexity.MUON, warmup_steps=2)),
             TaskConfig(
                 Limits(symbols=32, pairs=8, threads=2, length=2),
                 fewest_pairs=4,
@@ -69,13 +69,11 @@ PRESETS = {
             characters=20_000,
         ),
     ),
-    "cpu": Config(
-        ModelsConfig(MODEL, TrainingConfig(steps=300, batch_size=32, seeds=SEEDS, optimizer=perplexity.MUON))
-    ),
+    "cpu": Config(ModelsConfig(MODEL, Training(steps=300, batch_size=32, seeds=SEEDS, optimizer=perplexity.MUON))),
     "paper": Config(
         ModelsConfig(
             replace(MODEL, depth=4, width=512, mlp_width=2048, unroll=4, max_length=8192),
-            TrainingConfig(steps=6000, batch_size=128, seeds=SEEDS, optimizer=perplexity.MUON, steps_per_dispatch=10),
+            Training(steps=6000, batch_size=128, seeds=SEEDS, optimizer=perplexity.MUON, steps_per_dispatch=10),
             TaskConfig(
                 Limits(symbols=3072, pairs=24, threads=4, length=4), pairs=(8, 16, 24, 48, 96, 192, 384, 768, 1536)
             ),

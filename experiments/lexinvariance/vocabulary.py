@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.corpora import slug
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_mesh
+from experiments.harness.language_models import train_seeds, training_mesh
 from experiments.harness.style import PALETTE, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text
@@ -38,7 +39,7 @@ class Config:
     """
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     code: str = "python-stdlib"
     prose: str = "python-docs"
     tokenizers: tuple[str, ...] = ("letters", "char", "byte", "bpe:1024")
@@ -60,13 +61,11 @@ class Config:
 
 
 MODEL = replace(perplexity.SUFFIX_MATCH, width=256, mlp_width=256)
-TRAINING = TrainingConfig(
-    steps=60, seeds=(0, 1, 2), optimizer=replace(perplexity.MUON, warmup_steps=20), microbatches=2
-)
+TRAINING = Training(steps=60, seeds=(0, 1, 2), optimizer=replace(perplexity.MUON, warmup_steps=20), microbatches=2)
 PRESETS = {
     "smoke": Config(
         replace(MODEL, depth=1, width=32, mlp_width=32, mixing="none", initialization="normal"),
-        TrainingConfig(steps=4, batch_size=4, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1)),
+        Training(steps=4, batch_size=4, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1)),
         tokenizers=("letters", "bpe:300"),
         context=64,
         evaluation=perplexity.EvaluationConfig(windows=8, batch_size=8),

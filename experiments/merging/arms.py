@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.drawn_training import DrawnTraining, train_on_draws
+from experiments.harness.drawn_training import train_on_draws
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.training.metrics import read_metrics
 
@@ -21,7 +22,7 @@ def train_arms(
     names: Sequence[str],
     starts: dict[str, tuple[Any, Any]],
     loss: ArmLoss,
-    training: DrawnTraining,
+    training: Training,
     workspace: Workspace,
     tokens_per_example: int = 1,
 ) -> dict[str, list[Any]]:

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, Key
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREY, VERMILION
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.arms import courses, stacked, train_arms
 from experiments.merging.selective_training import languages
@@ -109,7 +110,7 @@ def measure(config: ForkingConfig, seeds: tuple[int, ...], workspace: Workspace)
     model, lexicon = config.model(), LexiconConfig()
     logits_of = make_logits(model, lexicon, config.words)
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
-    training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
+    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
     known = jnp.tile((jnp.arange(config.length) % config.letters == 0).astype(jnp.float32), (config.batch_size, 1))
 
     def loss(learned: Any, given: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

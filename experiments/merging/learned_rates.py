@@ -24,8 +24,9 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.drawn_training import DrawnLoss, DrawnTraining, Params, train_on_draws
+from experiments.harness.drawn_training import DrawnLoss, Params, train_on_draws
 from experiments.harness.style import BLUE, GREEN, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.learned_rates_model import (
     Mask,
@@ -91,8 +92,12 @@ class Config:
     glyphs: VisionSubject = GLYPHS
     targets: tuple[float, ...] = (0.7, 0.5)
     penalty: float = 100.0
-    learning: DrawnTraining = DrawnTraining(
-        150, batch_size=32, seeds=SEEDS, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=0)
+    learning: Training = Training(
+        150,
+        batch_size=32,
+        seeds=SEEDS,
+        optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=0),
+        steps_per_dispatch=10,
     )
     threshold: float = -1.0
     temperature: float = 0.3
@@ -139,8 +144,12 @@ PRESETS = {
             model=VisionConfig(size=224, patch=16, classes=17, layers=DEIT_S),
             training=replace(GLYPHS.training, steps=20000, batch_size=256),
         ),
-        learning=DrawnTraining(
-            3750, batch_size=1024, seeds=SEEDS, optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=0)
+        learning=Training(
+            3750,
+            batch_size=1024,
+            seeds=SEEDS,
+            optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=0),
+            steps_per_dispatch=10,
         ),
         images=9984,
     ),

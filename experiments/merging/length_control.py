@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREY
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.arms import stacked, train_arms
 from experiments.merging.overthinking import (
@@ -155,12 +156,16 @@ def measure(config: LengthControlConfig, seeds: tuple[int, ...], workspace: Work
         parts = (losses(learned, texts).reshape(*grouped, -1), weights.reshape(*grouped, -1), reward.reshape(grouped))
         return reinforce(*parts), {"right": jnp.mean(right), "length": jnp.mean(length)}
 
-    def training(steps: int, learning_rate: float) -> DrawnTraining:
-        return DrawnTraining(
-            steps, rows, seeds, OptimizerConfig(learning_rate=learning_rate, warmup_steps=steps // 10), 20
+    def training(steps: int, learning_rate: float) -> Training:
+        return Training(
+            steps,
+            rows,
+            seeds,
+            OptimizerConfig(learning_rate=learning_rate, warmup_steps=steps // 10),
+            steps_per_dispatch=20,
         )
 
-    def train(name: str, starts: dict[str, Any], loss: Any, training: DrawnTraining) -> dict[str, list[Any]]:
+    def train(name: str, starts: dict[str, Any], loss: Any, training: Training) -> dict[str, list[Any]]:
         return train_arms(f"length_control/{name}", names, starts, loss, training, workspace, task.whole)
 
     def starts(learned: Any, values: dict[str, float]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, Int, Key
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import DrawnTraining, initial, train_on_draws
+from experiments.harness.drawn_training import initial, train_on_draws
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, band, reference
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.verdicts import judged
 from lexinv.merging.criteria import random, relevance
@@ -227,7 +228,7 @@ def measure(config: LongContextConfig, seeds: tuple[int, ...], workspace: Worksp
         return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
 
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
-    training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
+    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
     begun = initial(lambda key: initialize(model, lexicon, config.vocab, key), seeds)
     trained = train_on_draws("long_context/models", begun, loss, training, workspace, config.length)
     tested = {}

@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.arms import stacked, train_arms
 from experiments.merging.verdicts import judged
@@ -157,7 +158,7 @@ def measure(config: OverthinkingConfig, seeds: tuple[int, ...], workspace: Works
         return selective_cross_entropy(found, jnp.broadcast_to(read[None], found.shape)), {"pure": pure}
 
     def train(name: str, starts: dict[str, Any], rows: int) -> dict[str, list[Any]]:
-        training = DrawnTraining(config.steps, rows, seeds, optimizer, 20)
+        training = Training(config.steps, rows, seeds, optimizer, steps_per_dispatch=20)
         folder = f"overthinking/{name}"
         return train_arms(folder, names, starts, partial(loss, rows=rows), training, workspace, config.whole)
 

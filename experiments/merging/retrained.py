@@ -17,8 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.drawn_training import DrawnTraining, Params, train_on_draws
+from experiments.harness.drawn_training import Params, train_on_draws
 from experiments.harness.style import BLUE, GREY, VERMILION, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES
 from experiments.merging.methods import PAPER as PAPER
@@ -44,8 +45,8 @@ SOURCE = "Tran et al. 2024, retrained image classification"
 CARD = "method card token-merging"
 
 
-FINETUNING = DrawnTraining(
-    400, batch_size=32, seeds=SEEDS, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25)
+FINETUNING = Training(
+    400, 32, SEEDS, OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25), steps_per_dispatch=10
 )
 
 
@@ -60,7 +61,7 @@ class Config:
     methods: tuple[str, ...] = ("tome", "pitome", "tofu", "dct", "diffrate", "prune_cls", "prune_random")
     scheduled: tuple[str, ...] = ("tome", "pitome")
     ratio: float = 0.8
-    finetuning: DrawnTraining = FINETUNING
+    finetuning: Training = FINETUNING
     images: int = 1920
 
     def __post_init__(self):
@@ -96,8 +97,8 @@ PRESETS = {
             training=replace(GLYPHS.training, steps=20000, batch_size=256),
         ),
         ratio=0.9,
-        finetuning=DrawnTraining(
-            10000, seeds=SEEDS, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=500)
+        finetuning=Training(
+            10000, 64, SEEDS, OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=500), steps_per_dispatch=10
         ),
         images=9984,
     ),

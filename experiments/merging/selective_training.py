@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, band
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.arms import courses, stacked, train_arms
 from experiments.merging.verdicts import judged
@@ -105,7 +106,7 @@ def measure(config: SelectiveConfig, seeds: tuple[int, ...], workspace: Workspac
     nll = make_nll(model, lexicon, config.symbols)
     rows = jnp.arange(config.batch_size)
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 20)
-    training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
+    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
 
     def losses(params: Any, tokens: jax.Array, key: jax.Array) -> jax.Array:
         return nll(params, {"tokens": tokens, "row": rows}, key)

@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
-from experiments.harness.drawn_training import DrawnTraining
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects.scene_answerers import SceneSubject, scene_models
 from experiments.subjects.scene_measurements import JUDGED, OUTLIERS, TAU, TAUS, measure
@@ -77,7 +77,7 @@ PRESETS = {
             depth=3,
             width=16,
             heads=2,
-            training=DrawnTraining(20, 8, (0, 1), OptimizerConfig("muon", 2e-2, 5)),
+            training=Training(20, 8, (0, 1), OptimizerConfig("muon", 2e-2, 5), steps_per_dispatch=10),
         ),
         scenes=16,
         ratios=(0.5, 0.1),
@@ -91,7 +91,7 @@ PRESETS = {
             depth=32,
             width=4096,
             heads=32,
-            training=DrawnTraining(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
+            training=Training(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500), steps_per_dispatch=10),
         ),
         scenes=5000,
     ),

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, every, interval
-from experiments.harness.language_models import TrainingConfig as ModelTraining
 from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects import sparse_activations
 from experiments.subjects.activation_autoencoders import (
@@ -94,7 +94,7 @@ LARGE: dict[str, Any] = {
 }
 SMALL = OwnModel(
     TransformerConfig(depth=2, width=16, heads=2, mlp_width=32, unroll=2),
-    ModelTraining(8, 8, optimizer=ModelOptimizer("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
+    Training(8, 8, optimizer=ModelOptimizer("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
 )
 PRESETS = {
     "smoke": Config(

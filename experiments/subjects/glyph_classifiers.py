@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.harness.drawn_training import DrawnLoss, DrawnTraining, Params, initial, train_on_draws
+from experiments.harness.drawn_training import DrawnLoss, Params, initial, train_on_draws
 from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.data.glyphs import GlyphConfig, Images, sample_images
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initialize
@@ -37,9 +38,7 @@ class VisionSubject:
     data: Literal["glyphs", "digits"] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
-    training: DrawnTraining = field(
-        default_factory=lambda: DrawnTraining(3000, batch_size=32, seeds=SEEDS, optimizer=MUON)
-    )
+    training: Training = field(default_factory=lambda: Training(3000, 32, SEEDS, MUON, steps_per_dispatch=10))
 
     def __post_init__(self):
         require(self.data in ("glyphs", "digits"), "subject.data", self.data, "'glyphs' or 'digits'")
@@ -54,20 +53,20 @@ class VisionSubject:
 GLYPHS = VisionSubject()
 LARGE = VisionSubject(
     glyphs=GlyphConfig(cell=2, distractor=False, plate=True),
-    training=DrawnTraining(600, seeds=SEEDS, optimizer=MUON),
+    training=Training(600, 64, SEEDS, MUON, steps_per_dispatch=10),
 )
 """The glyph covers 36 of 64 patches: what a method keeps cannot be all of it (method card zero-tprune)."""
 DIGITS = VisionSubject(
     "digits",
     model=VisionConfig(size=8, patch=1, channels=1, layers=SMALL),
-    training=DrawnTraining(2000, batch_size=32, seeds=SEEDS, optimizer=replace(MUON, weight_decay=0.1)),
+    training=Training(2000, 32, SEEDS, replace(MUON, weight_decay=0.1), steps_per_dispatch=10),
 )
 
 
 def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
     """The same with a net and a training that show nothing but that all runs."""
     layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
-    training = DrawnTraining(10, 8, seeds, OptimizerConfig(warmup_steps=1))
+    training = Training(10, 8, seeds, OptimizerConfig(warmup_steps=1), steps_per_dispatch=10)
     return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.language_models import shared_seeds
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer, load_tokenizer
@@ -43,7 +44,7 @@ class OwnModel:
     """A language model trained here on the subject's corpus; other experiments with the same one find it in the user's cache."""
 
     transformer: TransformerConfig = TransformerConfig(unroll=4)
-    training: TrainingConfig = TrainingConfig(
+    training: Training = Training(
         steps=600,
         batch_size=32,
         optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50),

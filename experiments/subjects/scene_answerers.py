@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness.drawn_training import DrawnTraining, Params, initial, train_on_draws
+from experiments.harness.drawn_training import Params, initial, train_on_draws
 from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.data.scenes import KINDS, Questions, SceneConfig, Scenes, ask, sample_scenes
 from lexinv.nn.attention import UNSEEN
@@ -59,8 +60,8 @@ class SceneSubject:
     counts: int = 2
     presences: int = 4
     auxiliary: float = 0.5
-    training: DrawnTraining = DrawnTraining(
-        steps=600, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30)
+    training: Training = Training(
+        600, 32, (0, 1, 2), OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30), steps_per_dispatch=10
     )
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.lexinvariance import threads
 from lexinv.lexinvariance.threads import Limits
@@ -68,7 +68,7 @@ class ModelsConfig:
     """The models, how they are trained, and on what."""
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     task: TaskConfig = TaskConfig()
 
     def __post_init__(self):

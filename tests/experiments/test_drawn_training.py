@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from experiments.harness import drawn_training, shared_models
-from experiments.harness.drawn_training import DrawnTraining, initial, train_on_draws
+from experiments.harness.drawn_training import initial, train_on_draws
 from experiments.harness.record import training_speed
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import InvalidConfig
 
-TRAINING = DrawnTraining(
-    steps=60, batch_size=32, seeds=(0, 1), optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=5)
+TRAINING = Training(
+    steps=60,
+    batch_size=32,
+    seeds=(0, 1),
+    optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=5),
+    steps_per_dispatch=10,
 )
 WEIGHTS = jnp.array([1.0, -2.0, 0.5])
 
@@ -75,5 +80,5 @@ def test_models_are_shared_by_what_decides_them(tmp_path, monkeypatch):
     "changed", [{"steps": 0}, {"steps": 7, "steps_per_dispatch": 2}, {"seeds": ()}, {"seeds": (1, 1)}]
 )
 def test_impossible_training_is_refused(changed):
-    with pytest.raises(InvalidConfig, match="training"):
-        DrawnTraining(**{"steps": 200, "steps_per_dispatch": 1, **changed})
+    with pytest.raises(InvalidConfig, match=next(iter(changed)) if len(changed) == 1 else "steps_per_dispatch"):
+        Training(**{"steps": 200, "steps_per_dispatch": 1, **changed})

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.harness import language_models, shared_models
-from experiments.harness.language_models import TrainingConfig, shared_seeds, training_mesh
+from experiments.harness.language_models import shared_seeds, training_mesh
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import TokenStream, window_source
 from lexinv.nn.lexicon import LexiconConfig
@@ -19,7 +20,7 @@ from lexinv.validation import InvalidConfig
 
 VOCAB = 5
 MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=8)
-TRAINING = TrainingConfig(steps=2, batch_size=2, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1))
+TRAINING = Training(steps=2, batch_size=2, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1))
 STANDARD = LexiconConfig()
 TEXT = {"fingerprint": "0"}
 
@@ -106,4 +107,4 @@ def test_rows_are_divided_over_data_and_fsdp_alone():
     assert replace(TRAINING, batch_size=4, mesh=MeshConfig(2, 2, 8)).mesh.batch_parts == 4
     with pytest.raises(InvalidConfig, match=r"data \* fsdp = 4") as error:
         replace(TRAINING, batch_size=6, mesh=MeshConfig(2, 2, 8))
-    assert error.value.field == "training.batch_size"
+    assert error.value.field == "batch_size"

@@ -17,7 +17,8 @@ import experiments
 from experiments.__main__ import main
 from experiments.harness import language_models, populations, record, trial
 from experiments.harness.config import config_hash
-from experiments.harness.language_models import Training, TrainingConfig
+from experiments.harness.language_models import Trainee
+from experiments.harness.training import Training
 from experiments.harness.workspace import open_workspace
 from lexinv.data.windows import array_windows
 from lexinv.nn.lexicon import LexiconConfig
@@ -34,7 +35,8 @@ import jax
 import numpy as np
 
 from experiments.harness.claims import Claim
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
+from experiments.harness.language_models import train_seeds, training_losses
+from experiments.harness.training import Training
 from lexinv.data.windows import array_windows
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -45,7 +47,7 @@ PAPER = "@misc{none}"
 
 @dataclass(frozen=True)
 class Config:
-    training: TrainingConfig = TrainingConfig(6, 2, (0,), OptimizerConfig(warmup_steps=1))
+    training: Training = Training(6, 2, (0,), OptimizerConfig(warmup_steps=1))
     width: int = 8
     trainings: int = 1
     fail: bool = False
@@ -280,13 +282,13 @@ def finds_all(monkeypatch):
 
 
 SOURCE = array_windows((np.arange(100) % 5).astype(np.uint8), 8)
-TRAINING = Training(
+TRAINING = Trainee(
     "a",
     TransformerConfig(1, 8, 1, 8),
     LexiconConfig(),
     5,
     SOURCE,
-    TrainingConfig(6, 2, (0,), OptimizerConfig(warmup_steps=1)),
+    Training(6, 2, (0,), OptimizerConfig(warmup_steps=1)),
 )
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.harness.language_models import TrainingConfig, training_losses
+from experiments.harness.language_models import training_losses
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import PRESETS, by_tens, claims, crossing, figure
 from lexinv.training.optimizers import OptimizerConfig
@@ -66,7 +67,7 @@ def test_every_claim_can_fail(arm, nats, broken):
 
 def test_losses_are_read_from_a_population_and_from_a_run_for_each_seed(tmp_path):
     workspace = Workspace(tmp_path, "hash")
-    training = TrainingConfig(steps=4, seeds=(3, 5), optimizer=OptimizerConfig(warmup_steps=1))
+    training = Training(steps=4, seeds=(3, 5), optimizer=OptimizerConfig(warmup_steps=1))
     losses = np.arange(8.0).reshape(2, 4)
 
     def write(folder, values):

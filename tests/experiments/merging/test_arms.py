@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.drawn_training import DrawnTraining
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.merging.arms import courses, stacked, train_arms
 from lexinv.training.optimizers import OptimizerConfig
@@ -14,7 +14,7 @@ def test_arms_are_trained_apart_and_what_is_given_stays(tmp_path):
     """Each member goes from 0 towards its own goal plus ten times its arm's place, which it reads from what it is given."""
     workspace = Workspace(tmp_path, "hash", False)
     optimizer = OptimizerConfig(learning_rate=0.5, warmup_steps=0, b2=0.9)
-    training = DrawnTraining(200, 1, (3, 4), optimizer, 100)
+    training = Training(200, 1, (3, 4), optimizer, steps_per_dispatch=100)
 
     def loss(learned, given, key):
         del key

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.harness.claims import Claim, below, interval
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training
 from lexinv.training.optimizers import OptimizerConfig
 
 PAPER = "@article{nobody, title = {Nothing}}"
@@ -21,7 +21,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
 
 @dataclass(frozen=True)
 class Config:
-    training: TrainingConfig = TrainingConfig(steps=6, batch_size=8, seeds=(0, 1), optimizer=OPTIMIZER)
+    training: Training = Training(steps=6, batch_size=8, seeds=(0, 1), optimizer=OPTIMIZER)
 
 
 PRESETS = {"smoke": Config()}
