@@ -36,8 +36,8 @@ def main(folder: Path) -> None:
     import numpy as np
 
     from experiments.harness.config import from_json
-    from experiments.harness.language_models import train_seeds
     from experiments.harness.workspace import Workspace
+    from experiments.subjects.language_models import train_seeds
     from lexinv.data.windows import array_windows
 
     problem = from_json(TrainingProblem, json.loads((folder / "problem.json").read_bytes()))

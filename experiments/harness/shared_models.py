@@ -47,7 +47,7 @@ def shared_models(
     """
     hashed = json.dumps({**content, "code": training_code()}, sort_keys=True)
     identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
-    shared = replace(workspace, path=cache_directory() / "models" / identity, config_hash=identity, postpone=None)
+    shared = replace(workspace, path=cache_directory() / "models" / identity, config_hash=identity)
 
     def seconds() -> float:
         with shared.session(describe_session()):
@@ -69,7 +69,7 @@ def training_code() -> str:
     """Digest of the sources and the libraries that decide what training gives."""
     root = Path(lexinv.__file__).parent
     files = [file for part in ("data", "nn", "training") for file in sorted((root / part).glob("*.py"))]
-    harness = [Path(__file__).with_name(f"{name}.py") for name in ("drawn_training", "language_models", "training")]
+    harness = [Path(__file__).with_name(f"{name}.py") for name in ("training", "work")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*files, *harness)))
     digest.update(" ".join(version(name) for name in ("jax", "flax", "optax", "grain")).encode())
     return digest.hexdigest()

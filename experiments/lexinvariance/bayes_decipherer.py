@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
-from experiments.harness.language_models import train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
-from experiments.harness.training import Training
+from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
+from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.data.windows import Windows, array_windows
 from lexinv.lexinvariance.bayes import bayes_decipher, sequences_at_once
 from lexinv.lexinvariance.counters import counter_nll, tune_counter

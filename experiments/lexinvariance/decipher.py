@@ -15,11 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, interval
-from experiments.harness.language_models import training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, styled
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
+from experiments.subjects.language_models import training_mesh
 from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.cipher import elect_key, encipher, frequency_key, score_key, vote_shares
 from lexinv.lexinvariance.markov import estimate_source

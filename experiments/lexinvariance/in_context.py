@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.language_models import shared_seeds, training_mesh
 from experiments.harness.shared_models import SharedModels
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
+from experiments.subjects.language_models import shared_seeds, training_mesh
 from lexinv.lexinvariance.in_context import Items, Separators, chance, lookup_items, permutation_items, score
 from lexinv.nn.language_model import make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig

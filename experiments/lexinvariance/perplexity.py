@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, interval
 from experiments.harness.corpora import installed, slug
-from experiments.harness.language_models import train_seeds, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import bits_per_byte, load_tokenizer
 from lexinv.data.windows import Packing, Windows, evaluation_windows, token_stream, window_source

@@ -20,12 +20,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, Interval, above, below, interval
-from experiments.harness.language_models import training_mesh
 from experiments.harness.style import BLUE, GREEN, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import in_context, perplexity
 from experiments.lexinvariance.in_context import REGULARISED, SEMI, late
+from experiments.subjects.language_models import training_mesh
 from lexinv.lexinvariance.symbol_tasks import FAMILIES, MARKS, RECALL, RULES, symbol_task
 from lexinv.lexinvariance.task_scores import LENGTHS, Answer, Scores, chance, encode_answers, score_task
 from lexinv.lexinvariance.tasks import Task, as_bigbench, load_bigbench, prompts

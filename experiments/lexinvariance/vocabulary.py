@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.corpora import slug
-from experiments.harness.language_models import train_seeds, training_mesh
 from experiments.harness.style import PALETTE, band, panels, styled
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import perplexity
 from experiments.lexinvariance.perplexity import LEXINVARIANT, STANDARD, Text
+from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position

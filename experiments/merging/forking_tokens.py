@@ -15,12 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from matplotlib.axes import Axes
 
+from experiments.harness.arms import courses, train_arms
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREY, VERMILION
-from experiments.harness.training import Training
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import courses, stacked, train_arms
 from experiments.merging.selective_training import languages
 from experiments.merging.verdicts import judged
 from lexinv.merging.criteria import predictive_entropy, random

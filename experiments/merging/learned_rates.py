@@ -24,9 +24,8 @@ from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.drawn_training import DrawnLoss, Params, train_on_draws
 from experiments.harness.style import BLUE, GREEN, ORANGE, VERMILION, band, panels, reference, styled
-from experiments.harness.training import Training
+from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.workspace import Workspace
 from experiments.merging.learned_rates_model import (
     Mask,
@@ -56,6 +55,7 @@ from lexinv.merging.schedules import token_counts
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
 from lexinv.validation import require
 
@@ -184,14 +184,14 @@ def masks_of(config: Config, learned: Array) -> list[Mask | None]:
     return [None, *[mask_by_threshold(own, config.temperature) for own in learned]]
 
 
-def make_loss(config: Config, target: float) -> DrawnLoss:
+def make_loss(config: Config, target: float) -> LossFn:
     """Cross-entropy in nats and the penalty on FLOPs of a batch drawn from the key; params {"learned", "frozen"}.
 
     FLOPs of rates follow from their counts, those of thresholds are a mean over the images of the batch.
     """
     model = config.glyphs.model
 
-    def loss(params: Params, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
         images = draw(config.glyphs, config.learning.batch_size, stream(key, "images"))
         learned, frozen = params["learned"], jax.lax.stop_gradient(params["frozen"])
         logits, kept = masked_classify(model, frozen, images.pixels, masks_of(config, learned))
@@ -213,11 +213,10 @@ def learn(
     seeds, arm = len(bench.params), f"{name}-{target}"
     params = {
         "learned": jnp.broadcast_to(start, (seeds, *start.shape)),
-        "frozen": jax.tree.map(lambda *leaves: jnp.stack(leaves), *bench.params),
+        "frozen": stacked(bench.params),
     }
-    found = train_on_draws(
-        arm, params, make_loss(config, target), config.learning, workspace, config.glyphs.model.tokens
-    )
+    tokens = config.glyphs.model.tokens
+    found = train(arm, params, make_loss(config, target), None, config.learning, workspace, tokens=tokens)
     lines = [line for line in read_metrics(workspace.folder(arm) / "metrics.jsonl") if "flops" in line]
     lines = lines[:: max(1, len(lines) // POINTS)]
     course = {

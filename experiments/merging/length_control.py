@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from matplotlib.axes import Axes
 
+from experiments.harness.arms import train_arms
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREY
-from experiments.harness.training import Training
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import stacked, train_arms
 from experiments.merging.overthinking import (
     OverthinkingConfig,
     Thought,

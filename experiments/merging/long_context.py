@@ -18,9 +18,8 @@ from jaxtyping import Array, Float, Int, Key
 from matplotlib.axes import Axes
 
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import initial, train_on_draws
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, band, reference
-from experiments.harness.training import Training
+from experiments.harness.training import Training, train
 from experiments.harness.workspace import Workspace
 from experiments.merging.verdicts import judged
 from lexinv.merging.criteria import random, relevance
@@ -222,15 +221,15 @@ def measure(config: LongContextConfig, seeds: tuple[int, ...], workspace: Worksp
     asked = jnp.arange(config.length) >= config.length - 2 * QUERIES
     weights = (asked & (jnp.arange(config.length) % 2 == 1)).astype(jnp.float32)
 
-    def loss(params: Params, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         texts = jax.vmap(partial(draw_text, config=config))(jax.random.split(key, config.batch_size))
         losses = nll(params, {"tokens": texts, "row": jnp.arange(config.batch_size)}, key)
         return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
 
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
     training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
-    begun = initial(lambda key: initialize(model, lexicon, config.vocab, key), seeds)
-    trained = train_on_draws("long_context/models", begun, loss, training, workspace, config.length)
+    start = partial(initialize, model, lexicon, config.vocab)
+    trained = train("long_context/models", start, loss, None, training, workspace, tokens=config.length)
     tested = {}
     for factor in config.factors:
         count = factor * config.length // 2 - 1

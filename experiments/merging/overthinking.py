@@ -17,12 +17,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from matplotlib.axes import Axes
 
+from experiments.harness.arms import train_arms
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY
-from experiments.harness.training import Training
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import stacked, train_arms
 from experiments.merging.verdicts import judged
 from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import initialize, make_logits, make_nll

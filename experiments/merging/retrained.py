@@ -12,14 +12,12 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.drawn_training import Params, train_on_draws
 from experiments.harness.style import BLUE, GREY, VERMILION, panels, styled
-from experiments.harness.training import Training
+from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.workspace import Workspace
 from experiments.merging.methods import NAMES
 from experiments.merging.methods import PAPER as PAPER
@@ -116,8 +114,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     subject = replace(config.glyphs, training=config.finetuning)
 
     def tuned(name: str, apply: Callable[..., jax.Array] | None) -> list[Params]:
-        start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models.params)
-        return train_on_draws(name, start, make_loss(subject, apply), config.finetuning, workspace, model.tokens)
+        start, loss = stacked(models.params), make_loss(subject, apply)
+        return train(name, start, loss, None, config.finetuning, workspace, tokens=model.tokens)
 
     def control() -> dict[str, list[float]]:
         after = replace(bench, params=tuned("unreduced", None))

@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
+from experiments.harness.arms import courses, train_arms
 from experiments.harness.claims import Claim, interval
-from experiments.harness.drawn_training import initial
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, band
-from experiments.harness.training import Training
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import courses, stacked, train_arms
 from experiments.merging.verdicts import judged
 from lexinv.merging.criteria import random
 from lexinv.merging.selective_loss import excess_loss, selective_cross_entropy, top_share

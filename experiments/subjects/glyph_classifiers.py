@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.harness.drawn_training import DrawnLoss, Params, initial, train_on_draws
 from experiments.harness.shared_models import SharedModels, shared_models
-from experiments.harness.training import Training
+from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.glyphs import GlyphConfig, Images, sample_images
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initialize
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
 from lexinv.validation import InvalidConfig, require
 
@@ -78,20 +78,20 @@ def one_seed(subject: VisionSubject) -> VisionSubject:
 def vision_models(subject: VisionSubject, workspace: Workspace) -> SharedModels:
     """The subject's models, one for each seed, from the user's cache or trained now. Raises `lexinv.training.fit.NonFiniteLoss`."""
 
-    def train(shared: Workspace) -> list[Params]:
-        start = initial(partial(initialize, subject.model), subject.training.seeds)
-        return train_on_draws("vision", start, make_loss(subject), subject.training, shared, subject.model.tokens)
+    def trained(shared: Workspace) -> list[Params]:
+        start, tokens = partial(initialize, subject.model), subject.model.tokens
+        return train("vision", start, make_loss(subject), None, subject.training, shared, tokens=tokens)
 
-    return shared_models({"subject": asdict(subject), "images": fingerprint(subject)}, train, workspace)
+    return shared_models({"subject": asdict(subject), "images": fingerprint(subject)}, trained, workspace)
 
 
-def make_loss(subject: VisionSubject, apply: Any = None) -> DrawnLoss:
+def make_loss(subject: VisionSubject, apply: Any = None) -> LossFn:
     """Cross-entropy in nats of a batch drawn from the key, with the metric `accuracy`.
 
     apply: logits = apply(params, pixels, key), such as of a model that merges; the subject's plain model by default.
     """
 
-    def loss(params: Params, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
         images = draw(subject, subject.training.batch_size, stream(key, "images"))
         if apply is None:
             logits, _ = classify(subject.model, params, images.pixels)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.language_models import shared_seeds
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import shared_seeds
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer, load_tokenizer
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source

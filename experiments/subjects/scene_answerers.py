@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness.drawn_training import Params, initial, train_on_draws
 from experiments.harness.shared_models import SharedModels, shared_models
-from experiments.harness.training import Training
+from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.scenes import KINDS, Questions, SceneConfig, Scenes, ask, sample_scenes
 from lexinv.nn.attention import UNSEEN
@@ -91,18 +90,17 @@ def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
     """The models of the subject, one for each seed, from the user's cache or trained now."""
     content = asdict(subject) | {"loss": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
 
-    def train(shared: Workspace) -> list[Params]:
-        training = subject.training
-        params = initial(partial(initialize, subject.model), training.seeds)
+    def trained(shared: Workspace) -> list[Params]:
         # The tokens of one example are those that the decoder reads.
         asked = len(subject.data.sizes) + subject.counts + subject.presences
         tokens = SYSTEM + subject.data.patches + WORDS * asked
-        return train_on_draws("scenes", params, partial(loss, subject), training, shared, tokens)
+        start = partial(initialize, subject.model)
+        return train("scenes", start, partial(loss, subject), None, subject.training, shared, tokens=tokens)
 
-    return shared_models(content, train, workspace)
+    return shared_models(content, trained, workspace)
 
 
-def loss(subject: SceneSubject, params: Params, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(subject: SceneSubject, params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of the answers, in nats, plus the weighted cross-entropies of the encoder's heads; metrics by kind of question."""
     scene_key, question_key = jax.random.split(key)
     scenes = sample_scenes(subject.data, subject.training.batch_size, scene_key)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.drawn_training import Params
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from experiments.harness.training import Params
 from experiments.subjects.scene_answerers import WORDS, Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.harness.language_models import training_losses
-from experiments.harness.training import Training
+from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.bayes_decipherer import PRESETS, by_tens, claims, crossing, figure
 from lexinv.training.optimizers import OptimizerConfig

@@ -136,12 +136,12 @@ def test_sizes_count_every_parameter():
 @pytest.mark.parametrize(
     "change, field",
     [
-        ({"steps": 5}, "training.evaluate_every"),
-        ({"seeds": (0, 0)}, "training.seeds"),
-        ({"learning_rates": ()}, "training.learning_rates"),
-        ({"learning_rates": (2.0,)}, "training.learning_rates"),
-        ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "training.optimizer.learning_rate"),
-        ({"held_out": 0}, "training.held_out"),
+        ({"steps": 5}, "evaluate_every"),
+        ({"seeds": (0, 0)}, "seeds"),
+        ({"learning_rates": ()}, "learning_rates"),
+        ({"learning_rates": (2.0,)}, "learning_rates"),
+        ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "optimizer.learning_rate"),
+        ({"held_out": 0}, "held_out"),
     ],
 )
 def test_impossible_training_is_refused(change, field):
