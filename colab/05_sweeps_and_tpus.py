@@ -25,21 +25,11 @@ if importlib.util.find_spec("lexinv") is None:
     assert SOURCE, "SOURCE says from where to install lexinv"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
 
-# %%
-# %matplotlib inline
-import os
-
-from experiments.harness.notebook import prepare
-
-RUNTIME = prepare()
-PRESET = os.environ.get("LEXINV_PRESET", "smoke")  # smoke: seconds; cpu: the committed record
-print(RUNTIME)
-
 # %% [markdown]
 # ## A sweep
 #
-# Trials are found again by the hash of their configuration: run the cell twice, and nothing is computed twice. With `--executor ray` they
-# go to a cluster.
+# It comes first: every trial is a process of its own, and a TPU belongs to the process that has looked for its devices. Trials are found
+# again by the hash of their configuration: run the cell twice, and nothing is computed twice. With `--executor ray` they go to a cluster.
 
 # %%
 from experiments.__main__ import main
@@ -58,6 +48,12 @@ print(json.dumps(json.loads(summary.read_text()), indent=1)[:1500])
 #
 # `RUNTIME.mesh` divides every batch over all devices there are: one on a CPU, eight on a TPU v5e-8. `fsdp` would divide parameters too.
 # The step is the same on all of them.
+
+# %%
+from experiments.harness.notebook import prepare
+
+RUNTIME = prepare()
+print(RUNTIME)
 
 # %%
 from dataclasses import replace

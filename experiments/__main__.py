@@ -2,16 +2,17 @@
 
 import dataclasses
 import errno
-import json
+import inspect
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from experiments.harness.registry import discover, load, title
+from experiments.harness.registry import discover, load, title, unreadable
+from lexinv.folders import expanded
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -21,12 +22,12 @@ python -m experiments run NAME [PRESET] [options]  start, resume or show a run (
 python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
 python -m experiments plan NAME [PRESET] [options]  memory, traffic and speed of training on many devices, without them
 python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
-python -m experiments report [--site FOLDER]       write experiments/README.md and the gallery from the records, or a static site
-python -m experiments cite NAME [PRESET]           BibTeX of the paper and of our record"""
+python -m experiments report                       judge and draw all records again; write the pages of papers and the README's table
+python -m experiments cite NAME [PRESET]           BibTeX of the papers and of our record"""
 
 HELP = ("-h", "--help")
 PLANNED_DEVICES = 8
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 Config = TypeVar("Config")
 
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in HELP or (command in ("run", "sweep", "plan") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
-    commands = {
+    commands: dict[str, Callable[[list[str], Any], int]] = {
         "list": list_experiments,
         "run": run,
         "sweep": sweep,
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cite": cite,
     }
     try:
-        return commands[choose("command", command, commands)](rest, console)
+        chosen_command = commands[choose("command", command, commands)]
+        if command not in ("run", "sweep", "plan") and any(word in HELP for word in rest):
+            (usage,) = [line for line in USAGE.splitlines() if line.startswith(f"python -m experiments {command} ")]
+            console.print(usage, inspect.getdoc(chosen_command), sep="\n\n", markup=False)
+            return 0
+        return chosen_command(rest, console)
     except InvalidConfig as error:
         errors.print(f"error: {error}", markup=False)
         return 2
@@ -75,6 +81,8 @@ def list_experiments(arguments: list[str], console: Any) -> int:
     width = max(map(len, experiments), default=0)
     for name, file in experiments.items():
         console.print(f"{name:{width}}  {title(file)}", markup=False)
+    for name, error in unreadable().items():
+        console.print(f"{name:{width}}  cannot be read: {error}", markup=False)
     return 0
 
 
@@ -105,12 +113,12 @@ def run(arguments: list[str], console: Any) -> int:
     from experiments.harness.record import commit_record, finish, require_committed_code
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
     from lexinv.training.processes import agree, first_process
 
     console.quiet = not first_process()
     identity = config_hash(options.config)
-    path = options.workspace or Path("runs", name, f"{preset}-{identity[:8]}")
+    path = expanded(options.workspace or Path("runs", name, f"{preset}-{identity[:8]}"), "--workspace")
     if options.record:
         require(
             identity == config_hash(module.PRESETS[preset]),
@@ -126,7 +134,7 @@ def run(arguments: list[str], console: Any) -> int:
         complete = run_in(workspace, module, options.config, f"{name} {preset}", console)
 
         def finished() -> list[dict[str, Any]]:
-            claims = finish(workspace, module, json.loads((path / "results.json").read_bytes()))
+            claims = finish(workspace, module, read_json(path / "results.json", dict))
             if options.record:
                 console.print(f"recorded in {commit_record(workspace, name, preset)}", markup=False)
             return claims
@@ -175,7 +183,7 @@ def verify(arguments: list[str], console: Any) -> int:
     from experiments.harness.report import number
     from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
 
     prepare_process()
     module = load(names[0])
@@ -190,9 +198,9 @@ def verify(arguments: list[str], console: Any) -> int:
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
     with workspace.locked():
         run_in(workspace, module, config, f"{label} again", console)
-        results = json.loads((path / "results.json").read_bytes())
+        results = read_json(path / "results.json", dict)
         claims = finish(workspace, module, results)
-    environment = json.loads((path / "environment.json").read_bytes())
+    environment = read_json(path / "environment.json", dict)
     places = differing(recorded.results, results)
     where = "the same" if same_environment(recorded.environment, environment) else "another"
     equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"
@@ -209,12 +217,15 @@ def verify(arguments: list[str], console: Any) -> int:
 
 def chosen(arguments: list[str], usage: str, distributed: str | None = None) -> tuple[str, str, Any, list[str]]:
     """The experiment, the preset, the module and the remaining arguments, with this process made ready for JAX (`prepare_process`)."""
+    from experiments.harness.distributed import divides
     from experiments.harness.trial import prepare_process
 
     names = positional(arguments, usage)
-    prepare_process(distributed)
     module = load(names[0])
     preset = choose("preset", names[1] if names[1:] else default_preset(module.PRESETS), module.PRESETS)
+    allowed = f"only with an experiment that trains on a mesh, which {names[0]} does not: each process would compute all of it"
+    require(distributed is None or divides(module.PRESETS[preset]), "--distributed", distributed, allowed)
+    prepare_process(distributed)
     return names[0], preset, module, arguments[len(names) :]
 
 
@@ -241,13 +252,11 @@ def parse_options(config: Any, arguments: list[str], program: str) -> Options:
 
 
 def report(arguments: list[str], console: Any) -> int:
-    """Judge and draw every committed record again and write the pages that show them; with --site, write a site from them instead."""
+    """Judge and draw every committed record again and write the pages that show them."""
     from experiments.harness.report import write_report
-    from experiments.harness.site import write_site
 
-    site = arguments[:1] == ["--site"] and len(arguments) == 2
-    require(site or not arguments, "report", " ".join(arguments), "no arguments, or --site FOLDER")
-    for path in write_site(Path(arguments[1])) if site else write_report():
+    require(not arguments, "report", " ".join(arguments), "no arguments")
+    for path in write_report():
         console.print(f"wrote {path}", markup=False)
     return 0
 

@@ -1,8 +1,16 @@
-"""Every test runs with two CPU devices, strict dtype promotion and no implicit rank promotion, and with programs compiled in a hurry."""
+"""Every test runs with two CPU devices, strict dtype promotion and no implicit rank promotion, and with programs compiled in a hurry.
+
+Compiled programs are kept from one run of the tests to the next. A test without a marker that takes more than its budget of processor
+time fails: what everybody runs has to stay quick.
+"""
 
 import gc
 import os
+import platform
+import resource
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
@@ -12,13 +20,22 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
+import platformdirs
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+PROGRAMS = platformdirs.user_cache_path("lexinv-tests") / f"jaxlib-{version('jaxlib')}-{platform.node()}"
+jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
 MEMORY_MAPS = Path("/proc/self/maps")
 MOST_MEMORY_MAPS = 25_000
+BUDGET = 2.0
+"""Processor seconds of a test without a marker of `COSTLY`, its fixtures apart."""
+COSTLY = ("experiment", "notebook", "multidevice", "long", "slow", "parity")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,3 +45,24 @@ def let_go_of_compiled_programs() -> Iterator[None]:
     if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+def processor_seconds() -> float:
+    """Of this process with all its threads, and of the processes that it waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    before = processor_seconds()
+    result = yield
+    spent = processor_seconds() - before
+    item.user_properties.append(("processor_seconds", round(spent, 2)))
+    if spent > BUDGET and not any(item.get_closest_marker(name) for name in COSTLY):
+        pytest.fail(
+            f"{spent:.1f} processor seconds, and a test without a marker has {BUDGET:g}: make it smaller, share what it compiles, or "
+            "mark it `long` for CI alone",
+            pytrace=False,
+        )
+    return result

@@ -1,1 +1,1 @@
-"""Speed, as ratios taken in one run."""
+"""What does it cost? Speed as ratios taken in one run, against a peer from pip."""

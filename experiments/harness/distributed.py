@@ -4,6 +4,7 @@ All are started with the same command and run the same program. Each computes ev
 first of them locks and writes the run folder and prints (`lexinv.training.processes`, `experiments.harness.workspace`).
 """
 
+import dataclasses
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lexinv.validation import InvalidConfig, require
 
@@ -38,6 +40,15 @@ def wanted(arguments: list[str]) -> str | None:
         if flag == "--distributed":
             return value if equals else next(iter(arguments[place + 1 :]), None)
     return None
+
+
+def divides(config: Any) -> bool:
+    """Whether a configuration has a mesh somewhere, the only thing over which processes divide what they compute."""
+    from lexinv.training.mesh import MeshConfig
+
+    if isinstance(config, MeshConfig):
+        return True
+    return dataclasses.is_dataclass(config) and any(divides(part) for part in vars(config).values())
 
 
 def join(how: str) -> None:

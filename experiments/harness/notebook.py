@@ -1,7 +1,5 @@
 """An experiment inside a notebook: the same run folder, claims and figure as on the command line, and what machine it runs on."""
 
-import json
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +26,11 @@ class Runtime(NamedTuple):
 
 def prepare() -> Runtime:
     """Make this process ready as the command line does, before JAX starts, and look at the machine."""
-    from lexinv.data.cache import cache_directory
-    from lexinv.training.allocator import keep_memory
-
-    keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
     import jax
 
+    from experiments.harness.trial import make_ready
+
+    make_ready()
     count = jax.device_count()
     return Runtime(jax.default_backend(), count, MeshConfig(data=count), {name: version(name) for name in LIBRARIES})
 
@@ -59,7 +55,7 @@ def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda conf
     from experiments.harness.record import finish
     from experiments.harness.report import claim_lines
     from experiments.harness.trial import run_in
-    from experiments.harness.workspace import open_workspace
+    from experiments.harness.workspace import open_workspace, read_json
 
     module: ModuleType = load(name)
     config = change(module.PRESETS[choose("preset", preset, module.PRESETS)])
@@ -67,6 +63,6 @@ def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda conf
     workspace = open_workspace(folder, name, preset, config)
     with workspace.locked():
         run_in(workspace, module, config, f"{name} {preset}", Console(soft_wrap=True))
-        results = json.loads((folder / "results.json").read_bytes())
+        results = read_json(folder / "results.json", dict)
         claims = finish(workspace, module, results)
     return Reproduction(results, claim_lines(claims), module.figure(results), folder)

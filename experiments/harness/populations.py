@@ -24,11 +24,12 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from experiments.harness.config import from_json, to_json
 from experiments.harness.executors import Report
 from experiments.harness.record import finish
 from experiments.harness.trial import HANDOVER_SECONDS, held_in, started
 from experiments.harness.work import Members, Work, joined, some_members
-from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, read_json, write_atomically, write_json
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import NonFiniteLoss
 from lexinv.training.metrics import MetricsLog, read_metrics
@@ -94,12 +95,14 @@ def run_in_parts(folder: Path) -> Iterator[Work]:
             with started(workspace, label, Console(quiet=True)):
                 while not results.is_file():
                     try:
-                        write_json(results, plain(module.run(config, replace(workspace, postpone=postpone))))
+                        write_json(
+                            results, finite(module.run(config, replace(workspace, postpone=postpone)), "results")
+                        )
                         continue
                     except Postponed as postponed:
                         work = postponed.work
                     yield work
-        finish(workspace, module, json.loads(results.read_bytes()))
+        finish(workspace, module, read_json(results, dict))
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,14 @@ def train(asked: Mapping[Path, Work]) -> None:
     """
     waiting, root = dict(asked), next(iter(asked)).parent.parent / "populations"
     for file in sorted(root.glob("*/members.json")):
-        shares = [
-            Share(**one | {"members": tuple(map(tuple, one["members"]))}) for one in json.loads(file.read_bytes())
-        ]
+        shares = [from_json(Share, one) for one in read_json(file, list)]
         served = {folder: work for folder, work in waiting.items() if share(folder, work) in shares}
         if served:
             train_shares(served, shares, file.parent)
             waiting = {folder: work for folder, work in waiting.items() if folder not in served}
     if len(waiting) > 1:
         shares = [share(folder, work) for folder, work in waiting.items()]
-        content = plain([one.__dict__ for one in shares])
+        content = [to_json(one) for one in shares]
         folder = root / _digest(content)
         write_json(folder / "members.json", content)
         train_shares(waiting, shares, folder)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import experiments
-from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, plain, read_json, write_atomically, write_json
 from lexinv.training.metrics import SPEED_FILE
 from lexinv.validation import InvalidConfig, require
 
@@ -36,8 +36,10 @@ ENVIRONMENT = frozenset(
     )
 )
 LARGEST_PNG = 300_000
+# Git sets them for what it starts, such as hooks; there they say which checkout it means.
+OF_ANOTHER_CHECKOUT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 # What `run --record` and `report` write does not make the tree dirty.
-OUTPUTS = ("experiments/records", "experiments/README.md", "README.md")
+OUTPUTS = ("experiments/records", "docs/papers", "README.md")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +56,23 @@ class Record:
 
 
 def git_state() -> tuple[str | None, bool]:
-    """The commit of the code and whether tracked or new files differ from it; (None, True) outside a git checkout."""
+    """The commit of the code and whether tracked or new files differ from it; (None, True) outside a git checkout of its own.
+
+    Installed somewhere below another project's checkout, the code is of no commit: that one says nothing about it.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_CHECKOUT}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+        command = ("git", *arguments)
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=variables, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     try:
-        commit = git("rev-parse", "HEAD").strip()
-        return commit, bool(git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in OUTPUTS)).strip())
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY.resolve():
+            return None, True
+        commit = git("rev-parse", "HEAD")
+        return commit, bool(git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in OUTPUTS)))
     except (OSError, subprocess.CalledProcessError):
         return None, True
 
@@ -127,7 +138,7 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
 def training_speed(folder: Path) -> dict[str, dict[str, float | None]]:
     """What `lexinv.training.fit` measured in the run: tokens per second and utilisation by the folder that a model was trained in."""
     files = sorted(folder.rglob(SPEED_FILE))
-    return {file.parent.relative_to(folder).as_posix(): json.loads(file.read_bytes()) for file in files}
+    return {file.parent.relative_to(folder).as_posix(): read_json(file, dict) for file in files}
 
 
 def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:

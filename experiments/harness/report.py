@@ -1,25 +1,36 @@
-"""The pages that show the committed records, and their BibTeX."""
+"""The pages that show the committed records: a page for every paper, the table of papers, and BibTeX."""
 
 import html
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from experiments.harness import papers, record, registry
 from experiments.harness.config import from_json
 from experiments.harness.record import Record
+from experiments.harness.verdicts import OURS
 from experiments.harness.workspace import write_atomically
 from lexinv.validation import InvalidConfig, choose, require
 
-WORDS = ("holds", "refuted", "open")
-BEGIN, END = "<!-- gallery: written by `python -m experiments report` -->", "<!-- end of the gallery -->"
-# The record that stands for an experiment in the gallery and in `cite`: the largest one there is.
+WORDS = {"holds": "hold", "refuted": "refuted", "open": "open"}
+BEGIN, END = "<!-- papers: written by `python -m experiments report` -->", "<!-- end of papers -->"
+# The record that stands for an experiment in the pages and in `cite`: the largest one there is.
 PREFERENCE = ("paper", "cpu", "quick", "smoke")
+COLUMNS = "| claim | place | published | measured | threshold | verdict |\n|---|---|---|---|---|---|"
+
+
+class Judged(NamedTuple):
+    """One experiment's part in a paper: its record, the paper's claims that it judges, and the controls beside them."""
+
+    item: Record
+    claims: list[dict[str, Any]]
+    controls: list[dict[str, Any]]
 
 
 def claim_lines(claims: list[dict[str, Any]]) -> list[str]:
     """One line for each judged claim: verdict, name, measured, threshold and published value."""
     return [
         f"{claim['verdict']:7}  {claim['name']}: {number(claim['measured'])}"
-        f" (threshold {number(claim['threshold'])}, published {number(claim['published'])})"
+        f" (threshold {claim['threshold']}, published {number(claim['published'])})"
         for claim in claims
     ]
 
@@ -28,96 +39,177 @@ def write_report() -> list[str]:
     """Judge and draw every committed record again from its results, then write the pages.
 
     Writing twice changes nothing. Returns the written paths, relative to the repository. Raises `InvalidConfig` for a
-    malformed record, one of an unknown experiment, and a README without the gallery's markers.
+    malformed record, one of an unknown experiment, and a README without the markers of the table.
     """
     for item in record.read_records():
         record.judge_and_draw(item.folder, registry.load(item.experiment), item.results)
     written = pages()
     for path, page in written.items():
         write_atomically(record.REPOSITORY / path, page.encode())
+    for stale in (record.REPOSITORY / "docs/papers").glob("*.md"):
+        if f"docs/papers/{stale.name}" not in written:
+            stale.unlink()
     return list(written)
 
 
 def pages() -> dict[str, str]:
-    """The text of experiments/README.md and of README.md, as the committed records and the README's own text make them."""
+    """The text of README.md and of docs/papers/*.md, as the committed records and the README's own text make them."""
     files = registry.discover()
-    records: dict[str, list[Record]] = {name: [] for name in files}
+    items: dict[str, list[Record]] = {}
     for item in record.read_records():
-        records[choose("record", item.experiment, records)].append(item)
+        items.setdefault(choose("record", item.experiment, files), []).append(item)
+    shown = {name: preferred(held) for name, held in items.items()}
     text = (record.REPOSITORY / "README.md").read_text(encoding="utf-8")
     marked = text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)
-    require(marked, "README.md", "gallery", f"one line {BEGIN} and, below it, one line {END}")
+    require(marked, "README.md", "papers", f"one line {BEGIN} and, below it, one line {END}")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
+    found = by_paper(shown.values())
     return {
-        "experiments/README.md": claims_page(records, files),
-        "README.md": f"{before}{BEGIN}\n{gallery(records, files)}{END}{after}",
+        "README.md": f"{before}{BEGIN}\n{table(found)}{END}{after}",
+        **{f"docs/papers/{key}.md": paper_page(key, judged) for key, judged in found.items()},
     }
 
 
-def gallery(records: dict[str, list[Record]], files: dict[str, Any]) -> str:
-    """A table of one row for each recorded experiment: figure, title, verdicts, command."""
-    lines = ["", "| figure | what it shows | claims |", "|---|---|---|"]
-    for name, items in records.items():
-        if not items:
-            continue
-        item = preferred(items)
-        link = f"experiments/records/{name}/{item.preset}/figure.png"
-        shown = f"**{cell(registry.title(files[name]))}**<br>`python -m experiments run {name} {item.preset}`"
-        lines.append(
-            f'| <a href="{link}"><img src="{link}" width="360" alt="{name}"></a> | {shown} | {verdicts(item)} |'
-        )
+def by_paper(items: Iterable[Record]) -> dict[str, list[Judged]]:
+    """For every paper, and for `OURS` where an experiment judges nothing else, the experiments that judge it: by question, then by name."""
+    found: dict[str, list[Judged]] = {}
+    for item in sorted(items, key=lambda item: (families().index(item.experiment.split("/")[0]), item.experiment)):
+        by: dict[str, list[dict[str, Any]]] = {}
+        for claim in item.claims:
+            key = claim["source"].partition(":")[0]
+            by.setdefault(key if key in papers.entries() else OURS, []).append(claim)
+        controls = by.pop(OURS, [])
+        for key, claims in (by or {OURS: []}).items():
+            found.setdefault(key, []).append(Judged(item, claims, controls))
+    return found
+
+
+def families() -> list[str]:
+    """The families of experiments in the order of their notebooks; those without one, such as benchmarks, last."""
+    names = sorted({name.split("/")[0] for name in registry.discover()})
+    numbers = {name: notebook(name) or "~" for name in names}
+    return sorted(names, key=lambda name: (numbers[name], name))
+
+
+def notebook(family: str) -> str | None:
+    """The family's notebook, relative to the repository."""
+    found = sorted((record.REPOSITORY / "colab").glob(f"[0-9]*_{family}.ipynb"))
+    return f"colab/{found[0].name}" if found else None
+
+
+def question(family: str) -> str:
+    """What the family asks: the first line of its package."""
+    files = [file for name, file in registry.discover().items() if name.startswith(f"{family}/")]
+    file = files[0].with_name("__init__.py")
+    return registry.title(file) if file.is_file() else family
+
+
+def table(found: dict[str, list[Judged]]) -> str:
+    """A row for every paper under the question that it belongs to."""
+    lines, last = ["", "| paper | experiments | claims |", "|---|---|---|"], None
+    for key, judged in found.items():
+        family = judged[0].item.experiment.split("/")[0]
+        if family != last:
+            lines.append(f"| **{cell(question(family))}** | | |")
+            last = family
+        names = ", ".join(f"`{one.item.experiment}`" for one in judged)
+        claims = [claim for one in judged for claim in (one.controls if key == OURS else one.claims)]
+        lines.append(f"| [{cell(heading(key))}](docs/papers/{key}.md) | {names} | {tally(claims)} |")
     return "\n".join(lines) + "\n\n"
 
 
-def claims_page(records: dict[str, list[Record]], files: dict[str, Any]) -> str:
-    """Every claim of every record: what the paper says, what we measured, the verdict."""
-    parts = [
-        "# What was reproduced\n\n"
-        "Written by `python -m experiments report` from the committed records: do not edit. A claim that does not hold "
-        "is a result too. Intervals are two-sided 95 % Student t intervals over seeds.\n"
-    ]
-    for name, items in records.items():
-        parts.append(f"## {name}\n\n{cell(registry.title(files[name]))} ([source]({name}.py))\n")
-        if not items:
-            parts.append("No committed record yet.\n")
-        parts += [section(item) for item in items]
+def heading(key: str) -> str:
+    """A paper's title with its first author and year."""
+    if key == OURS:
+        return "What our own code costs"
+    authors = papers.field(key, "author").split(" and ")
+    first = authors[0].partition(",")[0] + (" et al." if len(authors) > 1 else "")
+    return f"{papers.field(key, 'title')} ({first} {papers.field(key, 'year')})"
+
+
+def tally(claims: list[dict[str, Any]]) -> str:
+    """How many of the claims hold, are refuted and are open."""
+    words = [claim["verdict"] for claim in claims]
+    return ", ".join(f"{words.count(word)} {said}" for word, said in WORDS.items() if word in words)
+
+
+def paper_page(key: str, judged: list[Judged]) -> str:
+    """What the paper says and what we found, by experiment: claims, controls, figure, command, citation; then its method card."""
+    card = None if key == OURS else papers.card(key)
+    parts = [f"# {cell(heading(key))}\n"]
+    if arxiv := "" if key == OURS else papers.field(key, "eprint"):
+        parts.append(f"[arXiv:{arxiv}](https://arxiv.org/abs/{arxiv})\n")
+    claims = [claim for one in judged for claim in one.claims]
+    if claims:
+        parts.append(f"Of the paper's claims that are judged here: {tally(claims)}.\n")
+    parts += [section(one) for one in judged]
+    if key != OURS:
+        parts.append(
+            f"## How to cite\n\n```bibtex\n{papers.bibtex(key)}\n```\n\nand the record: `python -m experiments cite NAME`.\n"
+        )
+    if card is not None:
+        path = f"../../experiments/cards/{card.name}"
+        parts.append(
+            f"## Method card\n\n[What was built, and from what]({path})\n\n```{{include}} {path}\n:heading-offset: 2\n```\n"
+        )
     return "\n".join(parts)
+
+
+def section(one: Judged) -> str:
+    """One experiment on the page of a paper."""
+    item = one.item
+    name, family = item.experiment, item.experiment.split("/")[0]
+    title = cell(registry.title(registry.discover()[name]))
+    lines = [f"## {title}\n", f"    python -m experiments run {name} {item.preset}\n"]
+    if path := notebook(family):
+        lines.append(f"Notebook: [{path}](../../{path})\n")
+    lines.append(f"![{name}](../../experiments/records/{name}/{item.preset}/figure.png)\n")
+    for label, claims in (("", one.claims), ("Controls, ours:\n", one.controls)):
+        if claims:
+            lines.append("\n".join([label, COLUMNS, *map(row, claims), ""]))
+    return "\n".join([*lines, cell(facts(item)), ""])
+
+
+def row(claim: dict[str, Any]) -> str:
+    """A claim as a row of a table; where several things are judged, what became of each that does not hold."""
+    unit = f" ({claim['unit']}; over {claim['over']})" if claim["unit"] else f" (over {claim['over']})"
+    word = claim["verdict"]
+    others = [f"{part}: {verdict}" for part, verdict in claim["parts"].items() if verdict != "holds"]
+    word += f" ({', '.join(others)})" if others and len(claim["parts"]) > 1 else ""
+    place = claim["source"].partition(":")[2].strip() or "-"
+    statement = f"`{claim['name']}`: {claim['statement']}"
+    cells = [
+        statement,
+        place,
+        number(claim["published"]),
+        number(claim["measured"]) + unit,
+        number(claim["threshold"]),
+        word,
+    ]
+    return "| " + " | ".join(map(cell, cells)) + " |"
+
+
+def facts(item: Record) -> str:
+    """Where the numbers of a record come from."""
+    environment = item.environment
+    corpora = "".join(f", {name} {fingerprint}" for name, fingerprint in environment["corpora"].items())
+    text = (
+        f"Commit {str(environment['git_commit'])[:12]}, config hash {item.config['config_hash']}, seeds {len(environment['seeds'])}, "
+        f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
+        f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
+    )
+    if speeds := environment.get("speed"):
+        text += f" Training: {spread(speeds, 'tokens_per_second', ',.0f')} tokens/s"
+        used = spread(speeds, "utilisation", ".1%")
+        text += f", {used} of the devices' peak." if used else "."
+    return text + (" The preset has changed since." if changed(item) else "")
 
 
 def spread(speeds: dict[str, dict[str, float | None]], measure: str, form: str) -> str:
     """The lowest and the highest of a measure over the trainings of a record; nothing where it is not known."""
     known = [value for speed in speeds.values() if (value := speed[measure]) is not None]
     return " to ".join(dict.fromkeys(format(end(known), form) for end in (min, max))) if known else ""
-
-
-def section(item: Record) -> str:
-    """One record: its claims as a table, where the numbers come from, the figure."""
-    environment = item.environment
-    lines = [
-        f"### {item.preset}",
-        "",
-        "| claim | source | published | measured | threshold | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for claim in item.claims:
-        cells = [number(claim[key]) for key in ("published", "measured", "threshold")]
-        statement = f"`{claim['name']}`: {claim['statement']}"
-        lines.append("| " + " | ".join(map(cell, [statement, claim["source"], *cells, claim["verdict"]])) + " |")
-    corpora = "".join(f", {name} {fingerprint}" for name, fingerprint in environment["corpora"].items())
-    facts = (
-        f"Commit {str(environment['git_commit'])[:12]}, config hash {item.config['config_hash']}, seeds {len(environment['seeds'])}, "
-        f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
-        f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
-    )
-    if speeds := environment.get("speed"):
-        facts += f" Training: {spread(speeds, 'tokens_per_second', ',.0f')} tokens/s"
-        used = spread(speeds, "utilisation", ".1%")
-        facts += f", {used} of the devices' peak." if used else "."
-    if changed(item):
-        facts += " The preset has changed since."
-    folder = f"records/{item.experiment}/{item.preset}"
-    return "\n".join([*lines, "", cell(facts), "", f"![{item.experiment}]({folder}/figure.png)", ""])
 
 
 def changed(item: Record) -> bool:
@@ -130,7 +222,7 @@ def changed(item: Record) -> bool:
 
 
 def number(value: Any) -> str:
-    """A measured, published or threshold value in a few characters; an interval as mean [low, high]."""
+    """A measured or published value in a few characters; an interval as mean [low, high]."""
     match value:
         case None:
             return "-"
@@ -146,14 +238,9 @@ def number(value: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that cannot leave its cell of a Markdown table nor become HTML."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-
-
-def verdicts(item: Record) -> str:
-    """How many of the claims hold, are refuted and are open."""
-    words = [claim["verdict"] for claim in item.claims]
-    return ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
+    """Text that cannot leave its cell of a Markdown table nor become HTML or mathematics."""
+    plain = html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    return plain.replace("$", "\\$")
 
 
 def preferred(items: list[Record]) -> Record:
@@ -167,10 +254,10 @@ def citation(name: str, preset: str | None = None) -> str:
     Raises `InvalidConfig` for unknown names.
     """
     module = registry.load(name)
-    paper = "\n\n".join(map(papers.bibtex, module.PAPERS)) if hasattr(module, "PAPERS") else module.PAPER.strip()
+    cited = "\n\n".join(map(papers.bibtex, module.PAPERS)) if hasattr(module, "PAPERS") else module.PAPER.strip()
     items = {item.preset: item for item in record.read_records() if item.experiment == name}
     if preset is None and not items:
-        return f"{paper}\n\n% {name} has no committed record yet"
+        return f"{cited}\n\n% {name} has no committed record yet"
     item = preferred(list(items.values())) if preset is None else items[choose("preset", preset, items)]
     environment = item.environment
     commits = ", ".join(environment.get("git_commits", [environment["git_commit"]]))
@@ -178,7 +265,7 @@ def citation(name: str, preset: str | None = None) -> str:
         "author": "{The lexinv authors}",
         "title": f"{{lexinv}}: record of the reproduction {name}, preset {item.preset}",
         "year": environment["started"][:4],
-        "note": f"Commit {commits}, config hash {item.config['config_hash']}; {verdicts(item)}",
+        "note": f"Commit {commits}, config hash {item.config['config_hash']}; {tally(item.claims)}",
     }
     body = "".join(f"  {key} = {{{text}}},\n" for key, text in fields.items()).replace("_", r"\_")
-    return f"{paper}\n\n@misc{{lexinv-{name.replace('/', '-')}-{item.preset},\n{body}}}"
+    return "\n\n".join(filter(None, [cited, f"@misc{{lexinv-{name.replace('/', '-')}-{item.preset},\n{body}}}"]))

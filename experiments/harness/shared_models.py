@@ -9,12 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 import lexinv
 from experiments.harness.record import describe_session, training_speed
 from experiments.harness.workspace import Workspace, write_json
 from lexinv.data.cache import cache_directory
+from lexinv.folders import locked
 from lexinv.training.metrics import SPEED_FILE
 from lexinv.training.processes import agree, first_process, in_any_process
 from lexinv.validation import require
@@ -55,7 +54,7 @@ def shared_models(
         return agree(lambda: sum(session["wall_clock_seconds"] for session in shared.sessions()))
 
     held = shared.folder("lock") / "training"
-    with FileLock(held) if first_process() else nullcontext():
+    with locked(held, "LEXINV_CACHE") if first_process() else nullcontext():
         found = agree((shared.path / "stages/seconds.json").is_file)
         everywhere = not in_any_process(not held.exists())
         require(everywhere, "LEXINV_CACHE", str(cache_directory()), "a folder that all processes of the run share")

@@ -36,6 +36,7 @@ from experiments.harness.sweep_algebra import (
 from experiments.harness.trial import HANDOVER_SECONDS, finished
 from experiments.harness.trial import main as run_trial_here
 from experiments.harness.workspace import Workspace, open_workspace
+from lexinv.folders import expanded
 from lexinv.validation import choose, require
 
 
@@ -160,6 +161,7 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
     execute = executor(options, halving)
 
     path = options.workspace or Path("runs", name, "sweeps", f"{preset}-{config_hash(base)[:8]}")
+    path = expanded(path, "--workspace")
     distinct = {config_hash(config): config for _, config in found}
     if options.emit is not None:
         return emit_recipe(name, preset, options, blocks, path, list(distinct), console)

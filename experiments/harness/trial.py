@@ -4,19 +4,19 @@ What the folder's config.json says is run, judged and drawn, as `run` does it. W
 """
 
 import dataclasses
-import json
 import os
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.harness.workspace import Workspace, open_workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, open_workspace, read_json, write_atomically, write_json
 
 HANDOVER_SECONDS = 60.0
 """How long a trial waits for the one before it in its folder, which may be writing its last checkpoint."""
@@ -30,16 +30,37 @@ def finished(folder: Path) -> bool:
     return (folder / LAST_FILE).is_file()
 
 
-def prepare_process(distributed: str | None = None) -> None:
-    """Before JAX starts: keep freed memory, cache compiled programs in the user's cache folder, end cleanly on SIGTERM.
+def make_ready() -> None:
+    """Before JAX starts: keep freed memory, and compiled programs in the user's cache folder, where the next start finds them.
 
-    distributed: make this process one of several, see `experiments.harness.distributed.join`.
+    What the user has chosen of JAX's compilation cache stays as it is. No backend is started.
     """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
     from lexinv.data.cache import cache_directory
     from lexinv.training.allocator import keep_memory
 
     keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    # Not by the environment, which JAX reads when it is imported. Small programs are kept too: a short run compiles hardly any others.
+    if jax.config.jax_compilation_cache_dir is None:
+        chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        jax.config.update("jax_compilation_cache_dir", chosen or str(cache_directory() / "compiled"))
+    if jax.config.jax_persistent_cache_min_compile_time_secs == 1.0:  # JAX's default
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if jax.config.jax_persistent_cache_min_entry_size_bytes == 0:
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A full disk says so where something is lost. A program that is not kept is compiled again.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    compilation_cache.reset_cache()  # in a notebook that has compiled something, JAX has settled that there is none
+
+
+def prepare_process(distributed: str | None = None) -> None:
+    """`make_ready`, and end cleanly on SIGTERM.
+
+    distributed: make this process one of several, see `experiments.harness.distributed.join`.
+    """
+    make_ready()
     if distributed is not None:
         from experiments.harness.distributed import join
 
@@ -56,7 +77,7 @@ def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -
     if agree(results.is_file):
         return True
     with started(workspace, label, console):
-        write_json(results, plain(module.run(config, workspace)))
+        write_json(results, finite(module.run(config, workspace), "results"))
     return False
 
 
@@ -78,7 +99,7 @@ def held_in(folder: Path) -> tuple[ModuleType, Any, Workspace, str]:
     from experiments.harness.config import from_json
     from experiments.harness.registry import load
 
-    held = json.loads((folder / "config.json").read_bytes())
+    held = read_json(folder / "config.json", dict)
     module = load(held["experiment"])
     config = from_json(module.Config, held["config"])
     workspace = open_workspace(folder, held["experiment"], held["preset"], config)
@@ -94,7 +115,7 @@ def run_trial(folder: Path) -> None:
     module, config, workspace, label = held_in(folder)
     with workspace.locked(HANDOVER_SECONDS):
         run_in(workspace, module, config, label, Console(soft_wrap=True))
-        finish(workspace, module, json.loads((folder / "results.json").read_bytes()))
+        finish(workspace, module, read_json(folder / "results.json", dict))
 
 
 def end_with_parent() -> None:

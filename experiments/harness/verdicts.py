@@ -1,6 +1,7 @@
 """A paper's statements as comparisons: what was measured, where it has to lie, and which of three words that gives.
 
-holds: wholly inside. refuted: wholly outside. open: it straddles a bound, or a single seed cannot tell. A verdict is computed, never typed.
+holds: wholly inside. refuted: wholly outside. open: it straddles a bound, or one seed or a number
+that is not finite cannot tell. A verdict is computed, never typed.
 """
 
 import math
@@ -59,13 +60,12 @@ class Rule:
     def _ends(self, values: Values) -> tuple[float | None, float | None]:
         if isinstance(values, Interval):
             return (values.mean, values.mean) if self.judged == "mean" else (values.low, values.high)
-        if np.ndim(values) == 0:
-            return float(values), float(values)
-        if np.size(values) < 2:
+        numbers = np.asarray(values, np.float64)
+        if not np.isfinite(numbers).all() or (numbers.ndim and numbers.size < 2):
             return None, None
-        if self.judged == "every seed":
-            return float(np.min(values)), float(np.max(values))
-        return self._ends(interval(np.asarray(values).tolist()))
+        if numbers.ndim == 0 or self.judged == "every seed":
+            return float(numbers.min()), float(numbers.max())
+        return self._ends(interval(numbers.tolist()))
 
     def __str__(self) -> str:
         if self.low == -math.inf:
@@ -147,7 +147,10 @@ class Claim:
         def shown(values: Values) -> Any:
             if isinstance(values, Interval):
                 return vars(values)
-            return float(values) if np.ndim(values) == 0 else vars(interval(np.asarray(values).tolist()))
+            numbers = np.asarray(values, np.float64)
+            if not np.isfinite(numbers).all():
+                return None
+            return float(numbers) if numbers.ndim == 0 else vars(interval(numbers.tolist()))
 
         return {
             "name": self.name,

@@ -5,23 +5,31 @@ and what a stage gave there, is handed to the others, so that all go the same wa
 """
 
 import json
+import math
 import os
 import re
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lexinv.folders import expanded, locked, open_folder
 from lexinv.training.processes import agree, first_process, in_any_process
 from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig, require
 
 NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*)*")
 CLOCK_SECONDS = 5.0
+LOCK, OPENING = ".lock", ".opening"
+OPENING_SECONDS = 60.0
+"""How long a process waits for another one that is looking at the same folder, which takes milliseconds."""
+
+PASSING = (LOCK, OPENING, ".ipynb_checkpoints", ".DS_Store", "lost+found")
+"""What a new folder may hold: our locks, and what notebooks and systems put anywhere."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -41,34 +49,70 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk is told without a name
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, one line for each member of the outermost object or list so that differences can be read."""
+def write_json(path: Path, value: Any, strict: bool = True) -> None:
+    """Write JSON atomically, one line for each member of the outermost object or list so that differences can be read.
+
+    strict: raise ValueError with the fields that are NaN or infinite, which others cannot read.
+    """
+    value = plain(value)
+    if strict and (lost := not_finite(value, path.stem)):
+        raise ValueError(f"{path} cannot hold {_listed(lost)}")
     if isinstance(value, dict):
-        lines = [f"{json.dumps(key)}: {_dumps(member)}" for key, member in value.items()]
+        lines = [f"{json.dumps(key)}: {json.dumps(member)}" for key, member in value.items()]
         text = "{\n" + ",\n".join(lines) + "\n}\n"
     elif isinstance(value, list):
-        text = "[\n" + ",\n".join(map(_dumps, value)) + "\n]\n"
+        text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]\n"
     else:
-        text = _dumps(value) + "\n"
+        text = json.dumps(value) + "\n"
     write_atomically(path, text.encode())
 
 
+def read_json(path: Path, kind: type) -> Any:
+    """The JSON value of this type in a file; `InvalidConfig` names the file where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidConfig("file", str(path), f"a JSON file ({error})") from None
+    require(isinstance(value, kind), "file", str(path), f"JSON of type {kind.__name__}")
+    return value
+
+
 def plain(value: Any) -> Any:
-    """The value as reading its JSON gives it back: tuples as lists, arrays as nested lists. Raises ValueError for NaN and infinity."""
-    return json.loads(_dumps(value))
+    """The value as reading its JSON gives it back: tuples as lists, arrays as nested lists. NaN and infinities stay."""
 
-
-def _dumps(value: Any) -> str:
     def array(item: Any) -> Any:
         if hasattr(item, "tolist"):  # NumPy and JAX arrays and scalars
             return item.tolist()
         raise TypeError(f"{type(item).__name__} is not JSON: {item!r}")
 
-    return json.dumps(value, default=array, allow_nan=False)
+    return json.loads(json.dumps(value, default=array))
+
+
+def finite(value: Any, name: str) -> Any:
+    """`plain`, with None for each number that is not finite and a warning that says which of `name` these are."""
+    value = plain(value)
+    if lost := not_finite(value, name):
+        warnings.warn(f"{_listed(lost)}: kept as null", stacklevel=2)
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
+def not_finite(value: Any, name: str) -> list[str]:
+    """The places in plain JSON of numbers that are NaN or infinite, as `name.key[2] is nan`."""
+    if isinstance(value, dict):
+        return [place for key, member in value.items() for place in not_finite(member, f"{name}.{key}")]
+    if isinstance(value, list):
+        return [place for i, member in enumerate(value) for place in not_finite(member, f"{name}[{i}]")]
+    return [f"{name} is {value}"] if isinstance(value, float) and not math.isfinite(value) else []
+
+
+def _listed(places: list[str], most: int = 5) -> str:
+    return ", ".join(places[:most]) + (f" and {len(places) - most} more" if places[most:] else "")
 
 
 @dataclass(frozen=True)
@@ -91,6 +135,7 @@ class Workspace:
     def cached(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of the stage `name`: read if an earlier start finished it, otherwise computed and written atomically.
 
+        Numbers that are not finite stay, with a warning that names them: hours of others may stand beside them.
         Several processes compute it together, and the first's value is that of all.
         """
         path = self._inside(f"stages/{name}.json")
@@ -106,9 +151,11 @@ class Workspace:
         if found := agree(held):
             return found[0]
         value = plain(compute())
+        if lost := not_finite(value, f"stage {name}"):
+            warnings.warn(_listed(lost), stacklevel=2)
 
         def written() -> Any:
-            write_json(path, value)
+            write_json(path, value, strict=False)
             return value
 
         return agree(written)
@@ -140,24 +187,14 @@ class Workspace:
     @contextmanager
     def locked(self, seconds: float = 0.0) -> Iterator[None]:
         """Hold the run folder for this process; `InvalidConfig` if another one still holds it after so long. A killed process lets go."""
-        from filelock import FileLock, Timeout
+        with ExitStack() as stack:
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+            def acquire() -> None:
+                folder = open_folder(self.path, "workspace")
+                stack.enter_context(locked(folder / LOCK, "workspace", seconds))
 
-        def acquire() -> None:
-            try:
-                lock.acquire(timeout=seconds)
-            except Timeout:
-                raise InvalidConfig(
-                    "workspace", str(self.path), "a run folder that no other process is using"
-                ) from None
-
-        agree(acquire)
-        try:
+            agree(acquire)
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def session(self, description: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -180,22 +217,27 @@ class Workspace:
         clock.start()
         try:
             yield current
-        finally:
+        except BaseException:
             stop.set()
             clock.join()
-            tick()
+            with suppress(OSError):  # where the disk is full, it says less than what has ended the run
+                tick()
+            raise
+        stop.set()
+        clock.join()
+        tick()
 
     def sessions(self) -> list[dict[str, Any]]:
         """The starts of this run so far: commit, machine, packages and wall clock of each."""
         path = self._inside("sessions.json")
-        return json.loads(path.read_bytes()) if path.is_file() else []
+        return read_json(path, list) if path.is_file() else []
 
 
 def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Workspace:
-    """The run folder at `path` for this configuration, made if missing.
+    """The run folder at `path`, whose leading ~ is expanded, for this configuration; made if missing.
 
-    Raises `InvalidConfig` with both hashes if it holds another configuration, if it is a file or a folder of something else, and if not
-    all of several processes see it.
+    Of several processes that ask at a time for different configurations one gets it. Raises `InvalidConfig` with both hashes if it holds
+    another configuration, if it cannot be a folder or is one of something else, and if not all processes of this run see it.
     """
     from experiments.harness.config import config_hash, to_json
 
@@ -205,25 +247,31 @@ def open_workspace(path: Path, experiment: str, preset: str, config: Any) -> Wor
         "config_hash": config_hash(config),
         "config": to_json(config),
     }
+    path = expanded(path, "workspace")
     file = path / "config.json"
 
+    def require_empty() -> None:
+        names = {child.name for child in path.iterdir()}.difference(PASSING)
+        found = [name for name in names if not name.startswith(".config.json.")]  # of a process that was killed
+        allowed = f"a new or empty folder, or the folder of the same run; there is {', '.join(sorted(found)[:3])}"
+        require(not found, "workspace", str(path), allowed)
+
     def begin() -> None:
-        require(not path.exists() or path.is_dir(), "workspace", str(path), "a folder")
-        if file.is_file():
-            try:
-                held = json.loads(file.read_bytes())
-                found = f"{held['experiment']} with config hash {held['config_hash']}"
-            except (ValueError, KeyError, TypeError):
-                raise InvalidConfig("workspace", str(path), "a run folder; its config.json cannot be read") from None
-            wanted = f"{experiment} with config hash {content['config_hash']}"
-            if found != wanted:
-                raise InvalidConfig(
-                    "workspace", str(path), f"it holds {found}; this run is {wanted}; choose another folder"
-                )
-        else:
-            foreign = path.is_dir() and any(child.name != ".lock" for child in path.iterdir())
-            require(not foreign, "workspace", str(path), "a new or empty folder, or the folder of the same run")
-            write_json(file, content)
+        open_folder(path, "workspace")
+        if not file.is_file():
+            require_empty()  # before a lock is put there
+            with locked(path / OPENING, "workspace", OPENING_SECONDS):
+                if not file.is_file():
+                    require_empty()
+                    write_json(file, content)
+        try:
+            held = json.loads(file.read_bytes())
+            found = f"{held['experiment']} with config hash {held['config_hash']}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidConfig("workspace", str(path), f"a run folder; {file} cannot be read ({error!r})") from None
+        wanted = f"{experiment} with config hash {content['config_hash']}"
+        allowed = f"it holds {found}; this run is {wanted}; choose another folder"
+        require(found == wanted, "workspace", str(path), allowed)
 
     agree(begin)
     require(

@@ -1,1 +1,1 @@
-"""Lexinvariance: what is left of a token without its identity."""
+"""What is left of a token when its identity is taken away?"""

@@ -1,1 +1,1 @@
-"""Reproductions on merging and pruning of tokens."""
+"""How many tokens are needed?"""

@@ -1,1 +1,1 @@
-"""Reproductions on sparse autoencoders."""
+"""What is inside a token?"""

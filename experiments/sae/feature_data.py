@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from experiments.sae.feature_page import Feature, Passage, Token
 from experiments.subjects.activation_autoencoders import Autoencoder
-from experiments.subjects.language_subjects import BLOCK, KEY, LanguageSubject
+from experiments.subjects.language_subjects import BLOCK, LanguageSubject, unused_key
 from lexinv.data.tokenizers import Tokenizer
 from lexinv.nn.language_model import LanguageModel
 from lexinv.nn.lexicon import draw_lexicon, readout, row_keys
@@ -186,7 +186,7 @@ def logit_effects(
     """
     config, params = subject.config, subject.params
     model, last = LanguageModel(config), config.depth - 1
-    keys = row_keys(KEY, jnp.zeros(1, jnp.int32))
+    keys = row_keys(unused_key(), jnp.zeros(1, jnp.int32))
     table = draw_lexicon(subject.lexicon, params.get("table"), keys, subject.vocab, config.width)
     table = params.get("output_table", table)
 
@@ -203,7 +203,7 @@ def logit_effects(
 
     final = make_activations(config, subject.lexicon, subject.vocab, Site(last, "residual_out"))
     batch = {"tokens": jnp.asarray(subject.windows[0][:1], jnp.int32), "row": jnp.zeros(1, jnp.int32)}
-    at = final(params, batch, KEY)[0][:positions]
+    at = final(params, batch, unused_key())[0][:positions]
 
     @jax.jit
     def effects_of(at: Float[Array, "positions width"], directions: Float[Array, "features width"]) -> Array:

@@ -4,7 +4,6 @@ What an experiment needs of each is the same: rows to train on, rows to calibrat
 when its activations are exchanged for their reconstructions.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -20,7 +19,7 @@ from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import shared_seeds
 from lexinv.data.corpora import load_corpus
-from lexinv.data.tokenizers import Tokenizer, load_tokenizer
+from lexinv.data.tokenizers import Tokenizer, digest, load_tokenizer, unicode_text
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
@@ -149,7 +148,7 @@ class LanguageSubject:
 
     def splice(self, edit: Edit) -> Callable[[Any, int], float]:
         spliced = make_spliced_nll(self.config, self.lexicon, self.vocab, self.site)
-        compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, KEY, lambda x: edit(extra, x)))
+        compiled = jax.jit(lambda params, batch, extra: spliced(params, batch, unused_key(), lambda x: edit(extra, x)))
 
         def measure(extra: Any, seed: int) -> float:
             windows, nats = self.windows[seed], []
@@ -163,7 +162,9 @@ class LanguageSubject:
         return measure
 
 
-KEY = jax.random.key(0)
+def unused_key() -> jax.Array:
+    """The key of models that draw nothing. A function, since making a key starts JAX's backend, which importing must not."""
+    return jax.random.key(0)
 
 
 def blocks(count: int) -> Int[np.ndarray, "blocks size"]:
@@ -203,13 +204,13 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     activations, nll = make_activations(model, lexicon, vocab, site), make_nll(model, lexicon, vocab)
     chosen = np.random.default_rng(0).permutation(count)[: config.windows]
     subset = replace(train, starts=train.starts[chosen], stops=train.stops[chosen])
-    source = model_activations(activations, params, subset, BLOCK, KEY)
+    source = model_activations(activations, params, subset, BLOCK, unused_key())
     each = -(-tokens // (config.context - 1))
     shares = np.split(evaluation_windows(test, seeds * each, seed=0), seeds)
     held_out = [
         HeldOut(
             read_windows(activations, params, windows),
-            evaluate_by_position(nll, params, windows, KEY, BLOCK)[:, 1:].reshape(-1),
+            evaluate_by_position(nll, params, windows, unused_key(), BLOCK)[:, 1:].reshape(-1),
         )
         for windows in shares
     ]
@@ -235,7 +236,7 @@ def read_windows(
 ) -> Float[np.ndarray, "tokens width"]:
     """Activations at every position but the last of each window, one window after another."""
     whole = array_windows(windows.reshape(-1).astype(np.uint32), windows.shape[1])
-    found = model_activations(activations, params, whole, BLOCK, KEY)
+    found = model_activations(activations, params, whole, BLOCK, unused_key())
     return np.concatenate([found.block(index) for index in range(len(found.block_rows))])
 
 
@@ -257,10 +258,10 @@ def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
     lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
 
     def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return model.decode([int(i) for i in ids])
 
-    name = f"checkpoint-{hashlib.sha256(model.to_str().encode()).hexdigest()[:16]}"
-    return Tokenizer(name, size, tuple(pieces), separator, np.array(lengths, np.int32), encode, decode)
+    fingerprint, counts = digest(model.to_str()), np.array(lengths, np.int32)
+    return Tokenizer(f"checkpoint-{fingerprint}", size, tuple(pieces), separator, counts, encode, decode, fingerprint)

@@ -1,1 +1,1 @@
-"""Reproductions of the theory of tokenization."""
+"""How is a token made, and what does it change?"""

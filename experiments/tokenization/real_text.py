@@ -38,7 +38,7 @@ WORDS = ("bpe", "wordpiece", "unigram")
 TRAINERS: dict[str, Callable[[str, int], Tokenizer]] = {
     "bpe": partial(train_library_bpe, alphabet=ALPHABET, split_words=True),
     "wordpiece": partial(train_wordpiece, alphabet=ALPHABET, split_words=True),
-    "unigram": partial(train_unigram, alphabet=ALPHABET, split_words=True),
+    "unigram": partial(train_unigram, alphabet=ALPHABET, split_words=True, at_most=True),
     "lzw": partial(train_lzw, alphabet=ALPHABET),
 }
 LABELS = {

@@ -183,7 +183,7 @@ def measure_seed(kernel: Kernel, key: Key[Array, ""], config: Config) -> dict[st
         "bpe": lambda size: shortened(trained["bpe"], size),
         "sequential_bpe": lambda size: train_sequential_bpe(found["dictionary"], size, alphabet),
         "unigram": lambda size: (
-            train_unigram(found["dictionary"][: config.unigram_characters], size, alphabet, False)
+            train_unigram(found["dictionary"][: config.unigram_characters], size, alphabet, False, at_most=True)
             if size in config.unigram_sizes
             else None
         ),

@@ -85,7 +85,7 @@ def register_text_builders() -> None:
 
 
 def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[str, Any]]], str, str]:
-    """Open a TFDS data set of texts as `open_sources` does: its splits, the name of its text feature, its identity.
+    """Open a TFDS data set of texts as `open_sources` does: its splits, the name of its text feature, a key of its files as they are now.
 
     The text feature is the one called `text`, else the only one of type Text. Also raises `InvalidConfig` if there is no such feature or no
     train split.
@@ -98,7 +98,10 @@ def open_dataset(corpus: str, dataset: str) -> tuple[dict[str, Sequence[Mapping[
         raise InvalidConfig("corpus", corpus, f"it needs one text feature or one called text, here {texts}")
     if "train" not in info.splits:
         raise InvalidConfig("corpus", corpus, f"it needs a train split, here {sorted(info.splits)}")
-    return sources, feature, identity
+    files = [
+        (path.name, path.stat().length, path.stat().mtime) for path in sorted(tfds.core.Path(info.data_dir).iterdir())
+    ]
+    return sources, feature, f"{identity} {files}"
 
 
 def open_sources(

@@ -7,17 +7,23 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from lexinv.folders import locked, open_folder
+
 VERSION = 1  # raise it when something would be built differently under the same name
 _CHECKSUMS = "SHA256SUMS"
 
 
 def cache_directory() -> Path:
-    """The folder of everything that can be prepared again: `$LEXINV_CACHE`, else the platform's user cache folder."""
-    if chosen := os.environ.get("LEXINV_CACHE"):
-        return Path(chosen).expanduser()
-    import platformdirs
+    """The folder of everything that can be prepared again: `$LEXINV_CACHE`, else the platform's user cache folder; made if missing.
 
-    return Path(platformdirs.user_cache_dir("lexinv"))
+    Raises `InvalidConfig` where there can be no folder.
+    """
+    chosen = os.environ.get("LEXINV_CACHE")
+    if not chosen:
+        import platformdirs
+
+        chosen = platformdirs.user_cache_dir("lexinv")
+    return open_folder(Path(chosen), "LEXINV_CACHE")
 
 
 def prepared(cache: Path | None, kind: str, name: str, build: Callable[[Path], None]) -> Path:
@@ -26,16 +32,16 @@ def prepared(cache: Path | None, kind: str, name: str, build: Callable[[Path], N
     The folder appears complete or not at all: it is built beside its place, given a list of checksums and renamed.
     Of several processes one builds while the others wait. A folder whose files do not match their checksums is built
     again, with a warning that names them. Whatever `build` raises passes through and leaves nothing behind.
-    `cache` defaults to `cache_directory()`.
+    `cache` defaults to `cache_directory()`. Raises `InvalidConfig` where the cache cannot hold a folder or a lock.
     """
     directory = (cache or cache_directory()) / f"v{VERSION}" / kind / name
     if _damage(directory) is None:  # no lock, so that a finished cache may be read-only
         return directory
-    from filelock import FileLock
     from rich.console import Console
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f".{directory.name}.lock")):
+    field = "LEXINV_CACHE" if cache is None else "cache"
+    open_folder(directory.parent, field)
+    with locked(directory.with_name(f".{directory.name}.lock"), field):
         damage = _damage(directory)
         if damage is None:  # another process built it while this one waited
             return directory

@@ -10,13 +10,13 @@ import numpy as np
 
 from lexinv.data import documents
 from lexinv.data.cache import prepared
-from lexinv.validation import choose, require
+from lexinv.validation import InvalidConfig, choose, require
 
 CORPORA = {
     "python-stdlib": "source code of the running Python's standard library, without tests (about 12 MB)",
     "python-docs": "Python's language reference and the standard library's docstrings (about 2 MB of English)",
     "kjv": "the King James Bible by chapters (4 MB; needs the extra `corpora`)",
-    "file:GLOB": "UTF-8 text files, one document each",
+    "file:GLOB": "UTF-8 text files, one document each; file:GLOB#blank-lines cuts them at blank lines",
     "tfds:NAME": "any TFDS text data set, such as tfds:wiki40b/en, tfds:lm1b, tfds:c4 or tfds:tiny_shakespeare",
 }
 _SOURCES = {"python-stdlib": documents.python_stdlib, "python-docs": documents.python_docs, "kjv": documents.kjv}
@@ -53,6 +53,14 @@ def load_corpus(name: str, cache: Path | None = None) -> Corpus:
     def build(folder: Path) -> None:
         found = source.documents()
         names = list(found)
+        if is_files and len(names) < len(SPLITS):
+            document = (
+                "lies between blank lines"
+                if name.endswith(documents.BLANK_LINES)
+                else f"is a file: cut it into several, or at its blank lines by {name}{documents.BLANK_LINES}"
+            )
+            allowed = f"at least {len(SPLITS)} documents, here {len(names)}. A document {document}"
+            raise InvalidConfig("corpus", name, allowed)
         splits = {split: {names[i]: found[names[i]] for i in chosen} for split, chosen in divide(name, names).items()}
         write_documents(splits, folder)
         _write_description(folder, name, read_documents(folder))

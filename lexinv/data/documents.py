@@ -16,6 +16,8 @@ from lexinv.validation import InvalidConfig, require
 
 Documents = Mapping[str, Callable[[], str]]
 
+BLANK_LINES = "#blank-lines"
+
 # Tests, what is installed beside the library, and build settings that differ between machines.
 _NOT_LIBRARY = re.compile(r"(^|/)(tests?|idle_test|site-packages|dist-packages|config-[^/]*|_sysconfigdata[^/]*)(/|$)")
 
@@ -74,23 +76,32 @@ def kjv() -> Source:
 def text_files(pattern: str) -> Source:
     """UTF-8 files matching `pattern` (`**` crosses folders), one document per file; ids are relative to its fixed part.
 
+    A pattern that ends in `BLANK_LINES` makes a document of all between blank lines; its id is the file's and its number there.
     A byte order mark is dropped; empty files are no documents. Raises `InvalidConfig` naming a file that cannot be
     read or is not UTF-8.
     """
-    name = f"file:{pattern}"
-    pattern = os.path.expanduser(pattern)
+    name, cut = f"file:{pattern}", pattern.endswith(BLANK_LINES)
+    pattern = os.path.expanduser(pattern.removesuffix(BLANK_LINES))
     paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if not path.is_dir()]
-    require(bool(paths), "corpus", name, "the pattern must match at least one file")
+    bracket = "; a literal bracket is written [[]" if "[" in pattern else ""
+    require(bool(paths), "corpus", name, f"the pattern must match at least one file{bracket}")
     fixed = os.path.dirname(re.split(r"[*?[]", pattern)[0])
     files = {os.fsencode(path.relative_to(fixed)).decode("utf-8", "backslashreplace"): path for path in paths}
 
     def documents() -> Documents:
         for path in paths:  # all of them before anything is written
             _read_utf8(name, path)
+        if cut:
+            return {
+                f"{key}#{number}": partial(str, part)
+                for key, path in files.items()
+                for number, part in enumerate(_between_blank_lines(_read_utf8(name, path)))
+            }
         return {key: partial(_read_utf8, name, path) for key, path in files.items() if path.stat().st_size}
 
     try:
-        return Source(_listing(files), documents)
+        key = _listing(files)
+        return Source(hashlib.sha256(f"{key}{BLANK_LINES}".encode()).hexdigest() if cut else key, documents)
     except OSError as error:
         raise InvalidConfig("corpus", name, f"{error.filename} cannot be read ({error.strerror})") from error
 
@@ -122,6 +133,11 @@ def _read_utf8(corpus: str, path: Path) -> str:
         raise InvalidConfig("corpus", corpus, f"{path} is not UTF-8 (byte {error.start})") from error
     except OSError as error:
         raise InvalidConfig("corpus", corpus, f"{path} cannot be read ({error.strerror})") from error
+
+
+def _between_blank_lines(text: str) -> list[str]:
+    parts = (part.strip("\r\n") for part in re.split(r"\n(?:[^\S\n]*\n)+", text))
+    return [part for part in parts if part.strip()]
 
 
 def _docstrings(source: str) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lexinv.randomness import threefry
 from lexinv.validation import require
 
 CELLS = 3
@@ -76,7 +77,7 @@ def glyphs(classes: int) -> Bool[np.ndarray, "classes cells cells"]:
 
 def sample_images(config: GlyphConfig, count: int, key: Key[Array, ""]) -> Images:
     """Independent images; classes, positions, grey levels and noise are all uniform or Gaussian draws from `key`."""
-    label_key, place_key, grey_key, noise_key = jax.random.split(key, 4)
+    label_key, place_key, grey_key, noise_key = jax.random.split(threefry(key), 4)
     shown, distracting = jax.random.randint(label_key, (2, count), 0, config.classes)
     grey = jax.random.uniform(grey_key, (count, 1, 1, 1), minval=0.2, maxval=0.6)
     places = jax.vmap(lambda one: _two_places(config, one))(jax.random.split(place_key, count))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lexinv.randomness import threefry
 from lexinv.validation import require
 
 SHAPES = {
@@ -114,7 +115,7 @@ def bitmaps(config: SceneConfig) -> Bool[np.ndarray, "shapes cells cells"]:
 
 def sample_scenes(config: SceneConfig, count: int, key: Key[Array, ""]) -> Scenes:
     """Independent scenes: shapes, colours, quadrants, places in them and the grey of the background are uniform draws from `key`."""
-    shape_key, colour_key, place_key, grey_key, noise_key = jax.random.split(key, 5)
+    shape_key, colour_key, place_key, grey_key, noise_key = jax.random.split(threefry(key), 5)
     objects = len(config.sizes)
     order = jax.vmap(lambda one: jax.random.permutation(one, config.shapes))(jax.random.split(shape_key, count))
     shape = order[:, :objects]
@@ -162,7 +163,7 @@ def ask(config: SceneConfig, scenes: Scenes, key: Key[Array, ""], counts: int = 
     require(0 <= counts <= config.colours, "counts", counts, f"from 0 to the {config.colours} colours")
     require(0 <= presences <= config.shapes, "presences", presences, f"from 0 to the {config.shapes} shapes")
     scenes_, objects = scenes.shape.shape
-    count_key, presence_key = jax.random.split(key)
+    count_key, presence_key = jax.random.split(threefry(key))
 
     def draws(key: Key[Array, ""], number: int, of: int) -> Int[Array, "scenes number"]:
         order = jax.vmap(lambda one: jax.random.permutation(one, of))(jax.random.split(key, scenes_))

@@ -1,9 +1,10 @@
-"""Tokenizers of language models: `letters`, `char`, `byte`, `bpe:V` and `unigram:V`."""
+"""Tokenizers of language models: `letters`, `char`, `byte`, `bpe:V` and `unigram:V`; the first two fold what they have no symbol for."""
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,37 @@ from jaxtyping import Float, Int, Int32
 
 from lexinv.data.cache import prepared
 from lexinv.data.corpora import Corpus
-from lexinv.validation import choose, require
+from lexinv.data.symbols import require_symbols
+from lexinv.validation import InvalidConfig, choose, require
 
 TOKENIZERS = {
     "letters": "29 symbols: space, a to z, full stop, comma; everything else becomes a space",
     "char": "130 symbols: ASCII, one for every other character, one between documents",
+    "letters:lossy": "letters for a corpus of which more than a tenth is folded",
+    "char:lossy": "char for a corpus of which more than a tenth is folded",
     "byte": "257 symbols: UTF-8 bytes and one between documents",
     "bpe:V": "V byte-level subwords, trained on the corpus's train split",
     "unigram:V": "the same, but chosen as a unigram language model",
 }
 
 
+MOST_FOLDED = 0.1
+"""The share of a corpus's characters up to which it may be folded by a tokenizer that was not asked for as lossy."""
+
+_NEITHER_LETTER_NOR_GAP = re.compile(r"[^a-z\s!-/:-@\[-`{-~]")  # the ranges are ASCII's punctuation
+
+
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Ids 0 to `vocab_size` - 1 and what they stand for. `encode` first normalises the text, as its name prescribes.
+    """Ids 0 to `vocab_size` - 1 and what they stand for. `encode` first normalises the text, as its name prescribes, and raises
+    `InvalidConfig` for a lone surrogate, which no encoding of text can hold.
 
     symbols: a printable name per id. separator: the id put after every document.
     token_bytes: int32[V], the UTF-8 bytes that each id stands for in the normalised text, 0 for a separator that stands
     for no text; the sum over `encode(text)` is the length of `decode(encode(text))` in UTF-8.
+    fingerprint: identifies what `encode` does, as the name does not: `digest` of all that it was trained to.
+    folded: how many characters of a text are not told apart from others. Of `letters` digits and what is not ASCII: that white space and
+    punctuation end words is all that a gap says; of `char` all that is not ASCII. most_folded: see `MOST_FOLDED`.
     """
 
     name: str
@@ -38,6 +52,9 @@ class Tokenizer:
     token_bytes: Int32[np.ndarray, " vocab"]
     encode: Callable[[str], Int32[np.ndarray, " tokens"]]
     decode: Callable[[Sequence[int] | np.ndarray], str]
+    fingerprint: str
+    folded: Callable[[str], int] = lambda text: 0
+    most_folded: float = MOST_FOLDED
 
 
 def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Tokenizer:
@@ -49,15 +66,36 @@ def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Toke
     if kind in ("bpe", "unigram"):
         require(size.isdecimal(), "tokenizer", name, f"{kind}:V with a number V, such as {kind}:4096")
         return _subwords(kind, int(size), corpus, cache)
-    return {"letters": _letters, "char": _char, "byte": _byte}[choose("tokenizer", name, TOKENIZERS)]()
+    choose("tokenizer", name, TOKENIZERS)
+    made = {"letters": _letters, "char": _char, "byte": _byte}[kind]()
+    return replace(made, name=name, most_folded=1.0) if size else made
+
+
+def unicode_text(text: str, field: str = "text") -> str:
+    """`text`, unless it holds a lone surrogate: `InvalidConfig` with its place."""
+    if found := re.search("[\ud800-\udfff]", text):
+        allowed = "no lone surrogate: it is half of a character, and cannot be written as UTF-8"
+        raise InvalidConfig(f"{field}[{found.start()}]", found[0], allowed)
+    return text
+
+
+def digest(content: str) -> str:
+    """The first 16 hex digits of the SHA-256 of what decides a tokenizer, such as the JSON of its vocabulary, merges and encoder."""
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def bits_per_byte(
     nats: Float[np.ndarray, "windows time"], tokens: Int[np.ndarray, "windows time"], tokenizer: Tokenizer
 ) -> float:
-    """The losses `nats` of `tokens` in bits per byte of the normalised text; padding (-1) is not counted."""
+    """The losses `nats` of `tokens` in bits per byte of the normalised text; padding (-1) is not counted.
+
+    Raises `InvalidConfig` for tokens that the tokenizer does not have, and where none stands for text.
+    """
     counted = tokens >= 0
-    return float(nats[counted].sum(dtype=np.float64) / np.log(2.0) / tokenizer.token_bytes[tokens[counted]].sum())
+    require_symbols("tokens", np.maximum(tokens, 0), tokenizer.vocab_size)
+    count = int(tokenizer.token_bytes[tokens[counted]].sum())
+    require(count > 0, "tokens", tokens.shape, "some that stand for text")
+    return float(nats[counted].sum(dtype=np.float64) / np.log(2.0) / count)
 
 
 def _letters() -> Tokenizer:
@@ -70,13 +108,21 @@ def _letters() -> Tokenizer:
     ids[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
 
     def encode(text: str) -> np.ndarray:
-        folded = re.sub("[^a-z.,]+", " ", text.lower()).strip(" ")
+        folded = re.sub("[^a-z.,]+", " ", unicode_text(text).lower()).strip(" ")
         return ids[np.frombuffer(folded.encode("ascii"), np.uint8)]
 
     symbols = tuple(map(_printable, alphabet))
     bytes_ = np.ones(len(alphabet), np.int32)
     return Tokenizer(
-        "letters", len(alphabet), symbols, 0, bytes_, encode, lambda ids: "".join(alphabet[i] for i in ids)
+        "letters",
+        len(alphabet),
+        symbols,
+        0,
+        bytes_,
+        encode,
+        lambda ids: "".join(alphabet[i] for i in ids),
+        digest("letters"),
+        lambda text: len(_NEITHER_LETTER_NOR_GAP.findall(text.lower())),
     )
 
 
@@ -86,15 +132,25 @@ def _char() -> Tokenizer:
     other, separator = 128, 129
 
     def encode(text: str) -> np.ndarray:
-        if not text.isascii():
+        if not unicode_text(text).isascii():
             text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         return np.minimum(codes, other).astype(np.int32)
 
     characters = [*map(chr, range(128)), "\N{REPLACEMENT CHARACTER}", ""]
     symbols = (*map(_printable, characters[:129]), "<separator>")
     bytes_ = np.array([len(c.encode()) for c in characters], np.int32)
-    return Tokenizer("char", 130, symbols, separator, bytes_, encode, lambda ids: "".join(characters[i] for i in ids))
+    return Tokenizer(
+        "char",
+        130,
+        symbols,
+        separator,
+        bytes_,
+        encode,
+        lambda ids: "".join(characters[i] for i in ids),
+        digest("char"),
+        lambda text: sum(not character.isascii() for character in text),
+    )
 
 
 def _byte() -> Tokenizer:
@@ -104,12 +160,12 @@ def _byte() -> Tokenizer:
     bytes_ = np.array([1] * 256 + [0], np.int32)
 
     def encode(text: str) -> np.ndarray:
-        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+        return np.frombuffer(unicode_text(text).encode("utf-8"), np.uint8).astype(np.int32)
 
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return bytes(int(i) for i in ids if i != separator).decode("utf-8", errors="replace")
 
-    return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode)
+    return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode, digest("byte"))
 
 
 def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
@@ -130,9 +186,12 @@ def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Token
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        model.train_from_iterator(corpus.splits["train"], trainer)
+        model.train_from_iterator(map(unicode_text, corpus.splits["train"]), trainer)
         reached = model.get_vocab_size()
-        require(reached == size, "tokenizer", name, f"at most {reached}: the corpus has no more subwords")
+        most = f"at most {reached}: the corpus has no more subwords"
+        # A unigram model drops subwords until they are few enough, and may drop more than it must.
+        allowed = most if bpe else f"another size: the library stops at {reached} subwords of this corpus"
+        require(reached == size, "tokenizer", name, allowed)
         model.save(str(folder / "tokenizer.json"))
 
     folder = prepared(cache, "tokenizers", f"{kind}-{size}-{corpus.fingerprint}", build)
@@ -145,9 +204,18 @@ def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Token
     bytes_ = np.array([0] + [len(piece) for piece in pieces[1:]], np.int32)
 
     def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
 
-    return Tokenizer(name, size, symbols, 0, bytes_, encode, lambda ids: model.decode([int(i) for i in ids]))
+    return Tokenizer(
+        name,
+        size,
+        symbols,
+        0,
+        bytes_,
+        encode,
+        lambda ids: model.decode([int(i) for i in ids]),
+        digest(model.to_str()),
+    )
 
 
 def _printable(character: str) -> str:

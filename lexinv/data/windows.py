@@ -1,5 +1,6 @@
 """From documents to batches: a stream of tokens, windows over it, and shuffled batches with random access."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from jaxtyping import Int, Int32, Int64, UInt
 from lexinv.data.cache import prepared
 from lexinv.data.corpora import Corpus
 from lexinv.data.tokenizers import Tokenizer
-from lexinv.validation import choose, require
+from lexinv.validation import InvalidConfig, choose, require
 
 if TYPE_CHECKING:
     import grain
@@ -25,31 +26,51 @@ class TokenStream(NamedTuple):
     """All documents of a split one after another, each followed by the separator.
 
     tokens: unsigned integers [tokens], mapped from disk. offsets: int64[documents + 1]; document d is
-    tokens[offsets[d] : offsets[d + 1]], its separator included.
+    tokens[offsets[d] : offsets[d + 1]], its separator included. folded: the share of the text's characters that the tokenizer does not
+    tell apart from others.
     """
 
     tokens: UInt[np.ndarray, " tokens"]
     offsets: Int64[np.ndarray, " boundaries"]
+    folded: float = 0.0
 
 
 def token_stream(corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path | None = None) -> TokenStream:
-    """Encode a split in the order of its documents; done once per corpus, split and tokenizer, then mapped from disk."""
+    """Encode a split in the order of its documents; done once per content of corpus and tokenizer, then mapped from disk.
+
+    Says on stderr what share of the characters is folded, if any. Raises `InvalidConfig` where it is above the tokenizer's `most_folded`.
+    """
     choose("split", split, corpus.splits)
     require(len(corpus.splits[split]) > 0, "split", split, "a split with documents")
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1).newbyteorder("<")
 
     def build(folder: Path) -> None:
-        ends = [0]
+        ends, characters, folded = [0], 0, 0
         with (folder / "tokens.bin").open("wb") as file:
             for text in corpus.splits[split]:
                 document = np.append(tokenizer.encode(text), tokenizer.separator).astype(dtype)
                 file.write(document.tobytes())
                 ends.append(ends[-1] + len(document))
+                characters, folded = characters + len(text), folded + tokenizer.folded(text)
+        share = folded / max(characters, 1)
+        if share > tokenizer.most_folded:
+            allowed = (
+                f"it folds {100 * share:.1f} % of the characters of {corpus.name} ({split}); take byte, bpe:V or unigram:V, which "
+                f"keep all of them, or ask for {tokenizer.name}:lossy"
+            )
+            raise InvalidConfig("tokenizer", tokenizer.name, allowed)
         np.save(folder / "offsets.npy", np.array(ends, np.int64))
+        (folder / "folded.json").write_text(json.dumps({"characters": characters, "folded": folded, "share": share}))
 
-    name = f"{corpus.fingerprint}-{split}-{tokenizer.name.replace(':', '-')}"
+    name = f"{corpus.fingerprint}-{split}-{tokenizer.name.replace(':', '-')}-{tokenizer.fingerprint}"
     folder = prepared(cache, "tokens", name, build)
-    return TokenStream(np.memmap(folder / "tokens.bin", dtype, mode="r"), np.load(folder / "offsets.npy"))
+    share = json.loads((folder / "folded.json").read_text())["share"]
+    if share:
+        from rich.console import Console
+
+        said = f"{tokenizer.name} folds {100 * share:.1f} % of the characters of {corpus.name} ({split})"
+        Console(stderr=True).print(said, highlight=False, markup=False)
+    return TokenStream(np.memmap(folder / "tokens.bin", dtype, mode="r"), np.load(folder / "offsets.npy"), share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lexinv.data.symbols import require_symbols
 from lexinv.lexinvariance.markov import MarkovSource
 from lexinv.validation import require
 
@@ -41,13 +42,18 @@ def all_keys(vocab: int) -> Int[np.ndarray, "keys vocab"]:
     return np.array(list(permutations(range(vocab))), np.int32)
 
 
-@jax.jit
 def bayes_decipher(source: MarkovSource, tokens: Int[Array, " time"]) -> Decipherment:
     """The conditionals of p' and its posterior over keys along one cipher text, exactly.
 
     Costs O(time · vocab! · vocab²) and holds two tables of vocab! · vocab² numbers (20 MB each for 8 symbols in float64).
-    Probabilities of the source may be tiny but not zero.
+    Probabilities of the source may be tiny but not zero. Raises `InvalidConfig` for no tokens and for those that the source does not have.
     """
+    require_symbols("tokens", tokens, source.log_initial.shape[0])
+    return _bayes_decipher(source, tokens)
+
+
+@jax.jit
+def _bayes_decipher(source: MarkovSource, tokens: Int[Array, " time"]) -> Decipherment:
     vocab, dtype = source.log_initial.shape[0], source.log_initial.dtype
     plain = jnp.asarray(all_keys(vocab).T)
     probs_next = jnp.exp(source.log_transition)[

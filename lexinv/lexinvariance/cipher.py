@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lexinv.data.symbols import require_symbols
 from lexinv.validation import require
 
 
@@ -22,8 +23,12 @@ def require_key(key: Int[np.ndarray, "*texts vocab"]) -> None:
 def encipher(
     plain: Int[np.ndarray, "*texts time"], key: Int[np.ndarray, "*texts vocab"]
 ) -> Int[np.ndarray, "*texts time"]:
-    """The cipher texts that the keys, one for each text, decipher into `plain`. Raises `InvalidConfig` as `require_key`."""
+    """The cipher texts that the keys, one for each text, decipher into `plain`.
+
+    Raises `InvalidConfig` as `require_key`, and for other symbols than the keys'.
+    """
     require_key(key)
+    require_symbols("plain", plain, key.shape[-1])
     return np.take_along_axis(np.argsort(key, axis=-1).astype(plain.dtype), plain, axis=-1)
 
 
@@ -40,6 +45,7 @@ def vote_shares(
 ) -> Float[np.ndarray, "vocab vocab"]:
     """Row c: the mean of `log_probs` (nats) over the positions of cipher symbol c, zero where it does not occur."""
     vocab = log_probs.shape[1]
+    require_symbols("cipher", cipher, vocab)
     totals = np.zeros((vocab, vocab))
     np.add.at(totals, cipher, log_probs)
     return totals / np.maximum(np.bincount(cipher, minlength=vocab), 1)[:, None]
@@ -64,6 +70,7 @@ class Deciphered(NamedTuple):
 def score_key(
     found: Int[np.ndarray, " vocab"], true: Int[np.ndarray, " vocab"], cipher: Int[np.ndarray, " time"]
 ) -> Deciphered:
-    """Compare a key with the true one on a cipher text."""
+    """Compare a key with the true one on a cipher text. Raises `InvalidConfig` for an empty one and other symbols than the key's."""
+    require_symbols("cipher", cipher, len(true))
     right: Bool[np.ndarray, " vocab"] = found == true
     return Deciphered(float(right[cipher].mean()), float(right[np.unique(cipher)].mean()))

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lexinv.data.symbols import require_symbols
+
 DISCOUNTS = (0.0, 0.3, 0.5, 0.7, 0.9)
 CONCENTRATIONS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -30,10 +32,11 @@ def in_context_ngram(
     and p_k = p_{k-1} where n_k = 0.
 
     `discounts` d_k and `concentrations` theta_k have one entry per order. Row k of the result backs off through all orders below it.
-    Negative tokens are padding and get 0 nats.
+    Negative tokens are padding and get 0 nats. Raises `InvalidConfig` for no tokens and for those that are not below `vocab`.
     """
     time = tokens.shape[0]
     seen = jnp.maximum(tokens, 0)
+    require_symbols("tokens", seen, vocab)
     nexts = jax.nn.one_hot(seen, vocab, dtype=jnp.float32)
     earlier = jnp.tril(jnp.ones((time, time), bool), -1)
     matches = earlier
@@ -59,7 +62,8 @@ def in_context_ngram(
 def counter_nll(
     windows: Int[np.ndarray, "n time"], vocab: int, discounts: Sequence[float], concentrations: Sequence[float]
 ) -> Float[np.ndarray, "orders n time"]:
-    """`in_context_ngram` for each window, one after another in one program (bounded memory)."""
+    """`in_context_ngram` for each window, one after another in one program (bounded memory); refused as there."""
+    require_symbols("windows", np.maximum(windows, 0), vocab)
     parameters = jnp.asarray(discounts, jnp.float32), jnp.asarray(concentrations, jnp.float32)
     count = jax.jit(lambda batch: jax.lax.map(lambda row: in_context_ngram(row, vocab, *parameters), batch))
     return np.moveaxis(np.asarray(count(jnp.asarray(windows))), 0, 1)
@@ -71,6 +75,7 @@ def tune_counter(windows: Int[np.ndarray, "n time"], vocab: int, max_order: int)
     Order by order, the pair of the grid that predicts the second half of the windows best, given the orders below. The counter so gets the
     tuning that a baseline deserves; the two numbers per order are all that it knows of the language.
     """
+    require_symbols("windows", np.maximum(windows, 0), vocab)
     half = windows.shape[1] // 2
     discounts: list[float] = []
     concentrations: list[float] = []

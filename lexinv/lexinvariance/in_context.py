@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lexinv.randomness import threefry
 from lexinv.validation import require
 
 
@@ -52,7 +53,7 @@ def lookup_items(
         asked = jnp.stack([keys[query], jnp.int32(separators.arrow), values[query]])
         return jnp.concatenate([jnp.stack([keys, arrow, values, end], axis=1).reshape(-1), asked])
 
-    return _items(jax.vmap(draw)(jax.random.split(rng, count)), 1, separators, vocab)
+    return _items(jax.vmap(draw)(jax.random.split(threefry(rng), count)), 1, separators, vocab)
 
 
 def permutation_items(
@@ -83,7 +84,7 @@ def permutation_items(
         lines = jnp.concatenate([before, marks[0], before[:, order], marks[1]], axis=1)
         return lines.reshape(-1)[:-1]
 
-    return _items(jax.vmap(draw)(jax.random.split(rng, count)), length, separators, vocab)
+    return _items(jax.vmap(draw)(jax.random.split(threefry(rng), count)), length, separators, vocab)
 
 
 def _require_symbols(field: str, value: object, needed: int, available: int) -> None:

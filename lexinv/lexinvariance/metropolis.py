@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from lexinv.data.symbols import require_symbols
 from lexinv.lexinvariance.cipher import frequency_key
 from lexinv.lexinvariance.markov import MarkovSource
+from lexinv.randomness import threefry
 
 
 class TextCounts(NamedTuple):
@@ -103,7 +105,6 @@ def metropolis_step(
     )
 
 
-@partial(jax.jit, static_argnames=("proposals", "restarts"))
 def metropolis_decipher(
     rng: Key[Array, ""],
     source: MarkovSource,
@@ -114,8 +115,17 @@ def metropolis_decipher(
 ) -> Chain:
     """The most likely key that any of `restarts` annealed chains met, with its log-likelihood in nats. `vmap` over texts.
 
-    Every chain starts at the frequency ranks and lets β rise from 0.1 to 1.
+    Every chain starts at the frequency ranks and lets β rise from 0.1 to 1. Raises `InvalidConfig` for no tokens and for those that the
+    source does not have.
     """
+    require_symbols("tokens", tokens, source.log_initial.shape[0])
+    return _metropolis_decipher(rng, source, tokens, proposals, restarts)
+
+
+@partial(jax.jit, static_argnames=("proposals", "restarts"))
+def _metropolis_decipher(
+    rng: Key[Array, ""], source: MarkovSource, tokens: Int[Array, " time"], proposals: int, restarts: int
+) -> Chain:
     vocab, dtype = source.log_initial.shape[0], source.log_initial.dtype
     counts = count_text(tokens, vocab, tokens.shape[0], dtype)
     start = start_chain(source, counts)
@@ -131,14 +141,13 @@ def metropolis_decipher(
         inputs = draw_proposals(rng, vocab, proposals, dtype), betas
         return jax.lax.scan(step, (start, start), inputs)[0][1].key
 
-    keys = jax.vmap(restart)(jax.random.split(rng, restarts))
+    keys = jax.vmap(restart)(jax.random.split(threefry(rng), restarts))
     # Counted anew: thousands of float32 increments have drifted.
     log_likelihoods = jax.vmap(partial(key_log_likelihood, source, counts))(keys)
     best = jnp.argmax(log_likelihoods)
     return Chain(keys[best], log_likelihoods[best])
 
 
-@partial(jax.jit, static_argnames=("lengths", "chains", "samples", "thin", "burn_in"))
 def sample_keys(
     rng: Key[Array, ""],
     source: MarkovSource,
@@ -154,7 +163,23 @@ def sample_keys(
 
     The chains of a prefix (the ascending `lengths`) start where those of the prefix before it ended, so that the growing text anneals
     them; the first start at the frequency ranks. Chains that settle in separate modes all count alike, whatever the modes' weights.
+    Raises `InvalidConfig` for no tokens and for those that the source does not have.
     """
+    require_symbols("tokens", tokens, source.log_initial.shape[0])
+    return _sample_keys(rng, source, tokens, lengths, chains, samples, thin, burn_in)
+
+
+@partial(jax.jit, static_argnames=("lengths", "chains", "samples", "thin", "burn_in"))
+def _sample_keys(
+    rng: Key[Array, ""],
+    source: MarkovSource,
+    tokens: Int[Array, " time"],
+    lengths: tuple[int, ...],
+    chains: int,
+    samples: int,
+    thin: int,
+    burn_in: int,
+) -> Int[Array, "lengths draws vocab"]:
     vocab, dtype = source.log_initial.shape[0], source.log_initial.dtype
 
     def sample_prefix(key, inputs):
@@ -175,7 +200,7 @@ def sample_keys(
     def one_chain(rng):
         return jax.lax.scan(sample_prefix, start, (jax.random.split(rng, len(lengths)), prefixes))[1]
 
-    keys = jax.vmap(one_chain, out_axes=1)(jax.random.split(rng, chains))
+    keys = jax.vmap(one_chain, out_axes=1)(jax.random.split(threefry(rng), chains))
     return keys.reshape(len(lengths), chains * samples, vocab)
 
 

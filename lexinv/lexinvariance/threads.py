@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lexinv.randomness import threefry
 from lexinv.validation import choose, require
 
 DIRECTIONS = ("forward", "backward", "random")
@@ -103,7 +104,7 @@ def draw_setting(rng: Key[Array, ""], limits: Limits, fewest_pairs: int) -> Sett
         fewest_pairs,
         f"{limits.length} to {limits.pairs}",
     )
-    pairs_rng, length_rng, threads_rng, direction_rng, direct_rng = jax.random.split(rng, 5)
+    pairs_rng, length_rng, threads_rng, direction_rng, direct_rng = jax.random.split(threefry(rng), 5)
     pairs = jax.random.randint(pairs_rng, (), fewest_pairs, limits.pairs + 1)
     length = jax.random.randint(length_rng, (), 1, limits.length + 1)
     threads = jax.random.randint(threads_rng, (), 1, jnp.minimum(limits.threads, pairs // length) + 1)
@@ -115,7 +116,7 @@ def draw_setting(rng: Key[Array, ""], limits: Limits, fewest_pairs: int) -> Sett
 def sample_items(rng: Key[Array, " items"], limits: Limits, asked: Setting) -> Items:
     """One item for every key; the fields of `asked` are scalars, or have one entry per item. Jit-able, with `limits` static."""
     asked = Setting(*(jnp.broadcast_to(field, rng.shape) for field in asked))
-    return Items(*jax.vmap(lambda key, one: _sample(key, limits, one))(rng, asked))
+    return Items(*jax.vmap(lambda key, one: _sample(key, limits, one))(threefry(rng), asked))
 
 
 def _sample(rng: Key[Array, ""], limits: Limits, asked: Setting) -> tuple[Array, Array, Array]:

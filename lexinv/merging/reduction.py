@@ -11,6 +11,7 @@ from lexinv.merging.bipartite import Cosines, cosines
 from lexinv.merging.fourier import dct_reduce
 from lexinv.merging.plan import Plan, merge
 from lexinv.nn.reduced import Reduced, Reduction, Seen
+from lexinv.randomness import threefry
 
 
 class Example(NamedTuple):
@@ -56,7 +57,7 @@ def reduction(
     def reduce(seen: Seen) -> Reduced:
         keys = mean_over_heads(seen.keys)
         mask = seen.size > 0 if padded else None
-        own = None if key is None else jax.random.split(key, seen.stream.shape[0])
+        own = None if key is None else jax.random.split(threefry(key), seen.stream.shape[0])
         examples = Example(seen.stream, keys, seen.attention_weights(), seen.size, mask, own)
         plans = jax.vmap(method)(examples)
         stream, size = jax.vmap(combine)(plans, seen.stream, seen.size)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from lexinv.nn.sharding import divide_lexica, whole_vectors
+from lexinv.randomness import threefry
 from lexinv.validation import require
 
 
@@ -49,12 +50,13 @@ class LexiconConfig:
 
 
 def row_keys(key: Key[Array, ""], row: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """One key for each sequence of a batch: the step's key folded with the sequence's row."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, row)
+    """One threefry key for each sequence of a batch: the step's key folded with the sequence's row."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(threefry(key), row)
 
 
 def gaussian_rows(key: Key[Array, ""], ids: Int[Array, " n"], dim: int) -> Float[Array, "n dim"]:
     """g_v ~ N(0, I) for each listed v: a function of (key, v) alone, so that any part of a lexicon can be drawn without the rest."""
+    key = threefry(key)
     return jax.vmap(lambda v: jax.random.normal(jax.random.fold_in(key, v), (dim,)))(ids)
 
 
@@ -69,6 +71,7 @@ def lexicon_rows(
 
     `table` is E_0, or the bank of `permuted_bank`; it may be None for `lexinvariant`. Raises ValueError where it is missing.
     """
+    keys = threefry(keys)
     if config.kind == "lexinvariant":
         return jax.vmap(gaussian_rows, (0, 0, None))(keys, ids, dim)
     if table is None:
@@ -90,7 +93,7 @@ def lexicon_rows(
 
 def permutation(key: Key[Array, ""], vocab: int) -> Int[Array, " vocab"]:
     """pi_s, uniform over the permutations of the vocabulary."""
-    return jax.random.permutation(key, vocab)
+    return jax.random.permutation(threefry(key), vocab)
 
 
 def bank(vocab: int, dim: int) -> Float[Array, "vocab dim"]:

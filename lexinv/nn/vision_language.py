@@ -19,6 +19,7 @@ from lexinv.nn.positions import rotate
 from lexinv.nn.reduced import Reduced, Seen, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.nn.vision_transformer import VisionConfig, embed_images
+from lexinv.randomness import threefry
 from lexinv.validation import choose, require
 
 Params = dict[str, Any]
@@ -90,7 +91,7 @@ def initialize(config: VisionLanguageConfig, key: Key[Array, ""]) -> Params:
     read, width = config.vision.layers.width, config.decoder.width
     one = jnp.zeros((1, 1, width))
     layers = jax.vmap(lambda k: Block(_plain(config), False).init(k, one, None)["params"])(
-        jax.random.split(layer_key, config.decoder.depth)
+        jax.random.split(threefry(layer_key), config.decoder.depth)
     )
     params: Params = {
         "vision": vision_transformer.initialize(config.vision, vision_key),

@@ -15,6 +15,7 @@ from lexinv.nn.linear import layer_norm
 from lexinv.nn.pretrained import norm_params, stack
 from lexinv.nn.reduced import Reduction, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
+from lexinv.randomness import threefry
 from lexinv.validation import require
 
 Params = dict[str, Any]
@@ -87,7 +88,7 @@ def initialize(config: VisionConfig, key: Key[Array, ""]) -> Params:
     patch_key, layer_key, position_key, cls_key = jax.random.split(key, 4)
     one = jnp.zeros((1, 1, width))
     layers = jax.vmap(lambda k: Block(config.layers, False).init(k, one, None)["params"])(
-        jax.random.split(layer_key, config.layers.depth)
+        jax.random.split(threefry(layer_key), config.layers.depth)
     )
     params: Params = {
         "patches": jax.random.normal(patch_key, (pixels, width)) * pixels**-0.5,

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lexinv.data.symbols import require_symbols
 from lexinv.tokenization.sources import MOST_CONTEXTS
 from lexinv.validation import require
 
 
-@partial(jax.jit, static_argnames=("order", "symbols", "alpha"))
 def predictive_log_probs(
     tokens: Int[Array, "batch time"], order: int, symbols: int, alpha: float = 1.0
 ) -> Float[Array, "batch time symbols"]:
@@ -21,8 +21,8 @@ def predictive_log_probs(
     p = (n(c, a) + alpha) / (n(c) + alpha S). Averaged over such sources no predictor has a smaller expected loss, at any position; for the
     sources of `random_kernel` alpha is their `concentration`. Order 0 is the in-context unigram counter.
 
-    Raises `InvalidConfig` for an order below 0, above the length or with more than 4096 contexts, for fewer than two symbols, and for
-    alpha <= 0.
+    Raises `InvalidConfig` for an order below 0, above the length or with more than 4096 contexts, for fewer than two symbols, for
+    alpha <= 0, and for no tokens or others than the symbols.
     Source: conjugacy; the add-alpha estimator of Rajaraman et al. 2024 (arXiv 2407.17686, section 2) is this with alpha = 1.
     """
     require(symbols >= 2, "symbols", symbols, "at least 2")
@@ -31,7 +31,14 @@ def predictive_log_probs(
     )
     require(order <= tokens.shape[1], "order", order, f"at most the {tokens.shape[1]} tokens of a sequence")
     require(alpha > 0, "alpha", alpha, "a positive number")
+    require_symbols("tokens", tokens, symbols)
+    return _predictive_log_probs(tokens, order, symbols, alpha)
 
+
+@partial(jax.jit, static_argnames=("order", "symbols", "alpha"))
+def _predictive_log_probs(
+    tokens: Int[Array, "batch time"], order: int, symbols: int, alpha: float
+) -> Float[Array, "batch time symbols"]:
     def row(sequence: Array) -> Array:
         def step(carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
             context, counts = carry

@@ -1,6 +1,7 @@
 """Byte-pair encoding on one sequence of symbols, and the sequential variant that the theory analyses."""
 
 from heapq import heappop, heappush
+from numbers import Integral
 
 import numpy as np
 from jaxtyping import Int
@@ -9,6 +10,11 @@ from lexinv.tokenization.encoders import apply_merges, every_other
 from lexinv.validation import InvalidConfig, require
 
 Merges = list[tuple[int, int]]
+
+
+def check_size(size: int | float, least: int, of: str = "characters of the alphabet") -> None:
+    """Raise `InvalidConfig` unless a vocabulary may have this size: the `least` is the number `of` something that it must hold."""
+    require(isinstance(size, Integral) and size >= least, "size", size, f"a whole number, at least the {least} {of}")
 
 
 def learn_merges(ids: Int[np.ndarray, " n"], symbols: int, size: int) -> Merges:
@@ -20,7 +26,7 @@ def learn_merges(ids: Int[np.ndarray, " n"], symbols: int, size: int) -> Merges:
 
     Raises `InvalidConfig` if `size` is below the number of symbols or no pair is left before it is reached.
     """
-    require(size >= symbols, "size", size, f"at least the {symbols} characters of the alphabet")
+    check_size(size, symbols)
     end = len(ids)
     token = np.append(ids.astype(np.int32), -1)
     following, preceding = np.arange(1, end + 2), np.arange(-1, end)
@@ -73,7 +79,7 @@ def learn_merges_sequentially(ids: Int[np.ndarray, " n"], symbols: int, size: in
     merges so far and adds its most frequent adjacent pair, if that occurs more than `threshold` times; otherwise it stops early: the
     tokens are then nearly independent. Ties are broken as in `learn_merges`.
     """
-    require(size >= symbols, "size", size, f"at least the {symbols} characters of the alphabet")
+    check_size(size, symbols)
     require(threshold >= 0, "threshold", threshold, "zero or more")
     merges: Merges = []
     for chunk in np.array_split(ids, max(size - symbols, 1)):

@@ -1,6 +1,7 @@
 """From text to tokens: longest match, fewest tokens, and merges in the order in which they were learned."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -107,3 +108,13 @@ def apply_merges(
     for number, (left, right) in enumerate(merges):
         ids = apply_merge(ids, left, right, symbols + number)
     return ids
+
+
+class LibraryEncoder:
+    """Encodes with a tokenizer of the `tokenizers` library."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __call__(self, text: str) -> np.ndarray:
+        return np.array(self.model.encode(text, add_special_tokens=False).ids, np.int32)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lexinv.validation import InvalidConfig, require
+from lexinv.data.symbols import require_symbols
+from lexinv.validation import require
 
 STRENGTHS = tuple(2.0**power for power in range(-4, 11))
 
@@ -51,7 +52,6 @@ def fit_kgram(text: Int[np.ndarray, " characters"], order: int, symbols: int) ->
     empty text or a symbol outside the alphabet.
     """
     text = _checked("text", text, symbols)
-    require(len(text) >= 1, "text", len(text), "at least one symbol")
     highest = 0
     while symbols ** (highest + 2) <= np.iinfo(np.int64).max:
         highest += 1
@@ -73,7 +73,7 @@ def probabilities(
     """p_k(x_i | the k symbols before it) of every symbol of `text`, for the orders k = 0 to `model.order`.
 
     The first symbols, which have fewer before them, are predicted from those by the lower order. Raises `InvalidConfig` for strengths
-    that are not positive or not one for each order.
+    that are not positive or not one for each order, an empty text and a symbol outside the alphabet.
     """
     text = _checked("text", text, model.symbols)
     require(len(strengths) == model.order + 1, "strengths", tuple(strengths), f"one for each of {model.order + 1}")
@@ -100,7 +100,6 @@ def tune_strengths(
     A higher order changes nothing below it, so that every order gets its best given the lower ones.
     """
     text = _checked("held_out", held_out, model.symbols)
-    require(len(text) >= 1, "held_out", len(text), "at least one symbol")
     chosen, below = [], np.full(len(text), 1 / model.symbols)
     for j in range(model.order + 1):
         seen = _occurrences(model, text, j)
@@ -141,6 +140,5 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
 
 def _checked(field: str, text: np.ndarray, symbols: int) -> np.ndarray:
     require(symbols >= 2, "symbols", symbols, "at least 2")
-    for i in np.flatnonzero((text < 0) | (text >= symbols))[:1]:
-        raise InvalidConfig(f"{field}[{i}]", int(text[i]), f"a symbol from 0 to {symbols - 1}")
+    require_symbols(field, text, symbols)
     return text.astype(np.int64)

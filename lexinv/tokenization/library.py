@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
+from lexinv.tokenization.bpe import check_size
+from lexinv.tokenization.encoders import LibraryEncoder
 from lexinv.tokenization.tokenizers import Tokenizer, check_alphabet, to_symbols
 from lexinv.validation import InvalidConfig, require
 
@@ -17,13 +17,15 @@ def train_wordpiece(text: str, size: int, alphabet: str, split_words: bool) -> T
     """WordPiece (Schuster and Nakajima 2012) as the library trains it: merges by count, then greedy longest match in each word.
 
     `split_words`: a space begins a new word, and no token crosses one; otherwise the text is cut into pieces of 256 characters. Tokens
-    inside of a word are other tokens than those at its beginning, though they may be the same strings.
+    inside of a word are other tokens than those at its beginning, though they may be the same strings. Raises `InvalidConfig` for a size
+    below two tokens for each character, and one that the text does not fill.
     """
     from tokenizers import models, trainers
 
     require(
         INSIDE not in alphabet, "alphabet", alphabet, f"anything without {INSIDE!r}, which marks the inside of words"
     )
+    check_size(size, 2 * len(alphabet), "characters of the alphabet, at the beginning and inside of words")
     model = models.WordPiece(unk_token=alphabet[0], max_input_chars_per_word=2**31, continuing_subword_prefix=INSIDE)
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
@@ -33,26 +35,33 @@ def train_wordpiece(text: str, size: int, alphabet: str, split_words: bool) -> T
         show_progress=False,
         continuing_subword_prefix=INSIDE,
     )
-    return _train("wordpiece", model, trainer, text, size, 2 * len(alphabet), alphabet, split_words, PIECE)
+    return _train("wordpiece", model, trainer, text, size, alphabet, split_words, PIECE)
 
 
-def train_unigram(text: str, size: int, alphabet: str, split_words: bool) -> Tokenizer:
+def train_unigram(text: str, size: int, alphabet: str, split_words: bool, at_most: bool = False) -> Tokenizer:
     """The unigram language model of Kudo 2018 as the library trains it: the most probable segmentation of each word.
 
-    `split_words` as for `train_wordpiece`. The library may stop at fewer than `size` tokens where the text has no more.
+    `split_words` as for `train_wordpiece`. The library drops tokens until they are few enough, and may drop more than it must. Raises
+    `InvalidConfig` where they are then not `size`, unless `size` is asked for as the most; and for a size that is not above that of the
+    alphabet, for which it may drop tokens forever.
     """
     from tokenizers import models, trainers
 
+    check_size(size, len(alphabet) + 1, "of the alphabet's characters and a token more")
     trainer = trainers.UnigramTrainer(vocab_size=size, initial_alphabet=list(alphabet), show_progress=False)
-    return _train("unigram", models.Unigram(), trainer, text, size, len(alphabet), alphabet, split_words, PIECE)
+    return _train("unigram", models.Unigram(), trainer, text, size, alphabet, split_words, PIECE, at_most)
 
 
 def train_library_bpe(text: str, size: int, alphabet: str, split_words: bool) -> Tokenizer:
-    """Byte-pair encoding by the library. `split_words`: a space begins a new word; otherwise the whole text is one word."""
+    """Byte-pair encoding by the library. `split_words`: a space begins a new word; otherwise the whole text is one word.
+
+    Raises `InvalidConfig` for a size below that of the alphabet, and one for which the text has too few pairs.
+    """
     from tokenizers import models, trainers
 
+    check_size(size, len(alphabet))
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(alphabet), show_progress=False)
-    return _train("bpe", models.BPE(), trainer, text, size, len(alphabet), alphabet, split_words, None)
+    return _train("bpe", models.BPE(), trainer, text, size, alphabet, split_words, None)
 
 
 def export(tokenizer: Tokenizer) -> str:
@@ -82,33 +91,25 @@ def export(tokenizer: Tokenizer) -> str:
     return exported.to_str(pretty=True)
 
 
-class LibraryEncoder:
-    """Encodes with a tokenizer of the library."""
-
-    def __init__(self, model: Any):
-        self.model = model
-
-    def __call__(self, text: str) -> np.ndarray:
-        return np.array(self.model.encode(text, add_special_tokens=False).ids, np.int32)
-
-
 def _train(
     kind: str,
     model: Any,
     trainer: Any,
     text: str,
     size: int,
-    least: int,
     alphabet: str,
     split_words: bool,
     piece: int | None,
+    at_most: bool = False,
 ) -> Tokenizer:
-    """Train a model of the library. Tokens that are marked as inside of a word stand for the string without the mark."""
+    """Train a model of the library to `size` tokens, or at most so many.
+
+    Tokens that are marked as inside of a word stand for the string without the mark.
+    """
     import tokenizers
     from tokenizers import pre_tokenizers
 
     to_symbols(text, check_alphabet(alphabet))
-    require(size >= least, "size", size, f"at least {least}: every character must be a token")
     trained = tokenizers.Tokenizer(model)
     if split_words:
         trained.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
@@ -118,4 +119,6 @@ def _train(
     trained.train_from_iterator([2 * alphabet, text], trainer)
     ids = trained.get_vocab()
     vocabulary = tuple(token.removeprefix(INSIDE) for token in sorted(ids, key=ids.__getitem__))
+    full = len(vocabulary) == size or (at_most and len(vocabulary) < size)
+    require(full, "size", size, f"another size: the library stops at {len(vocabulary)} tokens on this text")
     return Tokenizer(f"{kind}:{size}", alphabet, vocabulary, (), "library", LibraryEncoder(trained))

@@ -16,6 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.special import entr
 
+from lexinv.data.symbols import require_symbols
+from lexinv.randomness import threefry
 from lexinv.validation import InvalidConfig, require
 
 MOST_CONTEXTS = 4096
@@ -60,7 +62,7 @@ def random_kernel(
 
     Drawn once it is a language; drawn anew for every sequence (under `vmap`) the language must be learned in context.
     """
-    return jax.random.dirichlet(key, jnp.full(symbols, concentration), (symbols**order,))
+    return jax.random.dirichlet(threefry(key), jnp.full(symbols, concentration), (symbols**order,))
 
 
 def check_kernel(kernel: Kernel) -> Kernel:
@@ -122,6 +124,7 @@ def describe(states: np.ndarray, contexts: int, symbols: int) -> str:
 def context_transitions(kernel: Kernel) -> coo_array:
     """The chain on contexts, sparse [S^k, S^k]: symbol x leads from context c to (c S + x) mod S^k."""
     contexts, symbols = kernel.shape
+    order(kernel)
     sources, symbol = np.nonzero(kernel)
     following = (sources * symbols + symbol) % contexts
     return coo_array((kernel[sources, symbol], (sources, following)), shape=(contexts, contexts))
@@ -130,6 +133,7 @@ def context_transitions(kernel: Kernel) -> coo_array:
 def stationary_distribution(kernel: Kernel) -> Float[np.ndarray, " contexts"]:
     """The law of k consecutive symbols of the stationary source, by one linear solve: pi (I - P + 1 1ᵀ) = 1ᵀ.
 
+    Where something of that is below its rounding, by elimination without subtractions, whose relative errors are small in every entry.
     Everything exact goes through here, and so through `check_kernel`: raises `InvalidConfig` for what is not an ergodic source.
     """
     contexts = kernel.shape[0]
@@ -140,8 +144,12 @@ def stationary_distribution(kernel: Kernel) -> Float[np.ndarray, " contexts"]:
         f"at most {MOST_CONTEXTS} for the exact law; estimate it from a sample instead",
     )
     kernel = check_kernel(kernel)
-    system = np.eye(contexts) - context_transitions(kernel).toarray() + 1
-    return np.linalg.solve(system.T, np.ones(contexts))
+    transitions = context_transitions(kernel).toarray()
+    try:
+        law = np.linalg.solve((np.eye(contexts) - transitions + 1).T, np.ones(contexts))
+    except np.linalg.LinAlgError:  # two sets of contexts that rounding cuts apart
+        return _eliminated(transitions)
+    return law if law.min() > contexts * np.finfo(np.float64).eps else _eliminated(transitions)
 
 
 def block_distribution(kernel: Kernel, length: int) -> Float[np.ndarray, " blocks"]:
@@ -186,6 +194,7 @@ def block_entropy(kernel: Kernel, length: int) -> float:
 
 def smallest_probability(kernel: Kernel) -> float:
     """delta: the smallest transition probability, on which the theorems' validity rests."""
+    check_kernel(kernel)
     return float(kernel.min())
 
 
@@ -221,7 +230,7 @@ def sample(
 
     One step after another; `vmap` it for many sequences. For one long sequence see `sample_stream`.
     """
-    context_key, symbol_key = jax.random.split(key)
+    context_key, symbol_key = jax.random.split(threefry(key))
     context = _draw(jnp.cumsum(initial), jax.random.uniform(context_key))
     uniforms = jax.random.uniform(symbol_key, (max(length - order(kernel), 0),))
     _, following = jax.lax.scan(_stepper(kernel), context, uniforms)
@@ -241,7 +250,7 @@ def sample_stream(
     pieces and contexts at once, then the pieces are joined, then all of them are run again from where they truly begin. The work is that
     of S^k + 1 sequences: for many contexts, sample several sequences instead.
     """
-    context_key, symbol_key = jax.random.split(key)
+    context_key, symbol_key = jax.random.split(threefry(key))
     first = _draw(jnp.cumsum(initial), jax.random.uniform(context_key))
     contexts = kernel.shape[0]
     steps = -(-max(length - order(kernel), 0) // segments)
@@ -272,12 +281,27 @@ def stationary_text(key: Key[Array, ""], kernel: Kernel, length: int) -> UInt8[n
 
 
 def negative_log_likelihood(kernel: Kernel, symbols: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """-ln p(x_n | the k symbols before it) of a text under its source, in nats; 0 for the first k, before which too little is known."""
+    """-ln p(x_n | the k symbols before it) of a text under its source, in nats; 0 for the first k, before which too little is known.
+
+    Raises `InvalidConfig` for an empty text and a symbol that the source does not have.
+    """
     k, base = order(kernel), kernel.shape[1]
+    require_symbols("symbols", symbols, base)
     context = np.zeros(max(len(symbols) - k, 0), np.int64)
     for lag in range(k, 0, -1):
         context = context * base + symbols[k - lag : len(symbols) - lag]
     return np.concatenate([np.zeros(min(k, len(symbols))), -np.log(kernel[context, symbols[k:]])])
+
+
+def _eliminated(transitions: Float[np.ndarray, "states states"]) -> Float[np.ndarray, " states"]:
+    """The stationary law by Grassmann, Taksar and Heyman 1985: the chain is watched on fewer and fewer states, down to one."""
+    watched, law = transitions.copy(), np.ones(len(transitions))
+    for state in range(len(law) - 1, 0, -1):
+        watched[:state, state] /= watched[state, :state].sum()
+        watched[:state, :state] += np.outer(watched[:state, state], watched[state, :state])
+    for state in range(1, len(law)):
+        law[state] = law[:state] @ watched[:state, state]
+    return law / law.sum()
 
 
 def _stepper(kernel: Float[Array, "contexts symbols"]):

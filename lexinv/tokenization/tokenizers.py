@@ -4,6 +4,7 @@ A tokenizer here is what Rajaraman et al. 2024 call one: (Dict, DS, enc, dec), l
 `tokenizers` library trains are in `library`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,8 +15,9 @@ import numpy as np
 from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
-from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
-from lexinv.tokenization.encoders import Encode, apply_merges, greedy_encoder, minimum_length_encoder
+from lexinv.data.symbols import require_symbols
+from lexinv.tokenization.bpe import check_size, learn_merges, learn_merges_sequentially
+from lexinv.tokenization.encoders import Encode, LibraryEncoder, apply_merges, greedy_encoder, minimum_length_encoder
 from lexinv.tokenization.sources import longest_blocks
 from lexinv.validation import InvalidConfig, choose, require
 
@@ -47,6 +49,13 @@ class Tokenizer:
         """Characters of each token."""
         return np.array([len(token) for token in self.vocabulary], np.int32)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies what `encode` does: two tokenizers of one name may have learnt different dictionaries."""
+        trained = self.encode_text.model.to_str() if isinstance(self.encode_text, LibraryEncoder) else None
+        decides = [self.alphabet, self.vocabulary, self.merges, self.encoder, trained]
+        return language_model_tokenizers.digest(json.dumps(decides))
+
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """The ids of a text. Raises `InvalidConfig` naming the first character outside the alphabet and its position."""
         to_symbols(text, self.alphabet)
@@ -74,13 +83,16 @@ def to_symbols(text: str, alphabet: str) -> Int32[np.ndarray, " characters"]:
 
 
 def to_text(symbols: Integer[np.ndarray, " characters"], alphabet: str) -> str:
-    """The text of symbols given as places in `alphabet`, such as the sample of a source."""
+    """The text of symbols given as places in `alphabet`, such as the sample of a source. Raises `InvalidConfig` for one that is none."""
+    if np.size(symbols):
+        require_symbols("symbols", np.asarray(symbols), len(alphabet))
     letters = np.frombuffer(alphabet.encode("utf-32-le", "surrogatepass"), np.uint32)
     return letters[np.asarray(symbols)].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def check_alphabet(alphabet: str) -> str:
-    """`alphabet`, if its characters are different and at least two; `InvalidConfig` otherwise."""
+    """`alphabet`, if its characters are different, at least two, and no lone surrogates; `InvalidConfig` otherwise."""
+    language_model_tokenizers.unicode_text(alphabet, "alphabet")
     require(len(set(alphabet)) == len(alphabet) >= 2, "alphabet", alphabet, "at least two characters, each once")
     return alphabet
 
@@ -133,7 +145,8 @@ def shortened(tokenizer: Tokenizer, size: int) -> Tokenizer:
     kind = tokenizer.name.partition(":")[0]
     choose("tokenizer", kind, ("lzw", "bpe"))
     least = len(tokenizer.alphabet)
-    require(least <= size <= tokenizer.size, "size", size, f"{least} to {tokenizer.size}")
+    check_size(size, least)
+    require(size <= tokenizer.size, "size", size, f"{least} to {tokenizer.size}")
     if kind == "lzw":
         return dictionary(f"lzw:{size}", tokenizer.alphabet, tokenizer.vocabulary[:size])
     return _from_merges(f"bpe:{size}", tokenizer.alphabet, tokenizer.merges[: size - least])
@@ -169,7 +182,7 @@ def train_lzw(text: str, size: int, alphabet: str) -> Tokenizer:
     as it takes. Raises `InvalidConfig` if `size` is below the number of characters or the text ends before it is reached.
     """
     to_symbols(text, check_alphabet(alphabet))
-    require(size >= len(alphabet), "size", size, f"at least the {len(alphabet)} characters of the alphabet")
+    check_size(size, len(alphabet))
     vocabulary = list(alphabet)
     node_of: dict[tuple[int, str], int] = {}  # token and character -> the token that joins them
     roots = {character: index for index, character in enumerate(alphabet)}
@@ -210,7 +223,7 @@ def long_substrings(text: str, size: int, length: int, alphabet: str) -> Tokeniz
     """
     to_symbols(text, check_alphabet(alphabet))
     count = size - len(alphabet)
-    require(count >= 1, "size", size, f"more than the {len(alphabet)} characters of the alphabet")
+    check_size(size, len(alphabet) + 1, "of the alphabet's characters and a token more")
     require(length >= 2, "length", length, "at least 2")
     found: dict[str, None] = {}
     for start in range(0, len(text) - length + 1, length):
@@ -247,6 +260,7 @@ def for_language_model(tokenizer: Tokenizer) -> language_model_tokenizers.Tokeni
         token_bytes=np.array([*token_bytes, 0], np.int32),
         encode=tokenizer.encode,
         decode=lambda ids: tokenizer.decode([int(i) for i in ids if i != separator]),
+        fingerprint=tokenizer.fingerprint,
     )
 
 

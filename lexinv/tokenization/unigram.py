@@ -11,14 +11,16 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 from scipy.special import entr
 
+from lexinv.data.symbols import require_symbols
 from lexinv.tokenization.encoders import Trie
 from lexinv.tokenization.sources import Kernel, stationary_distribution
 from lexinv.tokenization.tokenizers import Tokenizer
-from lexinv.validation import require
+from lexinv.validation import InvalidConfig, require
 
 
 def token_counts(ids: Int[np.ndarray, " tokens"], tokenizer: Tokenizer) -> Int[np.ndarray, " vocab"]:
-    """Occurrences of every token."""
+    """Occurrences of every token. Raises `InvalidConfig` for no tokens, and an id that is none."""
+    require_symbols("ids", ids, tokenizer.size)
     return np.bincount(ids, minlength=tokenizer.size)
 
 
@@ -27,8 +29,10 @@ def add_constant(
 ) -> Float[np.ndarray, " vocab"]:
     """Q(t) = (n_t + alpha) / (n + alpha d); alpha = 1/2 is the estimator of Krichevsky and Trofimov 1981.
 
-    Estimating d probabilities from n tokens costs about d / 2n nats per token. Raises `InvalidConfig` unless alpha is positive.
+    Estimating d probabilities from n tokens costs about d / 2n nats per token. Raises `InvalidConfig` unless alpha is positive and no count
+    negative.
     """
+    _require_frequencies("counts", counts, some=False)
     require(alpha > 0, "alpha", alpha, "a positive number: a token that was never seen would cost infinitely much")
     smoothed = counts + alpha
     return smoothed / smoothed.sum()
@@ -37,7 +41,8 @@ def add_constant(
 def unigram_cross_entropy(
     model: Float[np.ndarray, " vocab"], counts: Int[np.ndarray, " vocab"], lengths: Int[np.ndarray, " vocab"]
 ) -> float:
-    """-sum_t n_t ln Q(t) / (characters of the text), for a text with token counts n."""
+    """-sum_t n_t ln Q(t) / (characters of the text), for a text with token counts n. Raises `InvalidConfig` for a text without tokens."""
+    _require_frequencies("counts", counts)
     seen = counts > 0
     return float(-(counts[seen] @ np.log(model[seen])) / (counts @ lengths))
 
@@ -53,8 +58,9 @@ def cross_entropy(
 def best_cross_entropy(rates: Float[np.ndarray, " vocab"], lengths: Int[np.ndarray, " vocab"]) -> float:
     """min over unigram models Q of the cross-entropy of tokens with these frequencies: H(Q_MLE) / E[length], in nats per character.
 
-    `rates` may have any positive scale.
+    `rates` may have any positive scale. Raises `InvalidConfig` where one is negative or all are zero.
     """
+    _require_frequencies("rates", rates)
     frequencies = rates / rates.sum()
     return float(entr(frequencies).sum() / (frequencies @ lengths))
 
@@ -104,6 +110,12 @@ def greedy_token_rates(tokenizer: Tokenizer, kernel: Kernel) -> Float[np.ndarray
 def asymptotic_cross_entropy(tokenizer: Tokenizer, kernel: Kernel) -> float:
     """min over unigram models of the end-to-end loss of a greedy tokenizer on a source, exactly, in nats per character."""
     return best_cross_entropy(greedy_token_rates(tokenizer, kernel), tokenizer.lengths)
+
+
+def _require_frequencies(field: str, values: np.ndarray, some: bool = True) -> None:
+    for place in np.flatnonzero(~(values >= 0))[:1]:
+        raise InvalidConfig(f"{field}[{place}]", float(values[place]), "zero or more")
+    require(not some or bool(values.any()), field, "all zero", "some that are not")
 
 
 class _GreedyParser:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from lexinv.randomness import threefry
 from lexinv.training.state import TrainState
 from lexinv.training.streams import stream
 from lexinv.validation import choose, require
@@ -74,7 +75,7 @@ def make_train_step(
         return jax.tree.map(lambda leaf: leaf / microbatches, total)
 
     def one_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(stream(state.key, "loss"), state.step)
+        key = jax.random.fold_in(stream(threefry(state.key), "loss"), state.step)
         kept = state.statistics
         if statistics:
             evaluated = jax.value_and_grad(evaluate, has_aux=True)(state.params, kept, batch, key)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lexinv.data.cache import cache_directory, prepared
+from lexinv.validation import InvalidConfig
 
 # Appends its process id to a log, then writes two files with a pause between them.
 BUILD = """
@@ -125,3 +126,10 @@ def test_cache_directory_can_be_chosen(tmp_path, monkeypatch):
     assert cache_directory() == tmp_path
     monkeypatch.delenv("LEXINV_CACHE")
     assert cache_directory().name == "lexinv"
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/x"])
+def test_a_cache_that_cannot_be_a_folder_is_refused(monkeypatch, place):
+    monkeypatch.setenv("LEXINV_CACHE", place)
+    with pytest.raises(InvalidConfig, match=f"LEXINV_CACHE = '{place}' is not possible: a folder"):
+        prepared(None, "kind", "name", refuse)

@@ -1,5 +1,6 @@
 """Corpora: splits by document, fingerprints, bad input, damage, two processes, and data sets of TFDS."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,28 @@ def test_fingerprint_is_of_the_contents(tmp_path):
 def test_empty_files_are_no_documents_and_byte_order_marks_are_dropped(tmp_path):
     pattern = write_files(tmp_path, {"a.txt": "\ufeffa", "b.txt": "b", "c.txt": "c", "empty.txt": ""})
     assert everything(texts(load_corpus(pattern, tmp_path))) == ["a", "b", "c"]
+
+
+def test_one_large_file_is_cut_at_blank_lines_when_asked(tmp_path):
+    pattern = write_files(tmp_path / "one", {"book.txt": "\ufeff\none\nline\n\n\n \t\ntwo\r\n\r\n  three\n\nfour\n"})
+    with pytest.raises(InvalidConfig, match=r"at least 3 documents, here 1\. A document is a file: .*#blank-lines"):
+        load_corpus(pattern, tmp_path)
+    corpus = load_corpus(f"{pattern}#blank-lines", tmp_path)
+    assert everything(texts(corpus)) == ["  three", "four", "one\nline", "two"]
+    write_files(tmp_path / "one", {"more.txt": "five", "two.txt": "six"})
+    cut, whole = load_corpus(f"{pattern}#blank-lines", tmp_path), load_corpus(pattern, tmp_path)
+    assert [sum(map(len, found.splits.values())) for found in (cut, whole)] == [6, 3]
+    with pytest.raises(InvalidConfig, match="at least 3 documents, here 1. A document lies between blank lines"):
+        load_corpus(f"file:{tmp_path}/one/two.txt#blank-lines", tmp_path)
+
+
+def test_a_literal_bracket_is_told_from_a_pattern(tmp_path):
+    write_files(tmp_path / "lr=[0.1]", {f"{i}[a].txt": f"text {i}" for i in range(3)})
+    escaped = f"file:{tmp_path}/lr=[[]0.1]/*[[]a].txt"
+    for pattern in ("lr=[0.1]/*[a].txt", "lr=[[]0.1]/*[[]b].txt"):
+        with pytest.raises(InvalidConfig, match=r"at least one file; a literal bracket is written \[\[\]"):
+            load_corpus(f"file:{tmp_path}/{pattern}", tmp_path)
+    assert everything(texts(load_corpus(escaped, tmp_path))) == ["text 0", "text 1", "text 2"]
 
 
 def test_bad_files_are_named(tmp_path):
@@ -218,6 +241,16 @@ def test_tfds_keeps_its_own_splits(fables, tmp_path):
         assert sorted(corpus.splits[split]) == sorted(f"text {split} {i}: fable" for i in range(count))
     assert corpus.splits.keys() == set(SPLITS)
     assert load_corpus(name, tmp_path).fingerprint == corpus.fingerprint
+
+
+def test_tfds_prepared_anew_in_the_same_place_is_another_corpus(fables, tmp_path):
+    splits = {"train": 3, "validation": 1, "test": 1}
+    before = load_corpus(fables("fables_anew", splits, ("text",)), tmp_path)
+    shutil.rmtree(tmp_path / "tensorflow_datasets" / "fables_anew")
+    name = fables("fables_anew", splits, ("tale",))  # as many texts, of as many bytes
+    after = load_corpus(name, tmp_path)
+    assert sorted(after.splits["train"]) == [f"tale train {i}: fable" for i in range(3)]
+    assert after.fingerprint != before.fingerprint
 
 
 def test_tfds_missing_splits_come_from_train(fables, tmp_path):

@@ -99,6 +99,31 @@ def test_bpe_is_trained_once_per_corpus_on_its_train_split(cache, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "folded"),
+    [
+        ("letters", "It's 10 km,\n(about) naïve.", 3),  # 1, 0 and ï; a gap stands for white space and punctuation
+        ("letters", "日本語。", 4),
+        ("letters", "İ", 1),  # in lower case two characters, of which one is a letter
+        ("char", "It's 10 km,\n(about) naïve.", 1),
+        ("char", "日本語。", 4),
+        ("byte", "日本語。", 0),
+        ("bpe:300", "日本語。", 0),
+    ],
+)
+def test_what_is_folded_is_counted(name, text, folded, cache):
+    assert load_tokenizer(name, CORPUS, cache).folded(text) == folded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lone_surrogate_is_refused_with_its_place(name, cache):
+    tokenizer = load_tokenizer(name, CORPUS, cache)
+    for text in ("ab\ud800c", "\udfff"):
+        at = text.index(text.strip("abc"))
+        with pytest.raises(InvalidConfig, match=rf"text\[{at}\] = '\\ud.*no lone surrogate"):
+            tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
     ("name", "allowed"),
     [
         ("leters", "did you mean 'letters'"),
@@ -107,6 +132,7 @@ def test_bpe_is_trained_once_per_corpus_on_its_train_split(cache, tmp_path):
         ("unigram:", "unigram:V with a number V"),
         ("unigram:100", "at least 257"),
         ("bpe:100", "at least 257"),
+        ("unigram:50000", r"another size: the library stops at \d+ subwords"),
         ("bpe:50000", r"at most \d+: the corpus has no more subwords"),
     ],
 )
@@ -120,6 +146,10 @@ def test_bits_per_byte_of_a_uniform_model(cache):
     tokens = np.array([[*byte.encode("four"), byte.separator, -1, -1]])
     nats = np.where(tokens >= 0, np.log(256.0), 1e9)
     assert bits_per_byte(nats, tokens, byte) == pytest.approx(8 * 5 / 4)  # the separator costs bits and is no byte
+    with pytest.raises(InvalidConfig, match=r"tokens\[0, 1\] = 257"):
+        bits_per_byte(np.zeros((1, 2)), np.array([[0, 257]]), byte)
+    with pytest.raises(InvalidConfig, match="some that stand for text"):
+        bits_per_byte(np.zeros((1, 2)), np.array([[byte.separator, -1]]), byte)
     tokens = bpe.encode(TEXT)[None, :]
     expected = tokens.size * np.log2(300) / len(TEXT.encode())
     assert bits_per_byte(np.full(tokens.shape, np.log(300.0)), tokens, bpe) == pytest.approx(expected)

@@ -19,6 +19,7 @@ from lexinv.data.windows import (
     token_stream,
     window_source,
 )
+from lexinv.tokenization.tokenizers import dictionary, for_language_model, train_bpe, with_encoder
 from lexinv.validation import InvalidConfig
 
 
@@ -150,6 +151,42 @@ def test_token_stream_is_encoded_once(tmp_path):
     assert np.array_equal(cached.tokens, first.tokens)
     changed = token_stream(Corpus("test", "f" * 16, {"train": ["other"]}), "train", tokenizer, tmp_path)
     assert len(changed.tokens) == 6
+
+
+def test_the_share_that_is_folded_is_recorded_said_and_refused_above_a_tenth(tmp_path, capsys):
+    letters, char = (load_tokenizer(name, CORPUS) for name in ("letters", "char"))
+    tenth = Corpus("tenth", "a" * 16, {"train": ["abcdefghi7", "ten words."]})
+    stream = token_stream(tenth, "train", letters, tmp_path)
+    assert stream.folded == 1 / 20
+    capsys.readouterr()
+    assert token_stream(tenth, "train", letters, tmp_path).folded == 1 / 20  # also where it is read from the cache
+    assert "letters folds 5.0 % of the characters of tenth (train)" in " ".join(capsys.readouterr().err.split())
+    assert token_stream(tenth, "train", char, tmp_path).folded == 0
+    assert "folds" not in capsys.readouterr().err
+    japanese = Corpus("japanese", "b" * 16, {"train": ["日本語の文章 " * 20, "ab"]})
+    for tokenizer, share in ((letters, "84.5"), (char, "84.5")):
+        allowed = f"{share} % of the characters of japanese .* byte, bpe:V.* {tokenizer.name}:lossy"
+        with pytest.raises(InvalidConfig, match=f"tokenizer = '{tokenizer.name}' .*{allowed}"):
+            token_stream(japanese, "train", tokenizer, tmp_path)
+        asked = load_tokenizer(f"{tokenizer.name}:lossy", japanese)
+        assert token_stream(japanese, "train", asked, tmp_path).folded == 120 / 142
+        np.testing.assert_array_equal(asked.encode("naïve 7"), tokenizer.encode("naïve 7"))
+
+
+def test_tokenizers_of_one_name_have_streams_of_their_own(tmp_path):
+    text = "aabbaabbab"
+    corpus = Corpus("test", "0123456789abcdef", {"train": [text]})
+    learned = [train_bpe(training, 3, "ab") for training in ("aaaa", "abab")]
+    spelled = dictionary("bpe:3", "ab", ("a", "b", "aa"), "minimum_length")
+    named_alike = [*learned, spelled, with_encoder(spelled, "greedy")]
+    for tokenizer in map(for_language_model, named_alike):
+        assert tokenizer.name == "bpe:3"
+        stream = token_stream(corpus, "train", tokenizer, tmp_path)
+        np.testing.assert_array_equal(stream.tokens[:-1], tokenizer.encode(text))
+        assert tokenizer.decode(stream.tokens) == text
+    assert len(list(tmp_path.rglob("tokens.bin"))) == 4
+    token_stream(corpus, "train", for_language_model(train_bpe("aaaa", 3, "ab")), tmp_path)
+    assert len(list(tmp_path.rglob("tokens.bin"))) == 4  # the same tokenizer once more
 
 
 def test_bad_input_is_refused(tmp_path):

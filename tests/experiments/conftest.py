@@ -6,16 +6,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import experiments
 from experiments.__main__ import main
 from experiments.harness import record
 
 PACKAGES = functools.cache(record.packages_distributions)  # a second of reading that every run would repeat
+PROGRAM_CACHE = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 TOY = '''"""A line through noisy points: the least-squares slope is the true one.
 
 Only for tests: no JAX, a second at most.
@@ -89,7 +96,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "experiments/toy/line.py").write_text(TOY)
     (root / "experiments/toy/helper.py").write_text('"""Not an experiment."""\n\nPRESETS = {}\n')
     (root / "README.md").write_text(
-        "before\n<!-- gallery: written by `python -m experiments report` -->\n<!-- end of the gallery -->\nafter\n"
+        "before\n<!-- papers: written by `python -m experiments report` -->\n<!-- end of papers -->\nafter\n"
     )
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     for arguments in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "toy"]):
@@ -106,6 +113,17 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache_of_programs() -> Iterator[None]:
+    """Commands and notebooks set where JAX keeps compiled programs; the next test shall not keep its own in a folder of this one."""
+    before = {name: getattr(jax.config, name) for name in PROGRAM_CACHE}
+    yield
+    if {name: getattr(jax.config, name) for name in PROGRAM_CACHE} != before:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 SOURCE = Path(experiments.__file__).parents[1]
@@ -161,7 +179,7 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def cli(repository, capsys) -> Callable[..., tuple[int, str, str]]:
+def command(capsys) -> Callable[..., tuple[int, str, str]]:
     """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -176,6 +194,12 @@ def cli(repository, capsys) -> Callable[..., tuple[int, str, str]]:
         return code, out, " ".join(err.replace("│", " ").split())
 
     return call
+
+
+@pytest.fixture
+def cli(repository, command) -> Callable[..., tuple[int, str, str]]:
+    """`command` beside the toy experiment."""
+    return command
 
 
 @pytest.fixture(scope="session")

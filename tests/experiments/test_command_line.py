@@ -94,6 +94,27 @@ def test_failed_run_resumes_at_the_unfinished_stage(cli):
     assert seconds == pytest.approx(sum(session["wall_clock_seconds"] for session in sessions))
 
 
+@pytest.mark.parametrize("name", ["results.json", "sessions.json", "models/speed.json", "config.json"])
+def test_a_file_that_was_cut_off_is_named_and_not_a_trace(cli, name):
+    cli("run", "toy/line", "smoke", "--workspace", "x")
+    file = Path("x", name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"tokens_per_sec')
+    code, _, err = cli("run", "toy/line", "smoke", "--workspace", "x")
+    assert code == 2
+    assert str(file) in err and "Traceback" not in err
+
+
+def test_results_with_a_number_that_is_not_finite_are_kept(cli, monkeypatch):
+    module = load("toy/line")
+    compute = module.run
+    monkeypatch.setattr(module, "run", lambda *of: {**compute(*of), "spread": float("inf")})
+    with pytest.warns(UserWarning, match="results.spread is inf: kept as null"):
+        assert cli("run", "toy/line", "smoke", "--workspace", "x")[0] == 0
+    results = json.loads(Path("x/results.json").read_bytes())
+    assert results["spread"] is None and len(results["slopes"]) == 3
+
+
 def test_resumed_equals_undisturbed(cli):
     cli("run", "toy/line", "smoke", "--fail-at", "2", "--workspace", "broken")
     Path("broken/mended").touch()
@@ -111,13 +132,13 @@ def test_overrides_reach_the_run(cli):
     assert code == 0
     assert results["slopes"] == pytest.approx([0.5, 0.5])
     assert results["seeds"] == [4, 5]
-    assert json.loads(Path("x/claims.json").read_text())[0]["holds"] is False
+    assert json.loads(Path("x/claims.json").read_text())[0]["verdict"] == "refuted"
 
 
 def test_one_seed_cannot_tell(cli):
     _, out, _ = cli("run", "toy/line", "smoke", "--seeds", "0", "--workspace", "x")
-    assert "cannot tell" in out
-    assert json.loads(Path("x/claims.json").read_text())[0]["holds"] is None
+    assert "  open     slope_above_one" in out
+    assert json.loads(Path("x/claims.json").read_text())[0]["verdict"] == "open"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +162,8 @@ def test_one_seed_cannot_tell(cli):
         ("run toy/line smoke --seeds 1.5", "--seeds.*1.5"),
         ("run toy/line smoke --slope 1 --record", "only the preset smoke itself"),
         ("run toy/line smoke --noise.scale nan", "nan"),
+        ("run toy/line smoke --distributed auto", "--distributed = 'auto'.*on a mesh, which toy/line does not"),
+        ("run toy/line smoke --distributed=h:1,2,0", "--distributed = 'h:1,2,0'.*each process would compute all"),
         ("cite", r"cite NAME \[PRESET\]"),
         ("cite toy/line cpu --x", r"cite NAME \[PRESET\]"),
         ("cite toy/lin", "did you mean 'toy/line'"),
@@ -158,11 +181,53 @@ def test_bad_input_is_refused(cli, arguments, message):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["run toy/line smoke --workspace=", "sweep toy/line smoke --grid slope=1,2 --workspace=", "report --site "],
+)
+@pytest.mark.parametrize("place", ["/dev/null/x", "x" * 300, "dangling", "~nobody-of-this-name/x"])
+def test_what_cannot_be_a_folder_is_refused(cli, command, place):
+    Path("dangling").symlink_to("nowhere")
+    code, out, err = cli(*f"{command}{place}".split())
+    assert code == 2
+    assert place in err and "is not possible" in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("place", ["file", "/dev/null/x"])
+def test_a_cache_that_cannot_be_a_folder_is_refused(cli, monkeypatch, place):
+    Path("file").write_text("x")
+    monkeypatch.setenv("LEXINV_CACHE", place)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    code, _, err = cli("run", "toy/line", "smoke")
+    assert code == 2
+    assert f"LEXINV_CACHE = '{place}' is not possible: a folder" in err
+
+
+def test_a_leading_tilde_is_the_home_of_the_user(cli, monkeypatch):
+    home = Path("home").absolute()
+    monkeypatch.setenv("HOME", str(home))
+    assert cli("run", "toy/line", "smoke", "--workspace=~/x")[0] == 0
+    assert (home / "x/claims.json").is_file()
+    assert not Path("~").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"]])
 def test_help_names_the_commands(cli, arguments):
     code, out, _ = cli(*arguments)
     assert code == 0
     assert all(f"python -m experiments {command}" in out for command in ("list", "run", "report", "cite"))
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "report", "cite"])
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["toy/line", "--help"]])
+def test_help_of_a_command_says_what_it_does(cli, command, words):
+    code, out, err = cli(command, *words)
+    assert (code, err) == (0, "")
+    usage, _, done = out.partition("\n\n")
+    assert usage.startswith(f"python -m experiments {command} ")
+    assert "\n" not in usage
+    assert done.startswith({"list": "Print", "verify": "Run", "report": "Judge", "cite": "Print"}[command])
 
 
 def test_help_of_a_run_lists_every_field(cli):
@@ -188,6 +253,7 @@ def test_folder_of_another_configuration_is_refused(cli):
         (KeyboardInterrupt(), 130, "the same command resumes"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
         (OSError(errno.EROFS, "Read-only", "there"), 1, "Read-only: 'there' Make room there, or choose another folder"),
+        (OSError(errno.EIO, "could not be read back", "there"), 1, "read back: 'there'"),
         (InvalidConfig("model.heads", 3, "a divisor of the width 128"), 2, "model.heads = 3.*divisor of the width 128"),
     ],
 )

@@ -29,6 +29,14 @@ def test_pairs_agree_and_hold_no_outputs(name):
     assert not re.search(r"pip install[^\n]*\bjax|tensorflow", "\n".join(cell.source for cell in code))
 
 
+def test_the_sweep_comes_before_this_process_takes_the_devices():
+    cells = [cell.source for cell in jupytext.read(COLAB / "05_sweeps_and_tpus.py").cells if cell.cell_type == "code"]
+    sweeping, preparing = (
+        next(number for number, cell in enumerate(cells) if call in cell) for call in ('main(["sweep"', "prepare()")
+    )
+    assert sweeping < preparing
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, tmp_path, user_environment):

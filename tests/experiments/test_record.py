@@ -63,11 +63,11 @@ def test_speed_of_every_training_is_in_the_record_and_on_the_page(repository, tm
     speeds = json.loads((tmp_path / "run/environment.json").read_text())["speed"]
     assert list(speeds) == ["one", "two/seed-1"] and speeds["two/seed-1"]["utilisation"] == 0.25
     (item,) = record.read_records()
-    assert "tokens/s" not in report.section(item)
+    assert "tokens/s" not in report.facts(item)
     item.environment["speed"] = speeds
-    assert "Training: 1,000 to 2,000 tokens/s, 25.0% of the devices' peak." in report.section(item)
+    assert "Training: 1,000 to 2,000 tokens/s, 25.0% of the devices' peak." in report.facts(item)
     del speeds["two/seed-1"]
-    assert "Training: 2,000 tokens/s." in report.section(item)
+    assert "Training: 2,000 tokens/s." in report.facts(item)
 
 
 @pytest.mark.parametrize("change", ["experiments/toy/line.py", "new.py"])
@@ -87,6 +87,19 @@ def test_run_of_uncommitted_code_is_never_recorded(repository, capsys):
     assert main(["run", *PRESET, "--record"]) == 2
     assert "had uncommitted changes" in capsys.readouterr().err
     assert not record.RECORDS.exists()
+
+
+def test_the_commit_of_another_project_is_not_ours(repository, monkeypatch):
+    """Installed in an environment below somebody's checkout, and started by a hook of somebody's git."""
+    commit, _ = record.git_state()
+    installed = repository / ".venv/site-packages"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(record, "REPOSITORY", installed)
+    assert record.git_state() == (None, True)
+    monkeypatch.setattr(record, "REPOSITORY", repository)
+    subprocess.run(["git", "init", "-q"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(Path(".git").absolute()))
+    assert record.git_state() == (commit, False)
 
 
 def test_outside_git_nothing_is_recorded(repository, tmp_path, monkeypatch, capsys):
@@ -150,29 +163,46 @@ def test_claims_of_one_name_are_refused(repository, monkeypatch):
         record.judge(module, {"slopes": [1.0, 2.0]})
 
 
+PAGE = "docs/papers/huang2023lexinvariant.md"
+
+
 def test_report_shows_every_claim(recorded, repository):
-    assert report.write_report() == ["experiments/README.md", "README.md"]
-    page = (repository / "experiments/README.md").read_text()
+    assert report.write_report() == ["README.md", PAGE]
+    page = (repository / PAGE).read_text()
     (row,) = [line for line in page.splitlines() if "slope_above_one" in line]
     (claim,) = json.loads((recorded / "claims.json").read_text())
-    assert row.endswith(
-        "| - | slope {mean:.4g} [{low:.4g}, {high:.4g}] (n={n}) | whole interval above 1 | holds |".format(
-            **claim["measured"]["slope"]
-        )
-    )
-    assert "](records/toy/line/smoke/figure.png)" in page
+    measured = "slope {mean:.4g} [{low:.4g}, {high:.4g}] (n={n}) (over seeds)".format(**claim["measured"]["slope"])
+    assert row.endswith(f"| section 1 | - | {measured} | whole interval above 1 | holds |")
+    assert "](../../experiments/records/toy/line/smoke/figure.png)" in page
     readme = (repository / "README.md").read_text()
     assert readme.startswith("before\n")
     assert readme.endswith("after\n")
-    assert "experiments/records/toy/line/smoke/figure.png" in readme
-    assert "1 of 1 hold" in readme
+    assert f"({PAGE}) | `toy/line` | 1 hold |" in readme
+
+
+def test_a_claim_says_which_of_its_parts_do_not_hold():
+    claim = {"name": "n", "statement": "s", "source": "k: place", "unit": "", "over": "seeds", "published": None}
+    claim |= {
+        "measured": {"a": 1.0, "b": 2.0},
+        "threshold": "t",
+        "parts": {"a": "holds", "b": "open"},
+        "verdict": "open",
+    }
+    assert report.row(claim).endswith("| open (b: open) |")
+
+
+def test_a_page_of_a_paper_that_is_not_judged_any_more_goes(recorded, repository):
+    (repository / "docs/papers").mkdir(parents=True)
+    (repository / "docs/papers/gone.md").write_text("old")
+    report.write_report()
+    assert [path.name for path in (repository / "docs/papers").iterdir()] == [Path(PAGE).name]
 
 
 def test_text_of_records_cannot_leave_its_cell(recorded, repository):
     report.write_report()
-    page = (repository / "experiments/README.md").read_text()
+    page = (repository / PAGE).read_text()
     assert "above 1 \\| &lt;b&gt;one&lt;/b&gt;" in page
-    assert "<b>" not in page
+    assert "<b>" not in page.partition("## How to cite")[0]
     assert report.cell("a\n| b") == "a \\| b"
 
 
@@ -208,7 +238,7 @@ def test_report_judges_again_and_draws_again(recorded):
 
 def test_report_says_that_the_preset_has_changed(recorded, repository, monkeypatch):
     report.write_report()
-    page = repository / "experiments/README.md"
+    page = repository / PAGE
     assert "The preset has changed since" not in page.read_text()
     monkeypatch.setitem(load("toy/line").PRESETS, "smoke", load("toy/line").Config(points=11))
     report.write_report()
@@ -218,14 +248,14 @@ def test_report_says_that_the_preset_has_changed(recorded, repository, monkeypat
 def test_report_needs_the_markers(recorded, repository, capsys):
     (repository / "README.md").write_text("no markers\n")
     assert main(["report"]) == 2
-    assert "gallery" in capsys.readouterr().err
+    assert "papers" in capsys.readouterr().err
     assert (repository / "README.md").read_text() == "no markers\n"
 
 
 def test_citation_names_commit_and_hash(recorded):
     entry = report.citation("toy/line")
     (item,) = record.read_records()
-    assert entry.startswith(load("toy/line").PAPER)
+    assert entry.startswith("@inproceedings{huang2023lexinvariant,")
     assert item.environment["git_commit"] in entry
     assert item.config["config_hash"] in entry
     assert "@misc{lexinv-toy-line-smoke," in entry
@@ -241,7 +271,7 @@ def test_citation_prefers_the_largest_preset(recorded, capsys):
 def test_citation_without_a_record_is_the_paper_alone(repository, capsys):
     assert main(["cite", "toy/line"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(load("toy/line").PAPER)
+    assert out.startswith("@inproceedings{huang2023lexinvariant,")
     assert "no committed record" in out
 
 

@@ -60,6 +60,7 @@ def test_a_share_of_few_cases_has_wilsons_interval():
         (above(0), WORSE, "refuted"),
         (above(0), WIDE, "open"),
         (above(0), BETTER[:1], "open"),
+        (above(0), np.array([1.0, None, 2.0]), "open"),  # null in a record: it was not finite
         (above(0).mean, WIDE, "holds"),
         (above(0).every_seed, np.array([0.1, 5.0, 0.1]), "holds"),
         (above(0), np.array([0.1, 5.0, 0.1]), "open"),

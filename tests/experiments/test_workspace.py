@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import workspace as module
-from experiments.harness.workspace import Workspace, open_workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, open_workspace, plain, write_atomically, write_json
 from lexinv.validation import InvalidConfig
 
 ESCAPES = ["../out", "/etc", "a/../../out", "", ".", "..", "a//b", "a/", "~", ".hidden", "a\nb", "a\\b", "C:x"]
@@ -36,11 +38,40 @@ def test_failed_stage_leaves_nothing(tmp_path):
     workspace = Workspace(tmp_path, "hash")
     with pytest.raises(ZeroDivisionError):
         workspace.cached("one", lambda: 1 / 0)
-    with pytest.raises(ValueError, match="JSON"):
-        workspace.cached("one", lambda: float("nan"))
     with pytest.raises(TypeError, match="set is not JSON"):
         workspace.cached("one", lambda: {"x": {1}})
     assert workspace.cached("one", lambda: 2) == 2
+
+
+def test_a_stage_with_a_number_that_is_not_finite_is_kept_and_says_where(tmp_path):
+    def compute():
+        return {"loss": np.array([[1.5, np.inf], [np.nan, 2.0]]), "rest": [3]}
+
+    workspace = Workspace(tmp_path, "hash")
+    with pytest.warns(
+        UserWarning, match=r"^stage part/one.loss\[0\]\[1\] is inf, stage part/one.loss\[1\]\[0\] is nan$"
+    ):
+        first = workspace.cached("part/one", compute)
+    second = workspace.cached("part/one", lambda: pytest.fail("computed again"))
+    for value in (first, second):
+        np.testing.assert_array_equal(value["loss"], [[1.5, np.inf], [np.nan, 2.0]])
+        assert value["rest"] == [3]
+
+
+def test_what_others_read_has_null_for_numbers_that_are_not_finite(tmp_path):
+    results = {"arms": [{"loss": float("nan")}, {"loss": 2.0}], "seeds": (0, 1)}
+    with pytest.warns(UserWarning, match=r"^results.arms\[0\].loss is nan: kept as null$"):
+        assert finite(results, "results") == {"arms": [{"loss": None}, {"loss": 2.0}], "seeds": [0, 1]}
+    with pytest.raises(ValueError, match=r"claims.json cannot hold claims\[0\].mean is -inf, .* and 2 more$"):
+        write_json(tmp_path / "claims.json", [{"mean": -np.inf}] * 7)
+    assert not (tmp_path / "claims.json").exists()
+
+
+@pytest.mark.parametrize(("content", "wrong"), [("[{", "a JSON file"), ("{}", "JSON of type list")])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, content, wrong):
+    (tmp_path / "sessions.json").write_text(content)
+    with pytest.raises(InvalidConfig, match=f"file = '{tmp_path / 'sessions.json'}' is not possible: {wrong}"):
+        Workspace(tmp_path, "hash").sessions()
 
 
 def test_damaged_stage_is_computed_again(tmp_path):
@@ -110,6 +141,62 @@ def test_folders_of_others_are_refused(tmp_path):
             open_workspace(tmp_path / "damaged", "toy/line", "cpu", Config())
 
 
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/run.ipynb", ".config.json.123", "lost+found/x"])
+def test_what_others_put_anywhere_makes_no_folder_foreign(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("x")
+    assert open_workspace(tmp_path, "toy/line", "cpu", Config()).path == tmp_path
+
+
+def test_a_folder_that_is_refused_is_left_as_it_was(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InvalidConfig, match="new or empty folder.*thesis.tex"):
+        open_workspace(tmp_path, "toy/line", "cpu", Config())
+    assert [child.name for child in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# Several times: wait for the others, then ask for the same new folder with a configuration of one's own. Without JAX, and with a pause
+# where another process may come between.
+ASKING = """
+import sys, time, types
+from dataclasses import dataclass
+from pathlib import Path
+
+alone = {"agree": lambda compute: compute(), "first_process": lambda: True, "in_any_process": lambda here: here}
+sys.modules["lexinv.training.processes"] = types.SimpleNamespace(**alone)
+from experiments.harness import workspace
+from lexinv.validation import InvalidConfig
+
+@dataclass(frozen=True)
+class Config:
+    width: int
+
+root, mine, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+write_json = workspace.write_json
+workspace.write_json = lambda *of: time.sleep(0.02) or write_json(*of)
+for turn in range(5):
+    (root / f"ready-{turn}-{mine}").touch()
+    while len(list(root.glob(f"ready-{turn}-*"))) < processes:
+        time.sleep(0.001)
+    try:
+        workspace.open_workspace(root / f"run-{turn}", "toy/line", "cpu", Config(mine))
+        print(turn)
+    except InvalidConfig as error:
+        assert "config hash" in str(error), error
+assert "jax" not in sys.modules
+"""
+
+
+def test_of_several_configurations_at_a_time_one_gets_the_folder(tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ASKING, tmp_path, str(i), "4"], stdout=subprocess.PIPE, text=True)
+        for i in range(4)
+    ]
+    accepted = [turn for process in processes for turn in process.communicate(timeout=60)[0].split()]
+    assert sorted(accepted) == ["0", "1", "2", "3", "4"]
+    assert [process.returncode for process in processes] == [0] * 4
+
+
 def hold(path, held, release):
     with Workspace(path, "hash").locked():
         held.set()
@@ -141,6 +228,24 @@ def test_clock_runs_while_the_session_lasts(tmp_path, monkeypatch):
     assert [session["git_commit"] for session in workspace.sessions()] == ["a", "b"]
 
 
+def test_what_ends_a_run_is_told_although_the_clock_cannot_be_written(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path, "hash")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "sessions.json")
+
+    def run(error):
+        with monkeypatch.context() as patch, workspace.session({}):
+            patch.setattr(module, "write_atomically", full)
+            if error is not None:
+                raise error
+
+    with pytest.raises(OSError, match="sessions"):
+        run(None)
+    with pytest.raises(OSError, match="checkpoints"):
+        run(OSError(28, "No space left on device", "checkpoints"))
+
+
 def test_writing_is_atomic_and_leaves_equal_files_alone(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"one")
@@ -152,7 +257,7 @@ def test_writing_is_atomic_and_leaves_equal_files_alone(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'$"):
         write_atomically(path, b"two")
     assert path.read_bytes() == b"one"
     assert [child.name for child in tmp_path.iterdir()] == ["file"]

@@ -65,6 +65,15 @@ def test_the_prior_is_the_law_of_random_kernels():
 
 
 @pytest.mark.parametrize(
+    "tokens, field", [([[0, 1], [1, 2]], "tokens[1, 1]"), ([[0, -1]], "tokens[0, 1]"), ([[]], "tokens")]
+)
+def test_other_symbols_are_refused(tokens, field):
+    with pytest.raises(InvalidConfig) as error:
+        predictive_log_probs(jnp.array(tokens, jnp.int32), 0, 2)
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize(
     "field, arguments",
     [("order", (-1, 2)), ("order", (13, 2)), ("order", (11, 2)), ("symbols", (1, 1)), ("alpha", (1, 2, 0.0))],
 )

@@ -14,6 +14,7 @@ from lexinv.tokenization.sources import (
     block_distribution,
     block_entropy,
     check_kernel,
+    context_transitions,
     digits,
     entropy_rate,
     mixing_time,
@@ -22,6 +23,7 @@ from lexinv.tokenization.sources import (
     random_kernel,
     sample,
     sample_stream,
+    smallest_probability,
     stationary_distribution,
     stationary_text,
     switching_kernel,
@@ -47,6 +49,17 @@ def test_switching_process_has_its_closed_forms(k, p, q):
     assert block_entropy(kernel, k) == pytest.approx(
         k * block_entropy(kernel, 1), rel=1e-12
     )  # k symbols are independent
+
+
+@pytest.mark.parametrize("slip", [1e-8, 1e-9, 1e-12])
+def test_probabilities_below_rounding_are_right(slip):
+    """From 0 one slips to 1, from there to 2, where one does not stay: pi = (1 - e, e / (1 + e), e^2 / (1 + e))."""
+    kernel = np.array([[1 - slip, slip, 0.0], [1 - slip, 0.0, slip], [1 - slip, slip, 0.0]])
+    law = stationary_distribution(kernel)
+    np.testing.assert_allclose(law, [1 - slip, slip / (1 + slip), slip**2 / (1 + slip)], rtol=1e-11)
+    assert block_entropy(kernel, 1) == pytest.approx(float(entr(law).sum()), rel=1e-12)
+    law = stationary_distribution(switching_kernel(4, slip, 1 - slip))  # four interleaved chains, each (1 - e, e)
+    np.testing.assert_allclose(law[[0, 1, 3, 15]], [(1 - slip) ** (4 - n) * slip**n for n in (0, 1, 2, 4)], rtol=1e-11)
 
 
 @given(seed=st.integers(0, 99), k=st.integers(1, 3), symbols=st.integers(2, 3), length=st.integers(1, 6))
@@ -181,6 +194,23 @@ def test_nothing_exact_is_computed_of_a_bad_kernel(exact):
     for kernel in ([[0.5, 0.4], [0.5, 0.5]], [[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]):
         with pytest.raises(InvalidConfig):
             exact(np.array(kernel))
+
+
+@pytest.mark.parametrize(
+    "attempt, message",
+    [
+        (lambda symbols: negative_log_likelihood(switching_kernel(1, 0.5, 0.4), symbols([0, 2])), r"symbols\[1\] = 2"),
+        (lambda symbols: negative_log_likelihood(switching_kernel(1, 0.5, 0.4), symbols([1, 0, -1])), r"symbols\[2\]"),
+        (lambda symbols: negative_log_likelihood(switching_kernel(1, 0.5, 0.4), symbols([])), "at least one symbol"),
+        (lambda symbols: negative_log_likelihood(np.full((3, 2), 0.5), symbols([0])), "contexts = 3"),
+        (lambda symbols: smallest_probability(np.full((3, 2), 0.5)), "contexts = 3"),
+        (lambda symbols: context_transitions(np.full((3, 2), 0.5)), "contexts = 3"),
+        (lambda symbols: sample(jax.random.key(0), jnp.full((3, 2), 0.5), jnp.full(3, 0.3), 4), "contexts = 3"),
+    ],
+)
+def test_other_symbols_empty_texts_and_kernels_of_three_rows_give_no_number(attempt, message):
+    with pytest.raises(InvalidConfig, match=message):
+        attempt(lambda values: np.array(values, np.int64))
 
 
 def test_enumeration_names_its_limit_and_the_alternative():

@@ -8,6 +8,7 @@ import tokenizers as library
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lexinv.tokenization.bpe import check_size
 from lexinv.tokenization.library import export, train_library_bpe, train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import (
     blocks,
@@ -27,7 +28,17 @@ from lexinv.tokenization.tokenizers import (
 from lexinv.validation import InvalidConfig
 
 ALPHABET = " ab"
+BITS = "0101 1100 " * 30
 WORDS = "".join(np.random.default_rng(0).choice(list(ALPHABET), 2000, p=[0.2, 0.5, 0.3]))
+TRAINERS = (
+    lambda size: train_lzw(WORDS, size, ALPHABET),
+    lambda size: train_bpe(WORDS, size, ALPHABET),
+    lambda size: train_sequential_bpe(WORDS, size, ALPHABET, threshold=0.0),
+    lambda size: train_library_bpe(WORDS, size, ALPHABET, split_words=True),
+    lambda size: train_wordpiece(WORDS, size, ALPHABET, split_words=True),
+    lambda size: train_unigram(WORDS, size, ALPHABET, split_words=True),
+    lambda size: long_substrings(WORDS, size, 5, ALPHABET),
+)
 
 
 @functools.cache
@@ -168,7 +179,7 @@ def test_the_library_trains_the_same_tokenizer_every_time(train):
     """The order of its hashes, which it changes from call to call, must not break ties: there are many among so few words."""
     alphabet = "abcdefgh "
     text = " ".join("".join(word) for word in np.random.default_rng(0).choice(list(alphabet[:-1]), (40, 3)))
-    assert len({train(text, 40, alphabet, split_words=True).vocabulary for _ in range(3)}) == 1
+    assert len({train(text, 30, alphabet, split_words=True).vocabulary for _ in range(3)}) == 1
 
 
 def test_words_are_not_crossed_when_they_are_split():
@@ -192,6 +203,16 @@ def test_symbols_and_text_are_the_same(text):
     assert to_text(symbols, "zä€𝄞") == text
 
 
+@pytest.mark.parametrize("train", TRAINERS)
+def test_a_trained_vocabulary_has_the_size_that_was_asked_for(train):
+    assert train(17).size == 17
+
+
+def test_unigram_may_be_asked_for_a_size_or_less():
+    assert train_unigram(BITS, 40, "01 ", True, at_most=True).size == 6
+    assert train_unigram(WORDS, 30, ALPHABET, True, at_most=True).vocabulary == made()["unigram"].vocabulary
+
+
 @pytest.mark.parametrize(
     "attempt, message",
     [
@@ -203,11 +224,18 @@ def test_symbols_and_text_are_the_same(text):
         (lambda: dictionary("d", "ab", ["a", "b", "ac"]), "token = 'ac'"),
         (lambda: characters("ab").encode("abca"), "'c'.*position 2"),
         (lambda: characters("ab").decode([0, 2]), r"ids\[1\] = 2"),
+        (lambda: to_text(np.array([0, -1]), "ab"), r"symbols\[1\] = -1 .*0 to 1"),
         (lambda: train_bpe("abxab", 3, "ab"), "position 2"),
         (lambda: train_lzw("abab", 1, "ab"), "at least the 2 characters"),
         (lambda: train_lzw("abab", 50, "ab"), "at most 4"),
-        (lambda: train_wordpiece("abab", 3, "ab", True), "at least 4"),
-        (lambda: train_unigram("abab", 1, "ab", True), "at least 2"),
+        (lambda: train_wordpiece("abab", 3, "ab", True), "at least the 4 characters"),
+        (lambda: train_unigram("abab", 1, "ab", True), "at least the 3 of the alphabet's characters and a token more"),
+        (lambda: train_unigram(BITS, 3, "01 ", True), "at least the 4 of"),  # the library would never end
+        (lambda: train_unigram(BITS, 3, "01 ", False), "at least the 4 of"),  # it would give 5 tokens
+        (lambda: train_unigram(BITS, 40, "01 ", True), "another size: the library stops at 6 tokens on this text"),
+        (lambda: train_library_bpe("abab", 50, "ab", False), "another size: the library stops at"),
+        (lambda: train_wordpiece("abab", 50, "ab", False), "another size: the library stops at"),
+        (lambda: check_size(16.5, 3), "size = 16.5 .*whole number"),
         (lambda: blocks("01", 21), "1 to 20 for 2 characters"),
         (lambda: with_encoder(characters("ab"), "merges"), "has no merges"),
         (lambda: shortened(blocks("ab", 2), 3), "known: lzw, bpe"),

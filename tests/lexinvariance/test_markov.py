@@ -1,0 +1,59 @@
+"""Stationary laws below rounding, and what is no text of a source."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lexinv.lexinvariance import markov
+from lexinv.lexinvariance.bayes import bayes_decipher
+from lexinv.lexinvariance.cipher import encipher, score_key, vote_shares
+from lexinv.lexinvariance.counters import counter_nll, in_context_ngram, tune_counter
+from lexinv.lexinvariance.metropolis import metropolis_decipher, sample_keys
+from lexinv.validation import InvalidConfig
+
+SOURCE = markov.MarkovSource(jnp.full((3, 3), -jnp.log(3.0)), jnp.full(3, -jnp.log(3.0)))
+
+
+@pytest.mark.parametrize("slip", [1e-2, 1e-5, 1e-9])
+def test_stationary_probabilities_are_right_below_rounding(slip):
+    """From 0 one slips to 1, from there to 2, where one does not stay: q = (1 - e, e / (1 + e), e^2 / (1 + e))."""
+    transition = jnp.array([[1 - slip, slip, 0.0], [1 - slip, 0.0, slip], [1 - slip, slip, 0.0]], jnp.float32)
+    law = jax.jit(markov.stationary_distribution)(transition)
+    np.testing.assert_allclose(
+        law, [1 - slip, slip / (1 + slip), slip**2 / (1 + slip)], rtol=2e-3 if slip > 1e-3 else 1e-5
+    )
+
+
+def test_stationary_laws_of_nearly_deterministic_sources_are_positive():
+    drawn = np.maximum(np.random.default_rng(0).dirichlet(np.full(4, 0.05), (64, 4)), 1e-30).astype(np.float32)
+    laws = jax.jit(jax.vmap(markov.stationary_distribution))(drawn)
+    assert float(laws.min()) > 0
+    np.testing.assert_allclose(laws.sum(axis=1), 1.0, rtol=1e-3)
+
+
+TEXTS = {
+    "bayes_decipher": lambda text: bayes_decipher(SOURCE, jnp.asarray(text)),
+    "metropolis_decipher": lambda text: metropolis_decipher(jax.random.key(0), SOURCE, jnp.asarray(text)),
+    "sample_keys": lambda text: sample_keys(jax.random.key(0), SOURCE, jnp.asarray(text), (1,)),
+    "predictions": lambda text: markov.predictions(SOURCE, jnp.asarray(text)),
+    "estimate_source": lambda text: markov.estimate_source(text, 3),
+    "encipher": lambda text: encipher(text[None], np.arange(3)[None]),
+    "vote_shares": lambda text: vote_shares(np.zeros((len(text), 3)), text),
+    "score_key": lambda text: score_key(np.arange(3), np.arange(3), text),
+}
+COUNTERS = {
+    "in_context_ngram": lambda text: in_context_ngram(jnp.asarray(text), 3, jnp.zeros(1), jnp.ones(1)),
+    "counter_nll": lambda text: counter_nll(text[None], 3, [0.0], [1.0]),
+    "tune_counter": lambda text: tune_counter(text[None], 3, 0),
+}
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *COUNTERS])
+def test_other_symbols_and_empty_texts_give_no_number(name):
+    bad = {"= 3 .*0 to 2": [0, 1, 3], "at least one symbol": []}
+    if name in TEXTS:  # to counters a negative number is padding
+        bad["= -1 .*0 to 2"] = [0, -1]
+    for message, text in bad.items():
+        with pytest.raises(InvalidConfig, match=message):
+            (TEXTS | COUNTERS)[name](np.array(text, np.int32))

@@ -1,0 +1,132 @@
+"""What is said to depend on a key alone is the same under every implementation of keys, and under `vmap` as without."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lexinv.data.glyphs import GlyphConfig, sample_images
+from lexinv.data.scenes import SceneConfig, ask, sample_scenes
+from lexinv.lexinvariance import markov, metropolis, threads
+from lexinv.lexinvariance.in_context import Separators, lookup_items, permutation_items
+from lexinv.nn.lexicon import (
+    LexiconConfig,
+    bank,
+    blockwise_nll,
+    draw_lexicon,
+    gaussian_rows,
+    lexicon_rows,
+    permutation,
+    readout,
+    row_keys,
+    token_nll,
+)
+from lexinv.tokenization import sources
+from lexinv.training.population import create_population, member
+from lexinv.training.state import create_state
+from lexinv.training.step import make_train_step
+
+IMPLEMENTATIONS = ("rbg", "unsafe_rbg")
+VOCAB, DIM = 6, 4
+TABLE = jnp.arange(VOCAB * DIM, dtype=jnp.float32).reshape(VOCAB, DIM)
+MARKS = Separators(0, 1)
+KERNEL = jnp.asarray(sources.cyclic_kernel(3, 0.3), jnp.float32)
+SOURCE = markov.MarkovSource(jnp.log(KERNEL), jnp.full(3, -jnp.log(3.0)))
+LIMITS = threads.Limits(pairs=3, threads=2, length=2, symbols=8)
+
+
+def rows(kind):
+    return lambda key: lexicon_rows(
+        LexiconConfig(kind, p_random=0.5), TABLE, row_keys(key, jnp.arange(2)), jnp.array([[3, 5, 3], [0, 3, 1]]), DIM
+    )
+
+
+def deciphered(key):
+    tokens = markov.sample_tokens(key, SOURCE, 9)
+    found = metropolis.metropolis_decipher(key, SOURCE, tokens, proposals=3, restarts=2)
+    return tokens, found.key, metropolis.sample_keys(key, SOURCE, tokens, (9,), chains=2, samples=2, thin=1, burn_in=1)
+
+
+def scenes_and_questions(key):
+    found = sample_scenes(SceneConfig(grid=4, sizes=(2, 1, 1, 1)), 2, key)
+    return found, ask(SceneConfig(grid=4, sizes=(2, 1, 1, 1)), found, key)
+
+
+def threaded(key):
+    setting = threads.draw_setting(key, LIMITS, 2)
+    return threads.sample_items(jnp.stack([key, key]), LIMITS, setting)
+
+
+DRAWS = {
+    "gaussian_rows": lambda key: gaussian_rows(key, jnp.array([3, 5, 3]), DIM),
+    "permutation": lambda key: permutation(key, VOCAB),
+    "lexinvariant": rows("lexinvariant"),
+    "semi": rows("semi"),
+    "permuted_bank": rows("permuted_bank"),
+    "glyphs": lambda key: sample_images(GlyphConfig(size=24), 2, key),
+    "scenes": scenes_and_questions,
+    "lookup": lambda key: lookup_items(key, jnp.arange(2, 12), MARKS, 12, pairs=3, count=2).tokens,
+    "permuted tuples": lambda key: (
+        permutation_items(key, jnp.arange(2, 12), MARKS, 12, length=2, demonstrations=2, count=2).tokens
+    ),
+    "threads": threaded,
+    "metropolis": deciphered,
+    "kernel": lambda key: sources.random_kernel(key, 1, 2),
+    "sample": lambda key: sources.sample(key, KERNEL, jnp.full(3, 1 / 3), 8),
+    "stream": lambda key: sources.sample_stream(key, KERNEL, jnp.full(3, 1 / 3), 9, segments=4),
+}
+
+
+def assert_trees_equal(got, wanted):
+    for computed, expected in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(computed, expected)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_under_vmap_and_another_implementation_are_those_of_threefry_alone(name):
+    draw = jax.jit(DRAWS[name])
+    alone = [draw(jax.random.key(seed)) for seed in (5, 7)]
+    with jax.default_prng_impl("unsafe_rbg"):
+        together = jax.jit(jax.vmap(DRAWS[name]))(jnp.stack([jax.random.key(seed) for seed in (5, 7)]))
+    for index, wanted in enumerate(alone):
+        assert_trees_equal(jax.tree.map(lambda leaf, i=index: leaf[i], together), wanted)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_token_has_one_vector_and_the_blockwise_loss_is_the_whole_one(implementation):
+    expected, ids = gaussian_rows(jax.random.key(0), jnp.array([3, 5]), DIM), jnp.array([3, 5, 3])
+    with jax.default_prng_impl(implementation):
+        key = jax.random.key(0)
+        np.testing.assert_array_equal(gaussian_rows(key, ids, DIM), expected[jnp.array([0, 1, 0])])
+        keys, targets = row_keys(key, jnp.arange(2)), jnp.array([[0, 5, 3], [1, 1, 2]])
+        features = 0.2 * TABLE[targets]
+        drawn = draw_lexicon(LexiconConfig("lexinvariant"), None, keys, VOCAB, DIM)
+        config = LexiconConfig("lexinvariant", vocab_block=4)
+        blocks = blockwise_nll(config, None, keys, features, targets, VOCAB)
+        np.testing.assert_allclose(blocks, token_nll(readout(features, drawn), targets), atol=1e-5)
+
+
+def test_the_bank_is_the_same_in_every_run():
+    wanted = bank(VOCAB, DIM)
+    for implementation in IMPLEMENTATIONS:
+        with jax.default_prng_impl(implementation):
+            np.testing.assert_array_equal(bank(VOCAB, DIM), wanted)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_member_of_a_population_is_trained_as_it_would_be_alone(implementation):
+    def loss(params, batch, key):
+        return jnp.sum(params * jax.random.normal(key, params.shape)) + jnp.sum(batch), {}
+
+    optimizer = optax.sgd(1.0)
+
+    def trained(population, seeds):
+        step = make_train_step(loss, optimizer, population=population)
+        start = create_population(lambda key: create_state(jnp.zeros(3), optimizer, key), seeds)
+        return step(start, jnp.zeros((2, len(seeds), 1)))[0]
+
+    with jax.default_prng_impl(implementation):
+        together = trained("vmap", (5, 7))
+        for index, seed in enumerate((5, 7)):
+            np.testing.assert_array_equal(member(together, index).params, trained("map", (seed,)).params[0])
