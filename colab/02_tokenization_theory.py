@@ -15,16 +15,39 @@
 # Markov source; over tokens even a unigram model comes near the entropy rate.
 
 # %%
-# On Colab: upload a wheel of lexinv, or write the address of your copy here (git+https://...). What Colab has of JAX stays as it is.
-SOURCE = ""
+# lexinv comes from a checkout that is here: cloned, unpacked after an upload, or on a mounted Drive. Otherwise write the address of its git
+# repository, or a folder, into this field. What Colab has of JAX stays as it is.
+SOURCE = ""  # @param {"type":"string"}
 
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
-if importlib.util.find_spec("lexinv") is None:
-    assert SOURCE, "SOURCE says from where to install lexinv"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+def checkout() -> Path:
+    """The folder of lexinv: the one that SOURCE names, cloned if that is an address, or one in or around this folder or on a Drive."""
+    here = Path.cwd()
+    if SOURCE and not Path(SOURCE).is_dir():
+        if not (here / "lexinv/experiments").is_dir():
+            address = SOURCE.removeprefix("git+")
+            subprocess.run(["git", "clone", "--quiet", "--depth=1", address, here / "lexinv"], check=True)
+        return here / "lexinv"
+    around = [here, *here.parents, *here.glob("*"), *Path("/content/drive").glob("*/*")]
+    for folder in [Path(SOURCE)] if SOURCE else around:
+        if (folder / "experiments/harness/notebook.py").is_file():
+            return folder.resolve()
+    place = SOURCE or f"{here}, the folders in and around it, or a Drive mounted at /content/drive"
+    raise FileNotFoundError(f"no checkout of lexinv in {place}: clone or upload one, or write its address into SOURCE")
+
+
+installed = any(importlib.metadata.distributions(name="lexinv"))  # with what it needs
+if not installed or importlib.util.find_spec("experiments") is None:
+    found = checkout()
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--editable", found], check=True)
+    sys.path.insert(0, str(found))
+    print(f"lexinv is that of {found}")
 
 # %%
 # %matplotlib inline

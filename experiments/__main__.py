@@ -5,7 +5,6 @@ import errno
 import inspect
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ python -m experiments list                         every experiment and what it 
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
 python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
 python -m experiments plan NAME [PRESET] [options]  memory, traffic and speed of training on many devices, without them
-python -m experiments verify NAME [PRESET]         run a committed record again and compare every number with it
+python -m experiments verify NAME [PRESET] [options]  run a committed record again and compare every number with it
 python -m experiments report                       judge and draw all records again; write the pages of papers and the README's table
 python -m experiments cite NAME [PRESET]           BibTeX of the papers and of our record"""
 
@@ -34,13 +33,14 @@ Config = TypeVar("Config")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, with one message on stderr unless it is 0.
 
-    0: done; 1: the run failed (its loss is not finite, the disk is full or read-only); 2: bad input; 130, 143: interrupted, resumable.
+    0: done; 1: the run failed (its loss is not finite, the disk is full or read-only); 2: bad input; 130, 143: interrupted, and resumable
+    unless it is a `verify`.
     """
     from rich.console import Console
 
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
-    if command in HELP or (command in ("run", "sweep", "plan") and rest[:1] and rest[0] in HELP):
+    if command in HELP or (command in ("run", "sweep", "plan", "verify") and rest[:1] and rest[0] in HELP):
         console.print(USAGE, markup=False)
         return 0
     commands: dict[str, Callable[[list[str], Any], int]] = {
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         chosen_command = commands[choose("command", command, commands)]
-        if command not in ("run", "sweep", "plan") and any(word in HELP for word in rest):
+        if command not in ("run", "sweep", "plan", "verify") and any(word in HELP for word in rest):
             (usage,) = [line for line in USAGE.splitlines() if line.startswith(f"python -m experiments {command} ")]
             console.print(usage, inspect.getdoc(chosen_command), sep="\n\n", markup=False)
             return 0
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(" ".join([f"{type(error).__name__}: {error}", *notes]), markup=False)
         return 1
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command resumes", markup=False)
+        again = "begins anew" if command == "verify" else "resumes"
+        errors.print(f"interrupted; the same command {again}", markup=False)
         return 130
 
 
@@ -173,16 +174,38 @@ def plan(arguments: list[str], console: Any) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions:
+    """How to run a record's configuration again."""
+
+    cached_models: bool = False
+    """Take models that several experiments share from the user's cache where they are there, instead of training them anew."""
+
+
 def verify(arguments: list[str], console: Any) -> int:
-    """Run a record's configuration again; 0 if no number left its recorded interval and no verdict changed, 1 otherwise."""
-    names = positional(arguments, "verify NAME [PRESET]")
-    require(len(names) == len(arguments), "arguments", " ".join(arguments), "verify NAME [PRESET]")
+    """Run a record's configuration again, in a new folder; 0 if results, claims and verdicts are those of the record, 1 otherwise."""
+    import tyro
+
+    names = positional(arguments, "verify NAME [PRESET] [options]")
+    program = f"python -m experiments verify {' '.join(names)}"
+    options = tyro.cli(
+        VerifyOptions, args=arguments[len(names) :], prog=program, config=(tyro.conf.FlagCreatePairsOff,)
+    )
 
     from experiments.harness.config import config_hash, from_json
     from experiments.harness.record import finish, git_state, read_records
     from experiments.harness.report import number
+    from experiments.harness.shared_models import OWN_MODELS
     from experiments.harness.trial import prepare_process, run_in
-    from experiments.harness.verify import compare_claims, differing, preset_record, repeats, same_environment
+    from experiments.harness.verify import (
+        compare_claims,
+        compare_results,
+        describe,
+        fresh_folder,
+        preset_record,
+        repeats,
+        same_environment,
+    )
     from experiments.harness.workspace import open_workspace, read_json
 
     prepare_process()
@@ -190,27 +213,26 @@ def verify(arguments: list[str], console: Any) -> int:
     recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
     config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
-    commit, dirty = git_state()
-    code = "uncommitted" if dirty or commit is None else commit[:8]
-    path = Path("runs", recorded.experiment, f"verify-{recorded.preset}-{config_hash(config)[:8]}-{code}")
-    if code == "uncommitted":  # what an earlier start left may be of other code
-        shutil.rmtree(path, ignore_errors=True)
+    path = fresh_folder(Path("runs", recorded.experiment), f"verify-{recorded.preset}-{config_hash(config)[:8]}")
     workspace = open_workspace(path, recorded.experiment, recorded.preset, config)
     with workspace.locked():
+        if not options.cached_models:
+            workspace.folder(OWN_MODELS)
         run_in(workspace, module, config, f"{label} again", console)
         results = read_json(path / "results.json", dict)
         claims = finish(workspace, module, results)
-    environment = read_json(path / "environment.json", dict)
-    places = differing(recorded.results, results)
-    where = "the same" if same_environment(recorded.environment, environment) else "another"
-    equal = "equal bit for bit" if not places else f"not equal at {len(places)} places, the first {places[0]}"
-    console.print(f"code {code}, on {where} machine and versions as the record: results are {equal}", markup=False)
+    same = same_environment(recorded.environment, read_json(path / "environment.json", dict))
+    compared = compare_results(recorded, results, same)
+    commit, dirty = git_state()
+    code = "uncommitted" if dirty or commit is None else commit[:8]
+    where = "the same" if same else "another"
+    console.print(f"code {code}, on {where} machine and versions as the record: {describe(compared)}", markup=False)
     comparisons = compare_claims(recorded.claims, claims)
     for row in comparisons:
         console.print(
             f"  {row.outcome:8}  {row.name}: recorded {number(row.recorded)}, now {number(row.found)}", markup=False
         )
-    done = repeats(comparisons)
+    done = repeats(comparisons, compared)
     console.print(f"{label} {'repeats' if done else 'does not repeat'} its record", markup=False)
     return 0 if done else 1
 

@@ -38,6 +38,9 @@ GPU_COUNTS = (1, 2, 4, 8)
 WARNING_SECONDS = 120
 """How long before its time limit Slurm stops a trial; the checkpoint is written after the dispatch under way."""
 
+MOST_JOBS = 1000
+"""Of an array: Slurm's MaxArraySize is 1001 unless a cluster has another, and the numbers of its jobs lie below."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
@@ -75,11 +78,13 @@ class Launch:
     experiment: str
     preset: str
     arguments: Sequence[str]
-    """Of the command `sweep`, after the preset: what is run, without where."""
+    """Of the command `sweep`, after the preset: which trials there are, without where."""
     folder: Path
     """Of the sweep; with a bucket, inside it."""
     trials: Sequence[str]
     """The configuration hash of each, in the order of their numbers."""
+    whole: Sequence[str] = ()
+    """Further arguments of a sweep that runs all trials and sums them up."""
     workers: int | None = None
     bucket: str | None = None
     accelerator: str | None = None
@@ -135,7 +140,6 @@ def skypilot(launch: Launch) -> str:
     assert place is not None  # checked by Launch
     folder = MOUNT / place["prefix"].strip("/") / launch.folder
     extra = f"[{launch.device.kind}]" if launch.device else ""
-    workers = f" --workers={launch.workers}" if launch.workers else ""
     task = {
         "name": launch.name,
         "workdir": source(),
@@ -153,7 +157,9 @@ def skypilot(launch: Launch) -> str:
         "source ~/lexinv/bin/activate\n"
         f'uv pip install -e ".{extra}" -c constraints.txt\n',
         "run": "source ~/lexinv/bin/activate\n"
-        f'{launch.command("python", str(folder))}{workers} ${{TRIAL:+--trial="$TRIAL"}}\n',
+        f"set -- {shlex.join(launch.whole)}\n"
+        '[ -z "$TRIAL" ] || set -- --trial="$TRIAL"\n'
+        f'{launch.command("python", str(folder))} "$@"\n',
     }
     last = len(launch.trials) - 1
     return (
@@ -193,7 +199,12 @@ def source() -> str | dict[str, str]:
 
 
 def slurm(launch: Launch) -> str:
-    """An array of Slurm jobs with one trial each, as a shell script, for the Python and the working tree at hand."""
+    """An array of Slurm jobs, as a shell script, for the Python and the working tree at hand.
+
+    A job runs the trial of its number. Of more than `MOST_JOBS` trials it runs every `MOST_JOBS`-th from there on, one after another, and
+    ends with 0 if all of them do.
+    """
+    jobs = min(len(launch.trials), MOST_JOBS)
     running = f"%{launch.workers}" if launch.workers else ""
     device = launch.device
     return "\n".join(
@@ -201,7 +212,7 @@ def slurm(launch: Launch) -> str:
             "#!/bin/bash",
             "# Options of sbatch go before those here: sbatch --partition=P --time=H:MM:SS --cpus-per-task=N THIS_FILE",
             f"#SBATCH --job-name={launch.name}",
-            f"#SBATCH --array=0-{len(launch.trials) - 1}{running}",
+            f"#SBATCH --array=0-{jobs - 1}{running}",
             "#SBATCH --ntasks=1",
             *([f"#SBATCH --gres=gpu:{device.name.lower()}:{device.count}"] if device else []),
             "#SBATCH --requeue",
@@ -211,12 +222,17 @@ def slurm(launch: Launch) -> str:
             "",
             f"cd -- {shlex.quote(str(record.REPOSITORY))} || exit",
             '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # not handed on by itself',
-            f'srun {launch.command(sys.executable, str(launch.folder.absolute()))} --trial="$SLURM_ARRAY_TASK_ID"',
-            "code=$?",
-            f"if [ $code -eq {SIGTERM_EXIT} ]; then  # stopped with a checkpoint, from which the next start goes on",
-            '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
-            "fi",
-            "exit $code",
+            "failed=0",
+            f"for ((trial = SLURM_ARRAY_TASK_ID; trial < {len(launch.trials)}; trial += {jobs})); do",
+            f'    srun {launch.command(sys.executable, str(launch.folder.absolute()))} --trial="$trial"',
+            "    code=$?",
+            f"    if [ $code -eq {SIGTERM_EXIT} ]; then  # stopped with a checkpoint, from which the next start goes on",
+            '        scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
+            "        exit $code",
+            "    fi",
+            "    [ $code -eq 0 ] || failed=$code",
+            "done",
+            "exit $failed",
             "",
         ]
     )

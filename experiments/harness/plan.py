@@ -89,9 +89,12 @@ def make_plan(module: ModuleType, config: Any, options: PlanOptions) -> Plan:
     def stop(work: "Work") -> NoReturn:
         raise Found(work)
 
+    from experiments.harness.shared_models import OWN_MODELS
+
     require(_trains(module, set()), "experiment", module.__name__, "one that trains models")
     with TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder), "plan", progress=False, postpone=stop)
+        workspace.folder(OWN_MODELS)  # also where the user's cache has them
         try:
             module.run(config, workspace)
         except Found as found:

@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import experiments
-from experiments.harness.workspace import Workspace, plain, read_json, write_atomically, write_json
-from lexinv.training.metrics import SPEED_FILE
+from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from lexinv.training.metrics import SPEED_FILE, read_speed
 from lexinv.validation import InvalidConfig, require
 
 REPOSITORY = Path(experiments.__file__).parents[1]
@@ -137,8 +137,8 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
 
 def training_speed(folder: Path) -> dict[str, dict[str, float | None]]:
     """What `lexinv.training.fit` measured in the run: tokens per second and utilisation by the folder that a model was trained in."""
-    files = sorted(folder.rglob(SPEED_FILE))
-    return {file.parent.relative_to(folder).as_posix(): read_json(file, dict) for file in files}
+    speeds = {file.parent.relative_to(folder).as_posix(): read_speed(file) for file in sorted(folder.rglob(SPEED_FILE))}
+    return {name: speed for name, speed in speeds.items() if speed is not None}
 
 
 def judge(module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:

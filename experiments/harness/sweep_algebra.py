@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
-from experiments.harness.config import from_json
+from experiments.harness.config import from_json, to_json
 from lexinv.validation import InvalidConfig, choose, require
 
 Config = TypeVar("Config")
@@ -139,9 +139,9 @@ def seed_overrides(config: Any, count: int) -> Overrides:
 
 
 def value_at(config: Any, name: str) -> Any:
-    """The value of a configuration at a dotted name."""
+    """The value of a configuration at a dotted name; None where the part that it belongs to is another one or none."""
     for part in name.split("."):
-        config = getattr(config, part)
+        config = getattr(config, part, None)
     return config
 
 
@@ -161,9 +161,16 @@ def describe(overrides: Mapping[str, Any]) -> str:
 
 
 def spell(value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, tuple):
-        return f"[{','.join(map(spell, value))}]"
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    """A value of a configuration, or its JSON, as the command line takes it: parts and lists as JSON, words alone bare."""
+    if value is None or isinstance(value, str | bool):
+        return str(value)
+    return _compact(value if isinstance(value, dict | list) else to_json(value))
+
+
+def _compact(value: Any) -> str:
+    """JSON without spaces, numbers as short as they can be."""
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json.dumps(name)}:{_compact(member)}' for name, member in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_compact, value))}]"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else json.dumps(value)

@@ -13,14 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import interval
-from experiments.harness.config import config_hash
+from experiments.harness.config import config_hash, to_json
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.sweep_algebra import describe, names, spell, value_at
-from experiments.harness.workspace import plain, write_atomically, write_json
+from experiments.harness.verify import verdict
+from experiments.harness.workspace import plain, read_json, write_atomically, write_json
 from lexinv.validation import InvalidConfig, choose, require
 
 INTERVAL = {"mean", "low", "high", "n"}
-VERDICTS, COLORS = {True: 2, None: 1, False: 0}, (VERMILION, "#C8C8C8", BLUE)
+VERDICTS, COLORS = {"holds": 2, "open": 1, "refuted": 0}, (VERMILION, "#C8C8C8", BLUE)
 MAX_LINES, MAX_ROWS = 8, 60
 """More lines than this in a panel cannot be told apart, and more rows not be read."""
 
@@ -60,28 +61,33 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of the trials of a sweep (`sweeps.Trial`), as JSON, the best first and those without a value last.
 
-    Without a metric the best have the most claims that hold, and of these the fewest that do not. Raises `InvalidConfig` for a metric
-    that a finished trial does not have.
+    Without a metric the best have the most claims that hold, and of these the fewest that are refuted. The row of a finished trial that
+    does not have the metric says why in "trouble".
     """
     swept = names([trial.overrides for trial in trials])
     rows = []
     for trial in trials:
-        done = trial.status == "done"
-        results = json.loads((trial.folder / "results.json").read_bytes()) if done and metric is not None else None
+        value, trouble = None, trial.trouble
+        if trial.status == "done" and metric is not None:
+            try:
+                value = metric_at(read_json(trial.folder / "results.json", dict), metric)
+            except InvalidConfig as error:
+                trouble = str(error)
         rows.append(
             {
                 "trial": trial.folder.name,
-                "values": {name: value_at(trial.config, name) for name in swept},
+                "values": {name: to_json(value_at(trial.config, name)) for name in swept},
                 "status": trial.status,
                 "seconds": None if trial.seconds() is None else round(trial.seconds(), 1),
-                "value": None if results is None or metric is None else metric_at(results, metric),
-                "claims": {claim["name"]: claim["holds"] for claim in trial.claims()},
+                "value": value,
+                "trouble": trouble,
+                "claims": {claim["name"]: verdict(claim) for claim in trial.claims},
             }
         )
 
     def rank(row: dict[str, Any]) -> tuple[float, ...]:
         verdicts = list(row["claims"].values())
-        claims = (-verdicts.count(True), verdicts.count(False))
+        claims = (-verdicts.count("holds"), verdicts.count("refuted"))
         if metric is None:
             return (row["status"] != "done", *claims)
         if row["value"] is None:
@@ -115,12 +121,14 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def figure(summary: dict[str, Any]) -> Figure:
-    """The metric against every field that changes, or the verdicts of all trials, drawn from the summary alone."""
-    rows = [row for row in summary["trials"] if row["status"] == "done"]
+    """The metric against every field that changes, or the verdicts of all trials if none has it, drawn from the summary alone."""
+    done = [row for row in summary["trials"] if row["status"] == "done"]
+    measured = [row for row in done if row["value"] is not None]
+    rows = measured or done
     varied = [name for name in summary["swept"] if len({_key(row["values"][name]) for row in rows}) > 1]
     varied = varied or summary["swept"][:1]
     with styled():
-        if summary["metric"] is None:
+        if not measured:
             return _verdicts(varied, rows[:MAX_ROWS])
         drawn, axes = panels(1, len(varied), height=4.2)
         for panel, name in zip(axes, varied, strict=True):
@@ -134,11 +142,6 @@ def _key(value: Any) -> str:
     return json.dumps(value)
 
 
-def _label(values: dict[str, Any]) -> str:
-    """As the command line takes it; lists of JSON as tuples."""
-    return describe({name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
 def _against(axes: Axes, name: str, others: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """The metric against one field, one line for each combination of the others that change."""
     values = list({_key(row["values"][name]): row["values"][name] for row in rows}.values())
@@ -147,7 +150,7 @@ def _against(axes: Axes, name: str, others: Sequence[str], rows: Sequence[dict[s
     places = {_key(value): value if numeric else index for index, value in enumerate(values)}
     lines: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: [_key(row["values"][other]) for other in others]):
-        label = _label({other: row["values"][other] for other in others})
+        label = describe({other: row["values"][other] for other in others})
         lines.setdefault(label, []).append((places[_key(row["values"][name])], row["value"]))
     named = len(lines) <= MAX_LINES
     for index, (label, points) in enumerate(lines.items()):
@@ -160,25 +163,24 @@ def _against(axes: Axes, name: str, others: Sequence[str], rows: Sequence[dict[s
     if numeric and values[0] > 0 and values[-1] >= 10 * values[0]:
         axes.set_xscale("log")
     if not numeric:
-        axes.set_xticks(list(places.values()), [spell(tuple(v) if isinstance(v, list) else v) for v in values])
+        axes.set_xticks(list(places.values()), [spell(value) for value in values])
     if named and any(lines):
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _verdicts(varied: Sequence[str], rows: Sequence[dict[str, Any]]) -> Figure:
-    """A cell for each trial, the best at the top, and claim: holds, does not hold, cannot tell."""
+    """A cell for each trial, the best at the top, and claim: holds, refuted, open."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     claims = list(dict.fromkeys(name for row in rows for name in row["claims"]))
-    labels = [_label({name: row["values"][name] for name in varied}) for row in rows]
-    cells = [[VERDICTS[row["claims"].get(name)] for name in claims] for row in rows]
+    labels = [describe({name: row["values"][name] for name in varied}) for row in rows]
+    cells = [[VERDICTS[row["claims"].get(name, "open")] for name in claims] for row in rows]
     drawn, (axes,) = panels(1, 1, 3.6 + 0.4 * len(claims), 1.8 + 0.22 * len(rows))
     axes.imshow(np.array(cells), cmap=ListedColormap(COLORS), vmin=0, vmax=2, aspect="auto")
     axes.set_xticks(range(len(claims)), claims, rotation=40, ha="right")
     axes.set_yticks(range(len(rows)), labels)
     axes.grid(visible=False)
-    meaning = ("does not hold", "cannot tell", "holds")
-    handles = [Patch(color=color, label=label) for color, label in zip(COLORS, meaning, strict=True)]
-    drawn.legend(handles=handles[::-1], loc="outside upper center", ncols=3)
+    handles = [Patch(color=COLORS[place], label=word) for word, place in VERDICTS.items()]
+    drawn.legend(handles=handles, loc="outside upper center", ncols=3)
     return drawn

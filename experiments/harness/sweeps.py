@@ -8,7 +8,6 @@ Other fields are trials; with `--executor population` those of the same shapes t
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,9 +34,10 @@ from experiments.harness.sweep_algebra import (
 )
 from experiments.harness.trial import HANDOVER_SECONDS, finished
 from experiments.harness.trial import main as run_trial_here
-from experiments.harness.workspace import Workspace, open_workspace
+from experiments.harness.verify import verdict
+from experiments.harness.workspace import Workspace, open_workspace, read_json
 from lexinv.folders import expanded
-from lexinv.validation import choose, require
+from lexinv.validation import InvalidConfig, choose, require
 
 
 @dataclasses.dataclass
@@ -80,13 +80,13 @@ class Options:
     workers: int | None = None
     """Trials at a time: 1 of processes, all in a population, and as many as fit of a cluster, unless given."""
     resources: tuple[str, ...] | None = None
-    """Of a cluster, for each trial: CPU=4 GPU=1 TPU=4; CPU=1 unless given."""
+    """With --executor ray, for each trial: CPU=4 GPU=1 TPU=4; CPU=1 unless given."""
     workspace: Path | None = None
     """Sweep folder; by default runs/NAME/sweeps/PRESET-HASH here."""
     metric: str | None = None
     """What of results.json to compare: a dotted path to a number or a list over seeds; the claims' verdicts unless given."""
-    best: Literal["lowest", "highest"] = "lowest"
-    """Which value of the metric is the best."""
+    best: Literal["lowest", "highest"] | None = None
+    """With --metric: which of its values is the best; the lowest unless given."""
     halving: int | None = None
     """Stop trials early: at each rung only the best 1/HALVING of those that have reached it goes on. Without it they are finished."""
     first_rung: int | None = None
@@ -109,18 +109,18 @@ class Options:
         )
         together = self.executor == "population" and self.halving is not None
         require(not together, "executor", self.executor, "processes or ray with --halving: a population ends as one")
-        for name in ("executor", "resources", "halving"):
-            value = getattr(self, name)
-            require(
-                value is None or (self.emit is None and self.trial is None),
-                f"--{name}",
-                value,
-                "neither --emit nor --trial with it",
-            )
-        for name in ("bucket", "accelerator"):
-            value = getattr(self, name)
-            require(value is None or self.emit is not None, f"--{name}", value, "only with --emit")
         require(self.emit is None or self.trial is None, "--trial", self.trial, "without --emit")
+        on_ray = self.executor is not None and self.executor.startswith("ray")
+        idle = [
+            (("executor", "resources", "halving"), self.emit is None, "not with --emit"),
+            (("executor", "resources", "halving", "workers", "metric", "best"), self.trial is None, "not with --trial"),
+            (("bucket", "accelerator"), self.emit is not None, "only with --emit"),
+            (("resources",), on_ray, "only with --executor ray"),
+            (("best",), self.metric is not None, "only with --metric"),
+        ]
+        for names, used, allowed in idle:
+            for name in names:
+                require(used or getattr(self, name) is None, f"--{name}", getattr(self, name), allowed)
 
 
 @dataclasses.dataclass
@@ -133,21 +133,40 @@ class Trial:
     status: Status = "waiting"
     started: float = 0.0
     ended: float | None = None
+    trouble: str | None = None
+    """Of a trial that has failed although it is finished: which of its files cannot be read."""
+    claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Of a finished trial."""
+    wall_clock: float | None = None
+    """Of all starts of a finished trial."""
 
-    def claims(self) -> list[dict[str, Any]]:
-        """The claims of a finished trial."""
-        return json.loads((self.folder / "claims.json").read_bytes()) if self.status == "done" else []
+    def __post_init__(self) -> None:
+        self.stand(self.status)
+
+    def stand(self, status: Status) -> None:
+        """Note the status, and of a finished trial what it found."""
+        self.status = status
+        if status != "done":
+            return
+        try:
+            self.claims = read_json(self.folder / "claims.json", list)
+            self.wall_clock = read_json(self.folder / "environment.json", dict)["wall_clock_seconds"]
+        except InvalidConfig as error:
+            self.status, self.trouble = "failed", str(error)
 
     def seconds(self) -> float | None:
         """Wall clock of all its starts if it is finished, of this start otherwise; None before it starts."""
-        if self.status == "done":
-            return json.loads((self.folder / "environment.json").read_bytes())["wall_clock_seconds"]
-        return None if not self.started else (self.ended or time.monotonic()) - self.started
+        if self.status == "done" or not self.started:
+            return self.wall_clock
+        return (self.ended or time.monotonic()) - self.started
 
 
 def sweep(name: str, preset: str, module: Any, arguments: list[str], console: Any) -> int:
-    """Run the trials that are not finished, then write the summary: 0 if all are, 1 if some failed. Raises `InvalidConfig`."""
-    from experiments.harness.sweep_summary import summarize, write_summary
+    """Run the trials that are not finished, then write the summary: 0 if all are, 1 if some failed.
+
+    Raises `InvalidConfig`, for a metric that no trial has after the summary, since only the results can tell.
+    """
+    from experiments.harness.sweep_summary import metric_at, summarize, write_summary
 
     base = module.PRESETS[preset]
     options, blocks = parse(arguments, f"python -m experiments sweep {name} {preset}")
@@ -171,26 +190,37 @@ def sweep(name: str, preset: str, module: Any, arguments: list[str], console: An
         return run_one(name, preset, base, list(distinct.values())[options.trial], path, console)
     workspace = open_workspace(path, name, preset, base)
     with workspace.locked():
-        rows = {}
+        rows = dict[Path, Trial]()
         for overrides, config in found:
             folder = path / "trials" / config_hash(config)
             open_workspace(folder, name, preset, config)
-            rows.setdefault(folder, Trial(folder, overrides, config, standing(folder, options)))
+            if folder not in rows:
+                rows[folder] = Trial(folder, overrides, config, standing(folder, options))
+            if rows[folder].status == "failed":  # its files are written again from its results
+                rows[folder] = Trial(folder, overrides, config)
         for folder, trial in rows.items() if halving else ():
             if trial.status in ("done", "stopped"):
                 halving.stops(folder)
         with live_table(list(rows.values()), console) as report:
             execute([folder for folder, trial in rows.items() if trial.status == "waiting"], report)
-        summary = summarize(name, preset, base, list(rows.values()), options.metric, options.best)
+        summary = summarize(name, preset, base, list(rows.values()), options.metric, options.best or "lowest")
         write_summary(path, summary)
-    for trial in rows.values():
-        if trial.status == "failed":
-            console.print(f"failed: {describe(trial.overrides)}: {trial.folder / 'error.txt'}", markup=False)
+    for row in summary["trials"]:
+        trial = rows[path / "trials" / row["trial"]]
+        if row["status"] == "failed":
+            reason = row["trouble"] or trial.folder / "error.txt"
+            console.print(f"failed: {describe(trial.overrides)}: {reason}", markup=False)
+        elif row["trouble"]:
+            console.print(f"no value: {describe(trial.overrides)}: {row['trouble']}", markup=False)
     failed, done, stopped = (
         sum(trial.status == status for trial in rows.values()) for status in ("failed", "done", "stopped")
     )
     early = f", {stopped} were stopped early" if stopped else ""
     console.print(f"{done} of {len(rows)} trials are finished{early}: {path / 'summary.json'}", markup=False)
+    nowhere = done and all(row["value"] is None for row in summary["trials"])
+    if options.metric is not None and nowhere:
+        first = next(trial for trial in rows.values() if trial.status == "done")
+        metric_at(read_json(first.folder / "results.json", dict), options.metric)  # says what there is instead
     return 1 if failed else 0
 
 
@@ -218,10 +248,20 @@ def emit_recipe(
 ) -> int:
     """Write the recipe that runs the sweep elsewhere, and print how to start it."""
     arguments = [word for i, block in enumerate(blocks) for word in [*["--chain"][:i], *block.arguments()]]
-    given = {"seeds": options.seeds, "metric": options.metric, "best": options.best if options.metric else None}
-    arguments += [f"--{option}={value}" for option, value in given.items() if value is not None]
+    arguments += [f"--seeds={options.seeds}"] * (options.seeds is not None)
+    given = {"workers": options.workers, "metric": options.metric, "best": options.best}
+    whole = [f"--{option}={value}" for option, value in given.items() if value is not None]
     launch = Launch(
-        str(options.emit), name, preset, arguments, path, trials, options.workers, options.bucket, options.accelerator
+        str(options.emit),
+        name,
+        preset,
+        arguments,
+        path,
+        trials,
+        whole,
+        options.workers,
+        options.bucket,
+        options.accelerator,
     )
     file, command = emit(launch)
     console.print(f"{len(trials)} trials: {file}", markup=False)
@@ -295,7 +335,7 @@ def live_table(trials: list[Trial], console: Any) -> Iterator[Report]:
 
     def report(folder: Path, status: Status) -> None:
         trial = by_folder[folder]
-        trial.status = status
+        trial.stand(status)
         if status == "running":
             trial.started = time.monotonic()
             return
@@ -316,8 +356,8 @@ def table(trials: list[Trial]) -> Any:
     shown = Table("trial", "overrides", "status", "seconds", "claims held", box=None)
     shown.caption = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     for trial in sorted(trials, key=lambda trial: ORDER.index(trial.status)):
-        seconds, claims = trial.seconds(), trial.claims()
-        held = f"{sum(claim['holds'] is True for claim in claims)} of {len(claims)}" if claims else ""
+        seconds, verdicts = trial.seconds(), [verdict(claim) for claim in trial.claims]
+        held = f"{verdicts.count('holds')} of {len(verdicts)}" if verdicts else ""
         clock = "" if seconds is None else f"{seconds:.0f}"
         shown.add_row(trial.folder.name[:8], Text(describe(trial.overrides)), trial.status, clock, held)
     return shown

@@ -110,7 +110,7 @@ def draw(layout: str, config: Config, noise: float, seed: int) -> tuple[np.ndarr
     labels = np.repeat(np.arange(len(cluster_sizes(layout, config.tokens))), cluster_sizes(layout, config.tokens))
     if layout == "parity":
         order, half = np.empty(config.tokens, int), config.tokens // 2
-        order[1::2], order[0::2] = rng.permutation(half), half + rng.permutation(half)  # sources are the odd places
+        order[0::2], order[1::2] = rng.permutation(half), half + rng.permutation(half)  # sources are the even places
     else:
         order = rng.permutation(config.tokens)
     centres = np.linalg.qr(rng.normal(size=(config.width, config.width)))[0]

@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Key
 from lexinv.merging.plan import (
     Plan,
     build,
+    check_axes,
+    check_whole,
     descending_rank,
     fill_with_padding,
     identity,
@@ -46,6 +48,7 @@ def cosines(metric: Float[Array, "tokens width"], eps: float = 1e-6) -> Cosines:
 
     A norm below `eps` counts as eps: a zero vector has cosine 0 to all. A token that is not finite has -1 to all.
     """
+    check_axes(2, metric=metric)
     metric = jax.lax.stop_gradient(metric).astype(jnp.float32)
     return Cosines(metric / jnp.maximum(jnp.linalg.norm(metric, axis=1, keepdims=True), eps))
 
@@ -90,10 +93,13 @@ def match(
     num_merge: at most the number of sources. Targets: tokens that are neither, then sources that stay, then destinations, each by index.
     mask: padding names nothing and is not named; see `lexinv.merging.plan` for the number of real pairs.
     """
+    check_axes(2, similarity=similarity)
+    check_whole(num_merge=num_merge)
     tokens = similarity.shape[0]
+    require(0 <= num_merge <= tokens, "num_merge", num_merge, f"from 0 to the {tokens} tokens")
     if num_merge == 0:
         return identity(tokens) if mask is None else identity(tokens)._replace(weight=mask.astype(jnp.float32))
-    weight = jnp.ones(tokens) if mask is None else mask.astype(jnp.float32)
+    weight = jnp.ones(tokens, jnp.float32) if mask is None else mask.astype(jnp.float32)
     section = jnp.where(source, 1, jnp.where(destination, 2, 0)).astype(jnp.int32)
     if mask is not None:
         source, destination = source & mask, destination & mask
@@ -116,7 +122,9 @@ def match_known(
     num_merge: int,
 ) -> Plan:
     """`match` of all tokens where it is known before compiling which are sources: only the similarities across the sets are looked at."""
-    tokens = len(source)
+    tokens, most = len(source), int(np.sum(source))
+    check_whole(num_merge=num_merge)
+    require(0 <= num_merge <= most, "num_merge", num_merge, f"from 0 to the {most} sources")
     if num_merge == 0:
         return identity(tokens)
     parts = [np.flatnonzero(part).astype(np.int32) for part in (~(source | destination), source, destination)]
@@ -139,7 +147,7 @@ def match_known(
         np.arange(start, start + len(part), dtype=np.int32) for start, part in ((0, neither), (first, destinations))
     ]
     assign = jnp.concatenate([kept[0], ends, kept[1]])[np.argsort(np.concatenate(parts))]
-    return Plan(assign, jnp.ones(tokens), jnp.concatenate([neither, staying, destinations]))
+    return Plan(assign, jnp.ones(tokens, jnp.float32), jnp.concatenate([neither, staying, destinations]))
 
 
 def _take(x: Array, places: Integer[np.ndarray, " kept"], axis: int) -> Array:
@@ -158,25 +166,29 @@ def bipartite_matching(
     mask: Bool[Array, " tokens"] | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Plan:
-    """ToMe: of the unprotected tokens the first, and every `every`-th after it, is a destination, the others are sources.
+    """ToMe: tokens of even index are sources and those of odd index destinations, whatever is protected, as in the released code.
 
-    With every = 2 and one protected token (CLS) these are ToMe's sets: odd indices, and even ones. key: draws the order in which the tokens
-    are counted off (random matching); by index without one. protect: the first tokens, left alone. num_merge is clipped at the number of
-    sources, floor(N / 2) of N unprotected tokens for every = 2. Raises `InvalidConfig` for a negative num_merge and `every` below 2.
+    So with CLS, which is protected, the first token behind it is a destination, and without it the first token is a source. every: above 2
+    (ours) the first unprotected token, and every `every`-th after it, is a destination, the others are sources. key: draws the order in
+    which unprotected tokens are counted off (random matching); by index without one. protect: the first tokens, left alone. mask: padding
+    is not counted. num_merge is clipped at floor(N / 2) of N unprotected tokens for every = 2, and above at the number of sources.
+    Raises `InvalidConfig` for a negative num_merge and `every` below 2.
     """
     tokens = _tokens(similarity)
+    check_whole(num_merge=num_merge, every=every)
     require(every >= 2, "every", every, "at least 2")
     allowed = unprotected_tokens(tokens, protect)
     there = tokens - protect
     num_merge = _clip(num_merge, there - -(-there // every))
+    first = (protect + 1) % 2 if every == 2 else 0  # destination, counted from the first unprotected token
     if key is None and mask is None:
         place = np.arange(tokens) - protect
-        named = place % every == 0
+        named = place % every == first
         return match_known(similarity, (place >= 0) & ~named, (place >= 0) & named, num_merge)
     eligible = allowed if mask is None else allowed & mask
-    scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,))
+    scores = -jnp.arange(tokens, dtype=jnp.float32) if key is None else jax.random.uniform(key, (tokens,), jnp.float32)
     place = descending_rank(scores, eligible)
-    named = place % every == 0
+    named = place % every == first
     return match(_all(similarity), allowed & ~named, allowed & named, num_merge, protect, mask)
 
 
@@ -195,6 +207,7 @@ def grid_matching(
     grid that is not the tokens, or has no whole cell.
     """
     tokens, (rows, columns) = _tokens(similarity), cell
+    check_whole(height=height, width=width, rows=rows, columns=columns, protect=protect)
     require(height * width == tokens - protect, "height, width", (height, width), f"a grid of {tokens - protect}")
     require(min(cell) >= 1, "cell", cell, "at least 1 token each way")
     down, across = height // rows, width // columns
@@ -212,7 +225,9 @@ def grid_matching(
 
 
 def _tokens(similarity: Array | Cosines) -> int:
-    return (similarity.unit if isinstance(similarity, Cosines) else similarity).shape[0]
+    found = similarity.unit if isinstance(similarity, Cosines) else similarity
+    check_axes(2, similarity=found)
+    return found.shape[0]
 
 
 def _all(similarity: Array | Cosines) -> Array:
@@ -227,7 +242,8 @@ def complete_graph_matching(
     The card has one line on it; a destination that is itself removed is ruled out here by choosing the sources first.
     num_merge is clipped at all unprotected tokens but one.
     """
-    tokens = similarity.shape[0]
+    check_axes(1, importance=importance)
+    tokens = _tokens(similarity)
     allowed = unprotected_tokens(tokens, protect)
     num_merge = _clip(num_merge, max(tokens - protect - 1, 0))
     rank = descending_rank(importance, allowed)
@@ -249,5 +265,6 @@ def weigh_by_importance(
 
 
 def _clip(num_merge: int, most: int) -> int:
+    check_whole(num_merge=num_merge)
     require(num_merge >= 0, "num_merge", num_merge, "0 or more tokens")
     return min(num_merge, max(most, 0))

@@ -54,4 +54,4 @@ def predictive_entropy(logits: Float[Array, "tokens vocab"]) -> Float[Array, " t
 
 def random(key: Key[Array, ""], tokens: int) -> Float[Array, " tokens"]:
     """Uniform numbers: the control of every criterion."""
-    return jax.random.uniform(key, (tokens,))
+    return jax.random.uniform(key, (tokens,), jnp.float32)

@@ -7,12 +7,13 @@ and other clustering tokenizers use it; method card token-reduction-beyond-effic
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lexinv.merging.plan import Plan, build, descending_rank
+from lexinv.merging.plan import Plan, build, check_axes, check_whole, descending_rank
 from lexinv.validation import require
 
 
 def euclidean_distance(x: Float[Array, "tokens width"]) -> Float[Array, "tokens tokens"]:
     """|x_i - x_j| / sqrt(width) in float32."""
+    check_axes(2, x=x)
     x = x.astype(jnp.float32)
     squares = jnp.sum(jnp.square(x), axis=1)
     product = jnp.einsum("id,jd->ij", x, x, precision="highest")
@@ -22,6 +23,8 @@ def euclidean_distance(x: Float[Array, "tokens width"]) -> Float[Array, "tokens 
 
 def local_density(distance: Float[Array, "tokens tokens"], neighbours: int) -> Float[Array, " tokens"]:
     """rho_i = exp(-mean of the squared distances to the `neighbours` nearest other tokens)."""
+    check_axes(2, distance=distance)
+    check_whole(neighbours=neighbours)
     tokens = distance.shape[0]
     require(1 <= neighbours < tokens, "neighbours", neighbours, f"from 1 to the {tokens - 1} other tokens")
     others = jnp.where(jnp.eye(tokens, dtype=bool), jnp.inf, distance)
@@ -48,6 +51,8 @@ def density_peaks(
 
     Targets are in the order of their peaks. Raises `InvalidConfig` unless 1 <= num_clusters <= tokens and 1 <= neighbours < tokens.
     """
+    check_axes(2, distance=distance)
+    check_whole(num_clusters=num_clusters)
     tokens = distance.shape[0]
     require(1 <= num_clusters <= tokens, "num_clusters", num_clusters, f"from 1 to the {tokens} tokens")
     density = local_density(distance, neighbours)
@@ -55,4 +60,4 @@ def density_peaks(
     everyone: Bool[Array, " tokens"] = jnp.ones(tokens, bool)
     peak = descending_rank(score, everyone) < num_clusters
     nearest = jnp.argmin(jnp.where(peak[None, :], distance, jnp.inf), axis=1).astype(jnp.int32)
-    return build(~peak, nearest, jnp.ones(tokens), jnp.zeros(tokens, jnp.int32), num_clusters)
+    return build(~peak, nearest, jnp.ones(tokens, jnp.float32), jnp.zeros(tokens, jnp.int32), num_clusters)

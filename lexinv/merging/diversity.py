@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.merging.bipartite import cosine_similarity
-from lexinv.merging.plan import Plan, build
+from lexinv.merging.plan import Plan, build, check_axes, check_whole
 from lexinv.validation import choose, require
 
 Objective = Literal["maxmin", "maxsum"]
@@ -50,9 +50,11 @@ def greedy_dispersion(
     Raises `InvalidConfig` unless 1 <= num_keep <= tokens.
     """
     choose("objective", objective, ("maxmin", "maxsum"))
+    check_axes(2, distance=distance)
+    check_whole(num_keep=num_keep)
     tokens = distance.shape[0]
     require(1 <= num_keep <= tokens, "num_keep", num_keep, f"from 1 to the {tokens} tokens")
-    penalty = jnp.zeros(tokens) if mask is None else jnp.where(mask, 0.0, -1e6)
+    penalty = jnp.zeros(tokens, jnp.float32) if mask is None else jnp.where(mask, 0.0, -1e6)
 
     def choose_next(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         far, chosen = carry
@@ -62,7 +64,7 @@ def greedy_dispersion(
         far = far.at[last].set(-jnp.inf)  # a duplicate of it has distance 0 and may still be chosen, once
         return far, chosen.at[step].set(jnp.argmax(far + penalty).astype(jnp.int32))
 
-    far = jnp.full(tokens, 1e3) if objective == "maxmin" else jnp.zeros(tokens)
+    far = jnp.full(tokens, 1e3, jnp.float32) if objective == "maxmin" else jnp.zeros(tokens, jnp.float32)
     chosen = jnp.zeros(num_keep, jnp.int32).at[0].set(start)
     return jax.lax.fori_loop(1, num_keep, choose_next, (far, chosen))[1]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lexinv.merging.bipartite import match
-from lexinv.merging.plan import Plan, descending_rank, real_share, unprotected_tokens
+from lexinv.merging.plan import Plan, check_axes, check_whole, descending_rank, real_share, unprotected_tokens
 from lexinv.validation import choose, require
 
 Kind = Literal["elu", "paper", "gauss"]
@@ -32,6 +32,7 @@ def energies(
     mask: padding is in no sum. protect: nor are the first tokens, such as CLS, which PiToMe takes out beforehand.
     """
     choose("kind", kind, ("elu", "paper", "gauss"))
+    check_axes(2, similarity=similarity)
     require(kind != "gauss" or margin < 1, "margin", margin, "below 1: sigma = 1 - margin is a width")
     over = similarity - margin
     if kind == "gauss":
@@ -63,6 +64,9 @@ def energy_matching(
     Each source must go somewhere: where clusters have been merged to equal size, "protect" merges across them (card, finding 3).
     """
     choose("mode", mode, ("protect", "ordered", "halves"))
+    check_axes(2, similarity=similarity)
+    check_axes(1, scores=scores)
+    check_whole(num_merge=num_merge)
     require(num_merge >= 0, "num_merge", num_merge, "0 or more tokens")
     tokens = similarity.shape[0]
     allowed = unprotected_tokens(tokens, protect)
@@ -77,5 +81,6 @@ def energy_matching(
 
 def margin_of_layer(layer: int, depth: int, start: float = 0.9, fall: float = 0.9) -> float:
     """start - fall l / L: 0.9 - 0.9 l/L in the paper; the code has 0.75 (1 - l/L) for DeiT and 0.9 - 0.25 l/L for text."""
+    check_whole(layer=layer, depth=depth)
     require(0 <= layer < depth, "layer", layer, f"from 0 to {depth - 1}")
     return start - fall * layer / depth

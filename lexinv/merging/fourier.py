@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lexinv.merging.plan import check_axes, check_whole
 from lexinv.validation import require
 
 
@@ -17,6 +18,8 @@ def dct_reduce(x: Float[Array, "tokens width"], num_keep: int, protect: int = 1)
     With the factor sqrt(num_keep / tokens) that keeps amplitudes, so that a constant sequence stays what it is (missing in PiToMe's code,
     where it grows). Padding is not known to it: cut it off before. Raises `InvalidConfig` unless 1 <= num_keep <= unprotected tokens.
     """
+    check_axes(2, x=x)
+    check_whole(num_keep=num_keep, protect=protect)
     tokens = x.shape[0] - protect
     require(0 <= protect < x.shape[0], "protect", protect, f"from 0 to {x.shape[0] - 1}")
     require(1 <= num_keep <= tokens, "num_keep", num_keep, f"from 1 to the {tokens} unprotected tokens")

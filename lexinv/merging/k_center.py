@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lexinv.merging.diversity import Objective, cosine_distance, greedy_dispersion, keep_tokens
-from lexinv.merging.plan import Plan
+from lexinv.merging.plan import Plan, check_axes, check_whole
 from lexinv.validation import require
 
 
@@ -23,6 +23,7 @@ def pivot_prune(
 
     objective: "maxsum" (version 2: the least cumulative cosine to those chosen) or "maxmin" (the k-center reading: the least maximum).
     """
+    check_axes(1, scores=scores)
     distance = cosine_distance(x)
     known = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
     chosen = greedy_dispersion(distance, num_keep, jnp.argmax(known).astype(jnp.int32), objective, mask)
@@ -31,6 +32,7 @@ def pivot_prune(
 
 def check_layer(layers: int) -> int:
     """The layer before which stage 2 decides, floor(7 L / 8), counted from 0."""
+    check_whole(layers=layers)
     require(layers >= 1, "layers", layers, "at least 1")
     return 7 * layers // 8
 

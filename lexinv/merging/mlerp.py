@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lexinv.merging.plan import Plan, merge, prune
+from lexinv.merging.plan import Plan, check_whole, merge, prune
 from lexinv.validation import require
 
 
@@ -36,5 +36,6 @@ def fuse(
     plan: Plan, x: Float[Array, "tokens width"], size: Float[Array, " tokens"] | None, layer: int, depth: int
 ) -> tuple[Float[Array, "targets width"], Float[Array, " targets"]]:
     """ToFu's rule by depth: in the first half of the layers what would be merged is pruned, later `mlerp`."""
+    check_whole(layer=layer, depth=depth)
     require(0 <= layer < depth, "layer", layer, f"from 0 to {depth - 1}")
     return merge(prune(plan), x, size) if 2 * layer < depth else mlerp(plan, x, size)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.merging.bipartite import match
-from lexinv.merging.plan import Plan, compose, descending_rank, prune, unprotected_tokens
+from lexinv.merging.plan import Plan, check_axes, check_whole, compose, descending_rank, prune, unprotected_tokens
 from lexinv.merging.ranking import prune_by_score
 from lexinv.validation import require
 
@@ -26,9 +26,11 @@ def weighted_pagerank(
 
     attention: rows are queries and sum to 1, so that the sum of s is conserved. start: even by default; `favour_cls` for classification.
     """
+    check_axes(3, attention=attention)
+    check_whole(iterations=iterations)
     require(iterations >= 0, "iterations", iterations, "0 or more votes")
     heads, tokens, _ = attention.shape
-    start = jnp.ones(tokens) if start is None else start
+    start = jnp.ones(tokens, jnp.float32) if start is None else start
     scores = jnp.broadcast_to(_mean_one(start.astype(jnp.float32)[None, :]), (heads, tokens))
     attention = jax.lax.stop_gradient(attention).astype(jnp.float32)
 
@@ -40,7 +42,7 @@ def weighted_pagerank(
 
 def favour_cls(tokens: int) -> Float[Array, " tokens"]:
     """A start that gives token 0 (CLS) sqrt(N) times the weight of every other token (the paper's default for classification)."""
-    return jnp.ones(tokens).at[0].set(tokens**0.5)
+    return jnp.ones(tokens, jnp.float32).at[0].set(tokens**0.5)
 
 
 def keep_heads(
@@ -86,10 +88,13 @@ def similarity_prune(
     similarity: cosines of keys. They are dropped, not merged (weight 0; `assign` says whom they resemble). The kept ones stay in order.
     num_prune is clipped at half of the unprotected tokens.
     """
-    tokens = similarity.shape[0]
+    check_axes(2, similarity=similarity)
+    check_axes(1, scores=scores)
+    check_whole(num_prune=num_prune)
     require(num_prune >= 0, "num_prune", num_prune, "0 or more tokens")
-    num_prune = min(num_prune, (tokens - protect) // 2)
+    tokens = similarity.shape[0]
     allowed = unprotected_tokens(tokens, protect)
+    num_prune = min(num_prune, (tokens - protect) // 2)
     eligible = allowed if mask is None else allowed & mask
     rank = descending_rank(scores, eligible)
     upper = eligible & (rank < (jnp.sum(eligible, dtype=jnp.int32) + 1) // 2)

@@ -9,7 +9,8 @@ Tokens that are not finite are not looked for, since nothing is refused inside j
 stays valid, and only the tokens that it is merged with are spoilt.
 """
 
-from typing import NamedTuple
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def build(
 def identity(tokens: int) -> Plan:
     """Every token stays what and where it is."""
     places = jnp.arange(tokens, dtype=jnp.int32)
-    return Plan(places, jnp.ones(tokens), places)
+    return Plan(places, jnp.ones(tokens, jnp.float32), places)
 
 
 def start_sizes(mask: Bool[Array, "*batch tokens"]) -> Float[Array, "*batch tokens"]:
@@ -65,7 +66,10 @@ def merge(
 
     size: s, 1 for all by default. Where all weights are 1 the sums of s x and of s are conserved; weight 0 prunes. A target without size
     is 0. Sums are in float32, y has the dtype of x, to which the gradient goes through the mean alone.
+    Raises `InvalidConfig` for the plan or the tokens of a batch.
     """
+    check_axes(1, assign=plan.assign)
+    check_axes(2, x=x)
     mass = plan.weight if size is None else plan.weight * size
     merged = sum_groups(plan, mass)
     # Not 0 times x: what is pruned, or padding, may be anything, infinite or NaN too.
@@ -123,8 +127,25 @@ def fill_with_padding(
     return removed | (padding & (jnp.cumsum(padding, dtype=jnp.int32) <= missing))
 
 
+def check_whole(**counts: Any) -> None:
+    """Raise `InvalidConfig`, by name, for a count that is not a whole number, or not known before compiling."""
+    for name, count in counts.items():
+        try:
+            operator.index(count)
+        except TypeError:
+            require(False, name, count, "a whole number, known before compiling")
+
+
+def check_axes(axes: int, **arrays: Any) -> None:
+    """Raise `InvalidConfig`, by name, for an array of another number of axes: methods take one example."""
+    for name, array in arrays.items():
+        allowed = f"an array of {axes} axes, of one example: jax.vmap makes plans of a batch"
+        require(len(array.shape) == axes, name, array.shape, allowed)
+
+
 def unprotected_tokens(tokens: int, protect: int) -> Bool[Array, " tokens"]:
     """All but the first `protect` tokens, which no method removes or merges anything into (CLS, a distillation token)."""
+    check_whole(protect=protect)
     require(0 <= protect <= tokens, "protect", protect, f"from 0 to the {tokens} tokens")
     return jnp.arange(tokens) >= protect
 

@@ -8,7 +8,7 @@ token-reduction-beyond-efficiency.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lexinv.merging.plan import descending_rank
+from lexinv.merging.plan import check_axes, check_whole, descending_rank
 from lexinv.validation import require
 
 
@@ -24,6 +24,7 @@ def quantise(
     exact: tokens that stay as they are and count in no scale: kept at full precision, or gone. What lies on the grid stays as it is.
     Raises `InvalidConfig` for fewer than 2 bits, and axes that x does not have.
     """
+    check_whole(bits=bits)
     require(2 <= bits <= 16, "bits", bits, "from 2 to 16")
     require(set(axes) <= set(range(x.ndim)), "axes", axes, f"some of {x.ndim} axes, from 0")
     most = float(2 ** (bits - 1) - 1)
@@ -38,6 +39,8 @@ def largest_norms(
     norms: Float[Array, " tokens"], count: int, mask: Bool[Array, " tokens"] | None = None
 ) -> Bool[Array, " tokens"]:
     """Which tokens are the `count` of the largest norm, of equal ones the first; padding is none of them while there are others."""
+    check_axes(1, norms=norms)
+    check_whole(count=count)
     require(0 <= count <= norms.shape[0], "count", count, f"from 0 to the {norms.shape[0]} tokens")
     real = jnp.ones(norms.shape, bool) if mask is None else mask
     return (descending_rank(norms, real) < count) & real

@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Key
 from lexinv.merging.plan import (
     Plan,
     build,
+    check_axes,
+    check_whole,
     descending_rank,
     fill_with_padding,
     real_share,
@@ -20,11 +22,13 @@ from lexinv.validation import require
 
 def cls_attention(attention: Float[Array, "heads tokens tokens"]) -> Float[Array, " tokens"]:
     """What token 0 (CLS) gives to every token, averaged over heads: the score of DiffRate and of most pruning."""
+    check_axes(3, attention=attention)
     return jnp.mean(attention[:, 0], axis=0)
 
 
 def received_attention(attention: Float[Array, "heads tokens tokens"]) -> Float[Array, " tokens"]:
     """What a token receives from all, averaged over heads and queries: 1/N for each where attention is even."""
+    check_axes(3, attention=attention)
     return jnp.mean(attention, axis=(0, 1))
 
 
@@ -35,8 +39,9 @@ def prune_by_score(
 
     Raises `InvalidConfig` for more than the unprotected tokens. A pruned token goes nowhere. mask: padding is dropped in its share.
     """
-    tokens = scores.shape[0]
-    there = tokens - protect
+    check_axes(1, scores=scores)
+    check_whole(num_prune=num_prune, protect=protect)
+    there = scores.shape[0] - protect
     require(0 <= num_prune <= there, "num_prune", num_prune, f"from 0 to the {there} unprotected tokens")
     return _ranked_plan(None, scores, num_prune, 0, protect, mask)
 
@@ -45,7 +50,7 @@ def prune_at_random(
     key: Key[Array, ""], tokens: int, num_prune: int, protect: int = 1, mask: Bool[Array, " tokens"] | None = None
 ) -> Plan:
     """Drop `num_prune` unprotected tokens drawn without replacement: the control of every method."""
-    return prune_by_score(jax.random.uniform(key, (tokens,)), num_prune, protect, mask)
+    return prune_by_score(jax.random.uniform(key, (tokens,), jnp.float32), num_prune, protect, mask)
 
 
 def rank_matching(
@@ -61,6 +66,9 @@ def rank_matching(
     A merged token's weight is its similarity to where it goes, not below 0. The first `protect` tokens are no destination.
     Raises `InvalidConfig` where no destination would be left.
     """
+    check_axes(2, similarity=similarity)
+    check_axes(1, scores=scores)
+    check_whole(num_prune=num_prune, num_merge=num_merge, protect=protect)
     there = similarity.shape[0] - protect
     require(num_prune >= 0, "num_prune", num_prune, "0 or more tokens")
     left = there - num_prune - (num_merge > 0)
@@ -79,7 +87,7 @@ def _ranked_plan(similarity, scores, num_prune, num_merge, protect, mask) -> Pla
     stays = rank < real - removed_count
     merged = eligible & ~stays & (rank < real - removed_count + merged_count)
     removed = eligible & ~stays
-    weight = jnp.ones(tokens) if mask is None else mask.astype(jnp.float32)
+    weight = jnp.ones(tokens, jnp.float32) if mask is None else mask.astype(jnp.float32)
     nearest = jnp.full(tokens, tokens, jnp.int32)
     if num_merge:
         among = jnp.where((eligible & stays)[None, :], similarity, -jnp.inf)

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lexinv.merging.plan import check_whole
 from lexinv.validation import require
 
 
 def candidates(tokens: int, granularity: int = 1) -> Int[Array, " candidates"]:
     """The counts to choose from: N, N - g, N - 2g, ... down to 1 at least."""
+    check_whole(tokens=tokens, granularity=granularity)
     require(tokens >= 1, "tokens", tokens, "at least 1")
     require(granularity >= 1, "granularity", granularity, "at least 1 token")
     return jnp.arange(tokens, 0, -granularity, dtype=jnp.int32)

@@ -80,6 +80,6 @@ def fourier_reduction(num_keep: int, protect: int = 1) -> Reduction:
 
     def reduce(seen: Seen) -> Reduced:
         stream = jax.vmap(lambda x: dct_reduce(x, num_keep, protect))(seen.stream)
-        return Reduced(stream, jnp.ones(stream.shape[:2]), None)
+        return Reduced(stream, jnp.ones(stream.shape[:2], jnp.float32), None)
 
     return reduce

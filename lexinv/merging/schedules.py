@@ -5,17 +5,19 @@ Never compare methods at equal r or equal ratio of different schedules: compare 
 
 import math
 
+from lexinv.merging.plan import check_whole
 from lexinv.validation import require
 
 
 def clip_schedule(counts: list[int] | tuple[int, ...], tokens: int, protect: int = 1) -> tuple[int, ...]:
     """A list of removed tokens by layer, each clipped at half of the unprotected tokens that are left (bipartite matching has no more).
 
-    tokens: at the input, with the first `protect` (CLS), which stay. Raises `InvalidConfig` for a negative count.
+    tokens: at the input, with the first `protect` (CLS), which stay. Raises `InvalidConfig` for a negative or fractional count.
     """
     _check_tokens(tokens, protect)
     left, clipped = tokens - protect, []
     for count in counts:
+        check_whole(counts=count)
         require(count >= 0, "counts", count, "0 or more tokens removed by a layer")
         clipped.append(min(count, left // 2))
         left -= clipped[-1]
@@ -27,6 +29,7 @@ def linear_schedule(tokens: int, depth: int, r: int, inflect: float = 0.0, prote
 
     inflect: from -1, most at first, to 1, most at last (Bolya et al. 2023, the schedule (r, inflect) of the code). Clipped at half.
     """
+    check_whole(r=r, depth=depth)
     require(r >= 0, "r", r, "0 or more tokens a layer")
     require(-1 <= inflect <= 1, "inflect", inflect, "from -1 to 1")
     require(depth >= 1, "depth", depth, "at least 1 layer")
@@ -39,6 +42,7 @@ def linear_schedule(tokens: int, depth: int, r: int, inflect: float = 0.0, prote
 
 def ratio_schedule(tokens: int, depth: int, ratio: float, protect: int = 1) -> tuple[int, ...]:
     """Each layer keeps `ratio` of its N unprotected tokens, rounded up: it removes floor(N - N ratio) (PiToMe). Clipped at half."""
+    check_whole(depth=depth)
     require(0 < ratio <= 1, "ratio", ratio, "above 0 and at most 1")
     require(depth >= 1, "depth", depth, "at least 1 layer")
     _check_tokens(tokens, protect)
@@ -50,13 +54,16 @@ def ratio_schedule(tokens: int, depth: int, ratio: float, protect: int = 1) -> t
 
 
 def token_counts(tokens: int, schedule: tuple[int, ...]) -> tuple[int, ...]:
-    """The number of tokens, protected ones among them, before the first layer and after each."""
+    """The number of tokens, protected ones among them, before the first layer and after each; `InvalidConfig` where too many go."""
     counts = [tokens]
     for removed in schedule:
+        check_whole(schedule=removed)
+        require(0 <= removed <= counts[-1], "schedule", removed, f"from 0 to the {counts[-1]} tokens that are left")
         counts.append(counts[-1] - removed)
     return tuple(counts)
 
 
 def _check_tokens(tokens: int, protect: int) -> None:
+    check_whole(tokens=tokens, protect=protect)
     require(tokens >= 1, "tokens", tokens, "at least 1")
     require(0 <= protect <= tokens, "protect", protect, f"from 0 to the {tokens} tokens")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from lexinv.merging.plan import check_whole
 from lexinv.validation import require
 
 
@@ -33,6 +34,8 @@ def excess_loss(
 
 def kept_count(rate: float, count: int) -> int:
     """k = round(rate count), at least 1. Raises `InvalidConfig` for a rate outside (0, 1]."""
+    check_whole(count=count)
+    require(count >= 1, "count", count, "at least 1")
     require(0.0 < rate <= 1.0, "rate", rate, "above 0, at most 1")
     return max(1, round(rate * count))
 
@@ -47,13 +50,13 @@ def top_share(
     flat = jnp.where(jnp.isnan(scores), -jnp.inf, scores).reshape(-1)
     count = kept_count(rate, flat.size)
     if mask is None:
-        return jnp.zeros(flat.shape).at[jax.lax.top_k(flat, count)[1]].set(1.0).reshape(scores.shape)
+        return jnp.zeros(flat.shape, jnp.float32).at[jax.lax.top_k(flat, count)[1]].set(1.0).reshape(scores.shape)
     there = mask.reshape(-1)
     order = jnp.lexsort((-flat, ~there))  # not by -inf for padding, which a real score may be, too
-    chosen = jnp.zeros(flat.shape).at[order[:count]].set(1.0)
+    chosen = jnp.zeros(flat.shape, jnp.float32).at[order[:count]].set(1.0)
     return jnp.where(there, chosen, 0.0).reshape(scores.shape)
 
 
 def random_share(key: Key[Array, ""], shape: tuple[int, ...], rate: float) -> Float[Array, "..."]:
     """Weight 1 for as many positions as `top_share` takes, drawn without replacement: the control of every selection."""
-    return top_share(jax.random.uniform(key, shape), rate)
+    return top_share(jax.random.uniform(key, shape, jnp.float32), rate)

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Integer
 
+from lexinv.merging.plan import check_axes
 from lexinv.validation import choose, require
 
 
@@ -28,6 +29,7 @@ def token_graph(x: Float[np.ndarray, "tokens width"], eps: float = 1e-12) -> Flo
 
     A norm below `eps` counts as eps: a zero vector is at distance 1 from all.
     """
+    check_axes(2, x=x)
     for row in np.flatnonzero(~np.isfinite(x).all(axis=1)):
         require(False, "tokens", x[row].tolist()[:4], f"finite numbers; row {row} is not")
     x = x.astype(np.float64)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lexinv.merging.plan import Plan, build, descending_rank, unprotected_tokens
+from lexinv.merging.plan import Plan, build, check_axes, check_whole, descending_rank, unprotected_tokens
 from lexinv.validation import require
 
 
@@ -19,6 +19,8 @@ def package(scores: Float[Array, " tokens"], budget: int, protect: int = 1) -> P
     The `budget` - 1 best tokens, protected ones among them, keep their order; the package stands last, at the place of the best of those
     it holds. A budget of all tokens is the identity. Raises `InvalidConfig` where no place is left for the package.
     """
+    check_axes(1, scores=scores)
+    check_whole(budget=budget)
     tokens = scores.shape[0]
     require(protect < budget <= tokens, "budget", budget, f"from {protect + 1} to the {tokens} tokens")
     rank = descending_rank(scores, unprotected_tokens(tokens, protect))
@@ -30,14 +32,15 @@ def package(scores: Float[Array, " tokens"], budget: int, protect: int = 1) -> P
         packed = jnp.zeros(tokens, bool)
     removed = packed & (places != anchor)
     section = jnp.where(packed, 1, 0).astype(jnp.int32)
-    return build(removed, jnp.full(tokens, 1, jnp.int32) * anchor, jnp.ones(tokens), section, budget)
+    return build(removed, jnp.full(tokens, 1, jnp.int32) * anchor, jnp.ones(tokens, jnp.float32), section, budget)
 
 
 def pool(tokens: int, width: int) -> Plan:
     """Average pooling: each run of `width` neighbours becomes one token. Raises `InvalidConfig` unless width divides tokens."""
+    check_whole(tokens=tokens, width=width)
     require(width >= 1 and tokens % width == 0, "width", width, f"a divisor of the {tokens} tokens")
     places = jnp.arange(tokens, dtype=jnp.int32)
-    return Plan(places // width, jnp.ones(tokens), places[::width])
+    return Plan(places // width, jnp.ones(tokens, jnp.float32), places[::width])
 
 
 def unshuffle(x: Float[Array, "tokens width"], factor: int) -> Float[Array, "targets wide"]:
@@ -45,6 +48,8 @@ def unshuffle(x: Float[Array, "tokens width"], factor: int) -> Float[Array, "tar
 
     Raises `InvalidConfig` unless factor divides tokens. For a grid, order the tokens of each block one after another first.
     """
+    check_axes(2, x=x)
+    check_whole(factor=factor)
     tokens, width = x.shape
     require(factor >= 1 and tokens % factor == 0, "factor", factor, f"a divisor of the {tokens} tokens")
     return x.reshape(tokens // factor, factor * width)

@@ -1,8 +1,9 @@
 """Scaled dot-product attention behind one function, with the implementation chosen by device."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,63 @@ from jaxtyping import Array, Bool, Float
 
 from lexinv.validation import require
 
-Implementation = Literal["auto", "chunked", "whole", "dot_product"]
+Implementation = Literal["auto", "chunked", "whole", "dot_product", "cudnn"]
 
 QUERY_CHUNK = 64
 
 UNSEEN = -1e30
 """Finite, so that a query that sees nothing is uniform and not NaN."""
+
+CUDNN_WIDTHS, CUDNN_CAPABILITY = (8, 128), (8, 0)
+"""cuDNN's kernels take heads of a multiple of the first width, at most the second, on GPUs from this compute capability on."""
+
+
+class Device(NamedTuple):
+    """backend: cpu, gpu or tpu. capability: of NVIDIA's GPUs, (9, 0) for Hopper; None for all else."""
+
+    backend: str
+    capability: tuple[int, int] | None
+
+
+def device_here() -> Device:
+    """The default device of this process, on which it computes unless told otherwise. Starts the backend."""
+    device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if not isinstance(device, jax.Device):
+        device = jax.devices(device)[0]
+    found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
+    return Device(device.platform, (int(found[1]), int(found[2])) if found else None)
+
+
+def implementation_on(
+    device: Device,
+    dtype: Any,
+    head_width: int,
+    time: int,
+    causal: bool,
+    bias: Literal["none", "keys", "pairs"] = "none",
+    masked: bool = False,
+) -> Implementation:
+    """Which implementation `auto` takes for `attention` of such arguments: a pure function, for whoever wants to know or to tell.
+
+    bias: "keys", one number for each key of each example, [batch, 1, 1, time]; "pairs", every other. masked: whether there is a mask.
+
+    On the CPU `chunked` where attention is causal and nothing differs by example, otherwise `whole`. On NVIDIA's GPUs `cudnn` for bfloat16
+    and float16 where its kernels take heads of this width, with 8 channels more if keys are hidden or weighed, and without a bias of pairs.
+    `dot_product`, which is XLA's own, elsewhere.
+    """
+    if device.backend == "cpu":
+        return "chunked" if causal and not masked and bias != "keys" else "whole"
+    step, most = CUDNN_WIDTHS
+    width = head_width + (step if _channels_for_keys(bias != "none" or masked, time, causal) else 0)
+    half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    able = device.capability is not None and device.capability >= CUDNN_CAPABILITY
+    fits = width % step == 0 and width <= most and bias != "pairs"
+    return "cudnn" if able and half and fits else "dot_product"
+
+
+def _channels_for_keys(weighed: bool, time: int, causal: bool) -> bool:
+    """Whether `_by_keys` adds channels: for a bias or a mask, and to hide the key by which it makes an odd length even."""
+    return weighed or (time % 2 == 1 and not causal)
 
 
 def attention(
@@ -32,21 +84,27 @@ def attention(
 
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
     mask: false for keys that nobody sees. bias: one number for each pair and head; or, for each example, the same, or [batch, 1, 1, time]
-        for each key, such as the log sizes of merged tokens. Masks and biases of examples are not for `chunked`, which `auto` takes on the
-        CPU where attention is causal.
+        for each key, such as the log sizes of merged tokens. Masks and biases of examples are not for `chunked`.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `whole` is the definition in the layout that the CPU multiplies fastest,
-    divided after the values are summed; `dot_product` is `jax.nn.dot_product_attention`. `auto` takes the first for causal attention on
-    the CPU, the second for other attention on the CPU, the third elsewhere.
+    divided after the values are summed; `dot_product` is `jax.nn.dot_product_attention`; `cudnn` is the same with cuDNN's kernel, which
+    holds no weights of pairs. `auto` takes what `implementation_on` says of the device here.
     The softmax is computed in float32 whatever the dtype of the arguments. `chunked` is for reverse mode only.
     """
     _check_window(window, causal)
+    of_keys = bias is not None and bias.shape[1:3] == (1, 1) and bias.ndim == 4
     if implementation == "auto":
-        on_cpu = jax.default_backend() == "cpu"
-        implementation = "dot_product" if not on_cpu else "chunked" if causal else "whole"
+        kind = "none" if bias is None else "keys" if of_keys else "pairs"
+        same_type = queries.dtype == keys.dtype == values.dtype
+        dtype = queries.dtype if same_type else jnp.float32
+        time, width = queries.shape[1], queries.shape[-1]
+        implementation = implementation_on(device_here(), dtype, width, time, causal, kind, mask is not None)
     dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation != "chunked"
     require(dense, "implementation", implementation, "not 'chunked' where a mask or a bias of each example is given")
+    if implementation == "cudnn":
+        require(bias is None or of_keys, "implementation", implementation, "another, for a bias of pairs")
+        return _by_keys(queries, keys, values, bias, mask, causal, window, "cudnn")
     if implementation == "dot_product":
         seen = None if mask is None else mask[:, None, None]
         batched_bias = None if bias is None else _batched(bias)
@@ -85,6 +143,52 @@ def size_bias(size: Float[Array, "*batch tokens"]) -> Float[Array, "*batch token
     """
     there = size > 0
     return jnp.where(there, jnp.log(jnp.where(there, size, 1.0)), UNSEEN)
+
+
+def _by_keys(queries, keys, values, bias, mask, causal, window, implementation):
+    """`jax.nn.dot_product_attention` without any bias or mask: what keys have of them goes into 8 more channels of queries and keys.
+
+    There a query has ones, and a key its bias over the scale, in as many parts as make up for the few digits of half precision.
+    cuDNN's own bias would be an array of pairs, which `jax.vmap` does not batch. Lengths are made even, without which JAX refuses its
+    gradient: by a last key that is hidden, and a query that is dropped.
+    """
+    (batch, time, heads, width), scale = queries.shape, queries.shape[-1] ** -0.5
+    odd = time % 2
+    if _channels_for_keys(bias is not None or mask is not None, time, causal):
+        most, dtype = float(jnp.finfo(keys.dtype).max) / 2, keys.dtype
+        added = jnp.zeros((batch, time), jnp.float32)
+        if bias is not None:
+            added = added + bias[:, 0, 0].astype(jnp.float32)
+        if mask is not None:
+            added = jnp.where(mask, added, UNSEEN)
+        added = jnp.pad(added, ((0, 0), (0, odd)), constant_values=UNSEEN)
+        rest, parts = jnp.clip(added / scale, -most, most), []
+        for _ in range(3):
+            parts.append(rest.astype(dtype))
+            rest = rest - parts[-1].astype(jnp.float32)
+        more = jnp.broadcast_to(jnp.stack(parts, axis=-1)[:, :, None], (batch, time + odd, heads, 3))
+        room = CUDNN_WIDTHS[0]
+        queries = jnp.concatenate([_padded(queries, odd, 0), _padded(jnp.ones_like(more), 0, room - 3)], axis=-1)
+        keys = jnp.concatenate([_padded(keys, odd, 0), _padded(more, 0, room - 3)], axis=-1)
+        values = _padded(values, odd, room)
+    elif odd:
+        queries, keys, values = (_padded(x, odd, 0) for x in (queries, keys, values))
+    before = (window - 1, 0) if window else None
+    with jax.numpy_dtype_promotion("standard"):
+        found = jax.nn.dot_product_attention(
+            queries,
+            keys,
+            values,
+            scale=scale,
+            is_causal=causal,
+            local_window_size=before,
+            implementation=implementation,
+        )
+    return found[:, :time, :, :width]
+
+
+def _padded(x, times, channels):
+    return jnp.pad(x, ((0, 0), (0, times), (0, 0), (0, channels)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -80,13 +80,14 @@ def _files(directory: Path) -> list[Path]:
 
 
 def take(tensors: Tensors, name: str, *shape: int) -> Float[np.ndarray, "..."]:
-    """Remove a tensor and return it. Raises `InvalidConfig` if it is missing, of another shape, or of integers."""
+    """Remove a tensor and return it. Raises `InvalidConfig` if it is missing, of another shape, of integers, or not finite."""
     found = tensors.pop(name, None)
     if found is None:
         near = ", ".join(sorted(tensors)[:5])
         raise InvalidConfig("tensor", name, f"missing from the checkpoint, which has still {near}...")
     require(found.shape == shape, f"tensor {name}", found.shape, f"shape {shape}, after config.json")
     require(found.dtype == np.float32, f"tensor {name}", str(found.dtype), "floating-point numbers, not quantised ones")
+    require(bool(np.isfinite(found).all()), f"tensor {name}", "NaN or infinity", "finite numbers")
     return found
 
 

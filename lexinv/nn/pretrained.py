@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from lexinv.nn.checkpoint_directories import (
+    Tensors,
     check_all_taken,
     expect,
     read_json,
@@ -49,8 +50,8 @@ class Pretrained:
 def load_language_model(directory: Path) -> Pretrained:
     """The GPT-2 or GPT-NeoX model in a directory with config.json and *.safetensors, in float32.
 
-    Raises `InvalidConfig`, before anything is compiled, for another architecture or a variant that we do not compute, for a missing,
-    unexpected or misshapen tensor, and for files that cannot be read.
+    Raises `InvalidConfig`, before anything is compiled, for another architecture or a variant that we do not compute, for a tensor that is
+    missing, unexpected, misshapen or not finite, and for files that cannot be read.
     """
     declared = read_json(directory / "config.json")
     kind = choose("config.json: model_type", str(declared.get("model_type")), _LOADERS)
@@ -104,9 +105,8 @@ def _load_gpt2(directory: Path, declared: dict[str, Any]) -> Pretrained:
         "positions": take(tensors, "wpe.weight", config.max_length, width),
         **norm_params("final_norm", take(tensors, "ln_f.weight", width), take(tensors, "ln_f.bias", width)),
     }
-    table = take(tensors, "wte.weight", vocab, width)
-    output = None if tied else take(tensors, "lm_head.weight", vocab, width)
-    check_all_taken(tensors, (".attn.bias", ".attn.masked_bias", *(("lm_head.weight",) if tied else ())))
+    table, output = _tables(tensors, "wte.weight", "lm_head.weight", (vocab, width), tied)
+    check_all_taken(tensors, (".attn.bias", ".attn.masked_bias"))
     return _pretrained(directory, declared, config, transformer, table, output)
 
 
@@ -116,10 +116,17 @@ def _load_gpt_neox(directory: Path, declared: dict[str, Any]) -> Pretrained:
     expect(declared, "rope_scaling", None)
     expect(rope, "rope_type", "default")
     expect(rope, "rope_theta", 10_000, None)
+    expect(declared, "rope_theta", 10_000, None)
     expect(declared, "rotary_emb_base", 10_000, None)
     expect(declared, "attention_bias", True)
     width, heads = setting(declared, int, "hidden_size"), setting(declared, int, "num_attention_heads")
-    share = declared | {"rotary_pct": rope.get("partial_rotary_factor", declared.get("rotary_pct"))}
+    shares = {
+        "rotary_pct": declared.get("rotary_pct"),
+        "partial_rotary_factor": declared.get("partial_rotary_factor"),
+        "rope_parameters.partial_rotary_factor": rope.get("partial_rotary_factor"),
+    }
+    said = {name: share for name, share in shares.items() if share is not None}
+    require(len(set(said.values())) <= 1, "config.json", said, "one share of the channels under all its names")
     tied = setting(declared, bool, "tie_word_embeddings", default=False)
     config = TransformerConfig(
         depth=setting(declared, int, "num_hidden_layers"),
@@ -127,7 +134,7 @@ def _load_gpt_neox(directory: Path, declared: dict[str, Any]) -> Pretrained:
         heads=heads,
         mlp_width=setting(declared, int, "intermediate_size"),
         positions="rope",
-        rotary_share=float(setting(share, (int, float), "rotary_pct", default=0.25)),
+        rotary_share=float(setting(shares, (int, float), *shares, default=0.25)),
         max_length=setting(declared, int, "max_position_embeddings"),
         output="tied" if tied else "untied",
         norm="layer",
@@ -169,14 +176,32 @@ def _load_gpt_neox(directory: Path, declared: dict[str, Any]) -> Pretrained:
     final = [take(tensors, f"final_layer_norm.{part}", width) for part in ("weight", "bias")]
     layers = stack([layer(index) for index in range(config.depth)])
     transformer = {"layers": layers, **norm_params("final_norm", *final)}
-    table = take(tensors, "embed_in.weight", vocab, width)
-    output = None if tied else take(tensors, "embed_out.weight", vocab, width)
-    ignored = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
-    check_all_taken(tensors, (*ignored, *(("embed_out.weight",) if tied else ())))
+    table, output = _tables(tensors, "embed_in.weight", "embed_out.weight", (vocab, width), tied)
+    check_all_taken(tensors, (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"))
     return _pretrained(directory, declared, config, transformer, table, output)
 
 
 _LOADERS: dict[str, Callable[[Path, dict[str, Any]], Pretrained]] = {"gpt2": _load_gpt2, "gpt_neox": _load_gpt_neox}
+
+
+def _tables(
+    tensors: Tensors, table: str, head: str, shape: tuple[int, int], tied: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The token embedding and, where the output is untied, its table. Of tied tensors a file may hold either, or both if they are alike.
+
+    Raises `InvalidConfig` where they are unlike although the configuration ties them (by default, too): Hugging Face's loaders then drop
+    the head or use it, after their version.
+    """
+    if tied and table not in tensors and head in tensors:
+        return take(tensors, head, *shape), None
+    found = take(tensors, table, *shape)
+    if not tied:
+        return found, take(tensors, head, *shape)
+    if head in tensors:
+        alike = np.array_equal(take(tensors, head, *shape), found)
+        allowed = f"false: {head} in the file is unlike {table}; write which is meant into config.json"
+        require(alike, "config.json: tie_word_embeddings", tied, allowed)
+    return found, None
 
 
 def gelu(name: str) -> Any:

@@ -87,7 +87,7 @@ def run_layers(
         bias = None
         if size is not None:
             bias = size_bias(size if proportional else (size > 0).astype(jnp.float32))[:, None, None]
-        before = jnp.ones(x.shape[:2]) if size is None else size
+        before = jnp.ones(x.shape[:2], jnp.float32) if size is None else size
         seen: dict[str, Array] = {}
 
         def change(site: str, activations: Array, *, reduction=reduction, seen=seen, bias=bias, before=before) -> Array:
@@ -102,4 +102,4 @@ def run_layers(
 
         x = Block(config, False).apply({"params": layer}, x, bias, None, change)[0]
         size = seen.get("size", size)
-    return x, jnp.ones(x.shape[:2]) if size is None else size, handed_on
+    return x, jnp.ones(x.shape[:2], jnp.float32) if size is None else size, handed_on

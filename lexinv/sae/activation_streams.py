@@ -188,8 +188,8 @@ def check_source(source: ActivationSource) -> None:
 def scale_to_unit(sample: Float[np.ndarray, "tokens width"]) -> float:
     """The factor c with E||c x||^2 = 1 over the sample, by which thresholds and bandwidths get units of their own (dictionary_learning).
 
-    For `shuffled`; to be stored with the run, since decoders then reconstruct c x. Raises `InvalidConfig` for a sample that is not finite
-    or all zero.
+    For `shuffled`; to be stored with the run, since autoencoders then read and reconstruct c x. `inference.fold_scale` makes them read x,
+    and `interchange.save_saelens` asks for c. Raises `InvalidConfig` for a sample that is not finite or all zero.
     """
     _refuse_non_finite(sample, "the sample")
     mean_square = float(np.square(sample, dtype=np.float64).sum(axis=1).mean())

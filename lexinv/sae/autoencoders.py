@@ -82,13 +82,13 @@ def initialize(config: AutoencoderConfig, sample: Float[Array, "tokens width"], 
 
     The centre matters where it is large against the spread: latents on the wrong side of it are born dead.
     """
-    directions = jax.random.normal(key, (config.features, config.width))
+    directions = jax.random.normal(key, (config.features, config.width), jnp.float32)
     decoder = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    zeros = jnp.zeros(config.features)
+    zeros = jnp.zeros(config.features, jnp.float32)
     centre = jnp.mean(sample, axis=0) if config.centre == "mean" else geometric_median(sample)
     params = {"encoder": decoder.T, "encoder_bias": zeros, "decoder": decoder, "decoder_bias": centre}
     if config.kind == "jumprelu":
-        params["threshold"] = jnp.full(config.features, config.initial_threshold)
+        params["threshold"] = jnp.full(config.features, config.initial_threshold, jnp.float32)
     if config.kind == "gated":
         params |= {"log_magnitude": zeros, "magnitude_bias": zeros}
     return params

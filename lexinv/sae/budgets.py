@@ -50,7 +50,7 @@ def zipf_budgets(
 def largest_remainder(shares: Float[Array, " features"], total: Int[Array, ""] | int) -> Int[Array, " features"]:
     """Integers near `shares`, which are not negative and sum to `total` or little less: rounded down, the largest fractions up."""
     down = jnp.floor(shares).astype(jnp.int32)
-    missing = jnp.asarray(total, jnp.int32) - jnp.sum(down)
+    missing = jnp.asarray(total, jnp.int32) - jnp.sum(down, dtype=jnp.int32)
     return down + (ranks(shares - jnp.floor(shares)) < missing).astype(jnp.int32)
 
 

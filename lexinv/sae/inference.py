@@ -110,3 +110,17 @@ def fold_norms(params: Params) -> Params:
         "encoder_bias": params["encoder_bias"] * norms,
         "decoder": params["decoder"] / norms[:, None],
     }
+
+
+def fold_scale(params: Params, scale: float) -> Params:
+    """The autoencoder of x with the codes that the given one has of `scale` x, and with its reconstructions over `scale`.
+
+    For one that was trained on scaled activations (`activation_streams.scale_to_unit`): W_enc c, W_dec / c, b_dec / c, all else as it was,
+    so that thresholds, k and densities stay what they are. Raises `InvalidConfig` unless the scale is a positive number.
+    """
+    require(bool(np.isfinite(scale)) and scale > 0, "scale", scale, "a positive number")
+    return params | {
+        "encoder": params["encoder"] * scale,
+        "decoder": params["decoder"] / scale,
+        "decoder_bias": params["decoder_bias"] / scale,
+    }

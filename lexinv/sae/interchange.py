@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params
-from lexinv.sae.inference import Threshold, check_inference, fold_norms, to_jumprelu
+from lexinv.sae.inference import Threshold, check_inference, fold_norms, fold_scale, to_jumprelu
 from lexinv.validation import InvalidConfig, choose, require
 
 CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
@@ -58,6 +58,7 @@ def save_saelens(
     params: Params,
     threshold: Threshold | None = None,
     *,
+    scale: float,
     k: int | None = None,
     densities: Float[np.ndarray, " features"] | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -65,10 +66,13 @@ def save_saelens(
     """Write a directory that `SAE.load_from_disk` of SAELens reads, all of it or nothing.
 
     relu becomes standard; topk, which needs `k`, gated and jumprelu are called the same; mutual, matryoshka and feature become jumprelu
-    with their calibrated `threshold`. metadata: JSON that SAELens shows as `sae.cfg.metadata`: model_name, hook_name, context_size,
-    prepend_bos... Raises `InvalidConfig` for a directory that is not empty, and for thresholds, k, shapes or numbers that do not fit.
+    with their calibrated `threshold`. scale: what activations were multiplied by in training (`activation_streams.shuffled`), 1 if by
+    nothing. It is folded into the weights, as the format has no place for it: what is loaded reads the activations of the model.
+    metadata: JSON that SAELens shows as `sae.cfg.metadata`: model_name, hook_name, context_size, prepend_bos...
+    Raises `InvalidConfig` for a directory that is not empty, and for thresholds, k, scales, shapes or numbers that do not fit.
     """
     check_inference(config, threshold, k)
+    params = fold_scale(params, scale)
     present = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
     require(not present, "directory", str(directory), "new or empty: nothing is overwritten")
     known = dict(metadata or {})

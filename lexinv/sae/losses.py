@@ -97,7 +97,7 @@ def start_statistics(
     found = None if budgets is None else budgets.shape
     wanted = (config.features,) if config.kind == "feature" else None
     require(found == wanted, "budgets", found, f"{wanted}: one for each rank where kind is feature, else None")
-    uniform = jnp.full(config.features, jnp.asarray(k, jnp.float32) / config.features)
+    uniform = jnp.full(config.features, jnp.asarray(k, jnp.float32) / config.features, jnp.float32)
     zeros = jnp.zeros(config.features, jnp.int32)
     return Statistics(
         coefficient=jnp.asarray(coefficient, jnp.float32),
@@ -105,7 +105,7 @@ def start_statistics(
         budgets=zeros if budgets is None else jnp.asarray(budgets, jnp.int32),
         tokens_since_fired=zeros,
         density=uniform,
-        threshold=jnp.zeros(config.features if config.kind == "feature" else ()),
+        threshold=jnp.zeros(config.features if config.kind == "feature" else (), jnp.float32),
         wanted=uniform,
         batches=jnp.zeros((), jnp.int32),
     )
@@ -173,7 +173,7 @@ def loss(
         total += terms.auxiliary_coefficient * _second_chance(terms, chosen, error, reconstruct)
     metrics = {
         "fvu": _mean_square(error) / variance,
-        "l0": jnp.sum(fired) / tokens,
+        "l0": jnp.sum(fired).astype(jnp.float32) / tokens,
         "dead": jnp.mean((after.tokens_since_fired >= terms.dead_after).astype(jnp.float32)),
     }
     return total, (metrics, after)
@@ -189,7 +189,7 @@ def _entries(
     """The `count` largest of relu(pre) and their places, of which the first k are kept and the others 0, with the encoder's gradient."""
     values, indices = largest(pre, min(count, pre.shape[1]))
     if k is not None:
-        values = jnp.where(jnp.arange(values.shape[1])[None] < k, values, 0.0)
+        values = jnp.where(jnp.arange(values.shape[1], dtype=jnp.int32)[None] < k, values, 0.0)
     encoder = (params[name] for name in ("encoder", "encoder_bias", "decoder_bias"))
     return with_encoder_gradient(values, indices, x, *encoder), indices
 
@@ -209,7 +209,7 @@ def _dense_terms(
     total = _nested(config, params, x, codes.activations) / variance if config.prefixes else fvu
     coefficient = statistics.coefficient
     if terms.coefficient_warmup:
-        coefficient = coefficient * jnp.minimum(statistics.batches / terms.coefficient_warmup, 1.0)
+        coefficient = coefficient * _share_of(statistics, terms.coefficient_warmup)
     total += coefficient * _sparsity(config, params, codes, statistics, variance)
     if config.kind == "gated":  # the gate must reconstruct by itself, with the decoder held fixed
         frozen = jax.lax.stop_gradient({name: params[name] for name in ("decoder", "decoder_bias")})
@@ -217,14 +217,14 @@ def _dense_terms(
     if terms.multi:
         wider = jnp.where(select(codes.affinities, jnp.int32(4 * statistics.k), "token"), codes.affinities, 0.0)
         total += _mean_square(x - decode(params, wider)) / variance / 8
-    return total, jnp.sum(codes.activations > 0, axis=0)
+    return total, jnp.sum(codes.activations > 0, axis=0, dtype=jnp.int32)
 
 
 def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
     """What `selection.select` may spend on a batch: k, M = round(k N), or m_j for each feature; None for variants without a budget."""
     k = statistics.k
     if terms.k_anneal_steps:
-        share = jnp.minimum(statistics.batches / terms.k_anneal_steps, 1.0)
+        share = _share_of(statistics, terms.k_anneal_steps)
         k = (1 - share) * min(config.width, config.features) + share * k
     if config.kind == "topk":
         return jnp.int32(k)
@@ -238,9 +238,14 @@ def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statisti
         target = target[ranks(statistics.wanted)]
     if not terms.anneal_steps:
         return target
-    share = jnp.minimum(statistics.batches / terms.anneal_steps, 1.0)
+    share = _share_of(statistics, terms.anneal_steps)
     empirical = statistics.wanted / jnp.sum(statistics.wanted) * total.astype(jnp.float32)
     return largest_remainder((1 - share) * empirical + share * target.astype(jnp.float32), total)
+
+
+def _share_of(statistics: Statistics, batches: int) -> Float[Array, ""]:
+    """How much of so many batches is done, at most 1."""
+    return jnp.minimum(statistics.batches.astype(jnp.float32) / batches, 1.0)
 
 
 def _sparsity(
@@ -248,7 +253,9 @@ def _sparsity(
 ) -> Float[Array, ""]:
     """L1 of relu and of a gate, in units of the data's spread; (L0 / k - 1)^2 of JumpReLU; 0 where a selection decides."""
     if config.kind in ("relu", "gated"):
-        norms = jnp.linalg.norm(params["decoder"], axis=1) if config.free_norms else jnp.ones(config.features)
+        norms = (
+            jnp.linalg.norm(params["decoder"], axis=1) if config.free_norms else jnp.ones(config.features, jnp.float32)
+        )
         return jnp.mean(codes.affinities @ norms) / jnp.sqrt(variance)
     if config.kind == "jumprelu":
         l0 = jnp.mean(jnp.sum(step(codes.affinities, params["threshold"], config.bandwidth), axis=1))
@@ -295,9 +302,9 @@ def _second_chance(
 
     def share() -> Float[Array, ""]:
         share = _mean_square(residual - reconstruct()) / jnp.maximum(_mean_square(residual), 1e-12)
-        return share * jnp.minimum(jnp.sum(chosen) / terms.auxiliary_k, 1.0)
+        return share * jnp.minimum(jnp.sum(chosen).astype(share.dtype) / terms.auxiliary_k, 1.0)
 
-    return jax.lax.cond(jnp.any(chosen), share, lambda: jnp.zeros(()))
+    return jax.lax.cond(jnp.any(chosen), share, lambda: jnp.zeros((), residual.dtype))
 
 
 def _updated(
@@ -313,7 +320,7 @@ def _updated(
     `codes` are not looked at for `topk`.
     """
     first = statistics.batches == 0
-    density = _running(statistics.density, fired / tokens, DENSITY_DECAY, first)
+    density = _running(statistics.density, fired.astype(jnp.float32) / tokens, DENSITY_DECAY, first)
     threshold = statistics.threshold
     if codes is not None and PER.get(config.kind) in ("batch", "feature"):
         kept = smallest_kept(codes.affinities, codes.activations > 0, PER[config.kind])

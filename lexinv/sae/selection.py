@@ -38,7 +38,7 @@ def select(
     counts = counts.reshape({"token": (-1, 1), "batch": (1, 1), "feature": (1, -1)}[per])
     threshold = _threshold_bits(bits, counts, axes)
     above, equal = bits > threshold, (bits == threshold) & (threshold > 0)
-    left = counts - jnp.sum(above, axis=axes, keepdims=True)
+    left = counts - jnp.sum(above, axis=axes, keepdims=True, dtype=jnp.int32)
 
     def first_of_the_equal() -> Bool[Array, "tokens features"]:
         if per == "batch":
@@ -47,7 +47,7 @@ def select(
             rank = jnp.cumsum(equal.astype(jnp.int32), axis=axes[0])
         return above | (equal & (rank <= left))
 
-    too_many = jnp.any(jnp.sum(equal, axis=axes, keepdims=True) > left)
+    too_many = jnp.any(jnp.sum(equal, axis=axes, keepdims=True, dtype=jnp.int32) > left)
     return jax.lax.cond(too_many, first_of_the_equal, lambda: above | equal)
 
 
@@ -64,7 +64,7 @@ def _threshold_bits(
     """The largest t with at least `counts` bits >= t along `axes`: the bits of the count-th largest. 0 where there are not so many."""
 
     def refine(step: Array, threshold: Array) -> Array:
-        candidate = threshold | (jnp.int32(1) << (jnp.int32(30) - step))
+        candidate = threshold | (jnp.int32(1) << (jnp.int32(30) - step.astype(jnp.int32)))
         enough = _reaches(bits >= candidate, counts, axes)
         return jnp.where(enough, candidate, threshold)
 
@@ -83,14 +83,14 @@ def _reaches(
 ) -> Bool[Array, "n m"]:
     """Whether so many are true along `axes`."""
     if len(axes) == 1:
-        return jnp.sum(there, axis=axes, keepdims=True) >= counts
-    return sum_reaches(jnp.sum(there, axis=1, keepdims=True), counts)
+        return jnp.sum(there, axis=axes, keepdims=True, dtype=jnp.int32) >= counts
+    return sum_reaches(jnp.sum(there, axis=1, keepdims=True, dtype=jnp.int32), counts)
 
 
 def sum_reaches(rows: Int[Array, "tokens one"], counts: Int[Array, "one one"]) -> Bool[Array, "one one"]:
     """Whether the sum of `rows` is at least `counts`; exact for up to 2^(31 - DIGIT) rows, also where the sum is above 2^31."""
-    low = jnp.sum(rows & (2**DIGIT - 1), axis=0, keepdims=True)
-    high = jnp.sum(rows >> DIGIT, axis=0, keepdims=True) + (low >> DIGIT)
+    low = jnp.sum(rows & (2**DIGIT - 1), axis=0, keepdims=True, dtype=jnp.int32)
+    high = jnp.sum(rows >> DIGIT, axis=0, keepdims=True, dtype=jnp.int32) + (low >> DIGIT)
     low, wanted = low & (2**DIGIT - 1), counts >> DIGIT
     return (high > wanted) | ((high == wanted) & (low >= (counts & (2**DIGIT - 1))))
 

@@ -45,7 +45,7 @@ def _values_backward(saved, gradient):
     values, indices, x, encoder, decoder_bias = saved
     gradient = jnp.where(values > 0, gradient, 0.0)
     rows = _rows_to_features(gradient, indices, x - decoder_bias[None], encoder.shape[1])
-    bias = jnp.zeros(encoder.shape[1]).at[indices].add(gradient)
+    bias = jnp.zeros(encoder.shape[1], gradient.dtype).at[indices].add(gradient)
     return None, None, _sum_of_rows(gradient, indices, encoder.T), rows.T, bias, -(encoder @ bias)
 
 

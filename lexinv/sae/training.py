@@ -173,7 +173,7 @@ def resample(
     begun = {
         "decoder": directions,
         "encoder": 0.2 * alive * directions.T,
-        "threshold": jnp.full(dead.shape, config.initial_threshold),
+        "threshold": jnp.full(dead.shape, config.initial_threshold, jnp.float32),
     }
     masks = {"decoder": dead[:, None], "encoder": dead[None], "decoder_bias": jnp.zeros((), bool)}
     touched = {name: jnp.broadcast_to(masks.get(name, dead), leaf.shape) for name, leaf in params.items()}

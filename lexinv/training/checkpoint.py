@@ -1,11 +1,14 @@
-"""Checkpoints: state, data iterator and metadata, written atomically while training goes on. The only file that knows Orbax."""
+"""Checkpoints: state, data iterator and metadata, written whole while training goes on. The only file that knows Orbax and TensorStore."""
 
 import copy
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
@@ -24,6 +28,9 @@ from lexinv.training.processes import in_any_process, several_processes
 from lexinv.training.retention import CheckpointConfig
 from lexinv.training.state import TrainState
 from lexinv.validation import InvalidConfig, require
+
+PATTERN = "*?[\\"
+"""Characters that no path to checkpoints may have: the parts of a checkpoint are looked for with the whole path as a pattern of names."""
 
 
 class Restored(NamedTuple):
@@ -38,11 +45,19 @@ class Checkpoints(AbstractContextManager):
     """The checkpoints of one run, in `directory`: one folder per step, of which those are kept that `config` says.
 
     A digest of the state is stored and compared on reading. Several processes write one checkpoint together, each its part
-    of the state; all call the methods in the same order. The end of a `with` block waits for what is being written.
+    of the state; all call the methods in the same order. The end of a `with` block waits for what is being written;
+    within it errors of writing are told by what is raised, and not by the libraries too.
+
+    Raises `InvalidConfig` for a directory on whose way stands one of `PATTERN`: Orbax and TensorStore read it as something else.
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig = CheckpointConfig()):
         self.directory = directory.absolute()
+        found = sorted(set(PATTERN) & set(self.directory.as_posix()))
+        allowed = (
+            f"a path without {' '.join(found)}, since checkpoints in it could not be found again; choose another one"
+        )
+        require(not found, "directory", str(self.directory), allowed)
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(config.keep)]
         if config.keep_minutes is not None:
@@ -50,16 +65,24 @@ class Checkpoints(AbstractContextManager):
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._writing: int | None = None
+        self._told = _told_once()
+
+    def __enter__(self) -> "Checkpoints":
+        self._told.__enter__()
+        return self
 
     def __exit__(self, *exception: object) -> None:
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            self._told.__exit__(None, None, None)
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return max((step for step in self._manager.all_steps() if step != self._writing), default=None)
 
     def save(self, step: int, state: TrainState, iterator: Any, metadata: Mapping[str, Any]) -> None:
-        """Begin to write a checkpoint, unless that step has one. It counts only when all of it is on the disk.
+        """Begin to write a checkpoint, unless that step has one. It counts only when all of it is on the disk, and found there.
 
         Returns when the arrays are copied from the devices, so that the next step may be given `state`; the rest is written
         meanwhile. (On the CPU nothing is copied here: JAX does not let the next step write over buffers that are still read.)
@@ -79,15 +102,22 @@ class Checkpoints(AbstractContextManager):
         self._writing = step
 
     def wait(self) -> None:
-        """Return when the last checkpoint is complete.
+        """Return when the last checkpoint is complete, and all of its arrays are found where a resumed run looks for them.
 
         If it could not be written (a full disk) the error is raised, an `OSError` with the directory where the file system
-        is to blame; the earlier checkpoints stay as they were, and no remains are left.
+        is to blame; the earlier checkpoints stay as they were, and no remains are left. If it was written and is not found, it is renamed
+        to `damaged-STEP`, and the `OSError` says so.
         """
         step, self._writing = self._writing, None
-        if step is not None:
-            with self._undone_if_it_fails(step):
-                self._manager.wait_until_finished()
+        if step is None:
+            return
+        with self._undone_if_it_fails(step):
+            self._manager.wait_until_finished()
+        failure = _not_found(self.directory / str(step)) if jax.process_index() == 0 else None
+        if in_any_process(failure is not None):
+            self._set_aside(step, failure or OSError("another process could not read it"))
+            reason = f"The checkpoint of step {step} could not be read back"
+            raise OSError(errno.EIO, reason, str(self.directory))
 
     def restore_latest(
         self, template: TrainState, config_hash: str, metadata: Mapping[str, Any] | None = None
@@ -152,7 +182,7 @@ class Checkpoints(AbstractContextManager):
                 raise
             failure = OSError(code, os.strerror(code), str(self.directory))
             failure.add_note(f"{note} Make room there, or let this process write there; the same command then goes on.")
-            raise failure from error
+            raise failure from None  # of the library's threads, hundreds of lines, which say no more
 
     def _remove_what_killed_writers_left(self) -> None:
         if jax.process_index() == 0:
@@ -192,6 +222,41 @@ class Checkpoints(AbstractContextManager):
             f"{self._last_good()}",
             stacklevel=3,
         )
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What `wait` raises is not printed beside that by each thread of Orbax and TensorStore that it went through, with a trace each."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    def hook(unraisable: Any) -> None:
+        if (
+            str(unraisable.exc_value) != "Event loop is closed"
+        ):  # of arrays that were still being written when the first one failed
+            before(unraisable)
+
+    before, logger = sys.unraisablehook, logging.getLogger("absl")
+    sys.unraisablehook = hook
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+        sys.unraisablehook = before
+
+
+def _not_found(folder: Path) -> Exception | None:
+    """Why a checkpoint does not hold all the arrays that it says; None if it does. Names are listed, and no array is read."""
+    try:
+        run = json.loads((folder / "run" / "metadata").read_bytes())
+        described = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder / 'state'}/"}}
+        names = tensorstore.KvStore.open(described).result().list().result()
+        found, saved = sum(name.endswith(b"/.zarray") for name in names), len(run["structure"])
+        return None if found == saved else OSError(f"{found} of its {saved} arrays are found")
+    except Exception as error:
+        return error
 
 
 def _structure(state: PyTree) -> dict[str, str]:

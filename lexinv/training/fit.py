@@ -1,6 +1,5 @@
 """The training loop: data in, metrics and checkpoints out, and a run that can be stopped at any moment and resumed exactly."""
 
-import json
 import signal
 import tempfile
 import threading
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 
 from lexinv.nn.flops import utilisation
-from lexinv.training.metrics import SPEED_FILE, MetricsLog
+from lexinv.training.metrics import MetricsLog, write_speed
 from lexinv.training.processes import AnyProcess
 from lexinv.training.progress import Speed, progress_bar
 from lexinv.training.retention import CheckpointConfig
@@ -72,16 +71,20 @@ def fit(
     `tokens_per_step` and, where it is known, `flops_per_token` (`lexinv.nn.flops.train_flops`) are for the speed that is shown and
     kept: tokens per second of the last start, without its compilation, and the share of the devices' peak where both are known.
 
-    `evaluate(state)` is called every `evaluate_every` updates and at the end, and what it returns added to the metrics.
+    `evaluate(state)` is called every `evaluate_every` updates and at the end, and what it returns added to the metrics; without a
+    directory, where there are none, it is called all the same.
     SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143; one of several
     processes ends them all, one dispatch later.
 
-    Raises `InvalidConfig` if K does not divide `steps`, or the directory holds another configuration's run or cannot be written
-    in; `NonFiniteLoss`; and `OSError` if a checkpoint cannot be written (at the next one, or at the end).
+    Raises `InvalidConfig` if K does not divide `steps`, for an `evaluate_every` below 1 or without `evaluate`, or if the directory holds
+    another configuration's run, cannot be written in, or is none in which checkpoints are found again; `NonFiniteLoss`; and `OSError` if a
+    checkpoint cannot be written (at the next one, or at the end).
     """
     import grain
 
     config_hash = metadata["config_hash"]
+    require(evaluate_every is None or evaluate_every >= 1, "evaluate_every", evaluate_every, "at least 1, or None")
+    require(evaluate_every is None or evaluate is not None, "evaluate_every", evaluate_every, "None without evaluate")
     # Reading ahead in one thread hides the data behind the step; the order does not depend on it.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     iterator = iter(dataset.to_iter_dataset(read_options=options))
@@ -141,7 +144,7 @@ def fit(
                 if evaluating or saving:
                     record(pending, done)
                     pending = None
-                if store and evaluate and evaluating:
+                if evaluate is not None and evaluating:
                     evaluation = evaluate(state)
                     if log:
                         log.write(done, {"evaluation": evaluation})
@@ -154,7 +157,7 @@ def fit(
                     raise SystemExit(SIGTERM_EXIT)
         if directory is not None and first and speed.tokens_per_second:
             measured = {"tokens_per_second": round(speed.tokens_per_second, 1), "utilisation": speed.utilisation}
-            (directory / SPEED_FILE).write_text(json.dumps(measured), encoding="utf-8")
+            write_speed(directory, measured)
     finally:
         if log:
             log.close()

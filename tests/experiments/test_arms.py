@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.harness.arms import courses, train_arms, trained
 from experiments.harness.training import Training, stacked
@@ -35,6 +36,7 @@ def test_arms_are_trained_apart_and_what_is_given_stays(tmp_path):
     np.testing.assert_allclose(jax.tree.leaves(stacked(models["first"]))[0], found["first"])
 
 
+@pytest.mark.long
 def test_arms_of_one_loss_are_one_population_and_paired_by_seed(tmp_path):
     """Goals are given; what a seed draws is the same in every arm; in the second half of training goals are negated."""
 

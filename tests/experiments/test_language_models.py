@@ -1,6 +1,7 @@
 """Models that experiments share: trained once, found by all that decides them, and by nothing less."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -66,8 +67,15 @@ def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
         {"configured": replace(TRAINING, seeds=(0, 2))},
     ]
     identities = [train("run", **change).identity for change in changes]
-    monkeypatch.setattr(shared_models, "training_code", lambda: "other code")
-    identities.append(train("run").identity)
+    for name, other in (("training_code", lambda *_: "other code"), ("version", lambda name: "0" * (name == "jaxlib"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(shared_models, name, other)
+            identities.append(train("run").identity)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="NVIDIA H200")])
+        identities.append(train("run").identity)
+    with jax.enable_x64(True):
+        identities.append(train("run").identity)
     assert len(set(identities)) == len(identities)
 
 

@@ -123,16 +123,51 @@ def test_a_slurm_script_word_for_word(repository):
         "\n"
         f"cd -- {repository} || exit\n"
         '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # not handed on by itself\n'
-        f"srun {sys.executable} -m experiments sweep toy/line smoke --grid slope=1,2 --workspace=/shared/s "
-        '--trial="$SLURM_ARRAY_TASK_ID"\n'
-        "code=$?\n"
-        "if [ $code -eq 143 ]; then  # stopped with a checkpoint, from which the next start goes on\n"
-        '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"\n'
-        "fi\n"
-        "exit $code\n"
+        "failed=0\n"
+        "for ((trial = SLURM_ARRAY_TASK_ID; trial < 2; trial += 2)); do\n"
+        f"    srun {sys.executable} -m experiments sweep toy/line smoke --grid slope=1,2 --workspace=/shared/s "
+        '--trial="$trial"\n'
+        "    code=$?\n"
+        "    if [ $code -eq 143 ]; then  # stopped with a checkpoint, from which the next start goes on\n"
+        '        scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"\n'
+        "        exit $code\n"
+        "    fi\n"
+        "    [ $code -eq 0 ] || failed=$code\n"
+        "done\n"
+        "exit $failed\n"
     )
     assert "#SBATCH --array=0-1\n" in slurm(LAUNCH)
     assert "gres" not in slurm(LAUNCH)
+
+
+@pytest.mark.parametrize("count", [1, 1000, 1001, 2345])
+def test_an_array_is_never_larger_than_slurm_takes_and_runs_every_trial_once(cluster, tmp_path, command, count):
+    """By default MaxArraySize is 1001: no job of an array may have a number above 1000."""
+    command("srun", f'echo "${{@: -1}}" >> {tmp_path}/started')
+    script = tmp_path / "script"
+    script.write_text(slurm(dataclasses.replace(LAUNCH, trials=[str(trial) for trial in range(count)])))
+    last = int(re.search(r"--array=0-(\d+)\n", script.read_text())[1])
+    assert last == min(count, 1000) - 1
+    for index in (0, min(500, last), last):
+        assert job(script, index).wait(60) == 0
+        started = (tmp_path / "started").read_text().split()
+        assert started == [f"--trial={trial}" for trial in range(index, count, last + 1)]
+        (tmp_path / "started").unlink()
+
+
+def test_a_job_of_several_trials_goes_on_after_a_failure_and_stops_when_stopped(
+    cluster, tmp_path, command, monkeypatch
+):
+    monkeypatch.setattr("experiments.harness.launch.MOST_JOBS", 1)
+    script = tmp_path / "script"
+    script.write_text(slurm(dataclasses.replace(LAUNCH, trials="abc")))
+    for codes, expected, runs in (((0, 1, 0), 1, 3), ((1, 143, 0), 143, 2)):
+        (tmp_path / "codes").write_text("\n".join(map(str, codes)))
+        command("srun", f"n=$(head -1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; echo >> {tmp_path}/runs; exit $n")
+        assert job(script, 0).wait(60) == expected
+        assert (tmp_path / "runs").read_text() == "\n" * runs
+        (tmp_path / "runs").unlink()
+    assert cluster.read_text() == "requeue 7_0\n"
 
 
 def test_a_skypilot_task_field_by_field(cli, repository):
@@ -163,9 +198,10 @@ def test_a_skypilot_task_field_by_field(cli, repository):
         "source ~/lexinv/bin/activate\n"
         'uv pip install -e ".[tpu]" -c constraints.txt\n',
         "run": "source ~/lexinv/bin/activate\n"
+        "set -- --metric=slopes --best=highest\n"
+        '[ -z "$TRIAL" ] || set -- --trial="$TRIAL"\n'
         "python -m experiments sweep toy/line smoke --grid slope=1,2 --zip points=5,6 noise.scale=1,2 "
-        f"--seeds=2 --metric=slopes --best=highest --workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity} "
-        '${TRIAL:+--trial="$TRIAL"}\n',
+        f'--seeds=2 --workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity} "$@"\n',
     }
 
 
@@ -208,13 +244,15 @@ def test_odd_values_reach_the_command(repository, command, tmp_path, trial):
     launch = dataclasses.replace(LAUNCH, arguments=ODD, folder=Path("/shared/it's $s"))
     subprocess.run(["bash", "-c", slurm(launch)], env=environment, check=True)
     words = (tmp_path / "words").read_text().split("\0")[:-1]
-    assert words == [*common, "--workspace=/shared/it's $s", f"--trial={trial}"]
+    assert words == [*common, "--workspace=/shared/it's $s", f"--trial={trial or 0}"]
 
-    launch = dataclasses.replace(launch, target="skypilot", bucket="gs://our-runs/x", folder=Path("it's $s"), workers=3)
+    whole = ("--workers=3", "--metric=a b")
+    launch = dataclasses.replace(
+        launch, target="skypilot", bucket="gs://our-runs/x", folder=Path("it's $s"), whole=whole
+    )
     subprocess.run(["bash", "-c", yaml.safe_load(skypilot(launch))["run"]], env=environment, check=True)
     words = (tmp_path / "words").read_text().split("\0")[:-1]
-    expected = [*common, "--workspace=/bucket/x/it's $s", "--workers=3"]
-    assert words == expected + [f"--trial={trial}"] * (trial != "")
+    assert words == [*common, "--workspace=/bucket/x/it's $s", *([f"--trial={trial}"] if trial else whole)]
 
 
 def test_a_commit_that_others_can_get_is_cloned(repository):
@@ -275,7 +313,13 @@ def test_what_a_target_cannot_do_is_refused(changes, field, allowed):
         ("--emit slurm --grid points=many", "points = 'many'"),
         ("--bucket gs://our-runs", "--bucket.*only with --emit"),
         ("--accelerator H100:1", "--accelerator.*only with --emit"),
-        ("--trial 0 --executor ray", "--executor = 'ray'"),
+        ("--trial 0 --executor ray", "--executor = 'ray'.*not with --trial"),
+        ("--trial 0 --workers 2", "--workers = 2.*not with --trial"),
+        ("--trial 0 --metric slopes", "--metric = 'slopes'.*not with --trial"),
+        ("--resources CPU=1", "--resources = .*only with --executor ray"),
+        ("--executor population --resources CPU=1", "--resources = .*only with --executor ray"),
+        ("--best highest", "--best = 'highest'.*only with --metric"),
+        ("--best lowest", "--best = 'lowest'.*only with --metric"),
         ("--trial 1", "--trial = 1.*below 1"),
     ],
 )

@@ -46,6 +46,7 @@ def newton_schulz(rows: int, columns: int) -> int:
     return 5 * 2 * (short * short * long + short**3 + short * short * long)
 
 
+@pytest.mark.long
 def test_a_plan_counts_what_one_device_does():
     """Data-parallel: half of the products, gradients are summed in float32; and all of Muon's, which every device does whole."""
     plans = {

@@ -57,9 +57,11 @@ def test_speed_of_every_training_is_in_the_record_and_on_the_page(repository, tm
     for name, tokens, used in (("one", 2000.0, None), ("two/seed-1", 1000.4, 0.25)):
         speed = {"tokens_per_second": tokens, "utilisation": used}
         write_json(tmp_path / "run" / name / "speed.json", speed)
-    record.finish(
-        Workspace(tmp_path / "run", "hash"), load("toy/line"), json.loads((tmp_path / "run/results.json").read_text())
-    )
+    (tmp_path / "run/damaged").mkdir()
+    (tmp_path / "run/damaged/speed.json").write_text('{"tokens_per')
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    with pytest.warns(UserWarning, match="damaged/speed.json is damaged"):
+        record.finish(Workspace(tmp_path / "run", "hash"), load("toy/line"), results)
     speeds = json.loads((tmp_path / "run/environment.json").read_text())["speed"]
     assert list(speeds) == ["one", "two/seed-1"] and speeds["two/seed-1"]["utilisation"] == 0.25
     (item,) = record.read_records()

@@ -15,6 +15,8 @@ from experiments.harness.sweep_algebra import (
     product,
     read_values,
     seed_overrides,
+    spell,
+    value_at,
     zipped,
 )
 from lexinv.validation import InvalidConfig, require
@@ -177,3 +179,29 @@ def test_seeds_count_up_from_the_first():
 def test_what_is_shown_of_a_trial_can_be_typed_again(trial):
     again = product(*(read_values(BASE, argument) for argument in describe(trial).split(" ")))
     assert [to_json(override(BASE, overrides)) for overrides in again] == [to_json(override(BASE, trial))]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Model(4, 1), '{"width":4,"heads":1,"dropout":null}'),
+        ((Model(4, 1, 0.5),), '[{"width":4,"heads":1,"dropout":0.5}]'),
+        (("a", "b c"), '["a","b c"]'),
+        ((True, None, 1e-5), "[true,null,1e-05]"),
+        ("a b", "a b"),
+    ],
+)
+def test_parts_and_lists_are_shown_as_they_are_typed(value, shown):
+    assert spell(value) == shown
+
+
+def test_a_whole_part_can_be_swept():
+    sweep = product(read_values(BASE, 'model={"width":4,"heads":1,"dropout":null},{"width":8,"heads":4,"dropout":0.5}'))
+    assert [config.model for _, config in configurations(BASE, sweep)] == [Model(4, 1), Model(8, 4, 0.5)]
+    typed = [read_values(BASE, describe(trial))[0] for trial in sweep]
+    assert typed == sweep
+
+
+def test_a_value_of_a_part_that_is_not_there_is_none():
+    assert value_at(BASE, "model.width") == 8
+    assert value_at(override(BASE, {"model": None}), "model.width") is None

@@ -85,10 +85,47 @@ def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli):
     summary = json.loads(Path("s/summary.json").read_text())
     assert [row["trial"] for row in summary["trials"]] == [high.name, low.name]
     assert summary["trials"][0]["value"]["n"] == 3
-    assert cli(*SWEEP, "--grid", "slope=2,0.5", "--metric", "slops")[::2] == (
-        2,
-        "error: --metric = 'slops' is not possible: did you mean 'slopes' or 'seeds'? known: slopes, true, seeds, corpora",
+    code, out, err = cli(*SWEEP, "--grid", "slope=2,0.5", "--metric", "slops")
+    message = (
+        "--metric = 'slops' is not possible: did you mean 'slopes' or 'seeds'? known: slopes, true, seeds, corpora"
     )
+    assert (code, err) == (2, f"error: {message}")
+    assert out.count(message) == 2  # of each trial
+    assert [row["value"] for row in json.loads(Path("s/summary.json").read_text())["trials"]] == [None, None]
+
+
+def test_a_sweep_over_a_whole_part_is_summed_up(cli):
+    grid = 'noise={"scale":0.1,"kind":"normal"},{"scale":0.0,"kind":"uniform"}'
+    code, out, _ = cli(*SWEEP, "--grid", grid, "--metric", "slopes.0")
+    assert code == 0
+    noises = [load("toy/line").Noise(0.1), load("toy/line").Noise(0.0, "uniform")]
+    summary = json.loads(Path("s/summary.json").read_text())
+    assert {row["trial"]: row["values"]["noise"] for row in summary["trials"]} == {
+        folder(noise=noise).name: dataclasses.asdict(noise) for noise in noises
+    }
+    assert f"done: noise={json.dumps(dataclasses.asdict(noises[1]), separators=(',', ':'))}".replace("0.0", "0") in out
+    assert Path("s/figure.png").is_file()
+    assert cli(*SWEEP, "--grid", grid)[0] == 0  # the verdicts, without a metric
+
+
+def test_files_of_a_finished_trial_that_cannot_be_read_are_written_again_or_named(cli):
+    grid = ("--grid", "slope=2,3")
+    assert cli(*SWEEP, *grid)[0] == 0
+    damaged = folder(slope=2.0)
+    (damaged / "claims.json").write_text("[{")
+    code, out, _ = cli(*SWEEP, *grid)
+    assert code == 0
+    assert json.loads((damaged / "claims.json").read_text())[0]["name"] == "slope_above_one"
+    for file in ("claims.json", "results.json"):
+        (damaged / file).write_text("[{")
+    code, out, _ = cli(*SWEEP, *grid)
+    assert code == 1
+    assert f"failed: slope=2: file = '{damaged / 'claims.json'}'" in out
+    summary = json.loads(Path("s/summary.json").read_text())
+    assert {row["trial"]: row["status"] for row in summary["trials"]} == {
+        damaged.name: "failed",
+        folder(slope=3.0).name: "done",
+    }
 
 
 def test_seeds_belong_to_every_trial(cli):
@@ -128,7 +165,7 @@ def test_seeds_belong_to_every_trial(cli):
         ),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU", "--resources = 'CPU'.*NAME=AMOUNT"),
         ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU=nan", "NAME=AMOUNT"),
-        ("sweep toy/line smoke --grid slope=1 --best first", "lowest.*highest"),
+        ("sweep toy/line smoke --grid slope=1 --best first", "invalid choice .first."),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(cli, arguments, message):
@@ -231,7 +268,8 @@ def made_up(tmp_path: Path, value, holds=True, **values) -> Trial:
     path = tmp_path / config_hash(config)
     path.mkdir()
     (path / "results.json").write_text(json.dumps({"loss": value, "arms": {"a": [{"x": value}]}}))
-    (path / "claims.json").write_text(json.dumps([{"name": "a", "holds": holds}, {"name": "b", "holds": None}]))
+    word = {True: "holds", False: "refuted", None: "open"}[holds]
+    (path / "claims.json").write_text(json.dumps([{"name": "a", "verdict": word}, {"name": "b", "holds": None}]))
     (path / "environment.json").write_text(json.dumps({"wall_clock_seconds": 2.0}))
     return Trial(path, values, config, "done")
 
@@ -261,6 +299,21 @@ def test_best_configurations_come_first(toy, tmp_path):
         "high": pytest.approx(3 + 12.706, abs=1e-3),
         "n": 2,
     }
+
+
+def test_a_trial_without_the_metric_has_an_empty_cell_and_says_why(toy, tmp_path):
+    trials = [made_up(tmp_path, [float(slope)], slope=float(slope)) for slope in range(3)]
+    (trials[1].folder / "results.json").write_text('{"arms": {}}')
+    (trials[2].folder / "results.json").write_text("{")
+    summary = summarize(trials, "loss")
+    rows = {row["values"]["slope"]: row for row in summary["trials"]}
+    assert [row["values"]["slope"] for row in summary["trials"]] == [0.0, 1.0, 2.0]
+    assert rows[0.0]["value"]["mean"] == 0.0 and rows[0.0]["trouble"] is None
+    assert rows[1.0]["value"] is rows[2.0]["value"] is None
+    assert rows[1.0]["trouble"] == "--metric = 'loss' is not possible: known: arms"
+    assert str(trials[2].folder / "results.json") in rows[2.0]["trouble"]
+    (axes,) = sweep_summary.figure(summary).axes
+    assert list(axes.containers[0].lines[0].get_xdata()) == [0.0]
 
 
 def test_metrics_are_numbers_or_lists_over_seeds():

@@ -31,15 +31,15 @@ def similarity_of(tokens: int, seed: int) -> np.ndarray:
     return rng.permutation(tokens * tokens).reshape(tokens, tokens).astype(np.float32) / tokens**2
 
 
-def by_loop(x: np.ndarray, similarity: np.ndarray, r: int) -> np.ndarray:
-    """ToMe on tokens with CLS first: even indices into odd ones, unmerged even ones before the odd ones."""
+def by_loop(x: np.ndarray, similarity: np.ndarray, r: int, protect: int = 1) -> np.ndarray:
+    """ToMe: even indices into odd ones, unmerged even ones before the odd ones, and before both what is protected."""
     tokens = len(x)
-    even, odd = list(range(2, tokens, 2)), list(range(1, tokens, 2))
-    r = min(r, (tokens - 1) // 2)
+    even, odd = ([i for i in range(protect, tokens) if i % 2 == parity] for parity in (0, 1))
+    r = min(r, (tokens - protect) // 2)
     best = {a: max(odd, key=lambda b, a=a: similarity[a, b]) for a in even}
     gone = sorted(even, key=lambda a: -similarity[a, best[a]])[:r]
     groups = {b: [x[b], *(x[a] for a in gone if best[a] == b)] for b in odd}
-    return np.stack([x[0], *(x[a] for a in even if a not in gone), *(np.mean(groups[b], axis=0) for b in odd)])
+    return np.stack([*x[:protect], *(x[a] for a in even if a not in gone), *(np.mean(groups[b], axis=0) for b in odd)])
 
 
 @pytest.mark.parametrize("tokens, r", MATCH)
@@ -50,6 +50,21 @@ def test_a_loop_merges_the_same(tokens, r, seed):
     similarity = similarity_of(tokens, seed)
     plan = MATCH[tokens, r](jnp.asarray(similarity))
     np.testing.assert_allclose(merge(plan, jnp.asarray(x))[0], by_loop(x, similarity, r), atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tokens", [6, 7])
+@pytest.mark.parametrize("protect", [0, 1, 2])
+def test_the_sets_are_those_of_the_released_code(tokens, protect, masked):
+    """Of 6 tokens without CLS {0, 2, 4} go into {1, 3, 5}; with one or two protected tokens these are left out of their set."""
+    similarity = similarity_of(tokens, 7)
+    mask = jnp.ones(tokens, bool) if masked else None
+    for r in (1, 100):
+        plan = bipartite_matching(jnp.asarray(similarity), r, protect=protect, mask=mask)
+        merged, size = merge(plan, jnp.eye(tokens))
+        expected = by_loop(np.eye(tokens, dtype=np.float32), similarity, r, protect)
+        np.testing.assert_allclose(merged, expected, atol=1e-6)
+        assert float(size.sum()) == tokens
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,26 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexinv.merging.bipartite import bipartite_matching, complete_graph_matching, cosine_similarity, grid_matching
+from lexinv.merging.density_peaks import density_peaks
 from lexinv.merging.diversity import greedy_dispersion, isolated_token, keep_tokens
 from lexinv.merging.energy import energies, energy_matching
-from lexinv.merging.pagerank import similarity_prune
+from lexinv.merging.fourier import dct_reduce
+from lexinv.merging.pagerank import favour_cls, similarity_prune, weighted_pagerank
 from lexinv.merging.plan import Plan, compose, identity, merge, start_sizes, unmerge
-from lexinv.merging.ranking import prune_at_random, prune_by_score, rank_matching
-from lexinv.merging.schedules import ratio_schedule, token_counts
+from lexinv.merging.quantisation import largest_norms, quantise
+from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
+from lexinv.merging.rates import candidates
+from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
+from lexinv.merging.strategies import package, pool, unshuffle
 from lexinv.nn.attention import size_bias
+from lexinv.precision import double_precision
 from lexinv.validation import InvalidConfig
 
 TOKENS, WIDTH, PROTECT = 13, 5, 1
@@ -279,6 +286,26 @@ def test_schedules_conserve_and_compose(name, seed, shape, data):
         np.testing.assert_allclose((size[:, None] * y).sum(0), jnp.where(mask[:, None], x, 0).sum(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_type_depends_on_the_default_precision(padded):
+    """Traced only: sizes that grew to float64 would fail in a loop over layers."""
+    x, scores = draw(0)
+    mask = ALL_REAL if padded else None
+    methods = MERGING | PRUNING | MIXED | ({} if padded else MERGING_UNPADDED)
+    expected = ("int32", "float32", "int32", "float32", "float32")
+    with double_precision():
+        for name, method in methods.items():
+
+            def run(x, scores, method=method):
+                plan = compose(identity(TOKENS - 4), method(cosine_similarity(x), scores, mask))
+                return plan, merge(plan, x)
+
+            found = jax.eval_shape(run, x, scores)
+            assert tuple(str(leaf.dtype) for leaf in jax.tree.leaves(found)) == expected, name
+        votes = jax.eval_shape(lambda a: weighted_pagerank(a, 3, favour_cls(TOKENS)), jnp.ones((2, TOKENS, TOKENS)))
+    assert votes.dtype == jnp.float32
+
+
 def test_nothing_is_compiled_twice():
     for seed in range(3):
         x, scores = draw(seed)
@@ -368,6 +395,76 @@ def test_more_than_can_be_pruned_is_refused():
     for num_keep in (0, 14):
         with pytest.raises(InvalidConfig, match="num_keep"):
             greedy_dispersion(1 - similarity, num_keep, jnp.int32(0))
+
+
+COUNTED = {
+    "every": lambda c, r: bipartite_matching(c, 2, every=r),
+    "protect": lambda c, r: bipartite_matching(c, 2, protect=r),
+    "num_merge": lambda c, r: bipartite_matching(c, r, key=KEY),
+    "num_merge by energy": lambda c, r: energy_matching(c, c[0], r),
+    "num_merge of a grid": lambda c, r: grid_matching(c, r, 3, 4, protect=1),
+    "num_merge of a graph": lambda c, r: complete_graph_matching(c, c[0], r),
+    "num_merge by rank": lambda c, r: rank_matching(c, c[0], 2, r),
+    "num_prune": lambda c, r: prune_by_score(c[0], r),
+    "num_prune by rank": lambda c, r: rank_matching(c, c[0], r, 2),
+    "num_prune by similarity": lambda c, r: similarity_prune(c, c[0], r),
+    "num_keep": lambda c, r: greedy_dispersion(1 - c, r, jnp.int32(0)),
+    "num_keep of a transform": lambda c, r: dct_reduce(c, r),
+    "num_clusters": lambda c, r: density_peaks(1 - c, r),
+    "neighbours": lambda c, r: density_peaks(1 - c, 2, r),
+    "budget": lambda c, r: package(c[0], r),
+    "iterations": lambda c, r: weighted_pagerank(c[None], r),
+    "factor": lambda c, r: unshuffle(c, r),
+    "width": lambda c, r: pool(TOKENS, r),
+    "counts": lambda c, r: clip_schedule([3, r], TOKENS),
+    "r": lambda c, r: linear_schedule(TOKENS, 4, r),
+    "depth": lambda c, r: ratio_schedule(TOKENS, r, 0.9),
+    "schedule": lambda c, r: token_counts(TOKENS, (3, r)),
+    "granularity": lambda c, r: candidates(TOKENS, r),
+    "bits": lambda c, r: quantise(c, r),
+    "count": lambda c, r: largest_norms(c[0], r),
+}
+"""Each takes a count, by the field that the message names."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_fractional_and_negative_counts_are_refused_by_name(name, monkeypatch):
+    """As in a user's own code, where nobody checks annotations."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for bad, allowed in ((2.5, "a whole number"), (-1, "")):
+        with pytest.raises(InvalidConfig, match=rf"^{name.split()[0]} = {bad} is not possible: {allowed}"):
+            COUNTED[name](jnp.ones((TOKENS, TOKENS)), bad)
+
+
+ONE_EXAMPLE = {
+    "similarity": lambda x: bipartite_matching(x, 2),
+    "similarity by key": lambda x: bipartite_matching(x, 2, key=KEY),
+    "similarity on a grid": lambda x: grid_matching(x, 1, 1, 2),
+    "similarity in a graph": lambda x: complete_graph_matching(x, x[0, 0], 1),
+    "similarity for energies": lambda x: energies(x, 0.5),
+    "similarity by energy": lambda x: energy_matching(x, x[0, 0], 1),
+    "similarity by rank": lambda x: rank_matching(x, x[0, 0], 1, 1),
+    "similarity to prune": lambda x: similarity_prune(x, x[0, 0], 1),
+    "scores": lambda x: prune_by_score(x[0], 1),
+    "scores for a package": lambda x: package(x[0], 2),
+    "distance": lambda x: greedy_dispersion(x, 1, jnp.int32(0)),
+    "distance to peaks": lambda x: density_peaks(x, 1),
+    "metric": lambda x: cosine_similarity(x),
+    "attention": lambda x: cls_attention(x[None]),
+    "attention received": lambda x: received_attention(x[None]),
+    "attention that votes": lambda x: weighted_pagerank(x[None], 1),
+    "x": lambda x: merge(identity(3), x),
+    "x in a transform": lambda x: dct_reduce(x, 1),
+    "assign": lambda x: merge(jax.tree.map(lambda leaf: leaf[None], identity(3)), x[0]),
+}
+"""Each takes what belongs to one example, by the field that the message names."""
+
+
+@pytest.mark.parametrize("name", ONE_EXAMPLE)
+def test_batches_are_refused_where_one_example_is_meant(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InvalidConfig, match=rf"^{name.split()[0]} = \(.*of one example: jax\.vmap"):
+        ONE_EXAMPLE[name](jnp.ones((3, 3, 3)))
 
 
 @pytest.mark.parametrize("name", ["protect", "rank"])

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.nn.attention import attention, attention_weights, size_bias
+from lexinv.nn.attention import Device, attention, attention_weights, device_here, implementation_on, size_bias
+from lexinv.nn.attention import _by_keys as attention_by_keys
 from lexinv.nn.initialization import suffix_taps
 from lexinv.nn.linear import linear, rms_norm
 from lexinv.nn.positions import relative_bias, relative_buckets, rotate
@@ -56,6 +57,74 @@ def test_masks_and_biases_of_keys_are_the_definition(causal, implementation):
     # A key of no size is one that is masked.
     hidden = size_bias(mask.astype(jnp.float32))[:, None, None] + jnp.where(mask[:, None, None], bias, 0.0)
     np.testing.assert_allclose(attention(q, k, v, hidden, causal, implementation), found, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("bfloat16", 0.02), ("float16", 3e-3)])
+@pytest.mark.parametrize("causal, time", [(True, 9), (False, 9), (False, 8)])
+def test_biases_of_keys_as_further_channels_are_the_definition(causal, time, dtype, tolerance):
+    """What cuDNN is given, where there is no GPU: the same arguments to XLA. Log sizes need more digits than half precision has."""
+    q, k, v = (x.astype(dtype) for x in jax.random.normal(KEY, (3, 2, time, 3, 8)))
+    size = jnp.asarray(np.random.default_rng(0).integers(0, 200, (2, time)), jnp.float32).at[:, 0].set(1.0)
+    mask, sizes = jnp.ones((2, time), bool).at[0, 3:6].set(False), size_bias(size)[:, None, None]
+    for bias, seen in ((sizes, mask), (None, mask), (sizes, None), (None, None)):
+
+        def run(q, k, v, bias, seen=seen):
+            return attention_by_keys(q, k, v, bias, seen, causal, 0, "xla")
+
+        def definition(q, k, v, bias, seen=seen):
+            return attention(*(x.astype(jnp.float32) for x in (q, k, v)), bias, causal, "whole", mask=seen)
+
+        found, expected = run(q, k, v, bias), definition(q, k, v, bias)
+        assert found.dtype == jnp.dtype(dtype)
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=tolerance)
+        if bias is not None and dtype == "float32":
+            for got, want in zip(*(jax.vjp(f, q, k, v, bias)[1](expected) for f in (run, definition)), strict=True):
+                np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+HOPPER, AMPERE, TURING = (Device("gpu", capability) for capability in ((9, 0), (8, 0), (7, 5)))
+
+
+@pytest.mark.parametrize(
+    "device, dtype, width, time, causal, bias, masked, expected",
+    [
+        (HOPPER, jnp.bfloat16, 64, 197, True, "none", False, "cudnn"),
+        (AMPERE, jnp.float16, 128, 196, False, "none", False, "cudnn"),
+        (AMPERE, jnp.bfloat16, 64, 197, False, "keys", False, "cudnn"),
+        (AMPERE, jnp.bfloat16, 64, 197, False, "none", True, "cudnn"),
+        (HOPPER, jnp.bfloat16, 128, 196, False, "keys", False, "dot_product"),  # 136 channels
+        (HOPPER, jnp.bfloat16, 128, 197, False, "none", False, "dot_product"),  # for a hidden key
+        (HOPPER, jnp.bfloat16, 64, 196, True, "pairs", False, "dot_product"),
+        (HOPPER, jnp.float32, 64, 196, True, "none", False, "dot_product"),
+        (HOPPER, jnp.bfloat16, 60, 196, True, "none", False, "dot_product"),
+        (HOPPER, jnp.bfloat16, 136, 196, True, "none", False, "dot_product"),
+        (TURING, jnp.float16, 64, 196, True, "none", False, "dot_product"),
+        (Device("gpu", None), jnp.bfloat16, 64, 196, True, "none", False, "dot_product"),  # of another maker
+        (Device("tpu", None), jnp.bfloat16, 64, 196, True, "none", False, "dot_product"),
+        (Device("cpu", None), jnp.bfloat16, 64, 196, True, "pairs", False, "chunked"),
+        (Device("cpu", None), jnp.float32, 64, 196, True, "none", True, "whole"),
+        (Device("cpu", None), jnp.float32, 64, 196, True, "keys", False, "whole"),
+        (Device("cpu", None), jnp.float32, 64, 196, False, "none", False, "whole"),
+    ],
+)
+def test_auto_takes_the_kernel_that_the_device_has(device, dtype, width, time, causal, bias, masked, expected):
+    assert implementation_on(device, dtype, width, time, causal, bias, masked) == expected
+
+
+def test_auto_does_what_it_says(monkeypatch):
+    """The function that tells is the one that decides."""
+    assert device_here() == Device("cpu", None)
+    x, taken = jnp.zeros((2, 4, 3, 8), jnp.bfloat16), []
+    by_keys, pairs = jnp.zeros((2, 1, 1, 4)), jnp.zeros((3, 4, 4))
+    monkeypatch.setattr("lexinv.nn.attention.device_here", lambda: HOPPER)
+    monkeypatch.setattr("jax.nn.dot_product_attention", lambda q, k, v, **given: taken.append(given) or q)
+    for arguments in ({}, {"bias": by_keys}, {"mask": jnp.ones((2, 4), bool)}, {"bias": pairs}):
+        attention(x, x, x, **arguments)
+    attention(x, x.astype(jnp.float32), x)
+    assert [given.get("implementation") for given in taken] == ["cudnn"] * 3 + [None] * 2
+    assert [given.get("bias") is None for given in taken] == [True, True, True, False, True]
+    with pytest.raises(InvalidConfig, match="implementation = 'cudnn'"):
+        attention(x, x, x, pairs, implementation="cudnn")
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,24 @@ def test_gpt_neox_is_what_its_tensors_say(tmp_path, parallel):
     np.testing.assert_allclose(logits(load_language_model(tmp_path)), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("held", [("wte.weight", "lm_head.weight"), ("wte.weight",), ("lm_head.weight",)])
+def test_a_tied_file_may_hold_either_name_or_both(tmp_path, held):
+    tensors = random_tensors(gpt2_shapes())
+    table = tensors.pop("wte.weight")
+    write(tmp_path, GPT2, tensors | {name: table.copy() for name in held})
+    params = load_language_model(tmp_path).params
+    assert "output_table" not in params
+    np.testing.assert_array_equal(params["table"], table)
+
+
+def test_an_untied_head_is_used(tmp_path):
+    tensors = random_tensors(gpt2_shapes() | {"lm_head.weight": (VOCAB, WIDTH)})
+    write(tmp_path, GPT2 | {"tie_word_embeddings": False}, tensors)
+    params = load_language_model(tmp_path).params
+    np.testing.assert_array_equal(params["output_table"], tensors["lm_head.weight"])
+    np.testing.assert_array_equal(params["table"], tensors["wte.weight"])
+
+
 def test_activations_of_pretrained_models_are_read_and_spliced(tmp_path):
     write(tmp_path, NEOX, random_tensors(neox_shapes()))
     model = load_language_model(tmp_path)
@@ -200,6 +218,9 @@ def test_an_index_names_files_of_its_own_directory_only(tmp_path, name):
         (lambda t: t.update({"h.2.ln_1.weight": np.ones(8, np.float32)}), r"h\.2\.ln_1\.weight.*of this architecture"),
         (lambda t: t.update({"wpe.weight": np.ones((15, 8), np.float32)}), r"wpe\.weight.*\(15, 8\).*\(16, 8\)"),
         (lambda t: t.update({"wpe.weight": np.ones((16, 8), np.int8)}), r"wpe\.weight.*int8.*not quantised"),
+        (lambda t: t["h.1.ln_2.bias"].__setitem__(3, np.nan), r"h\.1\.ln_2\.bias = 'NaN or infinity'.*finite"),
+        (lambda t: t["wte.weight"].__setitem__((1, 2), -np.inf), r"wte\.weight = 'NaN or infinity'.*finite"),
+        (lambda t: t.update({"lm_head.weight": t["wte.weight"] + 1}), r"tie_word_embeddings = True .*lm_head\.weight"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
@@ -232,6 +253,12 @@ def test_models_that_we_do_not_compute_are_refused(tmp_path, config, message):
     ("change", "message"),
     [
         ({"rotary_emb_base": 500}, "rotary_emb_base"),
+        ({"rope_theta": 500}, "config.json: rope_theta = 500"),
+        ({"partial_rotary_factor": 1.0}, r"'rotary_pct': 0\.5, 'partial_rotary_factor': 1\.0"),
+        (
+            {"tie_word_embeddings": True},
+            r"tie_word_embeddings = True .*embed_out\.weight in the file is unlike embed_in",
+        ),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling"),
         ({"attention_bias": False}, "attention_bias"),
         ({"rotary_pct": 0.25}, r"model\.rotary_share"),  # one channel of four

@@ -9,6 +9,7 @@ import pytest
 from safetensors.flax import save_file as save_jax_file
 from safetensors.numpy import load, load_file, save_file
 
+from lexinv.sae.activation_streams import scale_to_unit
 from lexinv.sae.autoencoders import decode, encode
 from lexinv.sae.inference import encode_alone
 from lexinv.sae.interchange import load_saelens, save_saelens
@@ -21,7 +22,7 @@ KINDS = ("relu", "free", "gated", "jumprelu", "topk", "mutual", "feature", "matr
 def written(autoencoder):
     def write(directory: pathlib.Path, kind: str = "relu"):
         config, params, threshold, k, x = autoencoder(kind)
-        save_saelens(directory, config, params, threshold, k=k)
+        save_saelens(directory, config, params, threshold, k=k, scale=1.0)
         return config, params, threshold, k, x
 
     return write
@@ -41,7 +42,16 @@ def rewrite(directory: pathlib.Path, change: dict, tensors=None) -> None:
 def test_a_round_trip_is_exact(kind, tmp_path, autoencoder):
     config, params, threshold, k, _ = autoencoder(kind)
     densities = np.linspace(0, 1, 9)
-    save_saelens(tmp_path / "a" / "b", config, params, threshold, k=k, densities=densities, metadata={"hook_name": "h"})
+    save_saelens(
+        tmp_path / "a" / "b",
+        config,
+        params,
+        threshold,
+        k=k,
+        densities=densities,
+        metadata={"hook_name": "h"},
+        scale=1.0,
+    )
     found = load_saelens(tmp_path / "a" / "b")
     assert found.config == config and found.k == k
     assert found.params.keys() == params.keys()
@@ -54,6 +64,24 @@ def test_a_round_trip_is_exact(kind, tmp_path, autoencoder):
         assert found.threshold.shape == threshold.shape
     np.testing.assert_allclose(found.densities, densities, rtol=1e-5, atol=1e-9)
     assert found.metadata["hook_name"] == "h" and not list((tmp_path / "a").glob(".*"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_trained_on_scaled_activations_is_loaded_for_raw_ones(kind, tmp_path, autoencoder):
+    """Same codes, so same L0, and reconstructions of what the model computes."""
+    config, params, threshold, k, x = autoencoder(kind)
+    raw = 20 * x
+    scale = scale_to_unit(np.asarray(raw))
+    save_saelens(tmp_path / "a", config, params, threshold, scale=scale, k=k)
+    found = load_saelens(tmp_path / "a")
+    wanted = encode_alone(config, params, scale * raw, threshold, k)
+    codes = encode_alone(found.config, found.params, raw, found.threshold, found.k)
+    np.testing.assert_allclose(codes, wanted, atol=1e-4)
+    l0 = [float((z > 0).sum(axis=1).mean()) for z in (wanted, codes, encode_alone(config, params, raw, threshold, k))]
+    assert l0[0] == l0[1] and (kind == "topk" or l0[2] != l0[0])
+    np.testing.assert_allclose(decode(found.params, codes), decode(params, wanted) / scale, atol=1e-3)
+    with pytest.raises(InvalidConfig, match="scale = 0"):
+        save_saelens(tmp_path / "b", config, params, threshold, scale=0.0, k=k)
 
 
 def test_names_shapes_and_thresholds_in_the_files(tmp_path, written):
@@ -166,11 +194,11 @@ def test_damaged_files_are_named(tmp_path, written):
 def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, written):
     config, params, _, _, _ = written(tmp_path / "a")
     with pytest.raises(InvalidConfig, match="nothing is overwritten"):
-        save_saelens(tmp_path / "a", config, params)
+        save_saelens(tmp_path / "a", config, params, scale=1.0)
     with pytest.raises(InvalidConfig, match="not finite"):
-        save_saelens(tmp_path / "b", config, params | {"decoder_bias": jnp.full(6, jnp.inf)})
+        save_saelens(tmp_path / "b", config, params | {"decoder_bias": jnp.full(6, jnp.inf)}, scale=1.0)
     with pytest.raises(InvalidConfig, match="metadata.lexinv"):
-        save_saelens(tmp_path / "b", config, params, metadata={"lexinv": 1})
+        save_saelens(tmp_path / "b", config, params, metadata={"lexinv": 1}, scale=1.0)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -181,7 +209,7 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch, autoencoder):
     monkeypatch.setattr("os.fsync", fail)
     config, params, _, _, _ = autoencoder("relu")
     with pytest.raises(OSError, match="no space left"):
-        save_saelens(tmp_path / "a", config, params)
+        save_saelens(tmp_path / "a", config, params, scale=1.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -190,7 +218,9 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch, autoencoder):
 def test_saelens_reads_ours(kind, tmp_path, autoencoder):
     sae_lens, torch = pytest.importorskip("sae_lens"), pytest.importorskip("torch")
     config, params, threshold, k, x = autoencoder(kind)
-    save_saelens(tmp_path / "a", config, params, threshold, k=k, metadata={"hook_name": "blocks.0.hook_resid_post"})
+    save_saelens(
+        tmp_path / "a", config, params, threshold, k=k, metadata={"hook_name": "blocks.0.hook_resid_post"}, scale=1.0
+    )
     sae = sae_lens.SAE.load_from_disk(tmp_path / "a")
     assert sae.cfg.metadata.hook_name == "blocks.0.hook_resid_post"
     with torch.no_grad():

@@ -1,10 +1,13 @@
 """The step: constraint, recovery, populations, resumption, resampling."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lexinv.precision import double_precision
 from lexinv.sae.autoencoders import AutoencoderConfig
 from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.losses import LossConfig
@@ -141,6 +144,42 @@ def test_resampling_renews_the_dead_only():
     moments = [leaf for leaf in leaves(after.optimizer_state) if leaf.shape == (FEATURES, WIDTH)]
     assert len(moments) == 2 and all((leaf[dead] == 0).all() and (leaf[~dead] != 0).any() for leaf in moments)
     np.testing.assert_array_equal(after.statistics.tokens_since_fired, np.where(dead, 0, 10))
+
+
+EVERY_TERM = {
+    "relu": {"coefficient_warmup": 3},
+    "gated": {},
+    "jumprelu": {},
+    "topk": {"multi": True, "k_anneal_steps": 3},
+    "mutual": {"k_anneal_steps": 3},
+    "feature": {"dynamic_ranks": True, "anneal_steps": 3},
+    "matryoshka": {},
+    "topk of few entries": {},
+}
+
+
+@pytest.mark.parametrize("name", EVERY_TERM)
+def test_no_type_depends_on_the_default_precision(name):
+    """Traced only: a scan whose carry changes its type fails there. "zipf" does all that "dead" does."""
+    kind, few = name.split()[0], " " in name
+    prefixes = (4, 16) if kind == "matryoshka" else ()
+    config = AutoencoderConfig(8, 16, kind, prefixes=prefixes, most_active=6 if few else 0)
+    terms = LossConfig(auxiliary="zipf", **EVERY_TERM[name])
+    budgets = jnp.full(16, 4, jnp.int32) if kind == "feature" else None
+    x = jnp.ones((2, 32, 8), jnp.float32)
+    with double_precision():
+        optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, 10)
+        start = partial(create_autoencoder_state, config, optimizer, budgets=budgets)
+        state = jax.eval_shape(lambda x, key: start(x, 4.0, 0.1, key), x[0], jax.random.key(0))
+        after, metrics = jax.eval_shape(make_autoencoder_step(config, terms, optimizer), state, {"activations": x})
+        renewed = jax.eval_shape(lambda state: resample(config, terms, state, optimizer, x[0], state.key), state)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32", "key<fry>"}
+    assert types(after) == types(state) == types(renewed)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(metrics)} == {"float32"}
+
+
+def types(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
 def test_warmup_beyond_the_run_is_refused():

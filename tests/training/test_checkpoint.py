@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import time
+import traceback
 
 import jax
 import jax.numpy as jnp
@@ -150,17 +151,21 @@ def test_other_arrays_are_refused_and_named(directory):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads, disturbed
-def test_failing_writes_leave_the_previous_checkpoints_valid(directory):
+def test_failing_writes_leave_the_previous_checkpoints_valid(directory, caplog):
     """A true failure of the file system, as on a full disk: no file of this process may grow beyond 100 kB."""
-    checkpoints, limits = Checkpoints(directory), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        checkpoints.save(30, make_state(30), {"next_index": 30}, METADATA)
-        with pytest.raises(OSError, match=rf"too large: '{directory}'") as caught:
-            checkpoints.save(40, make_state(40), {"next_index": 40}, METADATA)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(directory) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            checkpoints.save(30, make_state(30), {"next_index": 30}, METADATA)
+            with pytest.raises(OSError, match=rf"too large: '{directory}'") as caught:
+                checkpoints.save(40, make_state(40), {"next_index": 40}, METADATA)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (note,) = caught.value.__notes__
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]  # Orbax's own, with traces
+    told = "".join(traceback.format_exception(caught.value))
+    assert "orbax" not in told and told.endswith(f"{note}\n")
     assert "checkpoint of step 30 could not be written" in note
     assert "checkpoints/20. Make room there" in note
     assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
@@ -170,6 +175,27 @@ def test_failing_writes_leave_the_previous_checkpoints_valid(directory):
     checkpoints.save(30, make_state(30), {"next_index": 30}, METADATA)  # space has been made
     checkpoints.wait()
     assert checkpoints.latest() == 30
+
+
+@pytest.mark.parametrize("lost", ["state/manifest.ocdbt", "state/d", "run/metadata"])
+def test_a_checkpoint_that_cannot_be_read_back_does_not_count(directory, lost):
+    """It is written without an error, and then not all there: as on file systems that lose what they confirmed."""
+    checkpoints = Checkpoints(directory)
+    checkpoints.save(30, make_state(30), {}, METADATA)
+    checkpoints._manager.wait_until_finished()
+    lost = directory / "30" / lost
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    damaged = pytest.warns(UserWarning, match=r"step 30 is damaged .*last good checkpoint is .*/20\.$")
+    with damaged, pytest.raises(OSError, match=rf"step 30 could not be read back: '{directory}'"):
+        checkpoints.wait()
+    assert checkpoints.latest() == 20
+
+
+@pytest.mark.parametrize("name", ["lr=[0.1]", "a*", "what?", "a\\b"])
+def test_paths_in_which_checkpoints_are_not_found_again_are_refused_first(tmp_path, name):
+    with pytest.raises(InvalidConfig, match=r"directory = .* a path without [*?[\\]"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    assert not (tmp_path / name).exists()
 
 
 def test_keeps_two(directory):

@@ -256,6 +256,16 @@ def test_evaluation_is_written_and_survives_resumption(tmp_path, train_step):
     assert [(line["step"], line["evaluation"]["step"]) for line in found] == [(8, 8), (16, 16), (20, 20)]
 
 
+def test_evaluation_needs_no_directory(train_step):
+    seen = []
+    run(None, 20, train_step, evaluate=lambda state: {"step": seen.append(int(state.step))}, evaluate_every=8)
+    assert seen == [8, 16, 20]
+    with pytest.raises(InvalidConfig, match="evaluate_every = 8 .* None without evaluate"):
+        run(None, 20, train_step, evaluate_every=8)
+    with pytest.raises(InvalidConfig, match="evaluate_every = 0"):
+        run(None, 20, train_step, evaluate=lambda state: {}, evaluate_every=0)
+
+
 def test_checkpoints_by_time(tmp_path, train_step):
     run(tmp_path, 8, train_step, checkpoints=CheckpointConfig(seconds=0.0))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "8"]

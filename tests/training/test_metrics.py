@@ -1,11 +1,16 @@
 """The metrics file: exact numbers, valid JSON, and the cut on resumption."""
 
+import errno
 import json
 import math
+import os
+import resource
 
 import numpy as np
+import pytest
 
-from lexinv.training.metrics import MetricsLog, read_metrics
+from lexinv.training.metrics import MetricsLog, read_metrics, read_speed, write_speed
+from lexinv.validation import InvalidConfig
 
 
 def write(path, start, stop):
@@ -40,3 +45,38 @@ def test_damaged_lines_are_cut_off(tmp_path):
         file.write(bytes(20) + b"\n")
     write(path, 3, 4)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_lines_that_are_lost_before_the_checkpoint_are_told(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write(path, 0, 4)
+    path.write_bytes(path.read_bytes().replace(b'"step": 3', b'"step": x'))
+    with pytest.raises(InvalidConfig, match=r"m\.jsonl' is not possible: lines of JSON; line 3 is damaged"):
+        read_metrics(path)
+    with pytest.warns(
+        UserWarning, match=r"m\.jsonl ends, or is damaged, after step 2: .* checkpoint of step 4 are lost"
+    ):
+        write(path, 4, 5)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 5]
+
+
+def test_the_file_that_could_not_be_written_is_named(tmp_path):
+    log, limits = MetricsLog(tmp_path / "m.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        for act in (lambda: log.write(1, {"loss": 0.5}), log.flush, log.close):
+            with pytest.raises(OSError, match=r"m\.jsonl") as caught:
+                act()
+            assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_damaged_speed_is_named_and_left_out(tmp_path):
+    speed = {"tokens_per_second": 12.5, "utilisation": None}
+    write_speed(tmp_path, speed)
+    assert read_speed(tmp_path / "speed.json") == speed
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+    os.truncate(tmp_path / "speed.json", 20)
+    with pytest.warns(UserWarning, match=r"speed\.json is damaged"):
+        assert read_speed(tmp_path / "speed.json") is None

@@ -9,7 +9,8 @@ import optax
 import pytest
 from tiny_run import OPTIMIZER, assert_equal, dataset, initial_state, loss_fn
 
-from lexinv.training.optimizers import scaled_in_state
+from lexinv.precision import double_precision
+from lexinv.training.optimizers import OptimizerConfig, make_optimizer, scaled_in_state
 from lexinv.training.population import create_population, member
 from lexinv.training.state import create_state
 from lexinv.training.step import make_train_step
@@ -36,6 +37,29 @@ def test_compiles_once_and_donates(train_step):
         sizes.append(train_step._cache_size())
     assert sizes == [sizes[0]] * 3
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((first.params, first.optimizer_state)))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("options", [{}, {"microbatches": 2}, {"population": "map"}, {"population": "vmap"}])
+def test_no_type_depends_on_the_default_precision(name, options):
+    """Traced only: a scan whose carry changes its type fails there."""
+    members, batches = "population" in options, jax.tree.map(jnp.asarray, dataset()[0])
+    if members:
+        batches = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), batches)
+
+    def loss(params, batch, key):
+        return jnp.mean(jnp.square(params["table"][batch["tokens"]] @ params["kernel"])), {}
+
+    with double_precision():
+        optimizer = scaled_in_state(make_optimizer(OptimizerConfig(name, warmup_steps=1), 10), 0.5)
+        params = {"table": jnp.ones((5, 5), jnp.float32), "kernel": jnp.ones((5, 5), jnp.float32)}
+        state = create_state(params, optimizer, jax.random.key(0))
+        if members:
+            state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+        after, _ = jax.eval_shape(make_train_step(loss, optimizer, **options), state, batches)
+    types = [jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree) for tree in (state, after)]
+    assert types[0] == types[1]
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(after.params)} == {"float32"}
 
 
 def test_create_state_leaves_the_callers_arrays_alone(train_step):

@@ -130,7 +130,7 @@ def test_layouts(layout, tokens):
     assert np.bincount(labels).tolist() == sizes
     assert x.shape == (tokens, config.width)
     if layout == "parity":
-        assert set(labels[1::2]) == {0} and 0 not in labels[0::2]
+        assert set(labels[0::2]) == {0} and 0 not in labels[1::2]
     assert len(sizes) <= goal_of(layout, tokens) < tokens * 7 / 8
     again, _ = draw(layout, config, 0.1, 0)
     centres = x - (again - x) * 0.01 / 0.09
