@@ -109,7 +109,7 @@ class Work:
             flops_per_token=self.flops_per_token,
             checkpoints=self.workspace.checkpoints,
             evaluate=None if evaluate is None else lambda state: evaluate(state.params),
-            evaluate_every=1,
+            evaluate_every=None if evaluate is None else 1,
             progress=self.workspace.progress,
             description=self.name,
         )

@@ -218,6 +218,7 @@ def refuse(*_, **__):
     raise AssertionError("a finished model was trained again")
 
 
+@pytest.mark.long
 def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_itself, monkeypatch):
     """Stopped twice in the middle of a population, and then, as by a kill, when the first of its trials has its members."""
     pairs = ("training.optimizer.learning-rate=1e-3,1e-2", "training.seeds=[0],[1,2]")
