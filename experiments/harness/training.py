@@ -76,13 +76,13 @@ def train(
     optimizer: Optimizer = rated_in_state,
     tokens: int = 1,
     flops_per_token: float = 0.0,
-    evaluate: Callable[[Params], Mapping[str, Any]] | None = None,
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
 ) -> list[Params]:
     """Parameters after training, a tree for each member. Runs in the workspace's folder `name`, resumes there, returns at once when done.
 
     start: also the parameters themselves, with an axis of members: models to go on with. members: (seed, learning rate) of each; by
-    default those of `training`. tokens: of an example, and what each costs, for the speed that is shown. evaluate: of the parameters of
-    all members, before the first step and after every dispatch; `evaluations` reads what it gave.
+    default those of `training`. tokens: of an example, and what each costs, for the speed that is shown. evaluate: of the state of
+    all members, before the first step and after every dispatch: {name: [S, ...]}; `evaluations` reads what it gave.
 
     The learning rate is in the state, so that trainings that differ in it run the same program. A member's numbers depend on which
     others there are by rounding only. Of several processes, which train on one mesh, each gets all of the parameters on its first device:

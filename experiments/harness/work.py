@@ -55,8 +55,8 @@ class Work:
     tokens: int = 1
     """Of an example, and what one of them costs: for the speed that is shown."""
     flops_per_token: float = 0.0
-    evaluate: Callable[[Params], Mapping[str, Any]] | None = None
-    """Of all members' parameters, before the first step and after every dispatch: {name: [S, ...]}."""
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None
+    """Of all members, before the first step and after every dispatch: {name: [S, ...]}."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,11 +90,13 @@ class Work:
         evaluate, meshed = self.evaluate, self.mesh.devices > 1
         if self.workspace.postpone is not None:
             self.workspace.postpone(self)
+        found = None if meshed else self._finished()
+        state = self.states() if found is None else found
         if evaluate is not None:
-            self.workspace.cached(f"{self.name}/begun", lambda: evaluate(self.states().params))
-        if not meshed and (found := self._finished()) is not None:
+            self.workspace.cached(f"{self.name}/begun", lambda: evaluate(self.states() if found is state else state))
+        if found is not None:
             return found
-        state, dataset = self.states(), self.dataset()
+        dataset = self.dataset()
         if meshed:
             mesh = make_mesh(self.mesh)
             state, dataset = shard_state(state, mesh), dataset.map(lambda batch: shard_batch(batch, mesh, self.held))
@@ -108,7 +110,7 @@ class Work:
             tokens_per_step=len(self.members) * self.batch_size * self.tokens,
             flops_per_token=self.flops_per_token,
             checkpoints=self.workspace.checkpoints,
-            evaluate=None if evaluate is None else lambda state: evaluate(state.params),
+            evaluate=evaluate,
             evaluate_every=None if evaluate is None else 1,
             progress=self.workspace.progress,
             description=self.name,
@@ -161,12 +163,12 @@ def joined(works: Sequence[Work], name: str, workspace: Workspace) -> Work:
 
         return every[0] if first.shared_batches else grain.MapDataset.range(sys.maxsize).map(batch)
 
-    def evaluate(params: Params) -> Any:
+    def evaluate(state: TrainState) -> Any:
         found = []
         for work, stop in zip(works, stops, strict=True):
             part = slice(stop - len(work.members), stop)
             assert work.evaluate is not None  # works that are evaluated have another program than those that are not
-            found.append(work.evaluate(jax.tree.map(lambda leaf, part=part: leaf[part], params)))
+            found.append(work.evaluate(jax.tree.map(lambda leaf, part=part: leaf[part], state)))
         return jax.tree.map(lambda *values: np.concatenate(values), *found)
 
     return replace(

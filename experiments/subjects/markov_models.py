@@ -189,6 +189,7 @@ def train_population(
     """
     needed = training.steps * training.batch_size
     require(len(text.train) >= needed, "training text", len(text.train), f"{needed} windows: one epoch of fresh data")
+    evaluate = evaluator(model, text)
     found = train(
         name,
         partial(initialize, model, LEXICON, text.vocab),
@@ -199,7 +200,7 @@ def train_population(
         members=tuple((seed, rate) for rate, seed in training.members),
         optimizer=scaled,
         tokens=text.train.length,
-        evaluate=evaluator(model, text),
+        evaluate=lambda state: evaluate(state.params),
     )
     return stacked(found), evaluations(name, workspace)
 

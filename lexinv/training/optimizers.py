@@ -95,7 +95,7 @@ class Rated(NamedTuple):
 def rated_in_state(
     config: OptimizerConfig, steps: int, rate: Float[Array, ""] | float = 1.0
 ) -> optax.GradientTransformation:
-    """`make_optimizer(config, steps)` with the learning rate `rate`, which is kept in the state: members of one population can differ in it.
+    """`make_optimizer(config, steps)` with the learning rate `rate`, kept in the state: members of one population can differ in it.
 
     Only `init` reads `rate`. Updates are those of `make_optimizer`, bit for bit on the CPU.
     """

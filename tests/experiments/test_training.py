@@ -81,14 +81,16 @@ def test_members_have_their_rates_and_models_go_on(workspace):
 
 
 def test_evaluations_begin_before_the_first_step(workspace):
-    def error(params):
-        return {"error": np.abs(np.asarray(params["weights"]) - np.asarray(WEIGHTS)).max(axis=1)}
+    def error(state):
+        return {"error": np.abs(np.asarray(state.params["weights"]) - np.asarray(WEIGHTS)).max(axis=1)}
 
     trees = train("models", start, drawn, None, TRAINING, workspace, evaluate=error)
     found = evaluations("models", workspace)
     assert found["steps"] == list(range(0, 61, 10))
-    np.testing.assert_allclose(found["error"][:, 0], error(initial(start, TRAINING.seeds))["error"])
-    np.testing.assert_allclose(found["error"][:, -1], [np.abs(tree["weights"] - WEIGHTS).max() for tree in trees])
+    begun = [{"weights": row} for row in initial(start, TRAINING.seeds)["weights"]]
+    for column, models in ((0, begun), (-1, trees)):
+        expected = [np.abs(tree["weights"] - WEIGHTS).max() for tree in models]
+        np.testing.assert_allclose(found["error"][:, column], expected)
 
 
 def test_a_mesh_trains_seed_by_seed_with_one_step(workspace, monkeypatch):
@@ -136,7 +138,7 @@ FAST = replace(TRAINING.optimizer, learning_rate=0.2)
         ({"training": replace(TRAINING, optimizer=replace(FAST, warmup_steps=4))}, False),
         ({"training": replace(TRAINING, steps=70)}, False),
         ({"loss": lambda params, batch, key: loss(params, batch | {"y": batch["y"] + WEIGHTS[0]}, key)}, False),
-        ({"evaluate": lambda params: {}}, False),
+        ({"evaluate": lambda state: {}}, False),
         ({"batches": None, "loss": drawn}, False),
     ],
 )

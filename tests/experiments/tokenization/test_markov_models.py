@@ -101,6 +101,7 @@ def test_loss_of_a_uniform_model_is_log_vocabulary_over_the_mean_length():
     np.testing.assert_allclose(found["excess"], expected - own, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_members_are_seeds_at_learning_rates(tmp_path):
     """Rate by rate: the members of a seed begin alike, those of a rate do not; and a complete run is read, not trained again."""
     text = characters_of(SOURCE, 16, TRAINING)
