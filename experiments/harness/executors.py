@@ -70,11 +70,11 @@ def stop(processes: Sequence[subprocess.Popen]) -> None:
 
 def outcome(folder: Path, reason: str) -> Status:
     """done, stopped, or failed with at least the reason and the end of the log in error.txt."""
-    if finished(folder):
+    error = folder / "error.txt"
+    if finished(folder) and not error.is_file():  # nor one that could not be judged again
         return "done"
     if (folder / STOPPED_FILE).is_file():
         return "stopped"
-    error = folder / "error.txt"
     if not error.is_file():
         log = folder / "log.txt"
         tail = log.read_text(errors="replace")[-4000:] if log.is_file() else ""

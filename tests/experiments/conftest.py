@@ -179,7 +179,7 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def command(capsys) -> Callable[..., tuple[int, str, str]]:
+def main_in_process(capsys) -> Callable[..., tuple[int, str, str]]:
     """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -197,9 +197,9 @@ def command(capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture
-def cli(repository, command) -> Callable[..., tuple[int, str, str]]:
-    """`command` beside the toy experiment."""
-    return command
+def cli(repository, main_in_process) -> Callable[..., tuple[int, str, str]]:
+    """`main_in_process` beside the toy experiment."""
+    return main_in_process
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ LAUNCH = Launch("slurm", "toy/line", "smoke", ("--grid", "slope=1,2"), Path("/sh
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
+def program(tmp_path, monkeypatch):
     """Put a command into the path: shell words."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -41,10 +41,10 @@ def command(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cluster(command, tmp_path) -> Path:
+def cluster(program, tmp_path) -> Path:
     """A cluster of this machine alone; returns the file of what is said to scontrol."""
-    command("srun", 'exec "$@"')
-    command("scontrol", f'echo "$@" >> {tmp_path}/scontrol')
+    program("srun", 'exec "$@"')
+    program("scontrol", f'echo "$@" >> {tmp_path}/scontrol')
     return tmp_path / "scontrol"
 
 
@@ -60,6 +60,7 @@ def emitted(out: str) -> Path:
     return Path(shlex.split(command)[-1])
 
 
+@pytest.mark.long
 def test_every_job_of_an_array_runs_one_trial(cli, cluster, repository):
     place, grid = "it's $HERE", ("--grid", "seeds=[0, 1],[2]", "slope=2,2.0", "--chain", "--grid", "fail-at=1")
     sweep = ("sweep", "toy/line", "smoke", *grid, "--workspace", place)
@@ -89,12 +90,15 @@ def test_every_job_of_an_array_runs_one_trial(cli, cluster, repository):
     assert [row["status"] for row in json.loads(Path(place, "summary.json").read_text())["trials"]] == ["done"] * 3
 
 
+@pytest.mark.long
 def test_a_stopped_job_is_queued_again_and_goes_on(cli, cluster, toy):
     _, out, _ = cli("sweep", "toy/waiting", "smoke", "--grid", "slope=3", "--workspace", "s", "--emit", "slurm")
     process = job(emitted(out), 0)
     deadline = time.monotonic() + 120
     while (
-        not (found := list(Path("s/trials").glob("*/pid"))) or (found[0].parent / "computed.txt").read_text() != "0 1 "
+        not (found := list(Path("s/trials").glob("*/pid")))
+        or (found[0].parent / "computed.txt").read_text() != "0 1 "
+        or not found[0].read_text()
     ):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
@@ -141,9 +145,9 @@ def test_a_slurm_script_word_for_word(repository):
 
 
 @pytest.mark.parametrize("count", [1, 1000, 1001, 2345])
-def test_an_array_is_never_larger_than_slurm_takes_and_runs_every_trial_once(cluster, tmp_path, command, count):
+def test_an_array_is_never_larger_than_slurm_takes_and_runs_every_trial_once(cluster, tmp_path, program, count):
     """By default MaxArraySize is 1001: no job of an array may have a number above 1000."""
-    command("srun", f'echo "${{@: -1}}" >> {tmp_path}/started')
+    program("srun", f'echo "${{@: -1}}" >> {tmp_path}/started')
     script = tmp_path / "script"
     script.write_text(slurm(dataclasses.replace(LAUNCH, trials=[str(trial) for trial in range(count)])))
     last = int(re.search(r"--array=0-(\d+)\n", script.read_text())[1])
@@ -156,14 +160,14 @@ def test_an_array_is_never_larger_than_slurm_takes_and_runs_every_trial_once(clu
 
 
 def test_a_job_of_several_trials_goes_on_after_a_failure_and_stops_when_stopped(
-    cluster, tmp_path, command, monkeypatch
+    cluster, tmp_path, program, monkeypatch
 ):
     monkeypatch.setattr("experiments.harness.launch.MOST_JOBS", 1)
     script = tmp_path / "script"
     script.write_text(slurm(dataclasses.replace(LAUNCH, trials="abc")))
     for codes, expected, runs in (((0, 1, 0), 1, 3), ((1, 143, 0), 143, 2)):
         (tmp_path / "codes").write_text("\n".join(map(str, codes)))
-        command("srun", f"n=$(head -1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; echo >> {tmp_path}/runs; exit $n")
+        program("srun", f"n=$(head -1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; echo >> {tmp_path}/runs; exit $n")
         assert job(script, 0).wait(60) == expected
         assert (tmp_path / "runs").read_text() == "\n" * runs
         (tmp_path / "runs").unlink()
@@ -232,10 +236,10 @@ def test_what_a_task_computes_on(repository, accelerator, resources, extra):
 
 
 @pytest.mark.parametrize("trial", ["", "1"])
-def test_odd_values_reach_the_command(repository, command, tmp_path, trial):
+def test_odd_values_reach_the_command(repository, program, tmp_path, trial):
     """As the shells of both tools read them."""
-    command("python", f'printf "%s\\0" "$@" > {tmp_path}/words')
-    command("srun", f'printf "%s\\0" "${{@:2}}" > {tmp_path}/words')
+    program("python", f'printf "%s\\0" "$@" > {tmp_path}/words')
+    program("srun", f'printf "%s\\0" "${{@:2}}" > {tmp_path}/words')
     (tmp_path / "lexinv/bin").mkdir(parents=True)
     (tmp_path / "lexinv/bin/activate").touch()
     environment = {**os.environ, "HOME": str(tmp_path), "TRIAL": trial, "SLURM_ARRAY_TASK_ID": trial}

@@ -22,10 +22,10 @@ def as_users_run():
 
 @pytest.mark.experiment
 @pytest.mark.parametrize("name", NAMES)
-def test_smoke(name, tmp_path, monkeypatch, user_environment, as_users_run, command):
+def test_smoke(name, tmp_path, monkeypatch, user_environment, as_users_run, main_in_process):
     monkeypatch.setenv("LEXINV_CACHE", user_environment["LEXINV_CACHE"])
     before = time.process_time()
-    code, out, err = command("run", name, "smoke", "--workspace", str(tmp_path / "run"))
+    code, out, err = main_in_process("run", name, "smoke", "--workspace", str(tmp_path / "run"))
     spent = time.process_time() - before
     assert code == 0, err
     assert "smoke is done" in out

@@ -17,6 +17,7 @@ import pytest
 
 from experiments.harness import record, sweep_summary
 from experiments.harness.config import config_hash
+from experiments.harness.executors import outcome
 from experiments.harness.registry import load
 from experiments.harness.sweeps import Block, Trial, parse
 from experiments.harness.workspace import Workspace, plain
@@ -25,6 +26,8 @@ from lexinv.validation import InvalidConfig
 pytestmark = pytest.mark.usefixtures("toy")
 
 SWEEP = ("sweep", "toy/line", "smoke", "--workspace", "s")
+HERE = ("--executor", "population")
+"""Trials in this process, which is quick."""
 
 
 def folder(root="s", name="toy/line", preset="smoke", **changes) -> Path:
@@ -51,6 +54,7 @@ def undisturbed(path: Path, **changes) -> dict:
     return plain(module.run(dataclasses.replace(module.PRESETS["smoke"], **changes), Workspace(path, "hash")))
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli):
     grid = ("--grid", "slope=0.5,2", "--chain", "--grid", "fail-at=1")
     code, out, err = cli(*SWEEP, *grid, "--workers", "2")
@@ -96,7 +100,7 @@ def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli):
 
 def test_a_sweep_over_a_whole_part_is_summed_up(cli):
     grid = 'noise={"scale":0.1,"kind":"normal"},{"scale":0.0,"kind":"uniform"}'
-    code, out, _ = cli(*SWEEP, "--grid", grid, "--metric", "slopes.0")
+    code, out, _ = cli(*SWEEP, *HERE, "--grid", grid, "--metric", "slopes.0")
     assert code == 0
     noises = [load("toy/line").Noise(0.1), load("toy/line").Noise(0.0, "uniform")]
     summary = json.loads(Path("s/summary.json").read_text())
@@ -105,11 +109,11 @@ def test_a_sweep_over_a_whole_part_is_summed_up(cli):
     }
     assert f"done: noise={json.dumps(dataclasses.asdict(noises[1]), separators=(',', ':'))}".replace("0.0", "0") in out
     assert Path("s/figure.png").is_file()
-    assert cli(*SWEEP, "--grid", grid)[0] == 0  # the verdicts, without a metric
+    assert cli(*SWEEP, *HERE, "--grid", grid)[0] == 0  # the verdicts, without a metric
 
 
 def test_files_of_a_finished_trial_that_cannot_be_read_are_written_again_or_named(cli):
-    grid = ("--grid", "slope=2,3")
+    grid = (*HERE, "--grid", "slope=2,3")
     assert cli(*SWEEP, *grid)[0] == 0
     damaged = folder(slope=2.0)
     (damaged / "claims.json").write_text("[{")
@@ -120,7 +124,9 @@ def test_files_of_a_finished_trial_that_cannot_be_read_are_written_again_or_name
         (damaged / file).write_text("[{")
     code, out, _ = cli(*SWEEP, *grid)
     assert code == 1
-    assert f"failed: slope=2: file = '{damaged / 'claims.json'}'" in out
+    assert f"failed: slope=2: {damaged / 'error.txt'}" in out
+    assert f"file = '{damaged / 'results.json'}' is not possible: a JSON file" in (damaged / "error.txt").read_text()
+    assert outcome(damaged, "") == "failed"  # although the file that is written last is there
     summary = json.loads(Path("s/summary.json").read_text())
     assert {row["trial"]: row["status"] for row in summary["trials"]} == {
         damaged.name: "failed",
@@ -129,7 +135,7 @@ def test_files_of_a_finished_trial_that_cannot_be_read_are_written_again_or_name
 
 
 def test_seeds_belong_to_every_trial(cli):
-    code, _, _ = cli("sweep", "toy/line", "smoke", "--grid", "slope=3", "--seeds", "2")
+    code, _, _ = cli("sweep", "toy/line", "smoke", *HERE, "--grid", "slope=3", "--seeds", "2")
     base = load("toy/line").PRESETS["smoke"]
     root = Path("runs/toy/line/sweeps", f"smoke-{config_hash(base)[:8]}")
     assert code == 0
@@ -233,6 +239,7 @@ def gone(pid: int) -> bool:
     return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text() if Path(f"/proc/{pid}").exists() else False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", ["terminate the sweep", "interrupt the sweep", "kill the sweep", "kill the trial"])
 def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(cli, toy, stop):
     process = start_waiting("--grid", "slope=3")
