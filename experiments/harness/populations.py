@@ -160,7 +160,7 @@ def train_shares(asked: Mapping[Path, Work], shares: Sequence[Share], folder: Pa
     parts = {one.trial: slice(stop - len(one.members), stop) for one, stop in zip(shares, stops, strict=True)}
     for trial in asked:
         _note(trial, f"{first.name}: trained with {len(shares) - 1} other trials in {folder}")
-    population = joined(works, folder.name, Workspace(folder.parent, folder.name, progress=False))
+    population = joined(works, "population", Workspace(folder, folder.name, progress=False))
     try:
         state = population.run()
     except Exception as error:
@@ -171,9 +171,9 @@ def train_shares(asked: Mapping[Path, Work], shares: Sequence[Share], folder: Pa
         train_alone(diverged or asked)
         shutil.rmtree(folder)
         return
-    restored = Checkpoints(folder / "checkpoints").restore_latest(state, folder.name)
+    restored = Checkpoints(population.folder / "checkpoints").restore_latest(state, folder.name)
     assert restored is not None  # training ends with a checkpoint
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_metrics(population.folder / "metrics.jsonl")
     for trial, work in asked.items():
         part = parts[trial.name]
         log = MetricsLog(work.folder / "metrics.jsonl", 0)

@@ -236,7 +236,7 @@ def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_it
             patch.setattr(MetricsLog, "write", stop)
             assert sweep(*grid) == code
         (place,) = Path("stopped/populations").iterdir()
-        assert max(path.name for path in (place / "checkpoints").iterdir()) == f"{step + 1}"
+        assert max(path.name for path in (place / "population/checkpoints").iterdir()) == f"{step + 1}"
         for changes in (SLOW, ONCE):
             path = folder("stopped", **changes)
             assert not (path / "error.txt").exists()

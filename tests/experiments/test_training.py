@@ -148,13 +148,16 @@ def test_a_program_is_all_that_is_compiled(workspace, change, same):
 
 
 def test_works_are_joined_and_taken_apart(workspace):
-    """Each member begins as alone and reads its own batches."""
-    one, two = asked(workspace), asked(workspace, training=replace(TRAINING, seeds=(7,), optimizer=FAST))
+    """Each member begins as alone, reads its own batches and is evaluated by its own work."""
+    one = asked(workspace, evaluate=lambda state: {"first": np.asarray(state.params["weights"])[:, 0]})
+    other = replace(TRAINING, seeds=(7,), optimizer=FAST)
+    two = asked(workspace, training=other, evaluate=lambda state: {"first": -np.asarray(state.params["weights"])[:, 0]})
     both = joined([one, some_members(two, [0, 0])], "both", workspace)
     assert both.members == ((0, 0.1), (1, 0.1), (7, 0.2), (7, 0.2))
+    weights = np.asarray(both.states().params["weights"])
+    np.testing.assert_array_equal(both.evaluate(both.states())["first"], weights[:, 0] * [1, 1, -1, -1])
     for index, (work, place) in enumerate([(one, 0), (one, 1), (two, 0), (two, 0)]):
-        weights = [each.states().params["weights"] for each in (both, work)]
-        np.testing.assert_array_equal(weights[0][index], weights[1][place])
+        np.testing.assert_array_equal(weights[index], work.states().params["weights"][place])
         np.testing.assert_array_equal(both.dataset()[3]["x"][:, index], work.dataset()[3]["x"][:, place])
 
 
