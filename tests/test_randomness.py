@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lexinv.data.glyphs import GlyphConfig, sample_images
-from lexinv.data.scenes import SceneConfig, ask, sample_scenes
+from lexinv.data.scenes import SceneConfig, Scenes, ask, sample_scenes
 from lexinv.lexinvariance import markov, metropolis, threads
 from lexinv.lexinvariance.in_context import Separators, lookup_items, permutation_items
 from lexinv.nn.lexicon import (
@@ -33,7 +33,10 @@ TABLE = jnp.arange(VOCAB * DIM, dtype=jnp.float32).reshape(VOCAB, DIM)
 MARKS = Separators(0, 1)
 KERNEL = jnp.asarray(sources.cyclic_kernel(3, 0.3), jnp.float32)
 SOURCE = markov.MarkovSource(jnp.log(KERNEL), jnp.full(3, -jnp.log(3.0)))
+TEXT = jnp.array([0, 1, 2, 1], jnp.int32)
 LIMITS = threads.Limits(pairs=3, threads=2, length=2, symbols=8)
+SETTING = threads.setting(LIMITS, pairs=3, length=2)
+SCENES = SceneConfig(grid=4, sizes=(2, 1, 1, 1))
 
 
 def rows(kind):
@@ -42,20 +45,9 @@ def rows(kind):
     )
 
 
-def deciphered(key):
-    tokens = markov.sample_tokens(key, SOURCE, 9)
-    found = metropolis.metropolis_decipher(key, SOURCE, tokens, proposals=3, restarts=2)
-    return tokens, found.key, metropolis.sample_keys(key, SOURCE, tokens, (9,), chains=2, samples=2, thin=1, burn_in=1)
-
-
-def scenes_and_questions(key):
-    found = sample_scenes(SceneConfig(grid=4, sizes=(2, 1, 1, 1)), 2, key)
-    return found, ask(SceneConfig(grid=4, sizes=(2, 1, 1, 1)), found, key)
-
-
-def threaded(key):
-    setting = threads.draw_setting(key, LIMITS, 2)
-    return threads.sample_items(jnp.stack([key, key]), LIMITS, setting)
+def asked(key):
+    nothing = jnp.zeros((2, 4), jnp.int32)
+    return ask(SCENES, Scenes(jnp.zeros((2, 16, 16, 3)), jnp.zeros((2, 16), jnp.int32), nothing, nothing), key)
 
 
 DRAWS = {
@@ -65,13 +57,17 @@ DRAWS = {
     "semi": rows("semi"),
     "permuted_bank": rows("permuted_bank"),
     "glyphs": lambda key: sample_images(GlyphConfig(size=24), 2, key),
-    "scenes": scenes_and_questions,
+    "scenes": lambda key: sample_scenes(SCENES, 2, key),
+    "questions": asked,
     "lookup": lambda key: lookup_items(key, jnp.arange(2, 12), MARKS, 12, pairs=3, count=2).tokens,
     "permuted tuples": lambda key: (
         permutation_items(key, jnp.arange(2, 12), MARKS, 12, length=2, demonstrations=2, count=2).tokens
     ),
-    "threads": threaded,
-    "metropolis": deciphered,
+    "settings": lambda key: threads.draw_setting(key, LIMITS, 2),
+    "threads": lambda key: threads.sample_items(jnp.stack([key, key]), LIMITS, SETTING),
+    "symbols": lambda key: markov.sample_tokens(key, SOURCE, 9),
+    "deciphered": lambda key: metropolis.metropolis_decipher(key, SOURCE, TEXT, proposals=3, restarts=2).key,
+    "keys": lambda key: metropolis.sample_keys(key, SOURCE, TEXT, (4,), chains=2, samples=2, thin=1, burn_in=1),
     "kernel": lambda key: sources.random_kernel(key, 1, 2),
     "sample": lambda key: sources.sample(key, KERNEL, jnp.full(3, 1 / 3), 8),
     "stream": lambda key: sources.sample_stream(key, KERNEL, jnp.full(3, 1 / 3), 9, segments=4),
@@ -94,12 +90,16 @@ def test_draws_under_vmap_and_another_implementation_are_those_of_threefry_alone
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_token_has_one_vector_and_the_blockwise_loss_is_the_whole_one(implementation):
+def test_a_token_has_one_vector(implementation):
     expected, ids = gaussian_rows(jax.random.key(0), jnp.array([3, 5]), DIM), jnp.array([3, 5, 3])
     with jax.default_prng_impl(implementation):
-        key = jax.random.key(0)
-        np.testing.assert_array_equal(gaussian_rows(key, ids, DIM), expected[jnp.array([0, 1, 0])])
-        keys, targets = row_keys(key, jnp.arange(2)), jnp.array([[0, 5, 3], [1, 1, 2]])
+        np.testing.assert_array_equal(gaussian_rows(jax.random.key(0), ids, DIM), expected[jnp.array([0, 1, 0])])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_loss_by_blocks_is_the_whole_one(implementation):
+    with jax.default_prng_impl(implementation):
+        keys, targets = row_keys(jax.random.key(0), jnp.arange(2)), jnp.array([[0, 5, 3], [1, 1, 2]])
         features = 0.2 * TABLE[targets]
         drawn = draw_lexicon(LexiconConfig("lexinvariant"), None, keys, VOCAB, DIM)
         config = LexiconConfig("lexinvariant", vocab_block=4)

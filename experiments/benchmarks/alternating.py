@@ -1,7 +1,6 @@
 """Comparing sides that take turns in short blocks: what disturbs the machine then disturbs all of them, and ratios stay."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ import numpy as np
 
 from experiments.benchmarks.worker import Worker, WorkerError
 from experiments.harness.claims import interval
+from experiments.harness.turns import significant
 
 
 def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str, Any]:
@@ -32,17 +32,6 @@ def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str,
         measured["processor_seconds"][label] = [significant(block["processor_seconds"]) for block in done]
         measured["idle_share"][label] = significant(processor / wall) if wall > 0 else 0.0
     return measured
-
-
-def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one call of every side in each round, in the other direction every other round, all in this process. No call warms up."""
-    seconds: dict[str, list[float]] = {label: [] for label in sides}
-    for number in range(rounds):
-        for label in list(sides) if number % 2 == 0 else reversed(list(sides)):
-            start = time.perf_counter()
-            sides[label]()
-            seconds[label].append(significant(time.perf_counter() - start))
-    return seconds
 
 
 def alternate_with_torch(
@@ -77,11 +66,6 @@ def alternate_with_torch(
                 left_out[label] = f"failed: {error}"
         measured = alternate(sides, rounds, steps)
     return {"torch": version("torch") if installed else None, "left_out": left_out, **measured}
-
-
-def significant(value: float) -> float:
-    """Five digits: more would only be noise in a record."""
-    return float(f"{value:.5g}")
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lexinv.sae.autoencoders import AutoencoderConfig
 from lexinv.sae.losses import LossConfig
+from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import choose, require
 

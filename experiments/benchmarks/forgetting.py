@@ -15,12 +15,13 @@ from experiments.benchmarks.alternating import alternate, alternate_with_torch, 
 from experiments.benchmarks.forgetting_problem import ForgettingProblem
 from experiments.benchmarks.worker import Worker
 from experiments.harness.claims import Claim
+from experiments.harness.papers import bibtex
 from experiments.harness.style import BLUE, PALETTE, panels, styled
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance import forgetting
 from lexinv.validation import require
 
-PAPER = forgetting.PAPER
+PAPER = bibtex("anand2025dual")
 SOURCE = "our own benchmark, no published counterpart"
 ENOUGH_ROUNDS, TIMES_AS_FAST = 5, 5.0
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import alternate_with_torch, ratio, significant, size_sweep
+from experiments.benchmarks.alternating import alternate_with_torch, ratio, size_sweep
 from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem
 from experiments.benchmarks.worker import Worker
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, PALETTE, VERMILION, panels, styled
+from experiments.harness.turns import significant
 from experiments.harness.workspace import Workspace
 from lexinv.validation import require
 

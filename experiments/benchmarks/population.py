@@ -27,12 +27,13 @@ from experiments.benchmarks.worker import environment
 from experiments.harness.claims import Claim
 from experiments.harness.config import config_hash, to_json
 from experiments.harness.executors import Executor, Status, connect, run_processes, run_ray
+from experiments.harness.papers import bibtex
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference
 from experiments.harness.workspace import Workspace, open_workspace, write_json
 from experiments.lexinvariance import perplexity, vocabulary
 from lexinv.validation import require
 
-PAPER = perplexity.PAPER
+PAPER = bibtex("huang2023lexinvariant")
 SOURCE = "our own benchmark, no published counterpart"
 TIMES_FASTER, RAY_SECONDS = 2.0, 3.0
 ENOUGH_MEMBERS, ENOUGH_TRIALS = 8, 4
@@ -67,7 +68,7 @@ class Config:
         require(self.problem.training.steps >= 2, "problem.training.steps", self.problem.training.steps, "at least 2")
 
 
-CPU, FULL = vocabulary.PRESETS["cpu"], perplexity.PAPER_CONFIG
+CPU, FULL = vocabulary.PRESETS["cpu"], perplexity.PRESETS["paper"]
 # Steps: enough that a step's time is a mean of many, few enough that all four sides take less than 6 minutes on two cores.
 STEPS = 16
 PRESETS = {

@@ -15,11 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import alternate_with_torch, exponent, ratio, take_turns
+from experiments.benchmarks.alternating import alternate_with_torch, exponent, ratio
 from experiments.benchmarks.autoencoder_problem import AutoencoderProblem
 from experiments.benchmarks.worker import Worker
 from experiments.harness.claims import Claim, interval
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, panels, styled
+from experiments.harness.turns import take_turns
 from experiments.harness.workspace import Workspace
 from lexinv.validation import require
 

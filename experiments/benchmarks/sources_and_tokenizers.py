@@ -15,9 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import exponent, ratio, significant, take_turns
+from experiments.benchmarks.alternating import exponent, ratio
 from experiments.harness.claims import Claim, above, interval
 from experiments.harness.style import BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, panels, styled
+from experiments.harness.turns import significant, take_turns
 from experiments.harness.workspace import Workspace
 from experiments.tokenization import real_text
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus

@@ -23,10 +23,10 @@ that this is to notice other units and other orders of magnitude only."""
 
 INTERVAL = {"mean", "low", "high", "n"}
 
-CLOCKS = frozenset(("seconds", "processor_seconds", "seconds_elsewhere", "speed", "overhead"))
+CLOCKS = frozenset(("seconds", "processor_seconds", "seconds_elsewhere", "speed"))
 """Members of results that hold wall clocks and ratios of them, at any depth."""
-TIMED_FAMILY = "benchmarks"
-"""Its results are wall clocks throughout."""
+TIMED = ("benchmarks/", "merging/overhead")
+"""Beginnings of the names of experiments whose results are wall clocks throughout."""
 IDENTITY = re.compile("[0-9a-f]{16}")
 """Of shared models: a hash of the code too."""
 
@@ -74,7 +74,7 @@ def compare_results(record: Record, found: dict[str, Any], same: bool) -> Agreem
 
     same: within `EXACT`, otherwise within `COARSE`. What is no number has to be equal. What only the new results hold is not looked at.
     """
-    recorded = {} if record.experiment.partition("/")[0] == TIMED_FAMILY else _lasting(record.results)
+    recorded = {} if record.experiment.startswith(TIMED) else _lasting(record.results)
     count, equal, places = 0, 0, []
     for place, one, other, beside in _leaves(recorded, found, "results"):
         count, equal = count + 1, equal + _identical(one, other)

@@ -5,94 +5,98 @@ fixed Markov language; the model sees it through a fresh lexicon in every sequen
 the language in its weights and infer the key from the context.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, interval
+from experiments.harness.arms import Arms
+from experiments.harness.curves import bins, by_position, by_tens, crossing
+from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.training import Training, training_losses
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.lexinvariance import perplexity
 from experiments.subjects.language_models import train_seeds, training_mesh
+from experiments.subjects.text import (
+    LEXINVARIANT,
+    MUON,
+    PUBLISHED_MODEL,
+    PUBLISHED_TRAINING,
+    STANDARD,
+    SUFFIX_MATCH,
+    held_out_nats,
+    late,
+    with_circuit,
+)
 from lexinv.data.windows import Windows, array_windows
 from lexinv.lexinvariance.bayes import bayes_decipher, sequences_at_once
 from lexinv.lexinvariance.counters import counter_nll, tune_counter
 from lexinv.lexinvariance.markov import MarkovSource, dirichlet_source, predictions, sample_tokens
 from lexinv.nn.language_model import make_nll
-from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Allowed, Checked, Count, CountOrZero, Positive
 
-PAPER = perplexity.PAPER
-CARD = "method card lexinvariant-lm, experiment B (ours)"
+PAPERS = ("huang2023lexinvariant",)
+ENUMERATED = Allowed(lambda n: 2 <= n <= 8, "2 to 8 symbols: all keys are enumerated", (1, 9))
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Checked):
     """The language: rows of its transition matrix are Dirichlet(concentration); the same for all seeds of a run."""
 
-    vocab: int = 6
-    concentration: float = 0.15
-    context: int = 128
-    sequences: int = 32_768
-    seed: int = 0
+    vocab: Annotated[int, ENUMERATED] = 6
+    concentration: Positive = 0.15
+    context: Count = 128
+    sequences: Count = 32_768
+    seed: CountOrZero = 0
 
-    def __post_init__(self):
-        require(2 <= self.vocab <= 8, "source.vocab", self.vocab, "2 to 8 symbols: all keys are enumerated")
-        require(self.concentration > 0, "source.concentration", self.concentration, "a positive number")
-        require(self.context >= 4, "source.context", self.context, "at least 4")
-        require(self.sequences >= 1, "source.sequences", self.sequences, "at least 1")
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield self.context >= 4, "context", "at least 4"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """windows: held-out sequences per seed. plain: also train the lexinvariant model without an initial circuit."""
 
-    source: SourceConfig
-    model: TransformerConfig
-    training: Training
-    windows: int = 256
+    source: SourceConfig = SourceConfig()
+    model: TransformerConfig = replace(SUFFIX_MATCH, depth=3, width=64, mlp_width=256, unroll=3)
+    training: Training = Training(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
+    windows: Count = 256
     plain: bool = True
 
-    def __post_init__(self):
-        require(self.windows >= 1, "windows", self.windows, "at least 1")
-        require(self.model.causal, "model.causal", self.model.causal, "True: the model predicts the next symbol")
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield self.model.causal, "model.causal", "True: the model predicts the next symbol"
         longest = self.model.max_length
-        require(
-            self.source.context <= longest,
-            "source.context",
-            self.source.context,
-            f"at most model.max_length = {longest}",
-        )
+        yield self.source.context <= longest, "source.context", f"at most model.max_length = {longest}"
 
 
-MODEL = replace(perplexity.SUFFIX_MATCH, depth=3, width=64, mlp_width=256, unroll=3)
-PRESETS = {
-    "smoke": Config(
-        SourceConfig(vocab=4, context=32, sequences=64),
-        replace(MODEL, depth=1, width=32, mlp_width=32),
-        Training(steps=4, batch_size=4, seeds=(0, 1), optimizer=replace(perplexity.MUON, warmup_steps=1)),
-        windows=8,
-        plain=False,
-    ),
-    "cpu": Config(
-        SourceConfig(),
-        MODEL,
-        Training(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=perplexity.MUON, microbatches=2),
-    ),
-    "paper": Config(
-        SourceConfig(vocab=8, context=512, sequences=262_144),
-        replace(perplexity.PAPER_CONFIG.model, remat=False),
-        replace(perplexity.PAPER_CONFIG.training, steps=50_000),
-    ),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "source": SourceConfig(vocab=4, context=32, sequences=64),
+        "model.depth": 1,
+        "model.width": 32,
+        "model.mlp_width": 32,
+        "training.steps": 4,
+        "training.batch_size": 4,
+        "training.microbatches": 1,
+        "training.seeds": (0, 1),
+        "training.optimizer.warmup_steps": 1,
+        "windows": 8,
+        "plain": False,
+    },
+    paper={
+        "source": SourceConfig(vocab=8, context=512, sequences=262_144),
+        "model": replace(PUBLISHED_MODEL, remat=False),
+        "training": replace(PUBLISHED_TRAINING, steps=50_000),
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -105,23 +109,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         for seed in config.training.seeds
     ]
     baselines = workspace.cached("baselines", lambda: measure_baselines(source, train, held_out))
-    arms = {
-        "standard": (LexiconConfig("standard"), config.model),
-        "lexinvariant": (LexiconConfig("lexinvariant"), config.model),
-    }
+    arms = {"standard": (STANDARD, config.model), "lexinvariant": (LEXINVARIANT, config.model)}
     if config.plain:
-        arms["plain"] = (LexiconConfig("lexinvariant"), perplexity.ablated(config.model, "plain"))
+        arms["plain"] = (LEXINVARIANT, with_circuit(config.model, "plain"))
 
     def measure(name: str) -> dict[str, Any]:
         lexicon, model = arms[name]
         params = train_seeds(name, model, lexicon, config.source.vocab, train, config.training, workspace)
-        nll = make_nll(model, lexicon, config.source.vocab)
-        nats = [
-            evaluate_by_position(nll, tree, windows, jax.random.key(0), config.windows)
-            for tree, windows in zip(params, held_out, strict=True)
-        ]
+        nats = held_out_nats(make_nll(model, lexicon, config.source.vocab), params, held_out, config.windows)
         losses = by_tens(training_losses(name, config.training, workspace))
-        return {"nats": perplexity.by_position(nats), "training_loss": losses}
+        return {"nats": by_position(nats), "training_loss": losses}
 
     return {
         "corpora": {},
@@ -142,12 +139,6 @@ def windows_of(source: MarkovSource, config: Config, name: str, count: int) -> W
         np.asarray(jax.jit(jax.vmap(lambda key: sample_tokens(key, source, length)))(keys)).astype(np.uint8).reshape(-1)
     )
     return array_windows(tokens, length)
-
-
-def by_tens(losses: np.ndarray) -> list[list[float]]:
-    """Losses [seeds, steps] averaged over every 10 steps."""
-    count = max(losses.shape[1] // 10, 1)
-    return perplexity.rounded(losses[:, : count * 10].reshape(len(losses), count, -1).mean(axis=2))
 
 
 def measure_baselines(source: MarkovSource, train: Windows, held_out: list[np.ndarray]) -> dict[str, Any]:
@@ -172,133 +163,110 @@ def measure_baselines(source: MarkovSource, train: Windows, held_out: list[np.nd
     initial = np.asarray(source.log_initial)
     counters = [counter_nll(windows, vocab, discounts, concentrations) for windows in held_out]
     return {
-        "language": perplexity.by_position([np.asarray(language(jnp.asarray(windows))) for windows in held_out]),
-        "bayes": perplexity.by_position([np.asarray(oracle(jnp.asarray(windows))) for windows in held_out]),
-        "unigram_counter": perplexity.by_position([orders[0] for orders in counters]),
-        "bigram_counter": perplexity.by_position([orders[1] for orders in counters]),
+        "language": by_position([np.asarray(language(jnp.asarray(windows))) for windows in held_out]),
+        "bayes": by_position([np.asarray(oracle(jnp.asarray(windows))) for windows in held_out]),
+        "unigram_counter": by_position([orders[0] for orders in counters]),
+        "bigram_counter": by_position([orders[1] for orders in counters]),
         "unigram_entropy": float(-np.sum(np.exp(initial) * initial)),
     }
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Whether the trained model leaves the frequencies behind, passes the counter, and how far it stays from the oracle."""
-    late = slice(3 * results["context"] // 4, None)
-    baselines = results["baselines"]
-
-    def nats(rows: list[list[float]]) -> np.ndarray:
-        return np.array(rows)[:, late].mean(axis=1)
-
-    model, bayes = nats(results["arms"]["lexinvariant"]["nats"]), nats(baselines["bayes"])
-    unigram = interval(model - baselines["unigram_entropy"])
-    counter = interval(model - nats(baselines["bigram_counter"]))
-    optimal = interval(model - bayes)
+    arms, baselines = Arms(results), {name: np.array(nats) for name, nats in results["baselines"].items()}
+    model, bayes = late(arms["lexinvariant", "nats"], 0.75), late(baselines["bayes"], 0.75)
+    standard = (arms["standard", "nats"] - baselines["bayes"]).mean(axis=1)
     judged = [
         Claim(
             "leaves_unigram_plateau",
-            "In the last quarter of the context the lexinvariant model is below the entropy of single symbols, in nats per symbol.",
-            CARD,
-            None,
-            unigram,
-            "whole interval of the difference below 0",
-            below(unigram, 0.0),
+            "In the last quarter of the context the lexinvariant model is below the entropy of single symbols.",
+            OURS,
+            {"lexinvariant": model - baselines["unigram_entropy"]},
+            below(0),
+            "nats per symbol above the entropy",
         ),
         Claim(
             "below_in_context_counter",
-            "In the last quarter of the context the lexinvariant model is below the in-context bigram counter, in nats per symbol.",
-            CARD,
-            None,
-            counter,
-            "whole interval of the difference below 0",
-            below(counter, 0.0),
+            "There the lexinvariant model is below the in-context bigram counter: it has the language in its weights and infers the key.",
+            "huang2023lexinvariant: abstract",
+            {"lexinvariant": model - late(baselines["bigram_counter"], 0.75)},
+            below(0),
+            "nats per symbol above the counter",
+            "the model deciphers in context",
         ),
         Claim(
             "never_below_the_exact_decipherer",
-            "No lexinvariant model is below the exact Bayesian decipherer p', in nats per symbol.",
-            "Huang et al. 2023, construction of p'; " + CARD,
-            None,
-            optimal,
-            "difference in the last quarter above -0.01",
-            above(optimal, -0.01),
+            "There no lexinvariant model is below the exact Bayesian decipherer p': nothing of the key leaks.",
+            OURS,
+            {"lexinvariant": model - bayes},
+            above(-0.01),
+            "nats per symbol above p'",
         ),
         Claim(
             "standard_is_below_the_exact_decipherer",
-            "The standard model, which need not infer a key, is below p' over the whole context, in nats per symbol.",
-            CARD,
-            None,
-            whole := interval(
-                np.array(results["arms"]["standard"]["nats"]).mean(axis=1) - np.array(baselines["bayes"]).mean(axis=1)
-            ),
-            "whole interval of the difference below 0",
-            below(whole, 0.0),
+            "The standard model, which need not infer a key, is below p' over the whole context.",
+            OURS,
+            {"standard": standard},
+            below(0),
+            "nats per symbol above p'",
         ),
     ]
-    if "plain" in results["arms"]:
-        plain = interval(nats(results["arms"]["plain"]["nats"]) - model)
+    if "plain" in arms:
         judged.append(
             Claim(
                 "suffix_match_beats_plain",
-                "At the same budget the model with the suffix-match circuit is below the plain one, in nats per symbol.",
-                CARD,
-                None,
-                plain,
-                "whole interval of the difference above 0",
-                above(plain, 0.0),
+                "At the same budget the model with the suffix-match circuit is below the plain one in the last quarter.",
+                OURS,
+                {"plain": late(arms["plain", "nats"], 0.75) - model},
+                above(0),
+                "nats per symbol of the plain one minus its own",
             )
         )
     return judged
 
 
-def crossing(losses: list[float], level: float) -> int | None:
-    """The first step (of every 10th) at which the training loss is below `level`; None if it never is."""
-    under = np.flatnonzero(np.array(losses) < level)
-    return int(under[0] + 1) * 10 if len(under) else None
+ARMS = {
+    "standard": ("standard", BLUE),
+    "lexinvariant": ("lexinvariant", VERMILION),
+    "plain": ("lexinvariant, plain", ORANGE),
+}
+COUNTED = "in-context bigram counter"
+DECIPHERER = "exact decipherer p'"
 
 
 def figure(results: dict[str, Any]) -> Figure:
     """Loss by position against the oracle and the counters; training loss with the levels that it crosses."""
     baselines, arms = results["baselines"], results["arms"]
-    drawn, (position, training) = panels(1, 2, width=5.2, height=4.0)
-    x, binned = perplexity.bins(results["context"], 4)
-    names = {
-        "standard": ("standard", BLUE),
-        "lexinvariant": ("lexinvariant", VERMILION),
-        "plain": ("lexinvariant, plain", ORANGE),
-    }
+    titles = f"A Markov language of {results['vocab']} symbols", "Training"
+    drawn, (position, training) = panels(1, 2, width=5.2, height=4.0, titles=titles)
+    x, binned = bins(results["context"], 4)
+
+    def crossed(level: float) -> str:
+        step = crossing(np.mean(arms["lexinvariant"]["training_loss"], axis=0).tolist(), level)
+        return "never crossed" if step is None else f"crossed at step {step}"
+
     with styled():
-        for name, (label, color) in names.items():
+        for name, (label, color) in ARMS.items():
             if name in arms:
                 band(position, x, binned(arms[name]["nats"]), label, color)
                 losses = arms[name]["training_loss"]
                 band(training, 10 * (1 + np.arange(len(losses[0]))), losses, label, color)
         for name, label, color in (
             ("unigram_counter", "in-context frequencies", GREY),
-            ("bigram_counter", "in-context bigram counter", BLACK),
-            ("bayes", "exact decipherer p'", GREEN),
-            ("language", "language p", BLUE),
+            ("bigram_counter", COUNTED, BLACK),
+            ("bayes", DECIPHERER, GREEN),
         ):
-            mean = binned(baselines[name]).mean(axis=0)
-            position.plot(x, mean, label=label, color=color, linestyle="--", linewidth=1)
-        reference(training, baselines["unigram_entropy"], "entropy of single symbols")
-        reference(training, float(np.mean(baselines["bigram_counter"])), "in-context bigram counter", BLACK)
-        reference(training, float(np.mean(baselines["bayes"])), "exact decipherer p'", GREEN)
-        levels = (
-            ("entropy of single symbols", baselines["unigram_entropy"]),
-            ("counter", float(np.mean(baselines["bigram_counter"]))),
-        )
-        steps = [
-            crossing(np.mean(arms["lexinvariant"]["training_loss"], axis=0).tolist(), level) for _, level in levels
-        ]
-        crossed = ", ".join(
-            f"{name} {'never' if step is None else f'at step {step}'}"
-            for (name, _), step in zip(levels, steps, strict=True)
-        )
-        position.set(
-            title=f"A Markov language of {results['vocab']} symbols",
-            xlabel="position in the context",
-            ylabel="nats per symbol",
-        )
-        training.set(title=f"Lexinvariant crosses: {crossed}", xlabel="step", ylabel="training loss, nats per symbol")
-        training.title.set_fontsize(8)
+            band(position, x, binned(baselines[name]), label, color, linestyle="--", linewidth=1)
+        for label, level, color in (
+            ("entropy of single symbols", baselines["unigram_entropy"], GREY),
+            (COUNTED, float(np.mean(baselines["bigram_counter"])), BLACK),
+            (DECIPHERER, float(np.mean(baselines["bayes"])), GREEN),
+        ):
+            reference(training, level, f"{label}: {crossed(level)} by lexinvariant", color)
+        position.set(xlabel="position in the context", ylabel="nats per symbol")
+        training.set(xlabel="step", ylabel="nats per symbol")
         for panel in (position, training):
-            panel.legend()
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+            panel.legend(loc="upper right", fontsize=7)
     return drawn

@@ -5,7 +5,7 @@ lexinvariant-lm, experiment A. Texts of random Markov sources, enciphered by a r
 knows the source and enumerates all d! keys. Nothing is trained.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, above, below, interval
+from experiments.harness.curves import significant
+from experiments.harness.presets import presets
 from experiments.harness.style import PALETTE, band, panels, styled
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from lexinv.lexinvariance.bayes import (
     LARGEST_VOCABULARY,
@@ -29,17 +31,10 @@ from lexinv.lexinvariance.bayes import (
 )
 from lexinv.lexinvariance.markov import dirichlet_source, encipher, predictions, sample_tokens
 from lexinv.precision import double_precision
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Counts, Distinct, Seeds
 
-PAPER = """\
-@inproceedings{huang2023lexinvariant,
-  title     = {Lexinvariant Language Models},
-  author    = {Huang, Qian and Zelikman, Eric and Chen, Sarah Li and Wu, Yuhuai and Valiant, Gregory and Liang, Percy},
-  booktitle = {Advances in Neural Information Processing Systems},
-  volume    = {36},
-  year      = {2023},
-  note      = {arXiv:2305.16349}
-}"""
+PAPERS = ("huang2023lexinvariant",)
+THEOREM = "huang2023lexinvariant: abstract"
 
 ROUNDING = 1e-9
 """Nats by which rounding in float64 may lift a regret that attains its bound: it was 3e-12 for the worst text of length 256."""
@@ -50,37 +45,38 @@ DECIPHERED = 128
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """For every vocabulary and concentration: `sequences` texts a seed, each of its own source and key.
 
     `adversarial` more, which that source has not produced (the text of another one, or one symbol only), are for the regret alone.
     """
 
-    vocabularies: tuple[int, ...] = (4, 6, 7, 8)
-    concentrations: tuple[float, ...] = (0.3, 1.0, 3.0)
-    length: int = 256
-    sequences: int = 16
-    adversarial: int = 4
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    vocabularies: Counts = (4, 6, 7, 8)
+    concentrations: Distinct[float] = (0.3, 1.0, 3.0)
+    length: Count = 256
+    sequences: Count = 16
+    adversarial: Count = 4
+    seeds: Seeds = (0, 1, 2, 3, 4)
 
-    def __post_init__(self):
-        for vocab in self.vocabularies:
-            require(2 <= vocab <= LARGEST_VOCABULARY, "vocabularies", vocab, f"sizes from 2 to {LARGEST_VOCABULARY}")
-        for concentration in self.concentrations:
-            require(0.05 <= concentration <= 1e3, "concentrations", concentration, "numbers from 0.05 to 1000")
-        require(self.length >= 16, "length", self.length, "at least 16 symbols, for the slope")
-        for field in ("vocabularies", "concentrations", "seeds"):
-            values = getattr(self, field)
-            require(0 < len(values) == len(set(values)), field, values, "at least one value, none twice")
-        for field in ("sequences", "adversarial"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        sizes = min(self.vocabularies) >= 2 and max(self.vocabularies) <= LARGEST_VOCABULARY
+        yield sizes, "vocabularies", f"sizes from 2 to {LARGEST_VOCABULARY}"
+        possible = min(self.concentrations) >= 0.05 and max(self.concentrations) <= 1e3
+        yield possible, "concentrations", "numbers from 0.05 to 1000"
+        yield self.length >= 16, "length", "at least 16 symbols, for the slope"
 
 
-PRESETS = {
-    "smoke": Config(vocabularies=(3, 5), concentrations=(0.3, 3.0), length=64, sequences=8, seeds=(0, 1, 2)),
-    "cpu": Config(),
-    "paper": Config(vocabularies=(3, 4, 5, 6, 7, 8), length=1024, sequences=64, adversarial=16),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "vocabularies": (3, 5),
+        "concentrations": (0.3, 3.0),
+        "length": 64,
+        "sequences": 8,
+        "seeds": (0, 1, 2),
+    },
+    paper={"vocabularies": (3, 4, 5, 6, 7, 8), "length": 1024, "sequences": 64, "adversarial": 16},
+)
 
 
 class Measurement(NamedTuple):
@@ -123,16 +119,11 @@ def decipher(config: Config, vocab: int, concentration: float, times: np.ndarray
         "concentration": concentration,
         "excess": float(excess[: config.sequences].max()),
         "adversarial_excess": float(excess[config.sequences :].max()),
-        "far": rounded(far),
-        "l1": rounded(mean.l1),
-        "regret": rounded(mean.regret[:, times - 1]),
-        "accuracy": rounded(mean.accuracy[:, times - 1]),
+        "far": significant(far),
+        "l1": significant(mean.l1),
+        "regret": significant(mean.regret[:, times - 1]),
+        "accuracy": significant(mean.accuracy[:, times - 1]),
     }
-
-
-def rounded(values: Any) -> Any:
-    """Nested lists of numbers to 5 digits, which is all that a figure or an interval needs."""
-    return [rounded(row) for row in values] if values.ndim else float(f"{values:.5g}")
 
 
 @partial(jax.jit, static_argnames=("vocab", "length", "sequences", "adversarial"))
@@ -199,105 +190,79 @@ def slope(setting: dict[str, Any]) -> np.ndarray:
     return np.polyfit(np.log(times), np.log(mean[:, times - 1]).T, 1)[0]
 
 
-def worst(
-    settings: list[dict[str, Any]], of: Callable[[dict[str, Any]], Any], *, smallest: bool = False
-) -> tuple[Interval, dict[str, Any]]:
-    """The interval over seeds in the setting that speaks most against a claim, and the same as a claim's measurement."""
-
-    def end(judged: tuple[Interval, str]) -> float:
-        low, mean, high = judged[0].low, judged[0].mean, judged[0].high
-        return -(mean if low is None else low) if smallest else mean if high is None else high
-
-    intervals = [(interval(of(s)), f"d = {s['vocabulary']}, Dirichlet {s['concentration']:g}") for s in settings]
-    found, at = max(intervals, key=end)
-    return found, {"worst": found, "at": at}
-
-
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """The bounds, which no text may break, and what the method card expects of random sources; each in the setting worst for it."""
+    """The bounds, which no text may break, and what the method card expects of random sources; each in every setting."""
     settings, times = results["settings"], np.asarray(results["times"])
-    theorem = "Huang et al. 2023, convergence of the constructed lexinvariant model"
-    derived = "method card lexinvariant-lm, experiment A"
-    excess = max(max(s["excess"], s["adversarial_excess"]) for s in settings)
-    ratio, ratio_measured = worst(settings, share_of_bound)
-    slopes, slopes_measured = worst(settings, slope)
-    regret, regret_measured = worst(settings, share_of_log_factorial, smallest=True)
-    far, far_measured = worst(settings, lambda s: s["far"])
-    judged = [
+    at = int(np.searchsorted(times, min(DECIPHERED, times[-1])))
+
+    def each(of: Callable[[dict[str, Any]], Any], among: list[dict[str, Any]] = settings) -> dict[str, Any]:
+        return {f"d = {s['vocabulary']}, Dirichlet {s['concentration']:g}": of(s) for s in among}
+
+    def deciphered(name: str, share: float, among: list[dict[str, Any]]) -> list[Claim]:
+        statement = (
+            f"After {times[at]} symbols the most probable meaning is right for at least {share} of those that occurred"
+        )
+        kinds = " and ".join(f"{concentration:g}" for concentration in sorted({s["concentration"] for s in among}))
+        found = each(lambda s: np.asarray(s["accuracy"])[:, at], among)
+        named = f"{statement}, for sources of Dirichlet concentration {kinds}."
+        return [Claim(name, named, OURS, found, above(share), "share of the symbols")] if among else []
+
+    return [
         Claim(
             "regret_below_log_factorial",
             "On no text, drawn from the source or not, has the lexinvariant model at any position lost more than ln(d!/(d-m)!) nats to the "
-            "source, m being the distinct symbols so far (measured: largest excess)",
-            f"{theorem}; the bound is derived in the {derived}",
-            None,
-            excess,
-            ROUNDING,
-            excess <= ROUNDING,
+            "source, m being the distinct symbols so far.",
+            THEOREM,
+            each(lambda s: max(s["excess"], s["adversarial_excess"])),
+            below(ROUNDING),
+            "largest excess over the bound in nats",
         ),
         Claim(
             "l1_below_bound",
             "The mean L1 distance to the source's predictions is below sqrt(2 ln d! / t), averaged over the first t positions and at the "
-            "position after t symbols, for every t (measured: largest ratio)",
-            f"{theorem}; the bound is derived in the {derived}",
+            "position after t symbols, for every t.",
+            THEOREM,
+            each(share_of_bound),
+            below(1),
+            "largest ratio to the bound, which is derived in the method card",
             "O((d/T)^(1/4))",
-            ratio_measured,
-            1.0,
-            below(ratio, 1.0),
         ),
         Claim(
             "l1_falls_faster_than_published_rate",
-            "The L1 distance averaged over the first t positions falls as a steeper power of t than the published rate "
-            "(measured: fitted exponent)",
-            theorem,
+            "The L1 distance averaged over the first t positions falls as a steeper power of t than the published rate.",
+            THEOREM,
+            each(slope),
+            below(-0.25),
+            "fitted exponent",
             -0.25,
-            slopes_measured,
-            -0.25,
-            below(slopes, -0.25),
         ),
         Claim(
             "l1_falls_faster_than_bound",
-            "It falls as a steeper power of t than sqrt(2 ln d! / t) too",
-            derived,
-            None,
-            slopes_measured,
-            -0.5,
-            below(slopes, -0.5),
+            "It falls as a steeper power of t than sqrt(2 ln d! / t) too.",
+            OURS,
+            each(slope),
+            below(-0.5),
+            "fitted exponent",
         ),
         Claim(
             "regret_approaches_log_factorial",
-            "The bound is tight: by the end of the text the mean regret has reached nine tenths of ln d! (measured: share of it)",
-            derived,
-            None,
-            regret_measured,
-            0.9,
-            above(regret, 0.9),
+            "The bound is tight: by the end of the text the mean regret has reached nine tenths of ln d!.",
+            OURS,
+            each(share_of_log_factorial),
+            above(0.9),
+            "share of ln d!",
         ),
         Claim(
             "few_positions_far_from_source",
-            f"At no more than a few dozen positions of a text is the L1 distance above {FAR}, where the bound allows 200 ln d!",
-            derived,
-            None,
-            far_measured,
-            48.0,
-            below(far, 48.0),
+            f"At no more than a few dozen positions of a text is the L1 distance above {FAR}, where the bound allows 200 ln d!.",
+            OURS,
+            each(lambda s: np.asarray(s["far"])),
+            below(48),
+            "positions",
         ),
+        *deciphered("key_deciphered", 0.99, [s for s in settings if s["concentration"] <= 1]),
+        *deciphered("key_of_nearly_uniform_source_deciphered", 0.9, [s for s in settings if s["concentration"] > 1]),
     ]
-    at = int(np.searchsorted(times, min(DECIPHERED, times[-1])))
-    for name, threshold, among in (
-        ("key_deciphered", 0.99, [s for s in settings if s["concentration"] <= 1]),
-        ("key_of_nearly_uniform_source_deciphered", 0.9, [s for s in settings if s["concentration"] > 1]),
-    ):
-        if among:
-            accuracy, accuracy_measured = worst(among, lambda s: np.asarray(s["accuracy"])[:, at], smallest=True)
-            kinds = " and ".join(f"{concentration:g}" for concentration in sorted({s["concentration"] for s in among}))
-            statement = (
-                f"After {times[at]} symbols the most probable meaning is right for at least {threshold} of those that occurred, for "
-                f"sources of Dirichlet concentration {kinds}"
-            )
-            judged.append(
-                Claim(name, statement, derived, None, accuracy_measured, threshold, above(accuracy, threshold))
-            )
-    return judged
 
 
 def figure(results: dict[str, Any]) -> Figure:
@@ -305,9 +270,10 @@ def figure(results: dict[str, Any]) -> Figure:
     times, settings = np.asarray(results["times"]), results["settings"]
     concentrations = sorted({s["concentration"] for s in settings})
     vocabularies = sorted({s["vocabulary"] for s in settings})
+    titles = [f"Dirichlet {concentration:g}" for concentration in concentrations]
+    drawn, axes = panels(3, len(concentrations), width=3.3, height=2.5, titles=titles)
+    grid = np.reshape(np.asarray(axes, dtype=object), (3, -1))
     with styled():
-        figure, axes = panels(3, len(concentrations), width=3.3, height=2.5)
-        grid = np.reshape(np.asarray(axes, dtype=object), (3, -1))
         for s in settings:
             column, color = concentrations.index(s["concentration"]), PALETTE[vocabularies.index(s["vocabulary"])]
             distance, regret, accuracy = grid[:, column]
@@ -315,28 +281,19 @@ def figure(results: dict[str, Any]) -> Figure:
             band(distance, times, mean, f"$d = {vocab}$, slope ${slope(s).mean():.2f}$", color)
             distance.plot(times, l1_bound(vocab, times), color=color, linestyle="--", linewidth=1.0)
             band(regret, times, s["regret"], f"$d = {vocab}$", color)
-            limit = float(regret_bound(vocab, vocab))
-            regret.axhline(limit, color=color, linestyle="--", linewidth=1.0)
+            regret.axhline(float(regret_bound(vocab, vocab)), color=color, linestyle="--", linewidth=1.0)
             band(accuracy, times, s["accuracy"], f"$d = {vocab}$", color)
-        for column, concentration in enumerate(concentrations):
-            distance, regret, accuracy = grid[:, column]
-            distance.set_title(f"Dirichlet {concentration:g}")
+        for distance, regret, accuracy in grid.T:
             distance.set(yscale="log", ylim=(3e-3, 4))
             regret.set(ylim=(0, 1.08 * float(regret_bound(vocabularies[-1], vocabularies[-1]))))
             accuracy.set(ylim=(0, 1.03), xlabel="position $t$ in the text")
-            for panel in grid[:, column]:
-                panel.set(xscale="log", xlim=(1, times[-1]))
             distance.legend(loc="lower left")
+        for panel in axes:
+            panel.set(xscale="log", xlim=(1, times[-1]))
         grid[0, 0].set_ylabel("$L_1$ distance, mean over\nthe first $t$ positions")
         grid[1, 0].set_ylabel("regret (nats)")
         grid[2, 0].set_ylabel("symbols deciphered")
-        grid[0, -1].annotate(
-            r"dashed: $\sqrt{2\,\ln d!\,/\,t}$",
-            (0.97, 0.95),
-            xycoords="axes fraction",
-            ha="right",
-            va="top",
-            fontsize=8,
-        )
-        grid[1, -1].annotate(r"dashed: $\ln d!$", (0.03, 0.86), xycoords="axes fraction", va="top", fontsize=8)
-    return figure
+        note = {"xycoords": "axes fraction", "va": "top", "fontsize": 8}
+        grid[0, -1].annotate(r"dashed: $\sqrt{2\,\ln d!\,/\,t}$", (0.97, 0.95), ha="right", **note)
+        grid[1, -1].annotate(r"dashed: $\ln d!$", (0.03, 0.86), **note)
+    return drawn

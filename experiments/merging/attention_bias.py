@@ -1,71 +1,71 @@
-"""Claim C8: the attention that a token receives in the decoder depends on where it stands, similarity does not.
+"""Whether the attention that a visual token receives in the decoder depends on where it stands, as similarity does not.
 
-Kong et al. 2026 (arXiv 2505.18227), section 5; method card token-reduction-beyond-efficiency. The toy vision-language models of
-`scene_models` read the visual tokens of an image in a random order, so that what a token shows says nothing of its slot. A criterion is
-biased by position where its scores still rise with the slot, towards the question.
+Kong et al. 2026 (arXiv 2505.18227), section 5; claim C8 of method card token-reduction-beyond-efficiency. Toy vision-language models read
+the visual tokens of an image in a random order, so that what a token shows says nothing of its slot. A criterion is biased by position
+where its scores still rise with the slot, towards the question.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLUE, ORANGE, band, reference
+from experiments.harness.arms import Arms, measured
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, ORANGE, band, panels, reference
+from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.verdicts import judged
-from experiments.subjects.scene_answerers import SceneSubject, ask_together, held_out, scene_models
-from experiments.subjects.scene_pruning import TEXT_LAYER, encode_images, layer_attention, run_layers
+from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject, held_out, scene_models
+from experiments.subjects.scene_pruning import TEXT_LAYER, encode_images, layer_attention, pose, run_layers
 from lexinv.data.scenes import Questions
 from lexinv.merging.bipartite import cosine_similarity
 from lexinv.nn.vision_language import SYSTEM
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count
 
+PAPERS = ("kong2025token",)
 SMALLEST = 0.05
 """The least rank correlation that matters."""
 
 
 @dataclass(frozen=True)
-class AttentionBiasConfig:
+class Config(Checked):
     """scenes: for each model, with all questions of training. Judged is the attention of the layer in which FastV scores tokens."""
 
     subject: SceneSubject = SceneSubject()
-    scenes: int = 128
+    scenes: Count = 128
 
-    def __post_init__(self):
-        require(self.scenes >= 2, "attention_bias.scenes", self.scenes, "at least 2")
-        most = self.subject.depth
-        require(
-            most >= TEXT_LAYER, "attention_bias.subject.depth", most, f"at least {TEXT_LAYER}: that layer is judged"
-        )
+    def checks(self):
+        deep = self.subject.depth >= TEXT_LAYER
+        yield deep, "subject.depth", f"at least {TEXT_LAYER}: that layer is judged"
 
 
-def measure(config: AttentionBiasConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """Rank correlation of score and slot, mean over questions and scenes: of attention [models][layers], of similarity [models]."""
-    models = scene_models(config.subject, workspace)
-    found = workspace.cached(
-        "attention_bias/correlations", partial(_correlations, config, models.params[: len(seeds)], seeds)
-    )
-    return {**models.origin, "layer": TEXT_LAYER, **found}
+PRESETS = presets(
+    Config(),
+    smoke={**SMOKE, "scenes": 16},
+    quick={"subject.training.seeds": (0, 1)},
+    paper={**PUBLISHED, "scenes": 2000},
+)
 
 
-def _correlations(config: AttentionBiasConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, Any]:
-    found: dict[str, list] = {"attention": [], "similarity": []}
-    for tree, seed in zip(params, seeds, strict=False):
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Rank correlation of score and slot, mean over questions and scenes: of attention [seeds][layers], of similarity [seeds]."""
+    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
+    params = dict(zip(seeds, models.params, strict=True))
+
+    def one(_: str, seed: int) -> dict[str, Any]:
         scenes, questions = held_out(config.subject, seed, config.scenes)
-        visual = encode_images(config.subject.model, tree, scenes.pixels).visual
+        visual = encode_images(config.subject.model, params[seed], scenes.pixels).visual
         visual, similarity = in_random_order(visual, stream(jax.random.key(seed), "order"))
-        attention = attention_of_slots(config.subject, tree, visual, questions)
-        found["attention"].append([mean_correlation(layer) for layer in attention])
-        found["similarity"].append(mean_correlation(np.asarray(similarity)))
-    return found
+        attention = attention_of_slots(config.subject, params[seed], visual, questions)
+        return {"attention": list(map(mean_correlation, attention)), "similarity": mean_correlation(similarity)}
+
+    arms = measured(workspace, ("shuffled",), seeds, one)
+    return {"corpora": {}, "seeds": seeds, "layer": TEXT_LAYER, "arms": arms | {"models": models.origin}}
 
 
 @jax.jit
@@ -86,7 +86,7 @@ def attention_of_slots(
 
     Slot s has the position of the s-th patch, whatever token stands there.
     """
-    asked = ask_together(subject, params, visual, questions)
+    asked = pose(subject, params, visual, questions)
     found = []
     for index in range(subject.depth):
         weights = np.asarray(layer_attention(subject, params, asked, index)).mean(axis=1)
@@ -95,9 +95,9 @@ def attention_of_slots(
     return found
 
 
-def mean_correlation(scores: Float[np.ndarray, "*rows slots"]) -> float:
+def mean_correlation(scores: Float[Array, "*rows slots"] | Float[np.ndarray, "*rows slots"]) -> float:
     """`rank_correlation`, the mean of all rows."""
-    return round(float(rank_correlation(scores.reshape(-1, scores.shape[-1])).mean()), 4)
+    return round(float(rank_correlation(np.asarray(scores).reshape(-1, scores.shape[-1])).mean()), 4)
 
 
 def rank_correlation(scores: Float[np.ndarray, "rows slots"]) -> Float[np.ndarray, " rows"]:
@@ -111,37 +111,33 @@ def rank_correlation(scores: Float[np.ndarray, "rows slots"]) -> Float[np.ndarra
     return np.where(scale > 0, ranks @ slots / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-def judge(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
     """Attention of the judged layer against none, and against similarity."""
-    attention, similarity = np.array(measured["attention"]), np.array(measured["similarity"])
-    at = attention[:, measured["layer"] - 1]
+    arms, layer = Arms(results), results["layer"]
+    attention = arms["shuffled", "attention"][:, layer - 1]
     return [
-        judged(
-            8,
+        Claim(
             "attention_is_biased_by_position",
-            "attention in the decoder favours late slots, whatever token stands there; similarity does not (measured: rank correlation of "
-            f"score and slot under random orders of the visual tokens, of the last word's attention in layer {measured['layer']} and "
-            "of the cosine to their mean).",
-            "correlation above 0 for attention, and above that of similarity",
-            {"attention": interval(at), "attention - similarity": interval(at - similarity)},
-            SMALLEST,
-            {
-                "similarity": interval(similarity),
-                "attention by layer": [interval(layer) for layer in attention.T],
-            },
+            f"C8: Attention in the decoder (of a question's last word, in layer {layer}) favours late slots, whatever token stands there; "
+            "similarity to the mean token does not.",
+            "kong2025token: section 5",
+            {"attention": attention, "attention - similarity": attention - arms["shuffled", "similarity"]},
+            above(0, matters=SMALLEST),
+            "rank correlation of score and slot under random orders of the visual tokens",
         )
     ]
 
 
-def draw(measured: dict[str, Any], axes: Axes) -> None:
+def figure(results: dict[str, Any]) -> Figure:
     """Rank correlation against the layer."""
-    attention = np.array(measured["attention"])
+    arms = Arms(results)
+    attention, similarity = arms["shuffled", "attention"], arms["shuffled", "similarity"]
     layers = np.arange(1, attention.shape[1] + 1)
+    drawn, (axes,) = panels(width=5, titles=("Scores of visual tokens in random order",))
     band(axes, layers, attention, "attention of the last word", BLUE, marker="o", markersize=3)
-    flat = np.repeat(np.array(measured["similarity"])[:, None], len(layers), axis=1)
-    band(axes, layers, flat, "similarity to the mean", ORANGE)
+    band(axes, layers, np.repeat(similarity[:, None], len(layers), axis=1), "similarity to the mean", ORANGE)
     reference(axes, 0.0, "no bias")
-    axes.axvline(measured["layer"], color="black", linestyle=":", linewidth=1)
-    axes.set(xlabel="layer of the decoder", ylabel="rank correlation with slot", title="C8 bias of position")
-    axes.set_xticks(layers)
+    axes.axvline(results["layer"], color="black", linestyle=":", linewidth=1, label="judged layer")
+    axes.set(xlabel="layer of the decoder", ylabel="rank correlation with the slot", xticks=layers)
     axes.legend()
+    return drawn

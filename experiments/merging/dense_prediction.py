@@ -1,12 +1,11 @@
-"""Claim C12, a limit: what is predicted for every pixel suffers from fewer tokens, from pruning far more than from merging and unmerging.
+"""A limit: what is predicted for every pixel suffers from fewer tokens, from pruning far more than from merging and unmerging.
 
-Kong et al. 2026 (arXiv 2505.18227), section 7; method card token-reduction-beyond-efficiency. The tiny Vision Transformers of
-`vision_models`, trained without reduction, see glyphs that are not aligned with the patches, so that many patches have an edge in them. A
-linear head, trained for every arm by itself, tells from a patch's last vector which of its pixels are background, red and blue; pruned
-patches have the vector zero, merged ones that of their target. All layers remove the same share of their tokens.
+Kong et al. 2026 (arXiv 2505.18227), section 7; claim C12 of method card token-reduction-beyond-efficiency. Tiny Vision Transformers,
+trained without reduction, see glyphs that are not aligned with the patches, so that many patches have an edge in them. A linear head,
+trained for every arm by itself, tells from a patch's last vector which of its pixels are background, red and blue; pruned patches have the
+vector zero, merged ones that of their target. All layers remove the same share of their tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLUE, GREY, ORANGE, band, reference
+from experiments.harness.arms import Arms, measured
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, GREY, ORANGE, VERMILION, band, panels, reference
+from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.verdicts import judged
-from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, vision_models
+from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, tiny, vision_models
 from lexinv.data.glyphs import sample_images
 from lexinv.merging.agreement import confusion, mean_iou
 from lexinv.merging.bipartite import bipartite_matching
@@ -33,8 +33,9 @@ from lexinv.merging.schedules import ratio_schedule, token_counts
 from lexinv.nn.reduced import run_layers
 from lexinv.nn.vision_transformer import VisionConfig, cut, embed_images
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Fractions, Positive
 
+PAPERS = ("kong2025token",)
 ARMS = {
     "random": ("random pruned", GREY),
     "prune": ("CLS attention, pruned", ORANGE),
@@ -48,30 +49,26 @@ SMALLEST = 0.02
 
 
 @dataclass(frozen=True)
-class DenseConfig:
+class Config(Checked):
     """shares: of the patches left after the last layer, about; the judged one among them. images: to train the heads, and to judge.
 
     patches: drawn from the images that train. steps, learning_rate: of Adam on the heads.
     """
 
     subject: VisionSubject = GLYPHS
-    shares: tuple[float, ...] = (0.5, 0.25, 0.125)
+    shares: Fractions = (0.5, 0.25, 0.125)
     images: tuple[int, int] = (192, 192)
-    patches: int = 4096
-    steps: int = 150
-    learning_rate: float = 0.03
+    patches: Count = 4096
+    steps: Count = 150
+    learning_rate: Positive = 0.03
 
-    def __post_init__(self):
-        require(JUDGED in self.shares, "dense_prediction.shares", self.shares, f"shares with {JUDGED} among them")
-        fine = all(0 < share < 1 for share in self.shares)
-        require(fine, "dense_prediction.shares", self.shares, "between 0 and 1")
-        require(min(self.images) >= 1, "dense_prediction.images", self.images, "at least 1")
-        require(self.subject.data == "glyphs", "dense_prediction.subject.data", self.subject.data, "'glyphs'")
-        require(self.subject.model.cls, "dense_prediction.subject.model.cls", False, "True: its attention is the score")
+    def checks(self):
+        yield JUDGED in self.shares, "shares", f"shares with {JUDGED} among them"
+        yield min(self.images) >= 1, "images", "at least 1"
+        yield self.subject.data == "glyphs", "subject.data", "'glyphs'"
+        yield self.subject.model.cls, "subject.model.cls", "True: its attention is the score"
         most = self.images[0] * self.subject.model.patches
-        require(1 <= self.patches <= most, "dense_prediction.patches", self.patches, f"from 1 to {most}")
-        require(self.steps >= 1, "dense_prediction.steps", self.steps, "at least 1")
-        require(self.learning_rate > 0, "dense_prediction.learning_rate", self.learning_rate, "above 0")
+        yield self.patches <= most, "patches", f"at most {most}"
 
     def schedule(self, share: float) -> tuple[int, ...]:
         """The tokens that each layer removes."""
@@ -80,45 +77,44 @@ class DenseConfig:
         return ratio_schedule(model.tokens, depth, share ** (1 / depth), protect=1)
 
 
-def measure(config: DenseConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """mIoU of all tokens by model, of guessing background, and of every arm, [shares][models], with the patches left.
-
-    A model for each of the first seeds, as many as there are models.
-    """
-    models = vision_models(config.subject, workspace)
-    found = workspace.cached("dense_prediction/arms", partial(_arms, config, models.params[: len(seeds)], seeds))
-    left = [token_counts(config.subject.model.tokens, config.schedule(share))[-1] - 1 for share in config.shares]
-    return {**models.origin, "shares": list(config.shares), "left": left, **found}
+PRESETS = presets(
+    Config(),
+    smoke={"subject": tiny(GLYPHS), "shares": (0.25,), "images": (8, 8), "patches": 64, "steps": 5},
+    quick={"subject.training.seeds": (0, 1, 2)},
+    paper={"images": (2000, 2000), "patches": 100_000, "steps": 1000},
+)
 
 
-def _arms(config: DenseConfig, params: list[Any], seeds: Sequence[int]) -> dict[str, Any]:
-    model = config.subject.model
-    full: list[float] = []
-    guessed: list[float] = []
-    arms: dict[str, list[list[float]]] = {name: [[] for _ in config.shares] for name in ARMS}
-    for tree, seed in zip(params, seeds, strict=False):
-        key = stream(jax.random.key(seed), "dense")
-        train_key, test_key, head_key, random_key = jax.random.split(key, 4)
-        train = labelled(config, config.images[0], train_key)
-        test = labelled(config, config.images[1], test_key)
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """mIoU of all tokens and of guessing background, [seeds], and of every arm, [seeds][shares], with the patches left."""
+    models, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
+    params, model = dict(zip(seeds, models.params, strict=True)), config.subject.model
 
-        def score(name: str, schedule: tuple[int, ...], tree=tree, train=train, test=test, keys=(head_key, random_key)):
+    def one(arm: str, seed: int) -> dict[str, Any]:
+        train_key, test_key, head_key, random_key = jax.random.split(stream(jax.random.key(seed), "dense"), 4)
+        train, test = (labelled(config, n, key) for n, key in zip(config.images, (train_key, test_key), strict=True))
+
+        def scored(schedule: tuple[int, ...]) -> float:
             """mIoU of a head on what is left of both sets of images."""
-            read, judge = (patch_features(model, name, schedule, tree, pixels, keys[1]) for pixels, _ in (train, test))
-            head = fit_head(config, read.reshape(-1, read.shape[-1]), train[1].reshape(-1, train[1].shape[-1]), keys[0])
+            read, judge = (patch_features(model, arm, schedule, params[seed], x, random_key) for x, _ in (train, test))
+            head = fit_head(
+                config, read.reshape(-1, read.shape[-1]), train[1].reshape(-1, train[1].shape[-1]), head_key
+            )
             return round(mean_iou(confusion_of(head, judge, test[1])), 4)
 
-        full.append(score("full", ()))
-        truth = np.asarray(test[1]).reshape(-1)
-        guessed.append(round(mean_iou(confusion(truth, np.zeros_like(truth), CLASSES)), 4))
-        for row, share in enumerate(config.shares):
-            for name in ARMS:
-                arms[name][row].append(score(name, config.schedule(share)))
-    return {"full": full, "background": guessed, "arms": arms}
+        if arm == "background":
+            truth = np.asarray(test[1]).reshape(-1)
+            return {"miou": round(mean_iou(confusion(truth, np.zeros_like(truth), CLASSES)), 4)}
+        return {"miou": scored(()) if arm == "full" else [scored(config.schedule(share)) for share in config.shares]}
+
+    arms = measured(workspace, ("full", "background", *ARMS), seeds, one)
+    left = [token_counts(model.tokens, config.schedule(share))[-1] - 1 for share in config.shares]
+    shares = {"shares": config.shares, "left": left}
+    return {"corpora": {}, "seeds": seeds, **shares, "arms": arms | {"models": models.origin}}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def labelled(config: DenseConfig, count: int, key: Array) -> tuple[Array, Int[Array, "images patches pixels"]]:
+def labelled(config: Config, count: int, key: Array) -> tuple[Array, Int[Array, "images patches pixels"]]:
     """Images that are not aligned, and for the pixels of every patch 0 for background, 1 for red, 2 for blue."""
     data = replace(config.subject.glyphs, aligned=False)
     clean = sample_images(replace(data, noise=0.0), count, key).pixels  # the same draws: noise has a key of its own
@@ -155,7 +151,7 @@ def patch_features(
 
 
 @partial(jax.jit, static_argnums=0)
-def fit_head(config: DenseConfig, features: Array, labels: Array, key: Array) -> dict[str, Array]:
+def fit_head(config: Config, features: Array, labels: Array, key: Array) -> dict[str, Array]:
     """A linear head [width, pixels, classes] on features of unit deviation, trained with all drawn patches in every step."""
     rows = jax.random.permutation(key, features.shape[0])[: config.patches]
     features, labels = features[rows], labels[rows]
@@ -187,35 +183,36 @@ def confusion_of(head: dict[str, Array], features: Array, labels: Array) -> np.n
     return confusion(np.asarray(labels).reshape(-1), found.reshape(-1), CLASSES)
 
 
-def judge(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
     """All tokens above merging above pruning."""
-    row = measured["shares"].index(JUDGED)
-    full = np.array(measured["full"])
-    at = {name: np.array(rows[row]) for name, rows in measured["arms"].items()}
-    shown = {"all tokens": full, "background only": measured["background"], **at}
+    arms, row = Arms(results), results["shares"].index(JUDGED)
+    at = {name: arms[name, "miou"][:, row] for name in ARMS}
     return [
-        judged(
-            12,
+        Claim(
             "dense_prediction_suffers",
-            f"a label for every pixel suffers when {measured['left'][row]} patches are left after the last layer, more from pruning than "
-            "from merging and unmerging (measured: differences of mIoU over background, red and blue).",
-            "all tokens better than merging, merging than pruning by CLS attention and at random",
+            f"C12: A label for every pixel suffers when {results['left'][row]} patches are left after the last layer, more from pruning "
+            "than from merging and unmerging.",
+            "kong2025token: section 7",
             {
-                "mIoU all - merging": interval(full - at["merge"]),
-                "mIoU merging - pruning": interval(at["merge"] - at["prune"]),
-                "mIoU merging - random": interval(at["merge"] - at["random"]),
+                "all tokens over merging": arms["full", "miou"] - at["merge"],
+                "merging over pruning": at["merge"] - at["prune"],
+                "merging over random pruning": at["merge"] - at["random"],
             },
-            SMALLEST,
-            {"mIoU": {name: interval(values) for name, values in shown.items()}},
+            above(0, matters=SMALLEST),
+            "mIoU over background, red and blue",
         )
     ]
 
 
-def draw(measured: dict[str, Any], axes: Axes) -> None:
+def figure(results: dict[str, Any]) -> Figure:
     """mIoU against the patches that are left."""
+    arms = Arms(results)
+    drawn, (axes,) = panels(width=5, titles=("A label for every pixel",))
     for name, (label, color) in ARMS.items():
-        band(axes, measured["left"], np.array(measured["arms"][name]).T, label, color, marker="o", markersize=3)
-    reference(axes, float(np.mean(measured["full"])), "all tokens")
-    axes.axhline(float(np.mean(measured["background"])), color=GREY, linestyle=":", label="background only")
-    axes.set(xlabel="patches left of the last layer", ylabel="mIoU", title="C12 dense prediction")
-    axes.legend()
+        band(axes, results["left"], arms[name, "miou"], label, color, marker="o", markersize=3)
+    reference(axes, arms["full", "miou"].mean(), "all tokens")
+    reference(axes, arms["background", "miou"].mean(), "background only", VERMILION)
+    axes.set(xlabel="patches left of the last layer", ylabel="mIoU")
+    axes.set_ylim(top=axes.get_ylim()[1] + 0.08)
+    axes.legend(ncols=2)
+    return drawn

@@ -1,85 +1,84 @@
-"""Claims C1 and C2: selecting context keeps retrieval right in long inputs, at every depth (method card token-reduction-beyond-efficiency).
+"""Selecting context keeps retrieval right in inputs longer than the trained ones, at every depth.
 
-Pairs of a key and a value, no key twice, then one of the keys: what is its value? Two layers, whose keys see the token before (Olsson et
-al. 2022), learn it in contexts of `length` tokens and are tested in contexts several times as long, whole or cut down to the trained length
-by keeping the pairs that are most similar to the query, most attended by it, known to hold the answer, or random. Kept pairs are numbered
-anew or keep their positions, since part of a gain is mere staying inside trained positions; interpolated positions are the control for the
-whole context. One answer of `values` is right: chance is 1 / values.
+Kong et al. 2026 (arXiv 2505.18227); claims C1 and C2 of method card token-reduction-beyond-efficiency. Pairs of a key and a value, no key
+twice, then one of the keys: what is its value? Two layers, whose keys see the token before (Olsson et al. 2022), learn it in contexts of
+`length` tokens and are tested in contexts several times as long, whole or cut down to the trained length by keeping the pairs that are most
+similar to the query, most attended by it, known to hold the answer, or random. Kept pairs are numbered anew or keep their positions, since
+part of a gain is mere staying inside trained positions; interpolated positions are the control for the whole context. One answer of
+`values` is right: chance is 1 / values.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
-from matplotlib.axes import Axes
+from jaxtyping import Array, Float, Key
+from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, band, reference
+from experiments.harness.arms import Arms
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, band, panels, reference
 from experiments.harness.training import Training, train
+from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.verdicts import judged
+from experiments.subjects.pair_recall import QUERIES, Question, draw_question, draw_text, read
 from lexinv.merging.criteria import random, relevance
 from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import BOS, Params, initialize, make_nll
-from lexinv.nn.lexicon import LexiconConfig, embed, readout
-from lexinv.nn.linear import rms_norm
-from lexinv.nn.transformer import Block, TransformerConfig
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Counts, Positive, Seeds
 
+PAPERS = ("kong2025token",)
 CRITERIA = ("oracle", "similarity", "attention", "random")
 ARMS = {
-    "full": ("whole context", BLACK, "-"),
-    "interpolated": ("whole, interpolated positions", GREY, "-"),
-    "oracle": ("oracle", GREEN, "-"),
-    "similarity": ("similar to the query", BLUE, "-"),
-    "similarity, kept": ("similar, positions kept", SKY, "--"),
-    "attention": ("attended by the query", ORANGE, "-"),
-    "random": ("random pairs", GREY, ":"),
+    "full": ("whole context", BLACK),
+    "interpolated": ("whole, interpolated positions", VERMILION),
+    "oracle": ("oracle", GREEN),
+    "similarity": ("similar to the query", BLUE),
+    "similarity, kept": ("similar, positions kept", SKY),
+    "attention": ("attended by the query", ORANGE),
+    "random": ("random pairs", GREY),
 }
-QUERIES = 8
-"""Of a training text: its last pairs repeat earlier ones."""
-
 DEPTHS = 5
+CHUNK = 20
+"""Questions answered at a time."""
 LONG = 4
 """From how many trained lengths on C1 is judged."""
-
 SMALLEST = 0.02
+"""The least difference of accuracy that matters."""
 
 
 @dataclass(frozen=True)
-class LongContextConfig:
+class Config(Checked):
     """length: of training texts in tokens. factors: test lengths as multiples of it. items: questions for each length and seed."""
 
-    length: int = 64
-    factors: tuple[int, ...] = (1, 2, 4, 8)
-    keys: int = 320
-    values: int = 16
-    items: int = 200
-    batch_size: int = 32
-    steps: int = 120
-    depth: int = 2
-    width: int = 64
-    learning_rate: float = 3e-3
+    length: Count = 64
+    factors: Counts = (1, 2, 4, 8)
+    keys: Count = 320
+    values: Count = 16
+    items: Count = 200
+    batch_size: Count = 32
+    steps: Count = 120
+    depth: Count = 2
+    width: Count = 64
+    learning_rate: Positive = 3e-3
+    seeds: Seeds = (0, 1, 2, 3, 4)
 
-    def __post_init__(self):
-        prefix = "long_context"
-        even = self.length % 2 == 0 and self.length >= 4 * QUERIES
-        require(even, f"{prefix}.length", self.length, f"even, at least {4 * QUERIES}")
-        rising = all(a < b for a, b in zip(self.factors, self.factors[1:], strict=False)) and self.factors[:1] == (1,)
-        require(rising, f"{prefix}.factors", self.factors, "rising from 1")
-        require(self.factors[-1] >= LONG, f"{prefix}.factors", self.factors, f"{LONG} or more at the end")
+    def checks(self):
+        yield self.length % 2 == 0 and self.length >= 4 * QUERIES, "length", f"even, at least {4 * QUERIES}"
+        rising = list(self.factors) == sorted(self.factors) and self.factors[0] == 1 and self.factors[-1] >= LONG
+        yield rising, "factors", f"rising from 1 to {LONG} or more"
         most = self.length * self.factors[-1] // 2
-        require(self.keys >= most, f"{prefix}.keys", self.keys, f"at least {most}: no key comes twice")
-        require(self.values >= 2, f"{prefix}.values", self.values, "at least 2")
-        require(self.items % CHUNK == 0, f"{prefix}.items", self.items, f"a multiple of {CHUNK}")
-        require(self.items % DEPTHS == 0, f"{prefix}.items", self.items, f"a multiple of {DEPTHS}")
-        require(self.steps % 20 == 0, f"{prefix}.steps", self.steps, "a multiple of 20")
+        yield self.keys >= most, "keys", f"at least {most}: no key comes twice"
+        yield self.values >= 2, "values", "at least 2"
+        yield self.items % CHUNK == 0 and self.items % DEPTHS == 0, "items", f"a multiple of {CHUNK} and of {DEPTHS}"
+        yield self.steps % 20 == 0, "steps", "a multiple of 20"
 
     @property
     def vocab(self) -> int:
@@ -98,79 +97,38 @@ class LongContextConfig:
         )
 
 
-CHUNK = 20
-"""Questions answered at a time."""
-
-
-class Question(NamedTuple):
-    """pairs: keys and values of the context in order. needle: the pair that is asked for."""
-
-    pairs: Int[Array, "pairs 2"]
-    needle: Int[Array, ""]
-
-    @property
-    def query(self) -> Int[Array, ""]:
-        return self.pairs[self.needle, 0]
-
-    @property
-    def answer(self) -> Int[Array, ""]:
-        return self.pairs[self.needle, 1]
-
-
-def draw_pairs(key: Key[Array, ""], config: LongContextConfig, count: int) -> Int[Array, "pairs 2"]:
-    """Different keys, and values drawn for each."""
-    keys_key, values_key = jax.random.split(key)
-    keys = jax.random.permutation(keys_key, config.keys)[:count]
-    return jnp.stack([keys, config.keys + jax.random.randint(values_key, (count,), 0, config.values)], axis=1)
-
-
-def draw_question(key: Key[Array, ""], config: LongContextConfig, count: int, depth: Float[Array, ""]) -> Question:
-    """depth: where the needle stands, from 0, the beginning, to 1."""
-    needle = jnp.clip(jnp.floor(depth * count).astype(jnp.int32), 0, count - 1)
-    return Question(draw_pairs(key, config, count), needle)
-
-
-def draw_text(key: Key[Array, ""], config: LongContextConfig) -> Int[Array, " length"]:
-    """A training text: pairs, then `QUERIES` of them once more in random order."""
-    pairs_key, asked_key = jax.random.split(key)
-    count = config.length // 2 - QUERIES
-    pairs = draw_pairs(pairs_key, config, count)
-    asked = jax.random.permutation(asked_key, count)[:QUERIES]
-    return jnp.concatenate([pairs, pairs[asked]]).reshape(-1)
-
-
-def read(
-    model: TransformerConfig, params: Params, tokens: Int[Array, "batch time"], positions: Float[Array, "batch time"]
-) -> tuple[Float[Array, "batch vocab"], Float[Array, "batch time"]]:
-    """Logits after the last token, and what attention it pays to every one, the mean of heads and layers, at any positions.
-
-    `lexinv.nn.language_model.LanguageModel` turns queries and keys by 0, 1, 2, ...; each layer here turns them further to `positions`.
-    """
-    weights = params["model"]
-    x = jnp.where((tokens == BOS)[..., None], weights["bos"][None, None], embed(params["table"], tokens))
-    extra = positions - jnp.arange(tokens.shape[1], dtype=jnp.float32)[None]
-    half = model.head_dim // 2
-    angles = extra[:, :, None, None] * (10_000.0 ** (-jnp.arange(half) / half))[None, None, None]
-    cosine, sine = jnp.cos(angles), jnp.sin(angles)
-
-    def turn(site: str, z: Array) -> Array:
-        if site not in ("queries", "keys"):
-            return z
-        first, second = z[..., :half], z[..., half:]
-        return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-
-    def layer(x: Array, layer: Any) -> tuple[Array, Array]:
-        x, seen = Block(model, True, parent=None).apply({"params": layer}, x, None, None, turn)
-        return x, jnp.mean(seen["attention_weights"][:, :, -1], axis=1)
-
-    x, attention = jax.lax.scan(layer, x, weights["transformer"]["layers"])
-    last = rms_norm(x[:, -1:], weights["transformer"]["final_norm"])
-    features = jnp.einsum("btd,de->bte", last, weights["logit_scale"] * weights["readout"])
-    return readout(features, params["table"])[:, 0], jnp.mean(attention, axis=0)
+PRESETS = presets(
+    Config(),
+    smoke={
+        "length": 32,
+        "factors": (1, 4),
+        "keys": 64,
+        "values": 4,
+        "items": 20,
+        "batch_size": 4,
+        "steps": 20,
+        "depth": 1,
+        "width": 16,
+        "seeds": (0, 1),
+    },
+    quick={"seeds": (0, 1, 2)},
+    paper={
+        "length": 512,
+        "keys": 4096,
+        "values": 256,
+        "items": 2000,
+        "batch_size": 128,
+        "steps": 5000,
+        "width": 256,
+        "learning_rate": 1e-3,
+        "seeds": tuple(range(10)),
+    },
+)
+"""The position paper has no size of its own: `paper` is the card's experiment at a size for an accelerator."""
 
 
 def answer(
-    config: LongContextConfig, model: TransformerConfig, params: Params, questions: Question, key: Key[Array, ""]
+    config: Config, model: TransformerConfig, params: Params, questions: Question, key: Key[Array, ""]
 ) -> dict[str, Array]:
     """Whether each question of a batch is answered rightly, by arm."""
     batch, count = questions.needle.shape[0], questions.pairs.shape[1]
@@ -214,15 +172,16 @@ def answer(
     return {name: said[i] == wanted for i, name in enumerate(names)}
 
 
-def measure(config: LongContextConfig, seeds: tuple[int, ...], workspace: Workspace) -> dict[str, Any]:
-    """Accuracy by length, arm, seed and depth of the needle."""
-    model, lexicon = config.model(), LexiconConfig()
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Accuracy by arm: [seeds][factors][depths of the needle]."""
+    model, lexicon, seeds = config.model(), LexiconConfig(), config.seeds
     nll = make_nll(model, lexicon, config.vocab)
     asked = jnp.arange(config.length) >= config.length - 2 * QUERIES
     weights = (asked & (jnp.arange(config.length) % 2 == 1)).astype(jnp.float32)
 
     def loss(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        texts = jax.vmap(partial(draw_text, config=config))(jax.random.split(key, config.batch_size))
+        draw = partial(draw_text, length=config.length, keys=config.keys, values=config.values)
+        texts = jax.vmap(draw)(jax.random.split(key, config.batch_size))
         losses = nll(params, {"tokens": texts, "row": jnp.arange(config.batch_size)}, key)
         return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
 
@@ -230,19 +189,17 @@ def measure(config: LongContextConfig, seeds: tuple[int, ...], workspace: Worksp
     training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
     start = partial(initialize, model, lexicon, config.vocab)
     trained = train("long_context/models", start, loss, None, training, workspace, tokens=config.length)
-    tested = {}
-    for factor in config.factors:
-        count = factor * config.length // 2 - 1
-        ask = jax.jit(partial(ask_all, config, count))
-        found = [
-            jax.device_get(ask(params, stream(jax.random.key(seed), f"questions-{factor}")))
-            for params, seed in zip(trained, seeds, strict=True)
-        ]
-        tested[str(factor)] = {name: np.stack([one[name] for one in found]).round(4).tolist() for name in found[0]}
-    return {"chance": 1 / config.values, "length": config.length, "items": config.items, "accuracy": tested}
+    tests = {factor: jax.jit(partial(ask_all, config, factor * config.length // 2 - 1)) for factor in config.factors}
+    found = [
+        [ask(params, stream(jax.random.key(seed), f"questions-{factor}")) for factor, ask in tests.items()]
+        for params, seed in zip(trained, seeds, strict=True)
+    ]
+    arms = {arm: {"accuracy": np.array([[by[arm] for by in one] for one in found]).round(4)} for arm in found[0][0]}
+    sizes = {"length": config.length, "factors": config.factors, "items": config.items}
+    return {"corpora": {}, "seeds": seeds, "chance": 1 / config.values, **sizes, "arms": arms}
 
 
-def ask_all(config: LongContextConfig, count: int, params: Params, key: Key[Array, ""]) -> dict[str, Array]:
+def ask_all(config: Config, count: int, params: Params, key: Key[Array, ""]) -> dict[str, Array]:
     """Accuracy by arm and depth [DEPTHS] over all items, whose needles stand at even depths."""
     model = replace(config.model(), attention="dot_product")
     depths = (jnp.arange(config.items, dtype=jnp.float32) + 0.5) / config.items
@@ -250,95 +207,102 @@ def ask_all(config: LongContextConfig, count: int, params: Params, key: Key[Arra
 
     def some(part: tuple[Array, Array]) -> dict[str, Array]:
         keys, depths = part
-        questions = jax.vmap(lambda key, depth: draw_question(stream(key, "pairs"), config, count, depth))(keys, depths)
+        draw = partial(draw_question, count=count, keys=config.keys, values=config.values)
+        questions = jax.vmap(lambda key, depth: draw(stream(key, "pairs"), depth=depth))(keys, depths)
         return answer(config, model, params, questions, stream(keys[0], "random"))
 
     right = jax.lax.map(some, (keys.reshape(-1, CHUNK), depths.reshape(-1, CHUNK)))
     return {name: jnp.mean(hits.reshape(DEPTHS, -1).astype(jnp.float32), axis=1) for name, hits in right.items()}
 
 
-def accuracy(measured: dict[str, Any], factor: int, arm: str) -> np.ndarray:
-    """Per seed."""
-    return np.mean(measured["accuracy"][str(factor)][arm], axis=1)
+def unevenness(accuracy: Float[np.ndarray, "seeds depths"], items: int) -> Float[np.ndarray, " seeds"]:
+    """The standard deviation of accuracy over depths, less what the sampling of items adds to it."""
+    sampling = (accuracy * (1 - accuracy)).mean(1) * DEPTHS / items
+    return np.sqrt(np.maximum(accuracy.var(1, ddof=1) - sampling, 0.0))
 
 
-def unevenness(measured: dict[str, Any], factor: int, arm: str) -> np.ndarray:
-    """Per seed: the standard deviation of accuracy over depths, less what the sampling of items adds to it."""
-    by_depth = np.array(measured["accuracy"][str(factor)][arm])
-    sampling = (by_depth * (1 - by_depth)).mean(1) * DEPTHS / measured["items"]
-    return np.sqrt(np.maximum(by_depth.var(1, ddof=1) - sampling, 0.0))
-
-
-def judge(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
     """C1 for two criteria and with positions kept, and C2."""
-    factors = [int(factor) for factor in measured["accuracy"]]
-    long = [factor for factor in reversed(factors) if factor >= LONG]
+    arms, factors = Arms(results), results["factors"]
+    accuracy = {arm: arms[arm, "accuracy"].mean(axis=2) for arm in arms}
+    last = {arm: arms[arm, "accuracy"][:, -1] for arm in ("full", "similarity", "random")}
+    uneven = {arm: unevenness(values, results["items"]) for arm, values in last.items()}
 
     def gains(arm: str, control: str, *baselines: str) -> dict[str, Any]:
-        found = {}
-        for factor in long:
-            best = np.max([accuracy(measured, factor, name) for name in baselines], axis=0)
-            own = accuracy(measured, factor, arm)
-            found[f"over {' and '.join(baselines)}, {factor}x"] = interval(own - best)
-            found[f"over {control}, {factor}x"] = interval(own - accuracy(measured, factor, control))
-        return found
+        best = np.max([accuracy[name] for name in baselines], axis=0)
+        others = {f"over {' and '.join(baselines)}": best, f"over {control}": accuracy[control]}
+        return {
+            f"{label}, {factor}x": (accuracy[arm] - other)[:, i]
+            for i, factor in enumerate(factors)
+            if factor >= LONG
+            for label, other in others.items()
+        }
 
-    last = factors[-1]
-    means = {arm: interval(accuracy(measured, last, arm)) for arm in measured["accuracy"]["1"]}
-    worst = {arm: np.min(measured["accuracy"][str(last)][arm], axis=1) for arm in ("similarity", "random")}
-    uneven = {arm: unevenness(measured, last, arm) for arm in ("full", "similarity", "random")}
-    rule = f"gain of accuracy over the whole context and over random pairs at {LONG} or more trained lengths"
+    rule = above(0, matters=SMALLEST)
     return [
-        judged(
-            1,
+        Claim(
             "selection_keeps_long_context",
-            "In contexts longer than trained ones, keeping the pairs most similar to the query answers more questions than the whole "
-            f"context (measured: kept pairs numbered anew, as many as in training; accuracies at {last} trained lengths beside).",
-            rule,
+            "C1: In contexts longer than trained ones, keeping the pairs most similar to the query, as many as in training, answers more "
+            "questions than the whole context.",
+            "kong2025token: section 4",
             gains("similarity", "random", "full"),
-            SMALLEST,
-            {"accuracy": means, "chance": measured["chance"]},
-        ),
-        judged(
-            1,
-            "own_attention_selects",
-            "So does keeping the pairs that the query attends to most when the model reads the whole context (measured: the same).",
             rule,
+            "gain of accuracy",
+        ),
+        Claim(
+            "own_attention_selects",
+            "C1: So does keeping the pairs that the query attends to most when the model reads the whole context.",
+            "kong2025token: section 4",
             gains("attention", "random", "full"),
-            SMALLEST,
+            rule,
+            "gain of accuracy",
         ),
-        judged(
-            1,
+        Claim(
             "selection_beyond_positions",
-            "The gain is more than that of staying inside trained positions (measured: kept pairs at their old positions, against the "
-            "better of whole context and whole context with interpolated positions; random pairs at old positions).",
-            f"gain over both baselines and over random pairs at {LONG} or more trained lengths",
+            "C1: The gain is more than that of staying inside trained positions: kept pairs at their old positions beat the better of the "
+            "whole context and the whole context with interpolated positions.",
+            OURS,
             gains("similarity, kept", "random, kept", "full", "interpolated"),
-            SMALLEST,
+            rule,
+            "gain of accuracy",
         ),
-        judged(
-            2,
+        Claim(
             "selection_flattens_depth",
-            f"Accuracy depends less on the depth of the needle after selection (measured: standard deviation over {DEPTHS} depths beyond "
-            f"that of sampling, at {last} trained lengths; control: accuracy at the worst depth against random pairs).",
-            "less unevenness than the whole context, and the worst depth better than with random pairs",
+            f"C2: At {factors[-1]} trained lengths accuracy depends less on the depth of the needle after selection, and at the worst "
+            "depth it is above that of random pairs.",
+            "kong2025token: section 7",
             {
-                "unevenness less than full": interval(uneven["full"] - uneven["similarity"]),
-                "worst depth over random": interval(worst["similarity"] - worst["random"]),
+                "unevenness less than full": uneven["full"] - uneven["similarity"],
+                "worst depth over random": last["similarity"].min(axis=1) - last["random"].min(axis=1),
             },
-            SMALLEST,
-            {"unevenness": {arm: interval(values) for arm, values in uneven.items()}},
+            rule,
+            f"standard deviation over {DEPTHS} depths beyond that of sampling; accuracy",
         ),
     ]
 
 
-def draw(measured: dict[str, Any], axes: Axes) -> None:
-    """Accuracy against the length of the context."""
-    factors = [int(factor) for factor in measured["accuracy"]]
-    for arm, (label, color, line) in ARMS.items():
-        values = np.transpose([accuracy(measured, factor, arm) for factor in factors])
-        band(axes, [factor * measured["length"] for factor in factors], values, label, color, linestyle=line)
-    reference(axes, measured["chance"], "chance", ORANGE)
-    axes.set_xscale("log", base=2)
-    axes.set(title="C1: retrieval in long contexts", xlabel="tokens of context", ylabel="accuracy", ylim=(0, 1.05))
-    axes.legend(fontsize=6)
+def figure(results: dict[str, Any]) -> Figure:
+    """Accuracy against the length of the context, by criterion and by positions, and against the depth of the needle."""
+    arms, lengths = Arms(results), np.multiply(results["factors"], results["length"])
+    titles = ("Kept pairs numbered anew", "Positions", f"By depth, {lengths[-1]} tokens")
+    drawn, axes = panels(1, 3, width=4, height=3.6, titles=titles)
+    shown = (
+        ("full", "oracle", "similarity", "attention", "random"),
+        ("full", "interpolated", "similarity", "similarity, kept"),
+        ("full", "similarity", "random"),
+    )
+    for panel, names in zip(axes, shown, strict=True):
+        for arm in names:
+            accuracy = arms[arm, "accuracy"]
+            if panel is axes[2]:
+                band(panel, (np.arange(DEPTHS) + 0.5) / DEPTHS, accuracy[:, -1], *ARMS[arm], marker="o", markersize=3)
+            else:
+                band(panel, lengths, accuracy.mean(axis=2), *ARMS[arm], marker="o", markersize=3)
+        reference(panel, results["chance"], "chance")
+        panel.set(xlabel="tokens of context", ylabel="accuracy", ylim=(0, 1.05))
+        panel.legend(fontsize=7, loc=(0.02, 0.12) if panel is axes[0] else (0.02, 0.4))
+    for panel in axes[:2]:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(lengths, lengths)
+    axes[2].set(xlabel="depth of the needle, from the beginning")
+    return drawn

@@ -1,8 +1,9 @@
-"""Claim C13, a limit: scoring tokens and rearranging them may cost more than fewer tokens save, where sequences are short.
+"""A limit: scoring tokens and rearranging them may cost more than fewer tokens save, where sequences are short.
 
-Kong et al. 2026 (arXiv 2505.18227), section 7; method card token-reduction-beyond-efficiency. An encoder loses half of its tokens, an equal
-number after the attention of every layer, as ToMe is published, with random pruning on the same schedule as the control; or all of them
-at once in its first layer. Everything is timed in one process in turns, so that what disturbs the machine disturbs all sides.
+Kong et al. 2026 (arXiv 2505.18227), section 7; claim C13 of method card token-reduction-beyond-efficiency. An encoder loses half of its
+tokens, an equal number after the attention of every layer, as ToMe is published, with random pruning on the same schedule as the control;
+or all of them at once in its first layer, the first design of this claim, which a pilot refuted before merging in every layer was put in
+its place. Everything is timed in one process in turns, so that what disturbs the machine disturbs all sides.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import take_turns
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, band, reference
+from experiments.harness.arms import Arms, measured
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, band, panels, reference
+from experiments.harness.turns import take_turns
+from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.verdicts import judged
 from lexinv.merging.bipartite import bipartite_matching
 from lexinv.merging.diversity import diversity_prune
 from lexinv.merging.ranking import prune_at_random
@@ -28,48 +30,43 @@ from lexinv.nn.reduced import Reduction, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.nn.vision_transformer import LAYERS
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Counts, Positive, Seeds
 
+PAPERS = ("kong2025token",)
 METHODS = {
     "random": ("random, every layer", GREY),
     "tome": ("ToMe, every layer", BLUE),
     "tome_once": ("ToMe, once", ORANGE),
     "divprune": ("DivPrune, once", GREEN),
 }
-JUDGED = "tome"
+SMALLEST = 0.05
+"""The least effect that matters, in logarithms of time: about 5 %."""
 
 
 @dataclass(frozen=True)
-class OverheadConfig:
+class Config(Checked):
     """lengths: tokens N, rising. batches: rising. most_pairs: cells with more than so many pairs of tokens in all are left out.
 
     rounds: turns of every side, of which the median counts. turn_seconds: a turn repeats calls of a cell for about so long.
     """
 
-    lengths: tuple[int, ...] = (16, 64, 256, 1024, 2048)
-    batches: tuple[int, ...] = (1, 64)
-    most_pairs: int = 1 << 22
-    depth: int = 4
-    width: int = 64
-    heads: int = 4
-    rounds: int = 3
-    turn_seconds: float = 0.02
+    lengths: Counts = (16, 64, 256, 1024, 2048)
+    batches: Counts = (1, 64)
+    most_pairs: Count = 1 << 22
+    depth: Count = 4
+    width: Count = 64
+    heads: Count = 4
+    rounds: Count = 3
+    turn_seconds: Positive = 0.02
+    seeds: Seeds = (0, 1, 2, 3, 4)
 
-    def __post_init__(self):
+    def checks(self):
         for field in ("lengths", "batches"):
-            rising = list(getattr(self, field)) == sorted(set(getattr(self, field))) != []
-            require(rising, f"overhead.{field}", getattr(self, field), "rising numbers")
-        whole = all(length % (2 * self.depth) == 0 and length > 0 for length in self.lengths)
-        require(
-            whole, "overhead.lengths", self.lengths, f"multiples of {2 * self.depth}: half, over {self.depth} layers"
-        )
-        require(self.batches[0] >= 1, "overhead.batches", self.batches, "at least 1")
+            yield list(getattr(self, field)) == sorted(getattr(self, field)), field, "rising numbers"
+        whole = all(length % (2 * self.depth) == 0 for length in self.lengths)
+        yield whole, "lengths", f"multiples of {2 * self.depth}: half, over {self.depth} layers"
         most = self.batches[0] * self.lengths[-1] ** 2
-        require(
-            self.most_pairs >= most, "overhead.most_pairs", self.most_pairs, f"at least the smallest batch's {most}"
-        )
-        require(self.rounds >= 1, "overhead.rounds", self.rounds, "at least 1")
-        require(self.turn_seconds > 0, "overhead.turn_seconds", self.turn_seconds, "above 0")
+        yield self.most_pairs >= most, "most_pairs", f"at least the smallest batch's {most}"
 
     @property
     def layers(self) -> TransformerConfig:
@@ -80,30 +77,48 @@ class OverheadConfig:
         return [length for length in self.lengths if batch * length**2 <= self.most_pairs]
 
 
-def measure(config: OverheadConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """Seconds of the full forward pass, [batches][lengths][seeds], and of every method as a ratio to it; a stage for each batch size."""
-    cells = [workspace.cached(f"overhead/{batch}", partial(_time, config, batch, seeds)) for batch in config.batches]
-    return {"batches": list(config.batches), "cells": cells}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "lengths": (16,),
+        "batches": (1,),
+        "depth": 2,
+        "width": 8,
+        "heads": 2,
+        "rounds": 2,
+        "turn_seconds": 0.001,
+        "seeds": (0, 1),
+    },
+    quick={"seeds": (0, 1, 2)},
+    paper={
+        "lengths": (24, 96, 384, 1536),
+        "batches": (1, 8, 64),
+        "most_pairs": 1 << 28,
+        "depth": 12,
+        "width": 384,
+        "heads": 6,
+        "rounds": 20,
+        "seeds": tuple(range(10)),
+    },
+)
 
 
-def _time(config: OverheadConfig, batch: int, seeds: Sequence[int]) -> dict[str, Any]:
-    lengths = config.lengths_of(batch)
-    found: dict[str, Any] = {"lengths": lengths, "seconds": [], **{name: [] for name in METHODS}}
-    for length in lengths:
-        full, ratios = [], {name: [] for name in METHODS}
-        for seed in seeds:
-            seconds = time_cell(config, batch, length, seed)
-            full.append(float(f"{np.median(seconds['full']):.4g}"))
-            for name in METHODS:
-                paired = np.array(seconds[name]) / np.array(seconds["full"])
-                ratios[name].append(float(f"{np.median(paired):.4g}"))
-        found["seconds"].append(full)
-        for name in METHODS:
-            found[name].append(ratios[name])
-    return found
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """By batch size: seconds of the full forward pass and every method's as a ratio to it, [seeds][lengths]."""
+    batches = {f"batch-{batch}": batch for batch in config.batches}
+    lengths = {name: config.lengths_of(batch) for name, batch in batches.items()}
+
+    def one(arm: str, seed: int) -> dict[str, list[float]]:
+        cells = [time_cell(config, batches[arm], length, seed) for length in lengths[arm]]
+        found = {"seconds": [np.median(cell["full"]) for cell in cells]}
+        found |= {name: [np.median(np.divide(cell[name], cell["full"])) for cell in cells] for name in METHODS}
+        return {what: [float(f"{value:.4g}") for value in values] for what, values in found.items()}
+
+    arms = measured(workspace, batches, config.seeds, one)
+    return {"corpora": {}, "seeds": config.seeds, "lengths": lengths, "arms": arms}
 
 
-def time_cell(config: OverheadConfig, batch: int, length: int, seed: int) -> dict[str, list[float]]:
+def time_cell(config: Config, batch: int, length: int, seed: int) -> dict[str, list[float]]:
     """Seconds of a call by round, of the full pass ("full") and of every method, all on the same weights and tokens."""
     key = stream(jax.random.key(seed), "overhead")
     one = jnp.zeros((1, 1, config.width))
@@ -170,75 +185,52 @@ def break_even(lengths: Sequence[int], ratios: Sequence[float]) -> float | None:
     return float(lengths[last] * (lengths[last + 1] / lengths[last]) ** share)
 
 
-def break_evens(measured: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """By method and batch size, of the ratios' means over seeds, rounded to whole tokens."""
-    found: dict[str, dict[str, float | None]] = {}
-    for name in METHODS:
-        found[name] = {}
-        for batch, cell in zip(measured["batches"], measured["cells"], strict=True):
-            tokens = break_even(cell["lengths"], [float(np.mean(row)) for row in cell[name]])
-            found[name][f"batch {batch}"] = None if tokens is None else round(tokens)
-    return found
-
-
-SMALLEST = 0.05
-"""The least effect that matters, in logarithms of time: about 5 %."""
-
-
-def judge(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
     """Slower where short, faster where long, at the smallest batch size."""
-    cell = measured["cells"][0]
-    ratio, control = np.log(cell[JUDGED]), np.log(cell["random"])
-    short, long = cell["lengths"][0], cell["lengths"][-1]
-    where = f"(ToMe down to half of the tokens over all layers, batch {measured['batches'][0]})"
-    times = {
-        name: {f"N = {n}": interval(row) for n, row in zip(cell["lengths"], cell[name], strict=True)}
-        for name in METHODS
-    }
+    arms, (batch, lengths) = Arms(results), next(iter(results["lengths"].items()))
+    logs = {name: np.log(arms[batch, name]) for name in METHODS}
+    even = break_even(lengths, arms[batch, "tome"].mean(axis=0))
+    rule = above(0, matters=SMALLEST)
     return [
-        judged(
-            13,
+        Claim(
             "overhead_exceeds_gain_when_short",
-            f"the overhead of reduction can exceed its gain for short sequences {where} (measured: ln of the time of the reduced forward "
-            f"pass over that of the full one, at N = {short}; the same over random pruning).",
-            "a short sequence takes longer reduced than full, and longer than with random tokens pruned",
-            {f"ln time / full, N = {short}": interval(ratio[0]), "ln time / random": interval(ratio[0] - control[0])},
-            SMALLEST,
-            {"time / full": times},
+            f"C13: The overhead of reduction can exceed its gain for short sequences: {lengths[0]} tokens of which ToMe merges half "
+            "over all layers take longer than all of them, and than with random ones pruned.",
+            "kong2025token: section 7",
+            {"over the full pass": logs["tome"][:, 0], "over random pruning": (logs["tome"] - logs["random"])[:, 0]},
+            rule,
+            "ln of the ratio of times",
         ),
-        judged(
-            13,
+        Claim(
             "overhead_exceeds_gain_when_merged_once",
-            f"so it can where half of the tokens are merged in the first layer alone (measured: the same at N = {short}, without control; "
-            "the first design of this claim, which a pilot refuted before merging in every layer, as ToMe does, was put in its place).",
-            "a short sequence takes longer reduced than full",
-            {f"ln time / full, N = {short}": interval(np.log(cell["tome_once"][0]))},
-            SMALLEST,
+            "C13: So it can where half of the tokens are merged in the first layer alone.",
+            "kong2025token: section 7",
+            {"over the full pass": logs["tome_once"][:, 0]},
+            rule,
+            "ln of the ratio of times",
         ),
-        judged(
-            13,
+        Claim(
             "reduction_pays_when_long",
-            f"from a break-even N on it does not {where} (measured: ln of the time of the full pass over that of the reduced one, at "
-            f"N = {long}; break-even N by method and batch size, null if slower at the longest, the shortest N if always faster).",
-            "a long sequence takes less time reduced than full",
-            {f"ln full / time, N = {long}": interval(-ratio[-1])},
-            SMALLEST,
-            {"break-even N": break_evens(measured)},
+            f"C13: From a break-even N on it does not: {lengths[-1]} tokens take less time reduced than full.",
+            "kong2025token: section 7",
+            {"full pass over ToMe": -logs["tome"][:, -1], **({} if even is None else {"break-even N": round(even)})},
+            {"full pass over ToMe": rule},
+            "ln of the ratio of times; tokens",
         ),
     ]
 
 
-def draw(measured: dict[str, Any], axes: Axes) -> None:
-    """Ratio of times against N at the smallest batch size."""
-    cell = measured["cells"][0]
-    for name, (label, color) in METHODS.items():
-        band(axes, cell["lengths"], np.array(cell[name]).T, label, color, marker="o", markersize=3)
-    reference(axes, 1.0, "all tokens")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="tokens N",
-        ylabel="time / time with all tokens",
-        title=f"C13 overhead, batch {measured['batches'][0]}",
-    )
-    axes.legend()
+def figure(results: dict[str, Any]) -> Figure:
+    """Ratio of times against N for every batch size."""
+    arms, lengths = Arms(results), results["lengths"]
+    titles = [name.replace("-", " ") for name in lengths]
+    drawn, axes = panels(1, len(lengths), titles=titles)
+    for panel, (batch, sizes) in zip(axes, lengths.items(), strict=True):
+        for name, (label, color) in METHODS.items():
+            band(panel, sizes, arms[batch, name], label, color, marker="o", markersize=3)
+        reference(panel, 1.0, "all tokens")
+        panel.set(xscale="log", xlabel="tokens N", ylabel="time / time with all tokens", ylim=(0, None))
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+    axes[0].legend(loc="lower left")
+    return drawn

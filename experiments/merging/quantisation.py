@@ -1,12 +1,11 @@
-"""Claim C11: with tokens of outlying norm dropped, or kept at full precision, what attention caches can be quantised with less error.
+"""Whether attention caches can be quantised with less error when tokens of outlying norm are dropped, or kept at full precision.
 
-Kong et al. 2026 (arXiv 2505.18227), section 5; method card token-reduction-beyond-efficiency. The subject is MiniLM with its trained
-weights on real paragraphs: keys and values of every layer are quantised, and its logits, the cosines between the embeddings of the
+Kong et al. 2026 (arXiv 2505.18227), section 5; claim C11 of method card token-reduction-beyond-efficiency. The subject is MiniLM with its
+trained weights on real paragraphs: keys and values of every layer are quantised, and its logits, the cosines between the embeddings of the
 paragraphs, are compared with those of the whole model at full precision. A scale is shared by all tokens of a paragraph, for each channel
 of keys and values, or for each head; where every token has a scale of its own, other tokens' outliers cannot matter.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,14 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY
+from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import bars
+from experiments.harness.presets import presets
+from experiments.harness.style import panels
+from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.verdicts import judged
 from experiments.subjects.sentence_encoder import encode, paragraphs
-from lexinv.data.corpora import Corpus, load_corpus
+from lexinv.data.corpora import load_corpus
 from lexinv.data.minilm import minilm_directory
 from lexinv.merging.quantisation import largest_norms, quantise
 from lexinv.nn.attention import attention
@@ -29,70 +30,73 @@ from lexinv.nn.linear import linear
 from lexinv.nn.text_encoder import Params, embed_tokens, load_text_encoder, pool
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Fraction, Seeds, require
 
+PAPERS = ("kong2025token",)
 ARMS = {
-    "all": ("all tokens quantised", BLACK),
-    "random exact": ("random kept exact", GREY),
-    "outliers exact": ("outliers kept exact", BLUE),
-    "random dropped": ("random dropped", ORANGE),
-    "outliers dropped": ("outliers dropped", SKY),
+    "all": "all tokens quantised",
+    "random_exact": "random kept exact",
+    "outliers_exact": "outliers kept exact",
+    "random_dropped": "random dropped",
+    "outliers_dropped": "outliers dropped",
 }
 SHARED_BY = {"channel": (0,), "head": (0, 2)}
 """The axes of [tokens, heads, dim] that share a scale."""
 BITS = (8, 4)
-PRECISIONS = [(bits, shared) for shared in SHARED_BY for bits in BITS]
+PRECISIONS = {f"int{bits}, a scale by {shared}": (bits, shared) for shared in SHARED_BY for bits in BITS}
+SMALLEST = 0.05
+"""The least effect that matters, in logarithms of errors: about 5 %."""
 
 
 @dataclass(frozen=True)
-class QuantisationConfig:
+class Config(Checked):
     """passages: paragraphs for each seed, no paragraph for two. share: of a paragraph's tokens that are outliers, rounded up.
 
     context: the most tokens of a paragraph.
     """
 
     corpus: str = "python-docs"
-    passages: int = 32
-    context: int = 64
-    share: float = 0.1
+    passages: Count = 32
+    context: Count = 64
+    share: Fraction = 0.1
+    seeds: Seeds = (0, 1, 2, 3, 4)
 
-    def __post_init__(self):
-        require(self.passages >= 2, "quantisation.passages", self.passages, "at least 2: logits are between them")
-        require(self.context >= 8, "quantisation.context", self.context, "at least 8 tokens")
-        require(0 < self.share < 1, "quantisation.share", self.share, "between 0 and 1")
-
-
-def measure(config: QuantisationConfig, seeds: Sequence[int], workspace: Workspace) -> dict[str, Any]:
-    """Root-mean-square error of the logits and the mean norm of outliers in units of all; lists over seeds."""
-    corpus = load_corpus(config.corpus)
-    workspace.pinned("quantisation/corpora", {config.corpus: corpus.fingerprint})
-    found = workspace.cached("quantisation/errors", partial(_errors, config, corpus, seeds))
-    return {"corpora": {config.corpus: corpus.fingerprint}, **found}
+    def checks(self):
+        yield self.passages >= 2, "passages", "at least 2: logits are between them"
+        yield self.context >= 8, "context", "at least 8 tokens"
 
 
-def _errors(config: QuantisationConfig, corpus: Corpus, seeds: Sequence[int]) -> dict[str, Any]:
+PRESETS = presets(
+    Config(),
+    smoke={"passages": 2, "context": 12, "seeds": (0, 1)},
+    quick={"seeds": (0, 1, 2)},
+    paper={"passages": 64, "context": 256, "seeds": tuple(range(10))},
+)
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Root-mean-square error of the logits by arm and precision, and the mean norm of outliers in units of all; lists over seeds."""
+    corpus, seeds = load_corpus(config.corpus), config.seeds
+    corpora = {config.corpus: corpus.fingerprint}
+    workspace.pinned("corpora", corpora)
     encoder = load_text_encoder(minilm_directory())
     texts = list(paragraphs(corpus, "test"))
-    wanted = len(seeds) * config.passages
-    require(len(texts) >= wanted, "quantisation.passages", config.passages, f"at most {len(texts) // len(seeds)}")
+    most = len(texts) // len(seeds)
+    require(config.passages <= most, "passages", config.passages, f"at most {most}")
     order = np.random.default_rng(0).permutation(len(texts))
-    errors: dict[str, dict[str, list[float]]] = {name_of(*p): {arm: [] for arm in ARMS} for p in PRECISIONS}
-    norms = []
-    for place, seed in enumerate(seeds):
-        chosen = order[place * config.passages : (place + 1) * config.passages]
+
+    def one(arm: str, seed: int) -> dict[str, float]:
+        chosen = order[seeds.index(seed) * config.passages :][: config.passages]
         tokens, mask, _ = map(jnp.asarray, encode(encoder, [texts[i] for i in chosen], config.context))
-        key = stream(jax.random.key(seed), "quantisation")
-        exact, ratio = logits(encoder.config, None, config.share, encoder.params, tokens, mask, key, "all")
-        norms.append(round(float(ratio), 4))
-        for precision in PRECISIONS:
-            for arm in ARMS:
-                found, _ = logits(encoder.config, precision, config.share, encoder.params, tokens, mask, key, arm)
-                errors[name_of(*precision)][arm].append(float(f"{logit_error(found, exact):.4g}"))
-    return {"errors": errors, "outlier_norm": norms}
+        inputs = config.share, encoder.params, tokens, mask, stream(jax.random.key(seed), "quantisation"), arm
+        exact, norm = logits(encoder.config, None, *inputs[:-1], "all")
+        if arm == "exact":
+            return {"outlier_norm": round(float(norm), 4)}
+        found = {name: logits(encoder.config, precision, *inputs)[0] for name, precision in PRECISIONS.items()}
+        return {name: float(f"{logit_error(one, exact):.4g}") for name, one in found.items()}
 
-
-def name_of(bits: int, shared: str) -> str:
-    return f"int{bits}, a scale by {shared}"
+    arms = measured(workspace, ("exact", *ARMS), seeds, one)
+    return {"corpora": corpora, "seeds": seeds, "arms": arms}
 
 
 def logit_error(found: jax.Array, exact: jax.Array) -> float:
@@ -190,57 +194,41 @@ def relative_norms(cached: jax.Array, mask: jax.Array) -> jax.Array:
     return norms / mean
 
 
-SMALLEST = 0.05
-"""The least effect that matters, in logarithms of errors: about 5 %."""
-
-
-def judge(measured: dict[str, Any]) -> list[Claim]:
-    """Both ways of treating outliers, against all tokens quantised and against the same done to random tokens."""
-    errors = {name: {arm: np.log(e) for arm, e in arms.items()} for name, arms in measured["errors"].items()}
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """Both ways of treating outliers, with a scale for each channel, against all tokens quantised and the same done to random tokens."""
+    arms = Arms(results)
 
     def claim(name: str, way: str, statement: str) -> Claim:
-        less = {
-            shared: {
-                f"int{bits}, ln {against} / outliers": interval(arms[other] - arms[f"outliers {way}"])
-                for bits in BITS
-                for arms in [errors[name_of(bits, shared)]]
-                for against, other in (("all", "all"), ("random", f"random {way}"))
-            }
-            for shared in SHARED_BY
+        gains = {
+            f"{precision}, over {label}": np.log(arms[other, precision] / arms[f"outliers_{way}", precision])
+            for precision, (_, shared) in PRECISIONS.items()
+            if shared == "channel"
+            for label, other in (("all quantised", "all"), (f"random {way}", f"random_{way}"))
         }
-        return judged(
-            11,
-            name,
-            f"{statement} (measured: ln of the RMS error of MiniLM's cosines between paragraphs when all tokens are quantised, or random "
-            f"ones are {way}, over that when outliers are; a scale for each channel).",
-            "at int8 and int4 the error is smaller than with all tokens quantised, and than with random tokens treated so",
-            less["channel"],
-            SMALLEST,
-            {"a scale for each head": less["head"], "norm of outliers / mean": interval(measured["outlier_norm"])},
-        )
+        unit = "decrease of ln of the RMS error of MiniLM's cosines between paragraphs"
+        return Claim(name, f"C11: {statement}", "kong2025token: section 5", gains, above(0, matters=SMALLEST), unit)
 
     return [
         claim(
             "exact_outliers_help_quantisation",
             "exact",
-            "with the tokens of largest norm kept at full precision, keys and values are quantised with less error",
+            "With the tokens of largest norm kept at full precision, keys and values are quantised with less error.",
         ),
         claim(
             "dropping_outliers_helps_quantisation",
             "dropped",
-            "so they are with these tokens dropped from the cache, although the logits are compared with those of all tokens",
+            "So they are with these tokens dropped from the cache, although the logits are compared with those of all tokens.",
         ),
     ]
 
 
-def draw(measured: dict[str, Any], axes: Axes) -> None:
-    """Errors by precision and arm, means over seeds with a bar from the least to the most."""
-    width = 0.8 / len(ARMS)
-    for place, (arm, (label, color)) in enumerate(ARMS.items()):
-        rows = np.array([arms[arm] for arms in measured["errors"].values()])
-        mean = rows.mean(axis=1)
-        at = np.arange(len(rows)) + (place - (len(ARMS) - 1) / 2) * width
-        axes.bar(at, mean, width, color=color, label=label, yerr=[mean - rows.min(1), rows.max(1) - mean])
-    axes.set(yscale="log", ylabel="RMS error of cosines", title="C11 quantised keys and values")
-    axes.set_xticks(range(len(measured["errors"])), [name.replace(", a scale ", "\n") for name in measured["errors"]])
-    axes.legend()
+def figure(results: dict[str, Any]) -> Figure:
+    """Errors by precision and arm, means over seeds with their interval."""
+    arms = Arms(results)
+    drawn, (axes,) = panels(width=6.5, height=3.6, titles=("Quantised keys and values",))
+    within = {arm: (label, np.stack([arms[arm, name] for name in PRECISIONS], axis=1)) for arm, label in ARMS.items()}
+    bars(axes, [name.replace(", a scale ", "\n") for name in PRECISIONS], within)
+    axes.set(yscale="log", ylabel="RMS error of cosines")
+    axes.set_ylim(top=1)
+    axes.legend(ncols=2)
+    return drawn

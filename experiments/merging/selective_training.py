@@ -1,37 +1,38 @@
-"""Claim C3: a loss on selected tokens learns clean text faster from noisy text (Rho-1; method card token-reduction-beyond-efficiency).
+"""A loss on selected tokens learns clean text faster from noisy text, and whether it steadies the gradient (Rho-1).
 
-A first-order Markov language, and between its tokens 30 % of noise, uniform over the same symbols. A tiny Transformer learns from all
-tokens or from 60 % of each batch: those of the largest excess over a reference model's loss, random ones, or those known to be clean. The
-clean reference has read as much clean text of the language, drawn from other keys, as Rho-1's read curated text; the noisy reference is
-the model that learned from all tokens, so that nothing in its arm has ever seen clean text. Judged on clean text in nats per token.
+Kong et al. 2026 (arXiv 2505.18227); claim C3 of method card token-reduction-beyond-efficiency. A first-order Markov language, and between
+its tokens 30 % of noise, uniform over the same symbols. A tiny Transformer learns from all tokens or from 60 % of each batch: those of the
+largest excess over a reference model's loss, random ones, or those known to be clean. The clean reference has read as much clean text of
+the language, drawn from other keys, as Rho-1's read curated text; the noisy reference is the model that learned from all tokens, so that
+nothing in its arm has ever seen clean text. Judged on clean text in nats per token.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.harness.arms import courses, train_arms
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, band
+from experiments.harness.arms import Arms, courses, train_arms
+from experiments.harness.figures import dots
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, band, panels
 from experiments.harness.training import Training, initial, stacked
+from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.verdicts import judged
 from lexinv.merging.criteria import random
 from lexinv.merging.selective_loss import excess_loss, selective_cross_entropy, top_share
 from lexinv.nn.language_model import initialize, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import sample
+from lexinv.tokenization.sources import sample, seeded_kernels
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Fraction, Positive, Seeds
 
+PAPERS = ("kong2025token",)
 ARMS = {
     "all": ("all tokens", BLACK),
     "excess": ("60 %, excess over clean reference", BLUE),
@@ -44,32 +45,33 @@ FIRST, SECOND = ("reference", "all", "random"), ("excess", "excess_noisy", "orac
 
 NAMES = (*FIRST, *SECOND)
 SMALLEST_SAVING, SMALLEST_SPREAD = 0.05, 0.02
+"""The least effects that matter: a share of the steps, and a difference of relative standard deviations."""
 WINDOW = 20
 """Steps over which the clean loss is averaged before it is compared."""
 
 
 @dataclass(frozen=True)
-class SelectiveConfig:
-    """symbols: of the language. concentration: of the Dirichlet prior of its transitions; small is predictable. length: in tokens."""
+class Config(Checked):
+    """symbols: of the language. concentration: of the Dirichlet prior of its transitions; small is predictable. length: in tokens.
 
-    symbols: int = 32
-    concentration: float = 0.1
-    noise: float = 0.3
-    rate: float = 0.6
-    length: int = 64
-    batch_size: int = 16
-    steps: int = 400
-    depth: int = 2
-    width: int = 32
-    learning_rate: float = 3e-3
+    noise: share of the tokens that are none of the language's. rate: share of the tokens that are learned from.
+    """
 
-    def __post_init__(self):
-        require(self.symbols >= 2, "selective_training.symbols", self.symbols, "at least 2")
-        require(0 < self.noise < 1, "selective_training.noise", self.noise, "between 0 and 1")
-        require(0 < self.rate < 1, "selective_training.rate", self.rate, "between 0 and 1")
-        require(self.steps >= 2 * WINDOW, "selective_training.steps", self.steps, f"at least {2 * WINDOW}")
-        require(self.steps % 20 == 0, "selective_training.steps", self.steps, "a multiple of 20")
-        self.model()
+    symbols: Count = 32
+    concentration: Positive = 0.1
+    noise: Fraction = 0.3
+    rate: Fraction = 0.6
+    length: Count = 64
+    batch_size: Count = 16
+    steps: Count = 400
+    depth: Count = 2
+    width: Count = 32
+    learning_rate: Positive = 3e-3
+    seeds: Seeds = (0, 1, 2, 3, 4)
+
+    def checks(self):
+        yield self.symbols >= 2, "symbols", "at least 2"
+        yield self.steps >= 2 * WINDOW and self.steps % 20 == 0, "steps", f"a multiple of 20, at least {2 * WINDOW}"
 
     def model(self) -> TransformerConfig:
         width = self.width
@@ -78,15 +80,24 @@ class SelectiveConfig:
         )
 
 
-def languages(symbols: int, concentration: float, seeds: Sequence[int]) -> Float[Array, "seeds symbols symbols"]:
-    """First-order kernels with Dirichlet rows, one for each seed. By NumPy: JAX takes longer to compile them than all the rest."""
-    draws = [np.random.default_rng(seed).dirichlet(np.full(symbols, concentration), symbols) for seed in seeds]
-    return jnp.asarray(np.stack(draws), jnp.float32)
+PRESETS = presets(
+    Config(),
+    smoke={"symbols": 8, "length": 16, "batch_size": 4, "steps": 40, "depth": 1, "width": 8, "seeds": (0, 1)},
+    quick={"seeds": (0, 1, 2)},
+    paper={
+        "symbols": 256,
+        "length": 256,
+        "batch_size": 64,
+        "steps": 5000,
+        "width": 256,
+        "learning_rate": 1e-3,
+        "seeds": tuple(range(10)),
+    },
+)
+"""The position paper has no size of its own: `paper` is the card's experiment at a size for an accelerator."""
 
 
-def noisy_text(
-    key: jax.Array, kernel: jax.Array, config: SelectiveConfig, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def noisy_text(key: jax.Array, kernel: jax.Array, config: Config, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens [batch, length] and which of them belong to the text; the language goes on behind the noise as if it was not there."""
     text_key, noise_key, where_key = jax.random.split(key, 3)
     shape = (config.batch_size, config.length)
@@ -99,9 +110,9 @@ def noisy_text(
     return jnp.where(clean, tokens, jax.random.randint(noise_key, shape, 0, config.symbols)), clean
 
 
-def measure(config: SelectiveConfig, seeds: tuple[int, ...], workspace: Workspace) -> dict[str, Any]:
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm: the clean loss in nats per token, averaged over bins of steps, [seeds][bins], and what the claims need."""
-    model, lexicon = config.model(), LexiconConfig()
+    model, lexicon, seeds = config.model(), LexiconConfig(), config.seeds
     nll = make_nll(model, lexicon, config.symbols)
     rows = jnp.arange(config.batch_size)
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 20)
@@ -133,7 +144,7 @@ def measure(config: SelectiveConfig, seeds: tuple[int, ...], workspace: Workspac
         return train_arms(f"selective_training/{name}", NAMES, starts, loss, training, workspace, config.length)
 
     learned = initial(lambda key: initialize(model, lexicon, config.symbols, key), seeds)
-    given = {"kernel": languages(config.symbols, config.concentration, seeds), "reference": learned}
+    given = {"kernel": seeded_kernels(config.symbols, config.concentration, seeds), "reference": learned}
     trained = train("first", dict.fromkeys(FIRST, (learned, given)))
     references = {"excess": trained["reference"], "excess_noisy": trained["all"]}
     second = {
@@ -143,7 +154,8 @@ def measure(config: SelectiveConfig, seeds: tuple[int, ...], workspace: Workspac
     logged = ("clean", "gradient_norm", "purity")
     found = courses("selective_training/first", FIRST, logged, workspace)
     found |= courses("selective_training/second", SECOND, logged, workspace)
-    return {"rate": config.rate, "steps": config.steps, "courses": {arm: summarise(found[arm]) for arm in ARMS}}
+    arms = {arm: summarise(found[arm]) for arm in ARMS}
+    return {"corpora": {}, "seeds": seeds, "rate": config.rate, "steps": config.steps, "arms": arms}
 
 
 def summarise(course: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -159,72 +171,67 @@ def summarise(course: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def steps_to_target(arm: dict[str, Any], target: np.ndarray) -> np.ndarray:
-    """The first step, per seed, at which the averaged clean loss is at most the target; all steps where it never is."""
-    reached = np.array(arm["clean"]) <= target[:, None]
+def steps_to_target(clean: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The first step, per seed, at which the averaged clean loss [seeds, points] is at most the target; all steps where it never is."""
+    reached = clean <= target[:, None]
     first = np.where(reached.any(1), reached.argmax(1), reached.shape[1] - 1)
     return WINDOW + first * (WINDOW // 2)
 
 
-def savings(measured: dict[str, Any]) -> dict[str, np.ndarray]:
-    """By arm and seed: the share of the steps of learning from all tokens that it saves on the way to the latter's last clean loss."""
-    arms = measured["courses"]
-    target = np.min(arms["all"]["clean"], axis=1)
-    steps = {arm: steps_to_target(found, target) for arm, found in arms.items()}
+def savings(arms: Arms) -> dict[str, np.ndarray]:
+    """By arm and seed: the share of the steps of learning from all tokens that it saves on the way to the latter's best clean loss."""
+    target = np.min(arms["all", "clean"], axis=1)
+    steps = {arm: steps_to_target(arms[arm, "clean"], target) for arm in arms}
     return {arm: 1 - taken / steps["all"] for arm, taken in steps.items()}
 
 
-def judge(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
     """C3 with Rho-1's reference, with one that saw no clean text, and the stability of the gradient."""
-    arms, saved = measured["courses"], savings(measured)
-    spread = {arm: np.array(found["norm_spread"]) for arm, found in arms.items()}
-    final = {arm: interval(found["final"]) for arm, found in arms.items()}
-    purity = {arm: interval(arms[arm]["purity"]) for arm in ("excess", "excess_noisy")}
+    arms = Arms(results)
+    saved = savings(arms)
+    spread = {arm: arms[arm, "norm_spread"] for arm in ("all", "random", "excess")}
 
     def saving(arm: str) -> dict[str, Any]:
-        return {"steps saved": interval(saved[arm]), "over random": interval(saved[arm] - saved["random"])}
+        return {"over all tokens": saved[arm], "over random tokens": saved[arm] - saved["random"]}
 
-    rule = "share of steps saved on the way to the best clean loss of learning from all tokens, and that less the random selection's"
+    unit = "share of the steps saved on the way to the best clean loss of learning from all tokens"
     return [
-        judged(
-            3,
+        Claim(
             "selective_loss_learns_faster",
-            "Training on the tokens of largest excess loss reaches the clean loss of training on all in fewer steps, random tokens do not "
-            "(measured: 30 % noise, 60 % of tokens, clean reference; final clean loss in nats per token and share of clean tokens beside).",
-            rule,
+            "C3: From noisy text a loss on the tokens of the largest excess over a clean reference learns clean text in fewer steps.",
+            "kong2025token: section 4",
             saving("excess"),
-            SMALLEST_SAVING,
-            {"oracle": interval(saved["oracle"]), "final": final, "clean among selected": purity["excess"]},
+            above(0, matters=SMALLEST_SAVING),
+            unit,
         ),
-        judged(
-            3,
+        Claim(
             "selective_loss_without_clean_text",
-            "It does so with a reference that has read the noisy text only (measured: the same).",
-            rule,
+            "C3: It does so with a reference that has read the noisy text only.",
+            OURS,
             saving("excess_noisy"),
-            SMALLEST_SAVING,
-            {"final": final["excess_noisy"], "clean among selected": purity["excess_noisy"]},
+            above(0, matters=SMALLEST_SAVING),
+            unit,
         ),
-        judged(
-            3,
+        Claim(
             "selective_loss_steadies_gradient",
-            "Gradient norms vary less (measured: standard deviation over mean of the second half of training, all less selected and random "
-            "less selected, clean reference).",
-            "relative spread of gradient norms below that of training on all and of random selection",
-            {
-                "less than all": interval(spread["all"] - spread["excess"]),
-                "less than random": interval(spread["random"] - spread["excess"]),
-            },
-            SMALLEST_SPREAD,
-            {arm: interval(values) for arm, values in spread.items()},
+            "C3: Gradient norms vary less when learning from these tokens (clean reference) than from all, and than from random ones.",
+            "kong2025token: abstract",
+            {f"less than {arm}": spread[arm] - spread["excess"] for arm in ("all", "random")},
+            above(0, matters=SMALLEST_SPREAD),
+            "difference of standard deviation over mean, second half of training",
         ),
     ]
 
 
-def draw(measured: dict[str, Any], axes: Axes) -> None:
-    """Clean loss against steps."""
+def figure(results: dict[str, Any]) -> Figure:
+    """Clean loss against steps, and how much gradient norms vary."""
+    arms = Arms(results)
+    drawn, axes = panels(1, 2, width=4.6, titles=("Learning clean text from noisy text", "Steadiness"))
     for arm, (label, color) in ARMS.items():
-        curve = np.array(measured["courses"][arm]["clean"])
-        band(axes, WINDOW + np.arange(curve.shape[1]) * (WINDOW // 2), curve, label, color)
-    axes.set(title="C3: loss on selected tokens", xlabel="steps", ylabel="clean text, nats per token")
-    axes.legend()
+        curve = arms[arm, "clean"]
+        band(axes[0], WINDOW + np.arange(curve.shape[1]) * (WINDOW // 2), curve, label, color)
+    axes[0].set(xlabel="steps", ylabel="clean text, nats per token")
+    axes[0].legend()
+    dots(axes[1], {label: arms[arm, "norm_spread"] for arm, (label, _) in ARMS.items()})
+    axes[1].set(xlabel="gradient norms: standard deviation over mean")
+    return drawn

@@ -1,278 +1,255 @@
 """Dead features and reconstruction of Mutual and Feature Choice: with spare latents, with scarce ones, and far from the origin.
 
-Ayonrinde 2024 (arXiv 2411.02124), dead features and aux_zipf; method card sparse-autoencoders, small reproduction. Three regimes of
-synthetic activations: more latents than features, fewer (as in language models), and a large mean with b_dec starting at 0, where most
-latents are born on the wrong side. All at one sparsity; every seed has its own dictionary and data. And dead features against the number
-of latents, on the data of the second regime.
+Ayonrinde 2024, dead features and aux_zipf. Three regimes of synthetic activations: more latents than features, fewer (as in language
+models), and a large mean with b_dec starting at 0, where most latents are born on the wrong side. All at one sparsity; every seed has its
+own dictionary and data. And dead features against the number of latents, on the data of the second regime.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, every, interval
-from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
+from experiments.harness.arms import Arms, measured
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, GREY, PALETTE, band, panels
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects import sparse_activations
-from experiments.subjects.sparse_activations import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
+from experiments.subjects.sparse_activations import (
+    LEAST,
+    LONG,
+    NAMES,
+    REFERENCES,
+    TINY,
+    VARIANTS,
+    Setting,
+    TrainingConfig,
+    measure,
+    refer,
+)
 from lexinv.sae.synthetic import SyntheticConfig
-from lexinv.sae.training import OptimizerConfig
-from lexinv.validation import require
+from lexinv.validation import Allowed, Checked, Count, Positive
 
-PAPER = sparse_activations.PAPER
-SOURCE = "Ayonrinde 2024, abstract and reviews"
-CARD = "method card sparse-autoencoders (ours)"
+PAPERS = ("ayonrinde2024adaptive",)
+ABSTRACT = "ayonrinde2024adaptive: abstract"
+REVIEWS = "ayonrinde2024adaptive: abstract, reviews and TL;DR on OpenReview"
 KINDS = ("topk", "mutual", "mutual_zipf", "feature_uniform", "feature_zipf")
 WIDENED = ("topk", "mutual", "mutual_zipf", "feature_zipf")
+REGIMES = ("spare", "scarce", "offset")
+COLORS = dict(zip(KINDS, PALETTE, strict=False))
+Rising = Annotated[
+    tuple[int, ...],
+    Allowed(
+        lambda v: len(v) > 1 and v[0] > 0 and list(v) == sorted(set(v)), "at least two, rising", ((), (2,), (3, 2))
+    ),
+]
 
 
 @dataclass(frozen=True)
-class Regime:
+class Regime(Checked):
     """Data, latents, and whether b_dec begins at the mean of the data."""
 
     data: SyntheticConfig
-    features: int
+    features: Count
     centred: bool = True
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """k: latents per token on average, for every variant. widths: numbers of latents on the data of `scarce`."""
 
-    spare: Regime = field(default_factory=lambda: Regime(SyntheticConfig(), 192))
-    scarce: Regime = field(default_factory=lambda: Regime(SyntheticConfig(features=192), 96))
-    offset: Regime = field(default_factory=lambda: Regime(SyntheticConfig(offset=1.5), 192, centred=False))
-    k: float = 5.0
-    widths: tuple[int, ...] = (48, 96, 192, 384)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    spare: Regime = Regime(SyntheticConfig(), 192)
+    scarce: Regime = Regime(SyntheticConfig(features=192), 96)
+    offset: Regime = Regime(SyntheticConfig(offset=1.5), 192, centred=False)
+    k: Positive = 5.0
+    widths: Rising = (48, 96, 192, 384)
+    training: TrainingConfig = TrainingConfig()
 
-    def __post_init__(self):
-        rising = len(self.widths) > 1 and list(self.widths) == sorted(set(self.widths))
-        require(rising, "widths", self.widths, "at least two, rising")
-        sizes = {name: regime.features for name, regime in self.regimes.items()}
-        for name, features in {**sizes, **{f"widths[{i}]": width for i, width in enumerate(self.widths)}}.items():
-            least = max(features / self.training.batch, 1)
-            allowed = f"from {least:.3g}, one token for each of the {features} features of {name}, to {features}"
-            require(least <= self.k <= features, "k", self.k, allowed)
-
-    @property
-    def regimes(self) -> dict[str, Regime]:
-        return {"spare": self.spare, "scarce": self.scarce, "offset": self.offset}
+    def checks(self):
+        sizes = [*(getattr(self, name).features for name in REGIMES), *self.widths]
+        least = max(max(sizes) / self.training.batch, 1)
+        allowed = f"from {least:.3g}, one token of a batch for each feature, to {min(sizes)}, the fewest features"
+        yield least <= self.k <= min(sizes), "k", allowed
 
 
-SMALL = SyntheticConfig(width=16, features=24, l0=2.0)
-PRESETS = {
-    "smoke": Config(
-        Regime(SMALL, 32),
-        Regime(SyntheticConfig(width=16, features=40, l0=2.0), 20),
-        Regime(SyntheticConfig(width=16, features=24, l0=2.0, offset=1.5), 32, centred=False),
-        k=2.0,
-        widths=(20, 32),  # shapes that are there already
-        training=TrainingConfig(20, 64, OptimizerConfig(warmup_steps=2), held_out=4, steps_per_dispatch=10, seeds=(0,)),
-    ),
-    "cpu": Config(),
-    "paper": Config(
-        Regime(SyntheticConfig(width=768, features=8192, l0=25.0), 16_384),
-        Regime(SyntheticConfig(width=768, features=16_384, l0=25.0), 4096),
-        Regime(SyntheticConfig(width=768, features=8192, l0=25.0, offset=1.5), 16_384, centred=False),
-        k=25.0,
-        widths=(4096, 16_384, 65_536),
-        training=TrainingConfig(steps=50_000, batch=8192, held_out=10, dead_after=10_000_000, auxiliary_k=384),
-    ),
-}
+def sized(width: int, l0: float, spare: tuple[int, int], scarce: tuple[int, int]) -> dict[str, Any]:
+    """Regimes of these (true features, latents), for `presets`."""
+    found: dict[str, Any] = {}
+    for name, (features, latents) in {"spare": spare, "scarce": scarce, "offset": spare}.items():
+        data = {"data.width": width, "data.features": features, "data.l0": l0, "features": latents}
+        found |= {f"{name}.{field}": value for field, value in data.items()}
+    return found
+
+
+PRESETS = presets(
+    Config(),
+    smoke={  # widths are shapes that are there already
+        **sized(16, 2.0, (24, 32), (40, 20)),
+        **TINY,
+        "training.seeds": (0,),
+        "k": 2.0,
+        "widths": (20, 32),
+    },
+    paper={
+        **sized(768, 25.0, (8192, 16_384), (16_384, 4096)),
+        **LONG,
+        "training.batch": 8192,
+        "k": 25.0,
+        "widths": (4096, 16_384, 65_536),
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By regime, variant and metric a list over seeds; the same by width and variant; references by regime and seed."""
-    seeds = config.training.seeds
+    """By place (a regime, or a width on the data of `scarce`), variant and metric a list over seeds; references by regime."""
+    places = {name: getattr(config, name) for name in REGIMES}
+    places |= {f"width-{width}": Regime(config.scarce.data, width) for width in config.widths}
+    kinds = {place: (*KINDS, "references") if place in REGIMES else WIDENED for place in places}
 
-    def judged(regime: Regime, kind: str, place: str) -> dict[str, list[float]]:
-        def one(seed: int) -> dict[str, float]:
-            arguments = VARIANTS[kind], regime.data, regime.features, [Setting(config.k)], config.training, seed
-            return measure(*arguments, f"{place}/{kind}/seed-{seed}", workspace, regime.centred)[0]
+    def one(arm: str, seed: int) -> dict[str, float]:
+        place, kind = arm.split("/")
+        regime = places[place]
+        if kind == "references":
+            found = refer(regime.data, [config.k], config.training, seed)
+        else:
+            chosen = VARIANTS[kind], regime.data, regime.features, [Setting(config.k)], config.training, seed
+            found = measure(*chosen, f"{arm}/seed-{seed}", workspace, regime.centred)
+        return {metric: value for metric, (value,) in found.items()}
 
-        by_seed = [workspace.cached(f"{place}/{kind}/{seed}", lambda seed=seed: one(seed)) for seed in seeds]
-        return {metric: [each[metric] for each in by_seed] for metric in by_seed[0]}
-
-    regimes = {name: {kind: judged(regime, kind, name) for kind in KINDS} for name, regime in config.regimes.items()}
-    widths = [
-        {kind: judged(Regime(config.scarce.data, width), kind, f"width-{width}") for kind in WIDENED}
-        for width in config.widths
-    ]
-
-    def referred(name: str, seed: int) -> dict[str, list[float]]:
-        return refer(config.regimes[name].data, [config.k], config.training, seed)
-
-    references = {
-        name: [
-            workspace.cached(f"references/{name}/{seed}", lambda name=name, seed=seed: referred(name, seed))
-            for seed in seeds
-        ]
-        for name in config.regimes
-    }
+    arms = [f"{place}/{kind}" for place in places for kind in kinds[place]]
     return {
-        "corpora": {},
-        "seeds": list(seeds),
+        "seeds": list(config.training.seeds),
         "k": config.k,
-        "regimes": regimes,
         "widths": list(config.widths),
         "true_features": config.scarce.data.features,
-        "by_width": {
-            kind: {metric: [found[kind][metric] for found in widths] for metric in ("dead", "threshold_dead", "fvu")}
-            for kind in WIDENED
-        },
-        "references": {
-            name: {key: [each[key][0] for each in found] for key in found[0]} for name, found in references.items()
-        },
-    }
-
-
-def difference(results: dict[str, Any], metric: str, first: str, second: str) -> dict[str, Any]:
-    """Interval over seeds of `first` minus `second`, by regime."""
-    return {
-        name: interval(np.array(kinds[first][metric]) - np.array(kinds[second][metric]))
-        for name, kinds in results["regimes"].items()
+        "arms": measured(workspace, arms, config.training.seeds, one),
     }
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Dead features, budgets, the second chance, and reconstruction by regime."""
-    regimes, several = results["regimes"], len(results["seeds"]) > 1
-    dead = {
-        name: {kind: [float(np.max(kinds[kind][mode])) for mode in ("dead", "threshold_dead")] for kind in KINDS}
-        for name, kinds in regimes.items()
-    }
-    under = {metric: difference(results, metric, "mutual_zipf", "mutual") for metric in ("dead", "under_used")}
-    mutual = difference(results, "fvu", "topk", "mutual")
-    lower = [above(value, 0.0) for value in mutual.values()]
-    zipf = difference(results, "fvu", "feature_uniform", "feature_zipf")
-    better = [above(value, 0.0) for value in zipf.values()]
-    choice = difference(results, "fvu", "topk", "feature_zipf")
-    pays = {name: above(value, 0.0) for name, value in choice.items()}
-    by_width, widths = results["by_width"], results["widths"]
-    last = max(i for i, width in enumerate(widths) if width <= results["true_features"] or i == 1)
+    arms, widths = Arms(results), results["widths"]
+    last = max(width for i, width in enumerate(widths) if width <= results["true_features"] or i == 1)
+
+    def dead(arm: str) -> np.ndarray:
+        return np.maximum(arms[arm, "dead"], arms[arm, "threshold_dead"])
+
+    def difference(metric: str, first: str, second: str) -> dict[str, np.ndarray]:
+        return {name: arms[f"{name}/{first}", metric] - arms[f"{name}/{second}", metric] for name in REGIMES}
+
     grown = {
-        kind: interval(np.array(by_width[kind]["dead"][last]) - np.array(by_width[kind]["dead"][0]))
-        for kind in ("topk", "mutual", "feature_zipf")
+        NAMES[kind]: arms[f"width-{last}/{kind}", "dead"] - arms[f"width-{widths[0]}/{kind}", "dead"]
+        for kind in ("topk", "mutual")
     }
-    chosen = float(np.max([by_width["feature_zipf"][mode] for mode in ("dead", "threshold_dead")]))
+    chosen = {
+        "Feature Choice, largest share": np.max([dead(f"width-{width}/feature_zipf") for width in widths], axis=0)
+    }
+    under = {
+        f"{regime}, {metric}": values
+        for metric in ("dead", "under_used")
+        for regime, values in difference(metric, "mutual_zipf", "mutual").items()
+    }
     return [
         Claim(
             "feature_choice_no_dead",
-            "Feature Choice, uniform and Zipf, has no feature that never fires on the held-out tokens, in any regime (measured: largest "
-            "share of dead features over seeds, in batches as in training and with calibrated thresholds, of all variants).",
-            SOURCE,
+            "Feature Choice, uniform and Zipf, has no feature that never fires on the held-out tokens, in any regime.",
+            REVIEWS,
+            {
+                f"{regime}, {kind}": dead(f"{regime}/feature_{kind}")
+                for regime in REGIMES
+                for kind in ("uniform", "zipf")
+            },
+            below(LEAST).every_seed,
+            "share of dead features, the larger of that in batches as in training and that with calibrated thresholds",
             "zero dead features",
-            dead,
-            "0 for both, in every regime and seed",
-            not any(max(kinds[kind]) for kinds in dead.values() for kind in ("feature_uniform", "feature_zipf")),
         ),
         Claim(
             "dead_features_grow_with_width_but_not_of_feature_choice",
-            "The share of dead features grows with their number for TopK and Mutual Choice and stays 0 for Feature Choice (measured: share "
-            f"at {widths[last]} latents, no more than there are features, minus share at {widths[0]}; largest share of Feature Choice at "
-            "any width, in batches as in training and with thresholds).",
-            SOURCE,
+            "The share of dead features grows with their number for TopK and Mutual Choice and stays 0 for Feature Choice.",
+            REVIEWS,
+            grown | chosen,
+            dict.fromkeys(grown, above(0)) | dict.fromkeys(chosen, below(LEAST).every_seed),
+            f"share at {last} latents, no more than there are features, minus share at {widths[0]}; of Feature Choice the largest share at "
+            "any width, in batches as in training and with thresholds",
             "zero dead features, up to 34 million latents",
-            {**grown, "feature_zipf, largest": chosen},
-            "TopK and Mutual Choice: whole intervals above 0; Feature Choice: 0 everywhere",
-            None
-            if (verdict := every(above(grown[kind], 0.0) for kind in ("topk", "mutual"))) is None
-            else verdict and chosen == 0,
         ),
         Claim(
             "zipf_not_worse",
             "aux_zipf leaves no more dead features, and no more under-used ones (below one firing in 1000 tokens), than aux_k does with "
-            "Mutual Choice (measured: share with aux_zipf minus share with aux_k).",
-            SOURCE,
-            "aux_zipf generalises aux_k to under-used features",
+            "Mutual Choice.",
+            REVIEWS,
             under,
-            "both means at most 0 in every regime",
-            all(value.mean <= 0 for kinds in under.values() for value in kinds.values()) if several else None,
+            below(LEAST).mean,
+            "share with aux_zipf minus share with aux_k",
+            "aux_zipf generalises aux_k to under-used features",
         ),
         Claim(
             "mutual_below_topk_in_every_regime",
-            "Mutual Choice leaves less unexplained than TopK (measured: FVU of TopK minus that of Mutual Choice).",
-            SOURCE,
+            "Mutual Choice leaves less unexplained than TopK.",
+            ABSTRACT,
+            difference("fvu", "topk", "mutual"),
+            above(0),
+            "FVU of TopK minus that of Mutual Choice",
             "better reconstruction at equal sparsity",
-            mutual,
-            "every whole interval above 0",
-            every(lower),
         ),
         Claim(
             "zipf_budgets_beat_uniform_ones",
-            "Feature Choice reconstructs better with Zipf budgets, of the data's own exponent, than with uniform ones (measured: FVU, "
-            "uniform minus Zipf).",
-            CARD,
-            None,
-            zipf,
-            "every whole interval above 0",
-            every(better),
+            "Feature Choice reconstructs better with Zipf budgets, of the data's own exponent, than with uniform ones.",
+            OURS,
+            difference("fvu", "feature_uniform", "feature_zipf"),
+            above(0),
+            "FVU, uniform minus Zipf",
         ),
         Claim(
             "feature_choice_reconstructs_better",
-            "Feature Choice with Zipf budgets leaves less unexplained than TopK in every regime (measured: FVU of TopK minus its own).",
-            SOURCE,
+            "Feature Choice with Zipf budgets leaves less unexplained than TopK in every regime.",
+            ABSTRACT,
+            difference("fvu", "topk", "feature_zipf"),
+            above(0),
+            "FVU of TopK minus its own",
             "better reconstruction at equal sparsity",
-            choice,
-            "every whole interval above 0",
-            every(pays.values()),
-        ),
-        Claim(
-            "feature_choice_survives_an_offset",
-            "Where the data are far from the origin and b_dec starts there, Feature Choice leaves less than 0.8 of TopK's unexplained "
-            "variance (measured: ratio of their FVU).",
-            CARD,
-            "0.325 against 0.536 (card's pilot)",
-            ratio := interval(
-                np.array(regimes["offset"]["feature_zipf"]["fvu"]) / np.array(regimes["offset"]["topk"]["fvu"])
-            ),
-            "whole interval below 0.8",
-            below(ratio, 0.8),
         ),
     ]
 
 
+LABELS = {"fvu": "FVU", "dead": "dead latents", "under_used": "under-used latents", "mcc": "MCC with the true features"}
+
+
 def figure(results: dict[str, Any]) -> Figure:
-    """FVU, dead and under-used features, and recovery, by regime and variant; dead features by width. A point for each seed."""
-    drawn, axes = panels(1, 5, width=3.4, height=3.4)
-    labels = {
-        "fvu": "FVU",
-        "dead": "dead latents",
-        "under_used": "under-used latents",
-        "mcc": "MCC with the true features",
-    }
-    regimes, widths = results["regimes"], results["widths"]
-    lines = {"pursuit": ("oracle: matching pursuit", BLACK), "components": ("k principal components", GREY)}
-    with styled():
-        for panel, (metric, label) in zip(axes, labels.items(), strict=False):
-            for index, (kind, color) in enumerate(zip(KINDS, PALETTE, strict=False)):
-                for place, kinds in enumerate(regimes.values()):
-                    values = kinds[kind][metric]
-                    x = place + (index - 2) * 0.15
-                    panel.plot([x] * len(values), values, "o", color=color, markersize=3, alpha=0.5)
-                    name = NAMES[kind] if place == 0 else None
-                    panel.plot(x, np.mean(values), "_", color=color, markersize=12, markeredgewidth=2, label=name)
-            panel.set_xticks(range(len(regimes)), list(regimes))
-            panel.set(ylabel=label)
-            panel.set_ylim(bottom=0)
-        for place, references in enumerate(results["references"].values()):
-            for key, (label, color) in lines.items():
-                ends = place - 0.4, place + 0.4
-                axes[0].hlines(
-                    np.mean(references[key]), *ends, color=color, linestyle=":", label=label if place == 0 else None
-                )
-        axes[0].set_ylim(0, 1.2 * axes[0].get_ylim()[1])  # room for the legend
-        axes[0].legend(*(found[-2:] for found in axes[0].get_legend_handles_labels()), fontsize=6.5)
-        axes[1].legend(fontsize=6.5)
-        for kind in WIDENED:
-            values, color = np.array(results["by_width"][kind]["dead"]), PALETTE[KINDS.index(kind)]
-            axes[4].plot(widths, values.mean(axis=1), "o-", color=color, markersize=3.5, label=NAMES[kind])
-            axes[4].vlines(widths, values.min(axis=1), values.max(axis=1), color=color, linewidth=0.8, alpha=0.6)
-        axes[4].set(xscale="log", xlabel="latents", ylabel="dead latents", title="scarce, by width")
-        axes[4].set_xticks(widths, [str(width) for width in widths])
-        axes[4].set_xticks([], minor=True)
-        axes[4].legend(fontsize=6.5)
+    """FVU, dead and under-used features, and recovery, by regime and variant, a point for each seed; dead features by width."""
+    arms, widths = Arms(results), results["widths"]
+    drawn, axes = panels(2, 3, width=4.4, height=3.2)
+    for panel, (metric, label) in zip(axes, LABELS.items(), strict=False):
+        draw_regimes(panel, arms, metric)
+        panel.set_ylabel(label)
+    for place, regime in enumerate(REGIMES):
+        for (key, label), color in zip(REFERENCES.items(), (BLACK, GREY), strict=True):
+            values = arms[f"{regime}/references", key]
+            label = label if place == 0 else None
+            axes[0].hlines(np.mean(values), place - 0.42, place + 0.42, color=color, linestyle=":", label=label)
+    axes[0].set_ylim(0, 1.25 * axes[0].get_ylim()[1])  # room for the legend
+    axes[0].legend(*(found[-2:] for found in axes[0].get_legend_handles_labels()), fontsize=7, ncols=2)
+    for kind in WIDENED:
+        dead = np.stack([arms[f"width-{width}/{kind}", "dead"] for width in widths], axis=1)
+        band(axes[4], widths, dead, NAMES[kind], COLORS[kind], marker="o", markersize=3.5)
+    axes[4].set(xscale="log", xlabel="latents", ylabel="dead latents", title="scarce, by width", ylim=(-0.02, None))
+    axes[4].set_xticks(widths, [str(width) for width in widths])
+    axes[4].set_xticks([], minor=True)
+    handles, names = axes[1].get_legend_handles_labels()
+    axes[5].set_axis_off()
+    axes[5].legend(handles, names, loc="upper left", title="a dot for each seed, a bar for their mean")
     return drawn
+
+
+def draw_regimes(panel: Axes, arms: Arms, metric: str) -> None:
+    """A point for each seed and the mean, by regime and variant."""
+    for index, kind in enumerate(KINDS):
+        for place, regime in enumerate(REGIMES):
+            values, x = arms[f"{regime}/{kind}", metric], place + (index - 2) * 0.15
+            panel.plot([x] * len(values), values, "o", color=COLORS[kind], markersize=3, alpha=0.5)
+            label = NAMES[kind] if place == 0 else None
+            panel.plot(x, np.mean(values), "_", color=COLORS[kind], markersize=12, markeredgewidth=2, label=label)
+    panel.set_xticks(range(len(REGIMES)), REGIMES)
+    panel.set_ylim(bottom=0)

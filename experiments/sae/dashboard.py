@@ -1,108 +1,95 @@
 """A page of features of a sparse autoencoder of a language model: top passages, logit effects, neighbours; and whether they are specific.
 
-Method card sparse-autoencoders; the autoencoder is the Mutual Choice of `sae/language_model` (Ayonrinde 2024, arXiv 2411.02124). Writes
-`features.html` into the run folder: one file without network, with a search box. What it shows is measured beside it: features against
-random directions of the same activations, and against random tokens.
+The autoencoder is the Mutual Choice of `sae/language_model` (Ayonrinde 2024). Writes `features.html` into the run folder: one file without
+network, with a search box. What it shows is measured beside it: features against random directions of the same activations, and against
+random tokens.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, every, interval
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, styled
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, band, panels
+from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace, write_atomically
-from experiments.sae import language_model
-from experiments.sae.feature_data import (
+from experiments.subjects.activation_autoencoders import (
+    LAW,
+    PUBLISHED,
+    TINY,
+    Autoencoder,
+    AutoencodersConfig,
+    laws_of,
+    train_variant,
+)
+from experiments.subjects.language_subjects import GPT2, SMALL, LanguageSubject, SubjectConfig, open_language_model
+from experiments.subjects.sparse_activations import NAMES
+from lexinv.data.windows import evaluation_windows
+from lexinv.sae.densities import MIDDLE, fit_middle_zipf, ranks_shown
+from lexinv.sae.feature_page import Page, render
+from lexinv.sae.feature_survey import (
     choose_features,
     describe,
     foretold,
-    logit_effects,
     specificity,
     survey,
     token_texts,
     top_windows,
 )
-from experiments.sae.feature_page import Page, render
-from experiments.subjects import sparse_activations
-from experiments.subjects.activation_autoencoders import (
-    MIDDLE,
-    Autoencoder,
-    AutoencodersConfig,
-    compare_laws,
-    ranks_shown,
-    train_variant,
-    zipf_fit,
-)
-from experiments.subjects.language_subjects import LanguageSubject, SubjectConfig, open_language_model
-from experiments.subjects.sparse_activations import NAMES, TrainingConfig
-from lexinv.data.windows import evaluation_windows
-from lexinv.sae.training import OptimizerConfig
+from lexinv.sae.logit_effects import logit_effects
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Allowed, Checked, Count
 
-PAPER = sparse_activations.PAPER
-CARD = "method card sparse-autoencoders (ours)"
+PAPERS = ("ayonrinde2024adaptive",)
+Texts = Annotated[tuple[str, ...], Allowed(all, "texts that are not empty", (("a", ""),))]
 PAGE = "features.html"
 FEATURES, DIRECTIONS, TOKENS = "features", "directions", "tokens"
 GROUP_COLORS = {"most active": VERMILION, "densest": ORANGE, "sparsest": GREEN, "random": PURPLE}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """shown: features of each kind on the page, and of each text in `search`. passages: of each feature. windows: of held-out text.
 
     raised: a feature's most raised tokens, among which the next one is looked for.
     """
 
-    subject: SubjectConfig = field(default_factory=SubjectConfig)
-    autoencoders: AutoencodersConfig = field(default_factory=lambda: AutoencodersConfig(("mutual",)))
-    windows: int = 1500
-    shown: int = 8
-    passages: int = 10
-    search: tuple[str, ...] = ("import", "self", "error")
-    raised: int = 20
+    subject: SubjectConfig = SubjectConfig()
+    autoencoders: AutoencodersConfig = AutoencodersConfig(("mutual",))
+    windows: Count = 1500
+    shown: Count = 8
+    passages: Count = 10
+    search: Texts = ("import", "self", "error")
+    raised: Count = 20
 
-    def __post_init__(self):
-        require(
-            self.subject.model != "minilm", "subject.model", self.subject.model, "a language model: logits are shown"
-        )
-        variants = self.autoencoders.variants
-        require(len(variants) == 1, "autoencoders.variants", variants, "one")
-        for name in ("windows", "shown", "raised"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.passages >= 2, "passages", self.passages, "at least 2")
-        require(self.passages <= self.windows, "passages", self.passages, f"at most the {self.windows} windows")
-        require(all(self.search), "search", self.search, "texts that are not empty")
+    def checks(self):
+        yield self.subject.model != "minilm", "subject.model", "a language model: logits are shown"
+        yield len(self.autoencoders.variants) == 1, "autoencoders.variants", "one"
+        yield 2 <= self.passages <= self.windows, "passages", f"from 2 to the {self.windows} windows"
 
 
-PRESETS = {
-    "smoke": Config(
-        language_model.PRESETS["smoke"].subjects[0].subject,
-        AutoencodersConfig(
-            ("mutual",),
-            features=32,
-            k=4.0,
-            training=TrainingConfig(20, 128, OptimizerConfig(warmup_steps=2), 4, 10, seeds=(0, 1)),
-        ),
-        windows=48,
-        shown=3,
-        passages=4,
-        search=("e",),
-    ),
-    "cpu": Config(),
-    "paper": Config(
-        language_model.GPT2,
-        AutoencodersConfig(("mutual",), **language_model.LARGE),
-        windows=20_000,
-        shown=20,
-        passages=20,
-    ),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "subject": SMALL,
+        **{f"autoencoders.{name}": value for name, value in TINY.items()},
+        "windows": 48,
+        "shown": 3,
+        "passages": 4,
+        "search": ("e",),
+    },
+    paper={
+        "subject": GPT2,
+        **{f"autoencoders.{name}": value for name, value in PUBLISHED.items()},
+        "windows": 20_000,
+        "shown": 20,
+        "passages": 20,
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -137,15 +124,15 @@ def measure(
     autoencoder: Autoencoder, subject: LanguageSubject, windows: np.ndarray, config: Config, seed: int
 ) -> dict[str, Any]:
     """Of all features with as many passages as the page shows: how specific they are, and whether what they raise comes next."""
-    found = survey(autoencoder.codes, subject, windows)
+    found = survey(autoencoder.codes, subject.read, windows)
     top = [top_windows(found, i, windows, config.passages) for i in range(found.peaks.shape[1])]
-    effects = logit_effects(subject, decoder_of(autoencoder))
+    effects = effects_of(autoencoder, subject)
     raised = np.zeros(effects.shape, bool)
     np.put_along_axis(raised, np.argsort(-effects, axis=1)[:, : config.raised], True, axis=1)
     key = stream(jax.random.key(seed), "directions")
     directions = np.asarray(jax.random.normal(key, (subject.width, autoencoder.config.features)))
     mean = subject.calibration.mean(axis=0)
-    random = survey(lambda rows: np.maximum((rows - mean) @ directions, 0.0), subject, windows)
+    random = survey(lambda rows: np.maximum((rows - mean) @ directions, 0.0), subject.read, windows)
     random_top = [top_windows(random, i, windows, config.passages) for i in range(directions.shape[1])]
     rng = np.random.default_rng(seed)
     places = rng.integers(
@@ -154,7 +141,7 @@ def measure(
     groups = {FEATURES: top, DIRECTIONS: random_top, TOKENS: [list(map(tuple, group)) for group in places.tolist()]}
     shares = {name: specificity(each, windows, config.passages) for name, each in groups.items()}
     own, others = foretold(top, windows, raised)
-    slope, quality = zipf_fit(np.sort(found.density)[::-1])
+    slope, quality = fit_middle_zipf(np.sort(found.density)[::-1])
     return {
         "specific": {name: round(float(each.mean()), 5) if len(each) else 0.0 for name, each in shares.items()},
         "spread": {
@@ -171,22 +158,24 @@ def measure(
     }
 
 
-def decoder_of(autoencoder: Autoencoder) -> np.ndarray:
-    """What a unit of each feature's activation adds to the model's own activations."""
-    return np.asarray(autoencoder.state.params["decoder"]) / autoencoder.scale
+def effects_of(autoencoder: Autoencoder, subject: LanguageSubject) -> np.ndarray:
+    """Logit effects of a unit of each feature's activation in the model's own scale, at a window of the first seed's held-out text."""
+    model = subject.config, subject.lexicon, subject.vocab, subject.params
+    decoder = np.asarray(autoencoder.state.params["decoder"]) / autoencoder.scale
+    return logit_effects(*model, subject.windows[0][0], decoder)
 
 
 def make_page(
     autoencoder: Autoencoder, subject: LanguageSubject, windows: np.ndarray, config: Config
 ) -> tuple[Page, list[dict[str, Any]]]:
     """The page, and of each of its features number, group, rank and density for the figure."""
-    found = survey(autoencoder.codes, subject, windows)
+    found = survey(autoencoder.codes, subject.read, windows)
     top = [top_windows(found, i, windows, config.passages) for i in range(found.peaks.shape[1])]
     texts = token_texts(subject.tokenizer)
     seed = config.autoencoders.training.seeds[0]
     chosen = choose_features(found, top, texts, windows, config.shown, config.search, seed)
-    effects = logit_effects(subject, decoder_of(autoencoder))
-    features = describe(chosen, autoencoder, subject, windows, found, top, effects, texts)
+    activities = autoencoder.codes, subject.read, np.asarray(autoencoder.state.params["decoder"]), windows
+    features = describe(chosen, *activities, found, top, effects_of(autoencoder, subject), texts)
     tokens = len(windows) * (windows.shape[1] - 1)
     facts = (
         ("autoencoder", NAMES[config.autoencoders.variants[0]]),
@@ -213,52 +202,45 @@ def make_page(
 def claims(results: dict[str, Any]) -> list[Claim]:
     """How specific features are, and whether their logit effects tell what comes."""
     shares = {name: np.array([one[name] for one in results["specific"]]) for name in (FEATURES, DIRECTIONS, TOKENS)}
-    ahead = interval(shares[FEATURES] - shares[TOKENS])
-    beyond = interval(shares[FEATURES] - shares[DIRECTIONS])
-    foretells = interval(np.array(results["next_raised"]) - np.array(results["next_raised_by_others"]))
     dead = [1 - live / results["features"] for live in results["live"]]
-    law = compare_laws({"densities": results["densities"], "dead": dead}, results["features"])
-    means = {name: round(float(each.mean()), 3) for name, each in shares.items()}
     return [
         Claim(
             "features_are_specific",
-            "The passages that activate a feature most have the same top token far more often than random tokens are the same "
-            f"(measured: share of a feature's top tokens that are its most frequent one, over random tokens; means {means}).",
-            CARD,
-            None,
-            ahead,
-            "whole interval above 0.3",
-            above(ahead, 0.3),
+            "The passages that activate a feature most have the same top token far more often than random tokens are the same.",
+            OURS,
+            {"features minus tokens": shares[FEATURES] - shares[TOKENS], **shares},
+            {"features minus tokens": above(0.3)},
+            "share of a feature's top tokens that are its most frequent one",
         ),
         Claim(
             "more_specific_than_directions",
-            "Features are more specific than random directions of the same activations (measured: difference of the same share).",
-            CARD,
-            None,
-            beyond,
-            "whole interval above 0",
-            above(beyond, 0.0),
+            "Features are more specific than random directions of the same activations.",
+            OURS,
+            {"features minus directions": shares[FEATURES] - shares[DIRECTIONS]},
+            above(0),
+            "the same share",
         ),
         Claim(
             "logit_effects_foretell",
             f"The token after a peak is among the {results['raised']} that the feature itself raises most more often than among another "
-            f"feature's (measured: difference; chance is {results['chance']:.4f}).",
-            CARD,
-            None,
-            foretells,
-            "whole interval above 0",
-            above(foretells, 0.0),
+            "feature's.",
+            OURS,
+            {
+                "own minus another's": np.subtract(results["next_raised"], results["next_raised_by_others"]),
+                "chance": results["chance"],
+            },
+            {"own minus another's": above(0)},
+            "share of peaks",
         ),
         Claim(
             "densities_follow_zipf",
-            f"Densities follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of the features that fire "
-            "better than an exponential one (measured: R^2 of the line through log density against log rank, and that minus R^2 of the "
-            "line against rank).",
-            "Ayonrinde 2024, abstract and reviews",
+            f"Densities follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of the features that fire, "
+            "better than an exponential one.",
+            "ayonrinde2024adaptive: abstract and reviews",
+            laws_of({"densities": results["densities"], "dead": dead}, results["features"]),
+            LAW,
+            "R^2 of the line through log density against log rank, and that minus R^2 of the line against rank",
             "a Zipf law except at the low end",
-            law,
-            "R^2: whole interval above 0.9; difference: whole interval above 0",
-            every([above(law["zipf"], 0.9), above(law["ahead"], 0.0)]),
         ),
     ]
 
@@ -266,9 +248,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Densities by rank with the features of the page, and how specific features, random directions and random tokens are."""
     drawn, (ranks, shares) = panels(1, 2, width=4.8, height=3.5)
-    with styled():
-        draw_ranks(ranks, results)
-        draw_shares(shares, results)
+    draw_ranks(ranks, results)
+    draw_shares(shares, results)
     return drawn
 
 
@@ -300,17 +281,17 @@ def draw_ranks(panel: Axes, results: dict[str, Any]) -> None:
 
 
 def draw_shares(panel: Axes, results: dict[str, Any]) -> None:
-    """Distribution of the share over features, all seeds together, as a falling cumulative curve."""
+    """Distribution of the share over features as a falling cumulative curve, with its 95 % band over seeds."""
     labels = {
         FEATURES: ("features", BLUE),
         DIRECTIONS: ("random directions", VERMILION),
         TOKENS: ("random tokens", GREY),
     }
     for name, (label, color) in labels.items():
-        counts = np.sum([one[name] for one in results["spread"]], axis=0)
-        at_least = counts[::-1].cumsum()[::-1] / max(counts.sum(), 1)
-        x = np.arange(1, len(counts) + 1) / len(counts)
-        panel.plot(x, at_least, "o-", color=color, markersize=3, label=label)
+        counts = np.array([one[name] for one in results["spread"]])
+        at_least = counts[:, ::-1].cumsum(axis=1)[:, ::-1] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        x = np.arange(1, counts.shape[1] + 1) / counts.shape[1]
+        band(panel, x, at_least, label, color, marker="o", markersize=3)
     panel.set(
         xlabel="share of top passages with the same top token",
         ylabel="share of features with at least that",

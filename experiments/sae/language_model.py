@@ -1,12 +1,12 @@
 """Sparse autoencoders on a language model and on a sentence encoder: reconstruction, use of the features, and what the model loses.
 
-Ayonrinde 2024 (arXiv 2411.02124), on GPT-2 small; method card sparse-autoencoders, second experiment. Autoencoders of six variants on the
-middle residual stream of a small Transformer trained here on Python's source code, and on a middle layer of MiniLM, an encoder with
-published weights, on English text. The same command trains them on a GPT-2 or Pythia checkpoint (`--subjects.0.subject.model FOLDER`).
-Seeds are those of the autoencoders and of the held-out text: intervals are given one model and one order of its text.
+Ayonrinde 2024, there on GPT-2 small; the card's second experiment. Autoencoders of six variants on the middle residual stream of a small
+Transformer trained here on Python's source code, and on a middle layer of MiniLM, an encoder with published weights, on English text. The
+same command trains them on a GPT-2 or Pythia checkpoint (`--subjects.0.subject.model FOLDER`). Seeds are those of the autoencoders and of
+the held-out text: intervals are given one model and one order of its text.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,118 +14,78 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, every, interval
-from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels, styled
-from experiments.harness.training import Training
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels
+from experiments.harness.sweep_algebra import override
+from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects import sparse_activations
 from experiments.subjects.activation_autoencoders import (
-    MIDDLE,
+    LAW,
+    PUBLISHED,
+    TINY,
     AutoencodersConfig,
-    by_seed,
-    compare_laws,
     judge,
-    ranks_shown,
+    laws_of,
     references,
     train_variant,
 )
-from experiments.subjects.language_subjects import OwnModel, Subject, SubjectConfig, open_language_model
+from experiments.subjects.language_subjects import GPT2, SMALL, Subject, SubjectConfig, open_language_model
 from experiments.subjects.sentence_encoder import open_encoder
-from experiments.subjects.sparse_activations import NAMES, VARIANTS, TrainingConfig
-from lexinv.nn.transformer import TransformerConfig
+from experiments.subjects.sparse_activations import LEAST, NAMES, VARIANTS, TrainingConfig, columns
+from lexinv.sae.densities import MIDDLE, ranks_shown
 from lexinv.sae.splicing import cross_entropy_recovered
-from lexinv.sae.training import OptimizerConfig
-from lexinv.training.mesh import MeshConfig
-from lexinv.training.optimizers import OptimizerConfig as ModelOptimizer
-from lexinv.validation import require
+from lexinv.validation import Checked, Distinct
 
-PAPER = sparse_activations.PAPER
-SOURCE = "Ayonrinde 2024, abstract and reviews"
-CARD = "method card sparse-autoencoders (ours)"
+PAPERS = ("ayonrinde2024adaptive",)
+ABSTRACT = "ayonrinde2024adaptive: abstract"
 SELECTING = ("topk", "mutual", "mutual_zipf", "feature_zipf")
+REVIEWS = "ayonrinde2024adaptive: abstract and reviews"
 COLORS = dict(zip(VARIANTS, (*PALETTE, GREY, SKY), strict=False))
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Checked):
     """A model, and the autoencoders of its activations."""
 
-    subject: SubjectConfig = field(default_factory=SubjectConfig)
-    autoencoders: AutoencodersConfig = field(default_factory=AutoencodersConfig)
+    subject: SubjectConfig = SubjectConfig()
+    autoencoders: AutoencodersConfig = AutoencodersConfig()
+
+    def checks(self):
+        both = {"topk", "mutual"} <= set(self.autoencoders.variants)
+        yield both, "autoencoders.variants", "topk and mutual among them"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """subjects: each judged by itself; claims are about all of them, or about the language models among them."""
 
-    subjects: tuple[Study, ...]
+    subjects: Distinct[Study]
 
-    def __post_init__(self):
-        names = [study.subject.model for study in self.subjects]
-        require(len(names) > 0 and len(set(names)) == len(names), "subjects", names, "at least one model, each once")
-        seeds = {study.autoencoders.training.seeds for study in self.subjects}
-        require(len(seeds) == 1, "autoencoders.training.seeds", sorted(seeds), "the same for all subjects")
-        for study in self.subjects:
-            variants = study.autoencoders.variants
-            both = {"topk", "mutual"} <= set(variants)
-            require(both, "autoencoders.variants", variants, "topk and mutual among them")
+    def checks(self):
+        models = [study.subject.model for study in self.subjects]
+        yield len(set(models)) == len(models), "subjects", "each model once"
+        same = len({study.autoencoders.training.seeds for study in self.subjects}) == 1
+        yield same, "subjects", "the same autoencoders.training.seeds for all"
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return self.subjects[0].autoencoders.training.seeds
 
 
-ENCODER = SubjectConfig("minilm", "python-docs", tokenizer="", context=64, layer=2, windows=4000)
-GPT2 = SubjectConfig("gpt2", "tfds:wiki40b/en", tokenizer="", context=512, layer=5, windows=400_000, keep=False)
-LARGE: dict[str, Any] = {
-    "features": 2**15,
-    "k": 32.0,
-    "training": TrainingConfig(
-        steps=10_000,
-        batch=131_072,
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=1000),
-        held_out=1,
-        steps_per_dispatch=1,
-        dead_after=10_000_000,
-        auxiliary_k=384,
+MINILM = Study(
+    SubjectConfig("minilm", "python-docs", tokenizer="", context=64, layer=2, windows=4000),
+    AutoencodersConfig(
+        SELECTING,
+        features=1536,
+        training=TrainingConfig(320, held_out=12, steps_per_dispatch=40),
     ),
-    "buffer_tokens": 2**21,
-    "mesh": MeshConfig(data=1, fsdp=8),
-}
-SMALL = OwnModel(
-    TransformerConfig(depth=2, width=16, heads=2, mlp_width=32, unroll=2),
-    Training(8, 8, optimizer=ModelOptimizer("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
 )
-PRESETS = {
-    "smoke": Config(
-        (
-            Study(
-                SubjectConfig(tokenizer="byte", context=32, layer=0, windows=64, own=SMALL),
-                AutoencodersConfig(
-                    ("topk", "mutual", "feature_zipf"),
-                    features=32,
-                    k=4.0,
-                    training=TrainingConfig(20, 128, OptimizerConfig(warmup_steps=2), 4, 10, seeds=(0, 1)),
-                ),
-            ),
-        )
-    ),
-    "quick": Config((Study(autoencoders=AutoencodersConfig(("topk", "mutual", "mutual_zipf", "feature_zipf"))),)),
-    "cpu": Config(
-        (
-            Study(),
-            Study(
-                ENCODER,
-                AutoencodersConfig(
-                    ("topk", "mutual", "mutual_zipf", "feature_zipf"),
-                    features=1536,
-                    training=TrainingConfig(320, held_out=12, steps_per_dispatch=40),
-                ),
-            ),
-        )
-    ),
-    "paper": Config((Study(GPT2, AutoencodersConfig(**LARGE)),)),
-}
+PRESETS = presets(
+    Config((Study(), MINILM)),
+    smoke={"subjects": (Study(SMALL, override(AutoencodersConfig(("topk", "mutual", "feature_zipf")), TINY)),)},
+    quick={"subjects": (Study(autoencoders=AutoencodersConfig(SELECTING)),)},
+    paper={"subjects": (Study(GPT2, override(AutoencodersConfig(), PUBLISHED)),)},
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -169,7 +129,7 @@ def measure(label: str, study: Study, subject: Subject, workspace: Workspace) ->
         trained = train_variant(variant, config, subject, f"{label}/{variant}", workspace)
         spliced = subject.splice(trained[0].edit())
         batch = config.training.batch
-        return by_seed(
+        return columns(
             [
                 {**judge(one, subject.held_out[seed], batch), "output": round(spliced(one.extra, seed), 5)}
                 for seed, one in enumerate(trained)
@@ -183,7 +143,7 @@ def measure(label: str, study: Study, subject: Subject, workspace: Workspace) ->
         "predicts": subject.held_out[0].losses is not None,
         "outputs": workspace.cached(f"{label}/outputs", outputs),
         "references": workspace.cached(
-            f"{label}/references", lambda: by_seed([references(subject, config, seed) for seed in seeds])
+            f"{label}/references", lambda: columns([references(subject, config, seed) for seed in seeds])
         ),
         "variants": {
             variant: workspace.cached(f"{label}/{variant}-judged", lambda variant=variant: judged(variant))
@@ -202,134 +162,125 @@ def recovered(model: dict[str, Any], variant: str, ablation: str) -> list[float]
 def claims(results: dict[str, Any]) -> list[Claim]:
     """On every model that has what a claim is about."""
     models = results["models"]
-    language = {name: model for name, model in models.items() if model["predicts"]}
-    several = len(results["seeds"]) > 1
+    language = [name for name, model in models.items() if model["predicts"]]
 
-    def over(metric: str, variant: str) -> dict[str, list[float]]:
-        return {name: m["variants"][variant][metric] for name, m in models.items() if variant in m["variants"]}
+    def of(name: str, variant: str, metric: str) -> np.ndarray:
+        return np.array(models[name]["variants"][variant][metric])
 
-    topk, mutual = over("batch_fvu", "topk"), over("batch_fvu", "mutual")
-    gain = {name: interval(np.array(topk[name]) - np.array(mutual[name])) for name in models}
-    dead = {
-        name: {
-            v: float(max(m["variants"][v]["batch_dead"] + m["variants"][v]["dead"]))
-            for v in SELECTING
-            if v in m["variants"]
-        }
-        for name, m in models.items()
+    having = {
+        variant: [name for name, model in models.items() if variant in model["variants"]]
+        for variant in ("feature_zipf", "mutual_zipf")
     }
-    chosen = [kinds["feature_zipf"] for kinds in dead.values() if "feature_zipf" in kinds]
-    under = {
-        name: {
-            metric: interval(np.array(zipf) - np.array(models[name]["variants"]["mutual"][metric]))
-            for metric in ("batch_dead", "batch_under_used")
-            for zipf in [models[name]["variants"]["mutual_zipf"][metric]]
-        }
-        for name in over("fvu", "mutual_zipf")
-    }
-    excess = {name: interval(np.array(values) / models[name]["k"]) for name, values in over("l0", "mutual").items()}
+    laws = {name: laws_of(model["variants"]["mutual"], model["features"]) for name, model in models.items()}
     kept = {
-        name: {
-            ablation: interval(shares)
-            for ablation in ("zero", "mean")
-            if (shares := recovered(model, "mutual", ablation))
-        }
-        for name, model in language.items()
+        f"{name}, against {ablation}": np.array(shares)
+        for name in language
+        for ablation in ("zero", "mean")
+        if (shares := recovered(models[name], "mutual", ablation))
     }
-    laws = {name: compare_laws(model["variants"]["mutual"], model["features"]) for name, model in models.items()}
-    harder = {name: interval(model["variants"]["mutual"]["harder_more"]) for name, model in language.items()}
-    within = all(abs(value.mean - 1) <= 0.05 for value in excess.values())
-    return [
+    judged = [
         Claim(
             "mutual_below_topk",
-            "Mutual Choice leaves less unexplained than TopK with as many latents per token, on held-out text (measured: FVU of TopK minus "
-            "that of Mutual Choice).",
-            SOURCE,
+            "Mutual Choice leaves less unexplained than TopK with as many latents per token, on held-out text.",
+            ABSTRACT,
+            {name: of(name, "topk", "batch_fvu") - of(name, "mutual", "batch_fvu") for name in models},
+            above(0),
+            "FVU of TopK minus that of Mutual Choice",
             "better reconstruction at equal sparsity",
-            gain,
-            "whole interval above 0 on every model",
-            every(above(value, 0.0) for value in gain.values()),
-        ),
-        Claim(
-            "feature_choice_no_dead",
-            "Feature Choice has no feature that never fires on the held-out tokens (measured: largest share over seeds, in batches as in "
-            "training and with thresholds).",
-            SOURCE,
-            "zero dead features",
-            dead,
-            "0 on every model",
-            max(chosen) == 0 if chosen else None,
-        ),
-        Claim(
-            "zipf_not_worse",
-            "aux_zipf leaves no more dead features, and no more in fewer than one of 1000 tokens, than aux_k does with Mutual Choice "
-            "(measured: share with aux_zipf minus share with aux_k).",
-            SOURCE,
-            "aux_zipf generalises aux_k to under-used features",
-            under,
-            "both means at most 0 on every model",
-            all(value.mean <= 0 for kinds in under.values() for value in kinds.values()) if several and under else None,
         ),
         Claim(
             "threshold_mode_l0",
-            "With a threshold calibrated on other text, each token by itself, Mutual Choice keeps its sparsity (measured: L0 over k).",
-            CARD,
-            1.0,
-            excess,
-            "mean within 5 % of 1 on every model",
-            within if several else None,
-        ),
-        Claim(
-            "ce_recovered",
-            "A language model that goes on from the reconstructions of Mutual Choice keeps nearly all that the activations are worth "
-            "(measured: share of the cross-entropy recovered, against zeros and against the mean activation).",
-            CARD,
-            None,
-            kept,
-            "whole interval above 0.9 against zeros",
-            every(above(value["zero"], 0.9) if "zero" in value else None for value in kept.values()),
+            "With a threshold calibrated on other text, each token by itself, Mutual Choice keeps its sparsity.",
+            OURS,
+            {name: of(name, "mutual", "l0") / model["k"] for name, model in models.items()},
+            between(0.95, 1.05).mean,
+            "L0 over k",
         ),
         Claim(
             "densities_follow_zipf",
             f"Densities of Mutual Choice's features follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of "
-            "those that fire, better than an exponential one (measured: R^2 of the line through log density against log rank, and that "
-            "minus R^2 of the line against rank).",
-            SOURCE,
+            "those that fire, better than an exponential one.",
+            REVIEWS,
+            {f"{name}, {part}": values for name, law in laws.items() for part, values in law.items()},
+            {f"{name}, {part}": rule for name in laws for part, rule in LAW.items()},
+            "R^2 of the line through log density against log rank, and that minus R^2 of the line against rank",
             "a Zipf law except at the low end",
-            laws,
-            "R^2: whole interval above 0.9; difference: whole interval above 0; on every model",
-            every(verdict for law in laws.values() for verdict in (above(law["zipf"], 0.9), above(law["ahead"], 0.0))),
-        ),
-        Claim(
-            "harder_tokens_use_more",
-            "Mutual Choice gives more features to tokens at which the language model's loss is higher (measured: Spearman correlation of "
-            "the number of active features with the loss of predicting the next token).",
-            SOURCE,
-            "more features on harder tokens",
-            harder,
-            "whole interval above 0",
-            every(above(value, 0.0) for value in harder.values()),
         ),
     ]
+    if having["feature_zipf"]:
+        judged.append(
+            Claim(
+                "feature_choice_no_dead",
+                "Feature Choice has no feature that never fires on the held-out tokens.",
+                REVIEWS,
+                {
+                    name: np.maximum(of(name, "feature_zipf", "batch_dead"), of(name, "feature_zipf", "dead"))
+                    for name in having["feature_zipf"]
+                },
+                below(LEAST).every_seed,
+                "share of dead features, the larger of that in batches as in training and that with thresholds",
+                "zero dead features",
+            )
+        )
+    if having["mutual_zipf"]:
+        judged.append(
+            Claim(
+                "zipf_not_worse",
+                "aux_zipf leaves no more dead features, and no more in fewer than one of 1000 tokens, than aux_k does with Mutual Choice.",
+                REVIEWS,
+                {
+                    f"{name}, {metric}": of(name, "mutual_zipf", metric) - of(name, "mutual", metric)
+                    for name in having["mutual_zipf"]
+                    for metric in ("batch_dead", "batch_under_used")
+                },
+                below(LEAST).mean,
+                "share with aux_zipf minus share with aux_k",
+                "aux_zipf generalises aux_k to under-used features",
+            )
+        )
+    if language:
+        judged.append(
+            Claim(
+                "harder_tokens_use_more",
+                "Mutual Choice gives more features to tokens at which the language model's loss is higher.",
+                ABSTRACT,
+                {name: of(name, "mutual", "harder_more") for name in language},
+                above(0),
+                "Spearman correlation of the number of active features with the loss of predicting the next token",
+                "more features on harder tokens",
+            )
+        )
+    if worth := {label: above(0.9) for label in kept if label.endswith("zero")}:
+        judged.append(
+            Claim(
+                "ce_recovered",
+                "A language model that goes on from the reconstructions of Mutual Choice keeps nearly all that the activations are worth.",
+                OURS,
+                kept,
+                worth,
+                "share of the cross-entropy recovered, against zeros and against the mean activation",
+            )
+        )
+    return judged
 
 
 def figure(results: dict[str, Any]) -> Figure:
     """A row for each model: reconstruction by variant, densities by rank, the model's output, and what harder tokens get."""
     models = results["models"]
     drawn, axes = panels(len(models), 4, width=3.7, height=3.4)
-    with styled():
-        for row, (name, model) in enumerate(models.items()):
-            reconstruction, density, output, harder = axes[4 * row : 4 * row + 4]
-            title = {"own": "Own language model", "minilm": "MiniLM"}.get(name, name)
-            draw_reconstruction(reconstruction, model)
-            reconstruction.set_title(f"{title}: D = {model['width']}, F = {model['features']}")
-            draw_densities(density, model)
-            draw_output(output, model)
-            if model["predicts"]:
-                draw_difficulty(harder, model)
-            else:
-                harder.set_axis_off()
-        axes[1].legend(fontsize=6.5, loc="lower left")
+    for row, (name, model) in enumerate(models.items()):
+        reconstruction, density, output, harder = axes[4 * row : 4 * row + 4]
+        title = {"own": "Own language model", "minilm": "MiniLM"}.get(name, name)
+        draw_reconstruction(reconstruction, model)
+        reconstruction.set_title(f"{title}: D = {model['width']}, F = {model['features']}")
+        draw_densities(density, model)
+        draw_output(output, model)
+        if model["predicts"]:
+            draw_difficulty(harder, model)
+        else:
+            harder.set_axis_off()
+    axes[0].legend(fontsize=6.5)
+    axes[1].legend(fontsize=6.5, loc="lower left")
     return drawn
 
 
@@ -348,7 +299,6 @@ def draw_reconstruction(panel: Axes, model: dict[str, Any]) -> None:
     name_variants(panel, model, [f"L0 {np.mean(found['batch_l0']):.1f}" for found in model["variants"].values()])
     panel.set(ylabel="fraction of variance unexplained")
     panel.set_ylim(bottom=0)
-    panel.legend(fontsize=6.5)
 
 
 def name_variants(panel: Axes, model: dict[str, Any], below: list[str]) -> None:
@@ -359,12 +309,21 @@ def name_variants(panel: Axes, model: dict[str, Any], below: list[str]) -> None:
     panel.set_xlim(-0.5, len(labels) - 0.5)
 
 
+def ranged(panel: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
+    """The mean of [seeds, points] with the range, where all are positive."""
+    there = (values > 0).all(axis=0)
+    panel.plot(x[there], values.mean(axis=0)[there], color=color, label=label, linewidth=1.3)
+    panel.fill_between(
+        x[there], *(end(axis=0)[there] for end in (values.min, values.max)), color=color, alpha=0.2, lw=0
+    )
+
+
 def draw_densities(panel: Axes, model: dict[str, Any]) -> None:
-    """Density by rank, mean over seeds, and the law fitted to Mutual Choice's middle ranks."""
+    """Density by rank, mean and range over seeds, and the law fitted to Mutual Choice's middle ranks; JumpReLU is left out for clarity."""
     ranks = ranks_shown(model["features"]) + 1
     for variant, found in model["variants"].items():
-        mean = np.mean(found["densities"], axis=0)
-        panel.plot(ranks, np.where(mean > 0, mean, np.nan), color=COLORS[variant], label=NAMES[variant], linewidth=1.3)
+        if variant != "jumprelu":
+            ranged(panel, ranks, np.array(found["densities"]), COLORS[variant], NAMES[variant])
     mutual = model["variants"]["mutual"]
     alpha, mean = float(np.mean(mutual["alpha"])), np.mean(mutual["densities"], axis=0)
     live = round(float(np.mean(1 - np.array(mutual["dead"]))) * model["features"])
@@ -406,8 +365,8 @@ def draw_output(panel: Axes, model: dict[str, Any]) -> None:
 
 
 def draw_difficulty(panel: Axes, model: dict[str, Any]) -> None:
-    """Mean number of active features by tenths of the loss."""
+    """Number of active features by tenths of the loss, mean and range over seeds."""
     for variant, found in model["variants"].items():
-        values = np.mean(found["l0_by_loss"], axis=0)
-        panel.plot(np.arange(1, len(values) + 1), values, "o-", color=COLORS[variant], markersize=3, linewidth=1.3)
+        values = np.array(found["l0_by_loss"])
+        ranged(panel, np.arange(1, values.shape[1] + 1), values, COLORS[variant], NAMES[variant])
     panel.set(xlabel="tenth of the loss (10: hardest)", ylabel="active latents (L0)", title="Harder tokens")

@@ -1,240 +1,179 @@
 """Reconstruction against sparsity of the family of sparse autoencoders, and recovery of the true features, on synthetic activations.
 
-Ayonrinde 2024 (arXiv 2411.02124), reconstruction at equal sparsity; method card sparse-autoencoders, small reproduction with spare latents.
-All settings of a variant are one population; every seed has its own dictionary and data. Best reconstruction is not best recovery: both
-are shown. References: principal components (dense), and non-negative matching pursuit on the true dictionary.
+Ayonrinde 2024, small reproduction of the card with spare latents. All settings of a variant are one population; every seed has its own
+dictionary and data. Best reconstruction is not best recovery: both are shown. References: principal components (dense), and non-negative
+matching pursuit on the true dictionary.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, every, interval
-from experiments.harness.style import BLACK, GREY, PALETTE, panels, styled
+from experiments.harness.arms import Arms, by, interpolated, measured
+from experiments.harness.figures import tradeoff
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, GREY, band, panels
+from experiments.harness.verdicts import OURS, Claim, above, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects import sparse_activations
-from experiments.subjects.sparse_activations import NAMES, VARIANTS, Setting, TrainingConfig, measure, refer
+from experiments.subjects.sparse_activations import (
+    NAMES,
+    PUBLISHED,
+    REFERENCES,
+    SMOKE,
+    VARIANTS,
+    Setting,
+    TrainingConfig,
+    measure,
+    refer,
+)
 from lexinv.sae.synthetic import SyntheticConfig, probabilities
-from lexinv.sae.training import OptimizerConfig
-from lexinv.validation import choose, require
+from lexinv.validation import Checked, Count, NonNegative, NonNegatives, some_of
 
-PAPER = sparse_activations.PAPER
-SOURCE = "Ayonrinde 2024, abstract"
-CARD = "method card sparse-autoencoders (ours)"
-SELECTING = ("topk", "mutual", "mutual_zipf", "matryoshka", "feature_zipf")
-
-
-@dataclass(frozen=True)
-class Config:
-    """ks: of the variants that select, and targets of JumpReLU. gated, relu: coefficients of their penalties.
-
-    The coefficient of JumpReLU's target is `jumprelu`. variants: names in `sparse_activations.VARIANTS`.
-    """
-
-    data: SyntheticConfig = field(default_factory=SyntheticConfig)
-    features: int = 192
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    variants: tuple[str, ...] = ("topk", "mutual", "matryoshka", "feature_zipf", "jumprelu", "gated", "relu")
-    ks: tuple[float, ...] = (2.0, 3.0, 5.0, 8.0, 12.0)
-    jumprelu: float = 0.3
-    gated: tuple[float, ...] = (1.0, 0.6, 0.4, 0.25, 0.15)
-    relu: tuple[float, ...] = (1.2, 0.8, 0.5, 0.35, 0.25)
-
-    def __post_init__(self):
-        for name in self.variants:
-            choose("variants", name, VARIANTS)
-        require(len(set(self.variants)) == len(self.variants), "variants", self.variants, "each once")
-        require({"topk", "mutual"} <= set(self.variants), "variants", self.variants, "topk and mutual among them")
-        least = self.features / self.training.batch
-        fits = len(self.ks) > 0 and all(1 <= k <= self.features and k == round(k) for k in self.ks)
-        require(fits, "ks", self.ks, f"whole numbers from 1 to the {self.features} features")
-        for name in ("gated", "relu"):
-            values = getattr(self, name)
-            require(len(values) > 0 and min(values) >= 0, name, values, "at least one coefficient, zero or more")
-        require(self.jumprelu >= 0, "jumprelu", self.jumprelu, "zero or more")
-        spends = "feature_zipf" not in self.variants or min(self.ks) >= least
-        require(spends, "ks", self.ks, f"at least features / batch = {least:.3g}, one token for each feature")
-        require(max(self.ks) <= self.data.width, "ks", self.ks, f"at most the {self.data.width} dimensions")
-
-    def settings(self, variant: str) -> list[Setting]:
-        """What is trained of one variant."""
-        if variant == "jumprelu":
-            return [Setting(k, self.jumprelu) for k in self.ks]
-        if variant in ("gated", "relu"):
-            return [Setting(1.0, coefficient) for coefficient in getattr(self, variant)]
-        return [Setting(k) for k in self.ks]
-
-
-PRESETS = {
-    "smoke": Config(
-        SyntheticConfig(width=16, features=24, l0=2.0),
-        32,
-        TrainingConfig(20, 64, OptimizerConfig(warmup_steps=2), held_out=4, steps_per_dispatch=10, seeds=(0, 1)),
-        variants=("topk", "mutual", "feature_zipf", "relu"),
-        ks=(2.0, 4.0),
-        relu=(0.1, 0.2),
-    ),
-    "quick": Config(),
-    "cpu": Config(training=TrainingConfig(seeds=(0, 1, 2, 3, 4))),
-    "paper": Config(
-        SyntheticConfig(width=768, features=16_384, l0=25.0),
-        4096,
-        TrainingConfig(steps=50_000, batch=4096, held_out=10, dead_after=10_000_000, auxiliary_k=384),
-        ks=(10.0, 20.0, 25.0, 40.0, 80.0),
-    ),
+PAPERS = ("ayonrinde2024adaptive",)
+ABSTRACT = "ayonrinde2024adaptive: abstract"
+ROWS = {
+    "A budget is spent": ("mutual", "topk", "matryoshka", "feature_zipf"),
+    "A penalty is paid, beside Mutual Choice": ("mutual", "jumprelu", "gated", "relu"),
 }
 
 
+@dataclass(frozen=True)
+class Config(Checked):
+    """ks: of the variants that select, and targets of JumpReLU, whose coefficient is `jumprelu`. gated, relu: coefficients of penalties."""
+
+    data: SyntheticConfig = SyntheticConfig()
+    features: Count = 192
+    training: TrainingConfig = TrainingConfig(seeds=(0, 1, 2, 3, 4))
+    variants: Annotated[tuple[str, ...], some_of(VARIANTS)] = (
+        "topk",
+        "mutual",
+        "matryoshka",
+        "feature_zipf",
+        "jumprelu",
+        "gated",
+        "relu",
+    )
+    ks: NonNegatives = (2.0, 3.0, 5.0, 8.0, 12.0)
+    jumprelu: NonNegative = 0.3
+    gated: NonNegatives = (1.0, 0.6, 0.4, 0.25, 0.15)
+    relu: NonNegatives = (1.2, 0.8, 0.5, 0.35, 0.25)
+
+    def checks(self):
+        least, most = self.features / self.training.batch, min(self.features, self.data.width)
+        yield {"topk", "mutual"} <= set(self.variants), "variants", "topk and mutual among them"
+        whole = all(1 <= k <= most and k == round(k) for k in self.ks)
+        yield whole, "ks", f"whole numbers from 1 to {most}, the fewer of features and dimensions"
+        spends = "feature_zipf" not in self.variants or min(self.ks) >= least
+        yield spends, "ks", f"at least features / batch = {least:.3g}, one token for each feature"
+
+    def settings(self, variant: str) -> list[Setting]:
+        """What is trained of one variant."""
+        if variant in ("gated", "relu"):
+            return [Setting(1.0, coefficient) for coefficient in getattr(self, variant)]
+        return [Setting(k, self.jumprelu if variant == "jumprelu" else 0.0) for k in self.ks]
+
+
+PRESETS = presets(
+    Config(),
+    smoke={
+        **SMOKE,
+        "features": 32,
+        "variants": ("topk", "mutual", "feature_zipf", "relu"),
+        "ks": (2.0, 4.0),
+        "relu": (0.1, 0.2),
+    },
+    quick={"training.seeds": (0, 1, 2)},
+    paper={**PUBLISHED, "features": 4096, "ks": (10.0, 20.0, 25.0, 40.0, 80.0), "training.seeds": (0, 1, 2)},
+)
+
+
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By variant, setting and metric a list over seeds; references by k and seed."""
-    seeds = config.training.seeds
-    arms = {}
-    for variant in config.variants:
-        by_seed = [
-            workspace.cached(
-                f"arms/{variant}/{seed}",
-                lambda variant=variant, seed=seed: measure(
-                    VARIANTS[variant],
-                    config.data,
-                    config.features,
-                    config.settings(variant),
-                    config.training,
-                    seed,
-                    f"{variant}/seed-{seed}",
-                    workspace,
-                ),
-            )
-            for seed in seeds
-        ]
-        arms[variant] = [
-            {metric: [found[index][metric] for found in by_seed] for metric in by_seed[0][0]}
-            for index in range(len(config.settings(variant)))
-        ]
-    references = [
-        workspace.cached(f"references/{seed}", lambda seed=seed: refer(config.data, config.ks, config.training, seed))
-        for seed in seeds
-    ]
+    """By variant and metric [seeds, settings]; of the references, [seeds, ks]."""
+
+    def one(arm: str, seed: int) -> dict[str, Any]:
+        if arm == "references":
+            return refer(config.data, config.ks, config.training, seed)
+        chosen = config.data, config.features, config.settings(arm), config.training
+        return measure(VARIANTS[arm], *chosen, seed, f"{arm}/seed-{seed}", workspace)
+
     return {
-        "corpora": {},
-        "seeds": list(seeds),
+        "seeds": list(config.training.seeds),
         "ks": list(config.ks),
         "true_l0": round(float(probabilities(config.data).sum()), 4),
-        "variants": arms,
-        "references": {name: [found[name] for found in references] for name in references[0]},
+        "arms": measured(workspace, (*config.variants, "references"), config.training.seeds, one),
     }
-
-
-def at(arms: dict[str, Any], variant: str, metric: str, index: int) -> np.ndarray:
-    """One number for each seed."""
-    return np.array(arms[variant][index][metric])
-
-
-def at_l0(arms: dict[str, Any], variant: str, metric: str, l0: float | np.ndarray) -> np.ndarray:
-    """A metric of each seed at this mean L0, or at one for each seed, between the settings around it.
-
-    Linear in the logarithm of L0; that of the nearest setting where none is beyond.
-    """
-    settings = arms[variant]
-    rows = np.array([setting["l0"] for setting in settings]), np.array([setting[metric] for setting in settings])
-    found = []
-    for levels, values, wanted in zip(*(row.T for row in rows), np.broadcast_to(l0, rows[0].shape[1]), strict=True):
-        order = np.argsort(levels)
-        found.append(np.interp(np.log(wanted), np.log(np.maximum(levels[order], 1e-6)), values[order]))
-    return np.array(found)
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Mutual Choice against TopK, inference by threshold, and who follows the tokens' difficulty."""
-    arms, ks, several = results["variants"], results["ks"], len(results["seeds"]) > 1
-    matched = [
-        at(arms, "topk", "fvu", i) - at_l0(arms, "mutual", "fvu", at(arms, "topk", "l0", i)) for i in range(len(ks))
-    ]
-    lower = [bool((gap > 0).all()) for gap in matched]
-    gaps = {f"k = {k:g}": interval(gap) for k, gap in zip(ks, matched, strict=True)}
-    excess = {f"k = {k:g}": interval(at(arms, "mutual", "threshold_l0", i) / k) for i, k in enumerate(ks)}
-    within = all(abs(np.mean(at(arms, "mutual", "threshold_l0", i)) / k - 1) <= 0.05 for i, k in enumerate(ks))
-    true = results["true_l0"]
-    follows = {name: interval(at_l0(arms, name, "correlation", true)) for name in ("topk", "mutual")}
-    ahead = above(follows["mutual"], 0.8)
-    fvu = {name: at_l0(arms, name, "fvu", true) for name in arms}
+    arms, ks, true = Arms(results), results["ks"], results["true_l0"]
+
+    def at(arm: str, metric: str, l0: Any = true):
+        return interpolated(arms[arm, "l0"], arms[arm, metric], l0)
+
+    follows = {name: at(name, "correlation") for name in ("mutual", "topk")}
     judged = [
         Claim(
             "mutual_below_topk",
-            "At equal L0 Mutual Choice leaves less unexplained than TopK, whose L0 is below k where fewer latents are positive (measured: "
-            "FVU of TopK at each k minus that of Mutual Choice, interpolated between its settings to TopK's L0).",
-            SOURCE,
+            "At equal L0 Mutual Choice leaves less unexplained than TopK, whose L0 is below k where fewer latents are positive.",
+            ABSTRACT,
+            by(ks, arms["topk", "fvu"] - at("mutual", "fvu", arms["topk", "l0"]), "k = {:g}"),
+            above(0).every_seed.but(1),
+            "FVU of TopK at each k minus that of Mutual Choice, interpolated between its settings to TopK's L0",
             "better reconstruction at equal sparsity",
-            gaps,
-            "above 0 on every seed, for all values of k but one at most",
-            sum(lower) >= max(len(ks) - 1, 1) if several else None,
         ),
         Claim(
             "mutual_follows_difficulty",
-            "Mutual Choice gives more features to tokens that have more (measured: correlation over tokens of the number of active "
-            "latents and of true features, at the true mean number).",
-            SOURCE,
+            "Mutual Choice gives more features to tokens that have more, which TopK cannot.",
+            ABSTRACT,
+            {"mutual": follows["mutual"], "mutual minus topk": follows["mutual"] - follows["topk"]},
+            {"mutual": above(0.8), "mutual minus topk": above(0).mean},
+            "correlation over tokens of the number of active latents and of true features, at the true mean number",
             "more features on harder tokens",
-            follows,
-            "Mutual Choice: whole interval above 0.8; TopK: mean below it",
-            None if ahead is None else ahead and follows["topk"].mean < follows["mutual"].mean,
         ),
         Claim(
             "threshold_mode_l0",
-            "With a threshold calibrated on other tokens, each token by itself, Mutual Choice keeps its sparsity (measured: L0 over k).",
-            CARD,
-            1.0,
-            excess,
-            "mean within 5 % of 1 for every k",
-            within if several else None,
+            "With a threshold calibrated on other tokens, each token by itself, Mutual Choice keeps its sparsity.",
+            OURS,
+            by(ks, arms["mutual", "threshold_l0"] / ks, "k = {:g}"),
+            between(0.95, 1.05).mean,
+            "L0 over k",
         ),
     ]
-    if {"jumprelu", "gated"} <= arms.keys():
-        tuned = {name: interval(fvu[name] - fvu["mutual"]) for name in ("jumprelu", "gated")}
+    if {"jumprelu", "gated"} <= set(arms):
         judged.append(
             Claim(
                 "mutual_below_jumprelu_and_gated",
-                "At the true sparsity, interpolated between settings, Mutual Choice also leaves less unexplained than JumpReLU and Gated "
-                "(measured: their FVU minus its own).",
-                CARD,
-                None,
-                tuned,
-                "both whole intervals above 0",
-                every(above(value, 0.0) for value in tuned.values()),
+                "At the true sparsity, interpolated between settings, Mutual Choice also leaves less unexplained than JumpReLU and Gated.",
+                OURS,
+                {name: at(name, "fvu") - at("mutual", "fvu") for name in ("jumprelu", "gated")},
+                above(0),
+                "their FVU minus its own",
             )
         )
     return judged
 
 
+PANELS = {"fvu": "fraction of variance unexplained", "mcc": "MCC with the true features", "dead": "dead latents"}
+
+
 def figure(results: dict[str, Any]) -> Figure:
-    """FVU, MCC and share of dead latents against L0; each point the mean over seeds, with the range."""
-    arms, ks = results["variants"], results["ks"]
-    drawn, axes = panels(1, 3, width=4.3, height=3.8)
-    labels = {"fvu": "fraction of variance unexplained", "mcc": "MCC with the true features", "dead": "dead latents"}
-    with styled():
-        for panel, (metric, label) in zip(axes, labels.items(), strict=True):
-            for (variant, settings), color in zip(arms.items(), PALETTE, strict=False):
-                l0 = np.array([np.mean(setting["l0"]) for setting in settings])
-                order, values = np.argsort(l0), np.array([setting[metric] for setting in settings])
-                style = "o-" if variant in SELECTING else "s--"
-                panel.plot(
-                    l0[order], values.mean(axis=1)[order], style, color=color, markersize=3.5, label=NAMES[variant]
-                )
-                panel.vlines(l0, values.min(axis=1), values.max(axis=1), color=color, linewidth=0.8, alpha=0.6)
+    """FVU, MCC and share of dead latents against L0; each point the mean over seeds, with the range; references with their 95 % band."""
+    arms, ks = Arms(results), results["ks"]
+    drawn, axes = panels(2, 3, width=4.3, height=3.4)
+    for row, (title, variants) in enumerate(ROWS.items()):
+        mine = axes[3 * row : 3 * row + 3]
+        for panel, (metric, label) in zip(mine, PANELS.items(), strict=True):
+            tradeoff(panel, arms, "l0", metric, {name: NAMES[name] for name in variants}, ticks=ks)
             panel.axvline(results["true_l0"], color=GREY, linewidth=0.8, linestyle=":")
-            panel.set(xlabel="active latents per token (L0)", ylabel=label, xscale="log")
-            panel.set_xlim(min(ks) / 1.5, max(ks) * 2.5)
-            panel.set_xticks(ks, [f"{k:g}" for k in ks])
-            panel.set_xticks([], minor=True)
-        for name, label, color in (
-            ("pursuit", "oracle: matching pursuit", BLACK),
-            ("components", "principal components", GREY),
-        ):
-            axes[0].plot(ks, np.mean(results["references"][name], axis=0), color=color, linestyle=":", label=label)
-        axes[0].set_yscale("log")
-        axes[0].set_title("Reconstruction")
-        axes[1].set_title("Recovery (dotted: true sparsity)")
-        axes[2].set_title("Use")
-        axes[0].legend(fontsize=6.5, loc="lower left")
+            panel.set(xlabel="active latents per token (L0; dotted: true)", ylabel=label)
+        for (name, label), color in zip(REFERENCES.items(), (BLACK, GREY), strict=True):
+            band(mine[0], ks, arms["references", name], label, color, linestyle="--", linewidth=1)
+        mine[0].set(yscale="log", title=title)
+        mine[0].legend(fontsize=6.5, loc="lower left")
+    for pair in zip(axes[:3], axes[3:], strict=True):
+        low, high = zip(*(panel.get_ylim() for panel in pair), strict=True)
+        for panel in pair:
+            panel.set_ylim(min(low), max(high))
     return drawn

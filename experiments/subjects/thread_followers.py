@@ -1,6 +1,6 @@
 """Models that follow threads of symbols: trained on items drawn inside the step, then asked by haystack, thread, form and depth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 
 from experiments.harness.training import Training, train
 from experiments.harness.workspace import Workspace
+from experiments.subjects.text import MUON, SUFFIX_MATCH
 from lexinv.lexinvariance import threads
 from lexinv.lexinvariance.threads import Limits
 from lexinv.nn.language_model import Params, initialize, make_logits, make_nll
@@ -19,14 +20,14 @@ from lexinv.nn.lexicon import LexiconConfig, row_keys
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.mesh import MeshConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Counts
 
 DEPTHS = 5
 """Bins of depth, in which single links are counted."""
 
 
 @dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(Checked):
     """What models are trained and evaluated on.
 
     trained: the largest item of training; fewest_pairs: the smallest haystack. pairs: the haystacks of evaluation. compared: the one on
@@ -35,42 +36,43 @@ class TaskConfig:
     """
 
     trained: Limits = Limits(symbols=384, pairs=24, threads=4, length=4)
-    fewest_pairs: int = 8
-    pairs: tuple[int, ...] = (8, 16, 24, 48, 96, 192)
-    compared: int = 24
-    threads: tuple[int, ...] = (1, 2, 4, 8)
-    thread_length: int = 2
-    items: int = 100
+    fewest_pairs: Count = 8
+    pairs: Counts = (8, 16, 24, 48, 96, 192)
+    compared: Count = 24
+    threads: Counts = (1, 2, 4, 8)
+    thread_length: Count = 2
+    items: Count = 100
 
-    def __post_init__(self):
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
         trained, pairs = self.trained, self.pairs
-        smallest = f"{trained.length} to {trained.pairs}"
-        require(trained.length <= self.fewest_pairs <= trained.pairs, "task.fewest_pairs", self.fewest_pairs, smallest)
-        ascending = list(pairs) == sorted(set(pairs)) and {self.compared, trained.pairs} <= set(pairs)
-        require(ascending, "task.pairs", pairs, f"ascending, with {self.compared} and {trained.pairs} among them")
-        require(pairs[-1] > trained.pairs, "task.pairs", pairs, f"some beyond the trained {trained.pairs}")
-        symbols = 2 * pairs[-1]
-        require(symbols <= trained.symbols, "task.pairs", pairs, f"at most half of the {trained.symbols} symbols")
-        require(1 in self.threads and len(self.threads) > 1, "task.threads", self.threads, "1 and more")
+        yield (
+            trained.length <= self.fewest_pairs <= trained.pairs,
+            "fewest_pairs",
+            f"{trained.length} to {trained.pairs}",
+        )
+        among = {self.compared, trained.pairs} <= set(pairs)
+        yield among and list(pairs) == sorted(pairs), "pairs", f"ascending, with {self.compared} and {trained.pairs}"
+        yield pairs[-1] > trained.pairs, "pairs", f"some beyond the trained {trained.pairs}"
+        yield 2 * pairs[-1] <= trained.symbols, "pairs", f"at most half of the {trained.symbols} symbols"
+        yield 1 in self.threads and len(self.threads) > 1, "threads", "1 and more"
         links = max(self.threads) * self.thread_length
-        require(links <= self.compared, "task.threads", self.threads, f"at most {self.compared} links in all")
-        require(self.items >= DEPTHS, "task.items", self.items, f"at least {DEPTHS}")
+        yield links <= self.compared, "threads", f"at most {self.compared} links in all"
+        yield self.items >= DEPTHS, "items", f"at least {DEPTHS}"
 
 
 @dataclass(frozen=True)
-class ModelsConfig:
+class ModelsConfig(Checked):
     """The models, how they are trained, and on what."""
 
-    model: TransformerConfig
-    training: Training
+    model: TransformerConfig = replace(SUFFIX_MATCH, width=128, mlp_width=128, max_length=1024)
+    training: Training = Training(steps=300, batch_size=32, seeds=(0, 1, 2), optimizer=MUON)
     task: TaskConfig = TaskConfig()
 
-    def __post_init__(self):
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
         longest = 3 * self.task.pairs[-1] + 2 * self.task.trained.length + 1
-        room = self.model.max_length
-        require(longest <= room, "model.max_length", room, f"at least the {longest} tokens of the longest haystack")
+        yield longest <= self.model.max_length, "model.max_length", f"at least the {longest} of the longest haystack"
         alone = self.training.mesh == MeshConfig() and self.training.microbatches == 1
-        require(alone, "training", self.training, "one device and one microbatch: items are drawn inside the step")
+        yield alone, "training", "one device and one microbatch: items are drawn inside the step"
 
 
 def make_answer_loss(model: TransformerConfig, lexicon: LexiconConfig, task: TaskConfig):

@@ -16,11 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
+from experiments.harness.curves import bins, by_position, by_tens
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
 from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
-from experiments.lexinvariance.bayes_decipherer import by_tens
-from experiments.lexinvariance.perplexity import bins, by_position
 from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll

@@ -19,11 +19,10 @@ from matplotlib.figure import Figure
 from scipy.special import entr
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
+from experiments.harness.curves import bins, by_tens, crossing, rounded
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
 from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
-from experiments.lexinvariance.bayes_decipherer import by_tens, crossing
-from experiments.lexinvariance.perplexity import bins, rounded
 from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import Params, make_logits

@@ -74,3 +74,35 @@ def score_key(
     require_symbols("cipher", cipher, len(true))
     right: Bool[np.ndarray, " vocab"] = found == true
     return Deciphered(float(right[cipher].mean()), float(right[np.unique(cipher)].mean()))
+
+
+class Ciphers(NamedTuple):
+    """Windows of text, a key of its own for each, and what the keys make of them."""
+
+    plain: Int[np.ndarray, "windows time"]
+    keys: Int[np.ndarray, "windows vocab"]
+    cipher: Int[np.ndarray, "windows time"]
+
+
+def encipher_windows(plain: Int[np.ndarray, "windows time"], vocab: int, seed: int) -> Ciphers:
+    """A random key for each window."""
+    rng = np.random.default_rng(seed)
+    keys = rng.permuted(np.broadcast_to(np.arange(vocab, dtype=np.int32), (len(plain), vocab)), axis=1)
+    return Ciphers(plain, keys, encipher(plain, keys))
+
+
+def elect_keys(
+    log_probs: Float[np.ndarray, "windows time vocab"], cipher: Int[np.ndarray, "windows time"]
+) -> Int[np.ndarray, "windows vocab"]:
+    """The key of each window by the votes, in nats, at all of its positions."""
+    return np.stack([elect_key(vote_shares(*each)) for each in zip(log_probs, cipher, strict=True)])
+
+
+def score_keys(
+    found: Int[np.ndarray, "windows vocab"],
+    keys: Int[np.ndarray, "windows vocab"],
+    cipher: Int[np.ndarray, "windows time"],
+) -> Deciphered:
+    """Means over the windows of what `score_key` says of each."""
+    positions, symbols = np.mean([score_key(*each) for each in zip(found, keys, cipher, strict=True)], axis=0)
+    return Deciphered(float(positions), float(symbols))

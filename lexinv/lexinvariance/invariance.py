@@ -146,7 +146,7 @@ def invariant_subset(moments: Moments, tolerance: float) -> Predictor:
     """
     count = moments.cross.shape[1]
     require(count <= 16, "covariates", count, "at most 16: all subsets are tried")
-    masks = jnp.array(list(product((0.0, 1.0), repeat=count)))
+    masks = jnp.array(list(product((0.0, 1.0), repeat=count)), moments.cross.dtype)
     together = pooled(moments)
 
     def judge(mask):
@@ -176,7 +176,7 @@ def irm_fit(
     Φ is scaled to Frobenius norm 1 in the objective: otherwise the penalty vanishes by making Φ small and w large.
     """
     optimizer = optax.scale_by_adam()
-    rates = learning_rate * (1 + jnp.cos(jnp.linspace(0.0, jnp.pi, steps))) / 2
+    rates = learning_rate * (1 + jnp.cos(jnp.linspace(0.0, jnp.pi, steps, dtype=moments.cross.dtype))) / 2
 
     def normalised(predictor: Predictor) -> Predictor:
         return Predictor(predictor.representation / jnp.linalg.norm(predictor.representation), predictor.head)
@@ -234,7 +234,9 @@ def adversarial_predictors(
         phi, head = unpack(x)
         seen = jnp.einsum("ai,eij->eaj", phi, train.covariates)
         errors = jnp.einsum("eij,j->ei", train.covariates, phi.T @ head) - train.cross
-        by_phi = jnp.einsum("b,eaj->eabj", head, seen) + jnp.einsum("ab,ej->eabj", jnp.eye(features), errors)
+        by_phi = jnp.einsum("b,eaj->eabj", head, seen) + jnp.einsum(
+            "ab,ej->eabj", jnp.eye(features, dtype=x.dtype), errors
+        )
         by_head = jnp.einsum("eaj,bj->eab", seen, phi)
         jacobian = jnp.concatenate([by_phi.reshape(*seen.shape[:2], size), by_head], axis=2)
         return (errors @ phi.T).reshape(-1), jacobian.reshape(-1, x.size)
@@ -243,9 +245,11 @@ def adversarial_predictors(
         """The shortest x with Jx = values, nearly; the damping leaves out equations that depend on others."""
         damping = 1e-13 * (jacobian**2).sum() + 1e-30
         if len(jacobian) > jacobian.shape[1]:
-            normal = jacobian.T @ jacobian + damping * jnp.eye(jacobian.shape[1])
+            normal = jacobian.T @ jacobian + damping * jnp.eye(jacobian.shape[1], dtype=jacobian.dtype)
             return jnp.linalg.solve(normal, jacobian.T @ values)
-        return jacobian.T @ jnp.linalg.solve(jacobian @ jacobian.T + damping * jnp.eye(len(jacobian)), values)
+        return jacobian.T @ jnp.linalg.solve(
+            jacobian @ jacobian.T + damping * jnp.eye(len(jacobian), dtype=jacobian.dtype), values
+        )
 
     def objective(x):
         # Where there is nothing left to climb the residuals may be exactly 0.
@@ -260,7 +264,8 @@ def adversarial_predictors(
         return pack(unpack(x - least_norm(jacobian, values))), None
 
     # Steps of size 0 only go back to invariance.
-    rates = jnp.concatenate([jnp.zeros(10), 0.3 * jnp.linspace(1.0, 0.0, steps, endpoint=False) ** 2, jnp.zeros(10)])
+    falling = 0.3 * jnp.linspace(1.0, 0.0, steps, endpoint=False, dtype=train.cross.dtype) ** 2
+    rates = jnp.pad(falling, 10)
 
     def restart(rng):
         start = pack(random_predictor(rng, together, features))

@@ -180,8 +180,8 @@ def prompt(
     positions = [system, SYSTEM + places.astype(jnp.int32), SYSTEM + after + text]
     table = params["words"]
     stream = jnp.concatenate([table[system], visual.astype(table.dtype), table[SYSTEM + words]], axis=1)
-    sizes = jnp.ones((batch, kept)) if size is None else size
-    ones = jnp.ones((batch, SYSTEM)), jnp.ones(words.shape)
+    sizes = jnp.ones((batch, kept), jnp.float32) if size is None else size
+    ones = jnp.ones((batch, SYSTEM), jnp.float32), jnp.ones(words.shape, jnp.float32)
     is_visual = jnp.zeros(stream.shape[1], bool).at[SYSTEM : SYSTEM + kept].set(True)
     return Prompt(
         stream.astype(config.decoder.dtype),

@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lexinv.sae.autoencoders import (
-    PER,
-    AutoencoderConfig,
-    Params,
     decode,
     encode,
     encode_by_threshold,
 )
+from lexinv.sae.methods import AutoencoderConfig, Params
+from lexinv.sae.metrics import calibrate_feature_thresholds, calibrate_threshold
 from lexinv.validation import require
 
 Threshold = float | Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -26,16 +25,33 @@ def check_inference(config: AutoencoderConfig, threshold: Threshold | None, k: i
 
     That is a threshold for `mutual`, `matryoshka` and `feature`, k for `topk`, and nothing for those whose parameters say all.
     """
-    batch_wise = PER.get(config.kind) in ("batch", "feature")
+    batch_wise = config.method.needs == "threshold"
     allowed = f"{'one, or one for each feature' if batch_wise else 'None'} for kind = {config.kind!r}"
     require((threshold is not None) == batch_wise, "threshold", threshold, allowed)
     if threshold is not None:
         shape = jnp.shape(threshold)
         require(shape in ((), (config.features,)), "threshold", shape, f"() or ({config.features},)")
-    top = config.kind == "topk"
+    top = config.method.needs == "k"
     require((k is not None) == top, "k", k, f"{'a whole number' if top else 'None'} for kind = {config.kind!r}")
     if k is not None:
         require(1 <= k <= config.features, "k", k, f"1 to the {config.features} features")
+
+
+def calibrate(
+    config: AutoencoderConfig,
+    affinities: Float[np.ndarray, "tokens features"],
+    k: float,
+    shares: Float[np.ndarray, " features"],
+) -> Threshold | None:
+    """The threshold with which tokens one by one spend what a batch spends in training, exactly on these; None where none is needed.
+
+    One with k per token on average, or of Feature Choice one for each feature, which is then in its share m_j / N of the tokens.
+    """
+    if config.method.needs != "threshold":
+        return None
+    if config.method.per == "batch":
+        return jnp.float32(calibrate_threshold(affinities, k))
+    return jnp.asarray(calibrate_feature_thresholds(affinities, shares))
 
 
 def encode_alone(
@@ -79,27 +95,19 @@ def to_jumprelu(
     """The JumpReLU autoencoder that does the same to every token, and its config.
 
     relu: thresholds 0; free norms of the decoder go into the encoder, so that its rows have norm 1 and activations are larger by the norm.
-    gated: with r = exp(log_magnitude), encoder r W, bias b_mag and threshold b_mag - r b_gate, as 1[pi_gate > 0] is 1[pi_mag > that]
-    (Rajamanoharan et al. 2024a derive the same). mutual, matryoshka, feature: their calibrated `threshold`. jumprelu: as it is.
+    gated: see `methods.ungated`. mutual, matryoshka, feature: their calibrated `threshold`. jumprelu: as it is.
     Raises `InvalidConfig` for topk, whose threshold is another one for each token, and where a threshold is missing or not wanted.
     """
-    require(config.kind != "topk", "autoencoder.kind", config.kind, "a variant that does not count in each token")
+    method = config.method
+    require(method.needs != "k", "kind", config.kind, "a variant that does not count in each token")
     check_inference(config, threshold, None)
     jump = replace(config, kind="jumprelu", free_norms=False, prefixes=())
     shared = {name: params[name] for name in ("encoder", "encoder_bias", "decoder", "decoder_bias")}
-    if config.kind == "jumprelu":
-        return jump, shared | {"threshold": params["threshold"]}
-    if config.kind == "gated":
-        ratio = jnp.exp(params["log_magnitude"])
-        return jump, shared | {
-            "encoder": params["encoder"] * ratio[None],
-            "encoder_bias": params["magnitude_bias"],
-            "threshold": params["magnitude_bias"] - ratio * params["encoder_bias"],
-        }
     if config.free_norms:
         shared = fold_norms(shared)
-    above = jnp.float32(0.0) if threshold is None else jnp.asarray(threshold, jnp.float32)
-    return jump, shared | {"threshold": jnp.broadcast_to(above, (config.features,))}
+    if method.as_jumprelu is not None:
+        return jump, shared | method.as_jumprelu(params)
+    return jump, shared | {"threshold": jnp.broadcast_to(jnp.asarray(threshold, jnp.float32), (config.features,))}
 
 
 def fold_norms(params: Params) -> Params:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lexinv.sae.autoencoders import PER, AutoencoderConfig, Params
 from lexinv.sae.inference import Threshold, check_inference, fold_norms, fold_scale, to_jumprelu
+from lexinv.sae.methods import AutoencoderConfig, Params
 from lexinv.validation import InvalidConfig, choose, require
 
 CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
@@ -174,7 +174,7 @@ def _own_form(own: Any, architecture: str, params: Params) -> tuple[AutoencoderC
     sizes = (config.width, config.features) == (width, features)
     fits = sizes and ARCHITECTURES.get(config.kind, "jumprelu") == architecture
     require(fits, f"metadata.{OWN}", own, f"{architecture} with d_in = {width} and d_sae = {features}, or nothing")
-    if PER.get(config.kind) not in ("batch", "feature"):
+    if config.method.needs != "threshold":
         return config, None
     thresholds = params["threshold"]
     return config, thresholds[0] if single and bool((thresholds == thresholds[0]).all()) else thresholds

@@ -6,22 +6,27 @@ code does the same; papers that sum over D have coefficients larger by that vari
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from lexinv.sae.autoencoders import PER, AutoencoderConfig, Codes, Params, decode, encode, pre_activations, step
+from lexinv.sae.autoencoders import Codes, decode, encode, pre_activations
 from lexinv.sae.budgets import fit_zipf, largest_remainder, ranks
+from lexinv.sae.methods import METHODS, AutoencoderConfig, Params
 from lexinv.sae.selection import select, smallest_kept
 from lexinv.sae.sparse import Indices, Values, decode_entries, firings, largest, with_encoder_gradient
-from lexinv.validation import choose, require
+from lexinv.validation import Allowed, Checked, Count, CountOrZero, NonNegative, Share, one_of, require
+
+MOST_TOKENS = 2**30
+"""Where the counter of tokens since a feature fired stops, before it would overflow."""
+Window = Annotated[int, Allowed(lambda n: 1 <= n <= MOST_TOKENS, f"1 to {MOST_TOKENS} tokens", (0, MOST_TOKENS + 1))]
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked):
     """Terms beside the reconstruction error.
 
     auxiliary: "dead": aux_k of Gao et al. 2024, for features that have not fired for `dead_after` tokens. "zipf": aux_zipf of Ayonrinde
@@ -35,27 +40,16 @@ class LossConfig:
     coefficient_warmup: over how many steps the coefficient of a penalty rises, in a line, from 0.
     """
 
-    auxiliary: Literal["none", "dead", "zipf"] = "none"
-    auxiliary_k: int = 32
-    auxiliary_coefficient: float = 1 / 32
-    dead_after: int = 100_000
-    under_use: float = 0.3
+    auxiliary: Annotated[Literal["none", "dead", "zipf"], one_of(("none", "dead", "zipf"))] = "none"
+    auxiliary_k: Count = 32
+    auxiliary_coefficient: NonNegative = 1 / 32
+    dead_after: Window = 100_000
+    under_use: Share = 0.3
     multi: bool = False
     dynamic_ranks: bool = False
-    anneal_steps: int = 0
-    k_anneal_steps: int = 0
-    coefficient_warmup: int = 0
-
-    def __post_init__(self):
-        choose("loss.auxiliary", self.auxiliary, ("none", "dead", "zipf"))
-        require(self.auxiliary_k >= 1, "loss.auxiliary_k", self.auxiliary_k, "at least 1")
-        require(
-            self.auxiliary_coefficient >= 0, "loss.auxiliary_coefficient", self.auxiliary_coefficient, "zero or more"
-        )
-        require(1 <= self.dead_after <= MOST_TOKENS, "loss.dead_after", self.dead_after, f"1 to {MOST_TOKENS} tokens")
-        require(0 <= self.under_use <= 1, "loss.under_use", self.under_use, "0 to 1")
-        for field in ("anneal_steps", "k_anneal_steps", "coefficient_warmup"):
-            require(getattr(self, field) >= 0, f"loss.{field}", getattr(self, field), "zero or more")
+    anneal_steps: CountOrZero = 0
+    k_anneal_steps: CountOrZero = 0
+    coefficient_warmup: CountOrZero = 0
 
 
 class Statistics(NamedTuple):
@@ -75,8 +69,6 @@ class Statistics(NamedTuple):
     batches: Int[Array, ""]
 
 
-MOST_TOKENS = 2**30
-"""Where the counter of tokens since a feature fired stops, before it would overflow."""
 DENSITY_DECAY = 0.99
 THRESHOLD_DECAY = 0.99
 
@@ -89,13 +81,14 @@ def start_statistics(
 ) -> Statistics:
     """Before the first batch. k may be a fraction where the budget is the batch's; `budgets` are Feature Choice's m_j by rank."""
     if not isinstance(k, Tracer) and not isinstance(coefficient, Tracer):  # those cannot be looked at
-        whole = config.kind != "topk" or float(k) == round(float(k))
+        whole = config.method.per != "token" or float(k) == round(float(k))
         most = config.most_active or config.features
         allowed = f"above 0, at most {most}, and whole for topk"
         require(0 < float(k) <= most and whole, "k", float(k), allowed)
         require(float(coefficient) >= 0, "coefficient", float(coefficient), "zero or more")
     found = None if budgets is None else budgets.shape
-    wanted = (config.features,) if config.kind == "feature" else None
+    by_feature = config.method.per == "feature"
+    wanted = (config.features,) if by_feature else None
     require(found == wanted, "budgets", found, f"{wanted}: one for each rank where kind is feature, else None")
     uniform = jnp.full(config.features, jnp.asarray(k, jnp.float32) / config.features, jnp.float32)
     zeros = jnp.zeros(config.features, jnp.int32)
@@ -105,7 +98,7 @@ def start_statistics(
         budgets=zeros if budgets is None else jnp.asarray(budgets, jnp.int32),
         tokens_since_fired=zeros,
         density=uniform,
-        threshold=jnp.zeros(config.features if config.kind == "feature" else (), jnp.float32),
+        threshold=jnp.zeros(config.features if by_feature else (), jnp.float32),
         wanted=uniform,
         batches=jnp.zeros((), jnp.int32),
     )
@@ -113,22 +106,11 @@ def start_statistics(
 
 def check_terms(config: AutoencoderConfig, terms: LossConfig) -> None:
     """Raises `InvalidConfig` for terms that the variant does not have."""
-    dense = config.kind == "topk" and not config.most_active
-    allowed = "False, unless kind is topk and most_active is 0"
-    require(dense or not terms.multi, "loss.multi", terms.multi, allowed)
-    falls = PER.get(config.kind) in ("token", "batch") and not config.most_active
-    allowed = "0, unless kind is topk, mutual or matryoshka and most_active is 0"
-    require(falls or not terms.k_anneal_steps, "loss.k_anneal_steps", terms.k_anneal_steps, allowed)
-    penalised = config.kind in ("relu", "gated", "jumprelu")
-    allowed = "0, unless kind is relu, gated or jumprelu"
-    require(penalised or not terms.coefficient_warmup, "loss.coefficient_warmup", terms.coefficient_warmup, allowed)
-    choice = config.kind == "feature" or not (terms.dynamic_ranks or terms.anneal_steps)
-    require(
-        choice,
-        "loss.dynamic_ranks, loss.anneal_steps",
-        (terms.dynamic_ranks, terms.anneal_steps),
-        "for kind = 'feature'",
-    )
+    for setting in ("multi", "k_anneal_steps", "coefficient_warmup", "dynamic_ranks", "anneal_steps"):
+        has = setting in config.method.has and not (config.most_active and setting in ("multi", "k_anneal_steps"))
+        value = getattr(terms, setting)
+        owners = [kind for kind, method in METHODS.items() if setting in method.has]
+        require(has or not value, setting, value, f"off, unless kind is {' or '.join(owners)} (and most_active 0)")
 
 
 def loss(
@@ -207,11 +189,12 @@ def _dense_terms(
     """The loss without its auxiliary term, and how many tokens every feature fires for."""
     fvu = _mean_square(error) / variance
     total = _nested(config, params, x, codes.activations) / variance if config.prefixes else fvu
-    coefficient = statistics.coefficient
+    method, coefficient = config.method, statistics.coefficient
     if terms.coefficient_warmup:
         coefficient = coefficient * _share_of(statistics, terms.coefficient_warmup)
-    total += coefficient * _sparsity(config, params, codes, statistics, variance)
-    if config.kind == "gated":  # the gate must reconstruct by itself, with the decoder held fixed
+    if method.penalty is not None:
+        total += coefficient * method.penalty(config, params, codes.affinities, statistics.k, variance)
+    if method.gate_reconstructs:
         frozen = jax.lax.stop_gradient({name: params[name] for name in ("decoder", "decoder_bias")})
         total += _mean_square(x - decode(frozen, codes.affinities)) / variance
     if terms.multi:
@@ -222,17 +205,17 @@ def _dense_terms(
 
 def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statistics, tokens: int) -> Array | None:
     """What `selection.select` may spend on a batch: k, M = round(k N), or m_j for each feature; None for variants without a budget."""
-    k = statistics.k
+    k, per = statistics.k, config.method.per
     if terms.k_anneal_steps:
         share = _share_of(statistics, terms.k_anneal_steps)
         k = (1 - share) * min(config.width, config.features) + share * k
-    if config.kind == "topk":
+    if per is None:
+        return None
+    if per == "token":
         return jnp.int32(k)
     total = jnp.round(k * tokens).astype(jnp.int32)
-    if config.kind in ("mutual", "matryoshka"):
+    if per == "batch":
         return total
-    if config.kind != "feature":
-        return None
     target = statistics.budgets
     if terms.dynamic_ranks:
         target = target[ranks(statistics.wanted)]
@@ -246,21 +229,6 @@ def budget_of(config: AutoencoderConfig, terms: LossConfig, statistics: Statisti
 def _share_of(statistics: Statistics, batches: int) -> Float[Array, ""]:
     """How much of so many batches is done, at most 1."""
     return jnp.minimum(statistics.batches.astype(jnp.float32) / batches, 1.0)
-
-
-def _sparsity(
-    config: AutoencoderConfig, params: Params, codes: Codes, statistics: Statistics, variance: Float[Array, ""]
-) -> Float[Array, ""]:
-    """L1 of relu and of a gate, in units of the data's spread; (L0 / k - 1)^2 of JumpReLU; 0 where a selection decides."""
-    if config.kind in ("relu", "gated"):
-        norms = (
-            jnp.linalg.norm(params["decoder"], axis=1) if config.free_norms else jnp.ones(config.features, jnp.float32)
-        )
-        return jnp.mean(codes.affinities @ norms) / jnp.sqrt(variance)
-    if config.kind == "jumprelu":
-        l0 = jnp.mean(jnp.sum(step(codes.affinities, params["threshold"], config.bandwidth), axis=1))
-        return jnp.square(l0 / statistics.k - 1)
-    return jnp.float32(0.0)
 
 
 def _nested(
@@ -321,9 +289,9 @@ def _updated(
     """
     first = statistics.batches == 0
     density = _running(statistics.density, fired.astype(jnp.float32) / tokens, DENSITY_DECAY, first)
-    threshold = statistics.threshold
-    if codes is not None and PER.get(config.kind) in ("batch", "feature"):
-        kept = smallest_kept(codes.affinities, codes.activations > 0, PER[config.kind])
+    threshold, per = statistics.threshold, config.method.per
+    if codes is not None and per is not None and per != "token":
+        kept = smallest_kept(codes.affinities, codes.activations > 0, per)
         seen = jax.lax.stop_gradient(jnp.where(jnp.isfinite(kept), kept, threshold))
         threshold = _running(threshold, seen, THRESHOLD_DECAY, threshold == 0)
     wanted = statistics.wanted

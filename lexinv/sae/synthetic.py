@@ -1,17 +1,19 @@
 """Activations whose features are known: unit vectors, Zipf frequencies, easy and hard tokens, features that come together."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lexinv.validation import require
+from lexinv.validation import Allowed, Checked, Count, CountOrZero, NonNegative, Positive
+
+Proper = Annotated[float, Allowed(lambda x: 0 <= x < 1, "at least 0 and below 1", (-0.1, 1.0))]
 
 
 @dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticConfig(Checked):
     """Feature r (from 1) of `features` is in a token with probability proportional to r^-alpha, on average `l0` features at once.
 
     Each token is easy or hard, by halves: all its probabilities are multiplied by 1 - difficulty or 1 + difficulty. A feature that is there
@@ -23,31 +25,24 @@ class SyntheticConfig:
         frequency; groups are independent. Given a token's difficulty every feature keeps its probability, whatever the correlation.
     """
 
-    width: int = 64
-    features: int = 128
-    l0: float = 5.0
-    alpha: float = 0.9
-    difficulty: float = 0.65
-    spread: float = 0.25
+    width: Count = 64
+    features: Count = 128
+    l0: Positive = 5.0
+    alpha: NonNegative = 0.9
+    difficulty: Proper = 0.65
+    spread: NonNegative = 0.25
     orthogonal: bool = False
     offset: float = 0.0
-    noise: float = 0.0
-    parents: int = 0
-    correlation: float = 0.0
-    group: int = 4
+    noise: NonNegative = 0.0
+    parents: CountOrZero = 0
+    correlation: Proper = 0.0
+    group: Count = 4
 
-    def __post_init__(self):
-        for field in ("width", "features"):
-            require(getattr(self, field) >= 1, f"data.{field}", getattr(self, field), "at least 1")
-        require(0 < self.l0 <= self.features, "data.l0", self.l0, f"above 0, at most the {self.features} features")
-        require(0 <= self.difficulty < 1, "data.difficulty", self.difficulty, "at least 0 and below 1")
-        for field in ("alpha", "spread", "noise"):
-            require(getattr(self, field) >= 0, f"data.{field}", getattr(self, field), "zero or more")
+    def checks(self):
+        yield self.l0 <= self.features, "l0", f"at most the {self.features} features"
         fits = not self.orthogonal or self.features <= self.width
-        require(fits, "data.orthogonal", self.orthogonal, f"False for more features than the {self.width} dimensions")
-        require(0 <= self.parents <= self.features // 2, "data.parents", self.parents, "at most half of the features")
-        require(0 <= self.correlation < 1, "data.correlation", self.correlation, "at least 0 and below 1")
-        require(self.group >= 1, "data.group", self.group, "at least 1")
+        yield fits, "orthogonal", f"False for more features than the {self.width} dimensions"
+        yield self.parents <= self.features // 2, "parents", "at most half of the features"
 
 
 class Tokens(NamedTuple):

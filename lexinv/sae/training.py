@@ -14,14 +14,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lexinv.sae.autoencoders import (
-    AutoencoderConfig,
-    Params,
     decode,
     encode,
     initialize,
     normalise_decoder,
 )
 from lexinv.sae.losses import LossConfig, budget_of, check_terms, loss, start_statistics
+from lexinv.sae.methods import AutoencoderConfig, Params
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import TrainStep, make_train_step
 from lexinv.training.streams import stream
@@ -173,7 +172,7 @@ def resample(
     begun = {
         "decoder": directions,
         "encoder": 0.2 * alive * directions.T,
-        "threshold": jnp.full(dead.shape, config.initial_threshold, jnp.float32),
+        **config.method.own(config),
     }
     masks = {"decoder": dead[:, None], "encoder": dead[None], "decoder_bias": jnp.zeros((), bool)}
     touched = {name: jnp.broadcast_to(masks.get(name, dead), leaf.shape) for name, leaf in params.items()}

@@ -47,8 +47,8 @@ def _predictive_log_probs(
             return (following, counts.at[context, x].add(1.0)), jnp.log(seen / jnp.sum(seen))
 
         first = jnp.sum(sequence[:order] * symbols ** np.arange(order - 1, -1, -1, dtype=np.int32))
-        start = (first, jnp.zeros((symbols**order, symbols)))
+        start = (first, jnp.zeros((symbols**order, symbols), jnp.float32))
         _, learned = jax.lax.scan(step, start, sequence[order:])
-        return jnp.concatenate([jnp.full((order, symbols), -jnp.log(symbols)), learned])
+        return jnp.concatenate([jnp.full((order, symbols), -jnp.log(jnp.float32(symbols))), learned])
 
     return jax.vmap(row)(tokens.astype(jnp.int32))

@@ -65,6 +65,12 @@ def random_kernel(
     return jax.random.dirichlet(threefry(key), jnp.full(symbols, concentration), (symbols**order,))
 
 
+def seeded_kernels(symbols: int, concentration: float, seeds: Sequence[int]) -> Float[Array, "seeds symbols symbols"]:
+    """First-order `random_kernel`s, one for each seed, by NumPy: JAX takes longer to compile gammas than a small model to train."""
+    draws = [np.random.default_rng(seed).dirichlet(np.full(symbols, concentration), symbols) for seed in seeds]
+    return jnp.asarray(np.stack(draws), jnp.float32)
+
+
 def check_kernel(kernel: Kernel) -> Kernel:
     """`kernel` as float64 with rows normalised exactly, if it is that of an ergodic source.
 

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -210,24 +209,3 @@ def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return {"LEXINV_CACHE": str(shared / "cache"), **variables}
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Callable[[str], str]:
-    """The document at a file:// address after its scripts have run, as HTML, as headless Chromium gives it."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-
-    def document(address: str) -> str:
-        command = [browser, *QUIET.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", address]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-    return document

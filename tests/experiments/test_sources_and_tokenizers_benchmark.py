@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.benchmarks.alternating import take_turns
 from experiments.benchmarks.sources_and_tokenizers import (
     ALPHABET,
     PRESETS,
@@ -18,6 +17,7 @@ from experiments.benchmarks.sources_and_tokenizers import (
     row_loop,
     train_in_pieces,
 )
+from experiments.harness.turns import take_turns
 from lexinv.data.corpora import Corpus
 from lexinv.tokenization.sources import digits
 from lexinv.tokenization.tokenizers import to_text, train_bpe

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.harness import record
 from experiments.harness.verify import (
+    TIMED,
     Agreement,
     Comparison,
     compare_claims,
@@ -132,7 +133,7 @@ def test_clocks_and_identities_are_not_compared():
     """Nor whether they are there: they are to leave the results."""
     recorded = {
         "arms": {"own": {"models": "0123456789abcdef", "seconds_elsewhere": 12.5}, "fast": {"speed": [1.5], "x": 1.0}},
-        "topics": {"overhead": {"cells": [{"tome": [1.1]}]}, "rows": [{"seconds": [0.1], "models": {"a": 2.0}}]},
+        "topics": {"rows": [{"seconds": [0.1], "models": {"a": 2.0}}]},
         "empty": {},
     }
     found = {"arms": {"fast": {"x": 1.0}}, "topics": {"rows": [{"models": {"a": 2.0}}]}, "empty": {}}
@@ -140,8 +141,9 @@ def test_clocks_and_identities_are_not_compared():
     assert compare_results(item, recorded, True) == compare_results(item, found, True) == Agreement(2, 2, [], True)
     found["topics"]["rows"][0]["models"]["a"] = 2.1
     assert compare_results(item, found, True).places == ["results.topics.rows[0].models.a"]
-    timed = compare_results(dataclasses.replace(item, experiment="benchmarks/line"), {}, True)
-    assert timed.agrees and describe(timed) == "results are wall clocks, which claims alone judge"
+    for name in ("benchmarks/line", "merging/overhead"):
+        timed = compare_results(dataclasses.replace(item, experiment=name), {}, True)
+        assert timed.agrees and describe(timed) == "results are wall clocks, which claims alone judge"
 
 
 @pytest.mark.parametrize("change", [{"cpu": "other"}, {"device_count": 2}, {"packages": {"jax": "2"}}])
@@ -174,7 +176,7 @@ def test_every_record_agrees_with_itself_and_not_with_other_numbers(item):
     assert not repeats(compare_claims(item.claims, claims), ALL)
     for same in (True, False):
         agreement = compare_results(item, scaled(item.results), same)
-        assert agreement.agrees is item.experiment.startswith("benchmarks/")
+        assert agreement.agrees is item.experiment.startswith(TIMED)
 
 
 def test_verify_runs_anew_each_time_and_notices_other_numbers(cli):

@@ -6,7 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.lexinvariance.cipher import elect_key, encipher, frequency_key, score_key, vote_shares
+from lexinv.lexinvariance.cipher import (
+    elect_key,
+    elect_keys,
+    encipher,
+    encipher_windows,
+    frequency_key,
+    score_key,
+    score_keys,
+    vote_shares,
+)
 from lexinv.validation import InvalidConfig
 
 KEY = np.array([2, 0, 3, 1], np.int32)
@@ -61,3 +70,22 @@ def test_score_weighs_by_position_and_by_symbol():
     found = np.array([2, 0, 1, 3], np.int32)  # right about symbols 0 and 1
     scored = score_key(found, KEY, np.array([0, 0, 0, 2]))
     assert scored == (0.75, 0.5)
+
+
+def test_windows_are_enciphered_each_with_its_own_key():
+    plain = np.random.default_rng(0).integers(0, 29, (6, 40)).astype(np.int32)
+    made = encipher_windows(plain, 29, seed=0)
+    for window, key, cipher in zip(*made[:2], made.cipher, strict=True):
+        np.testing.assert_array_equal(key[cipher], window)
+    assert len({tuple(key) for key in made.keys}) == len(plain)
+    assert (encipher_windows(plain, 29, seed=1).keys != made.keys).any()
+
+
+def test_votes_that_know_everything_elect_the_keys():
+    plain = np.random.default_rng(0).integers(0, 5, (3, 60)).astype(np.int32)
+    made = encipher_windows(plain, 5, seed=0)
+    log_probs = np.log(np.where(np.eye(5, dtype=bool)[plain], 0.9, 0.025)).astype(np.float32)
+    found = elect_keys(log_probs, made.cipher)
+    assert score_keys(found, made.keys, made.cipher) == (1.0, 1.0)
+    found[0] = np.roll(found[0], 1)
+    assert score_keys(found, made.keys, made.cipher) == pytest.approx((2 / 3, 2 / 3))

@@ -71,9 +71,9 @@ def test_a_perfect_solver_scores_one_and_a_constant_one_next_to_nothing():
 
 
 def test_random_guesses_among_the_prompt_come_to_chance():
-    items = lookups(pairs=2, count=4000)
-    guess = jax.random.normal(jax.random.key(3), (*items.tokens.shape, VOCAB))
-    judged = score(guess, items)
+    items = lookups()
+    guesses = jax.random.normal(jax.random.key(3), (60, *items.tokens.shape, VOCAB))
+    judged = jax.vmap(lambda guess: score(guess, items))(guesses)
     assert float(jnp.mean(judged.prompt)) == pytest.approx(chance(items), abs=0.03)
     assert float(jnp.mean(judged.whole)) == pytest.approx(1 / VOCAB, abs=0.015)
 

@@ -33,12 +33,13 @@ def test_swap_delta_equals_full_recomputation(markov_source):
         source = markov_source(0, 7, 0.5)
         counts = count_text(sample_tokens(jax.random.key(1), source, 50), 7, 50, jnp.float64)
         key = jax.random.permutation(jax.random.key(2), jnp.arange(7, dtype=jnp.int32))
+        swap, likelihood = jax.jit(swap_delta), jax.jit(key_log_likelihood)
         for pair in combinations(range(7), 2):
-            swapped, delta = swap_delta(source, counts, key, jnp.array(pair, jnp.int32))
+            swapped, delta = swap(source, counts, key, np.array(pair, np.int32))
             expected = np.array(key)
             expected[list(pair)] = expected[list(pair[::-1])]
             np.testing.assert_array_equal(swapped, expected)
-            change = key_log_likelihood(source, counts, swapped) - key_log_likelihood(source, counts, key)
+            change = likelihood(source, counts, swapped) - likelihood(source, counts, key)
             assert delta == pytest.approx(float(change), abs=1e-10)
             assert abs(delta) > 1e-6
 
@@ -50,6 +51,7 @@ def test_chain_starts_at_the_frequency_ranks(markov_source):
     np.testing.assert_array_equal(np.asarray(start_chain(source, counts).key)[[3, 1, 0, 2]], by_rank)
 
 
+@pytest.mark.long
 def test_samples_agree_with_enumeration(markov_source):
     """Predictions and key marginals after several prefixes, within the Monte-Carlo error that independent chains show."""
     source = markov_source(5, 4, 3.0)  # one on which single swaps mix fast
@@ -76,6 +78,7 @@ def test_samples_have_both_parities():
     assert 0.4 < np.mean(odd) < 0.6
 
 
+@pytest.mark.long
 def test_finds_the_most_likely_of_all_keys(markov_source):
     source = markov_source(7, 6, 1.0)
     text = encipher_text(jax.random.key(8), source, 30)[0]
@@ -86,6 +89,7 @@ def test_finds_the_most_likely_of_all_keys(markov_source):
     assert float(start_chain(source, counts).log_likelihood) < best - 0.1
 
 
+@pytest.mark.long
 def test_deciphers_an_alphabet_too_large_to_enumerate(markov_source):
     source = markov_source(10, 26, 0.3)
     text, key = encipher_text(jax.random.key(11), source, 500)

@@ -31,6 +31,7 @@ def fit(config: ProbeConfig, states, labels):
     )
 
 
+@pytest.mark.long
 def test_logistic_regression_reaches_the_optimum_of_scikit_learn():
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss

@@ -187,6 +187,7 @@ def test_a_spelling_that_changes_at_the_seam_is_scored_from_there():
     assert seen == ["q ab cd"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["standard", "lexinvariant"])
 def test_scores_of_a_network_depend_neither_on_batches_nor_on_padding(kind):
     config = TransformerConfig(depth=1, width=16, heads=2, mlp_width=16, positions="none")

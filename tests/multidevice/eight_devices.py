@@ -19,8 +19,8 @@ import optax
 from lexinv.nn.language_model import initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.sae.autoencoders import AutoencoderConfig
 from lexinv.sae.losses import LossConfig
+from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import create_autoencoder_state, make_autoencoder_step
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state

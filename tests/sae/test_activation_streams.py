@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lexinv.data.windows import TokenStream, array_windows, window_source
 from lexinv.sae.activation_files import ActivationFiles, write_shards
 from lexinv.sae.activation_streams import ComputedActivations, check_source, model_activations, scale_to_unit, shuffled
-from lexinv.sae.autoencoders import AutoencoderConfig
 from lexinv.sae.losses import LossConfig
+from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import (
     OptimizerConfig,
     create_autoencoder_state,
@@ -289,40 +289,47 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["mutual", "feature"])
-def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(tmp_path, kind):
-    """Parameters, moments, thresholds, densities, counters and metrics; the stop lies within an epoch and within a group."""
+def run_on_stream(kind, folder, step):
+    """A run on 50 rows in shards, from the newest checkpoint in the folder."""
     rows = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
-    paths = write_shards(tmp_path / "shards", [rows], 20)
-    step = trainer(kind)[3]
+    shards = folder.parent / "shards"
+    paths = sorted(shards.iterdir()) if shards.exists() else write_shards(shards, [rows], 20)
+    config, _, state, _ = trainer(kind)
+    source = ActivationFiles(paths, rows_per_block=4)
+    scale = scale_to_unit(source.read(0, 20))
+    return fit(
+        state,
+        step,
+        shuffled(source, 3, 17, 8, 2, scale),
+        steps=STEPS,
+        directory=folder,
+        metadata=run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), scale=scale),
+        tokens_per_step=8,
+        checkpoints=CheckpointConfig(steps=4),
+        progress=False,
+    )
 
-    def run(folder, step):
-        config, _, state, _ = trainer(kind)
-        source = ActivationFiles(paths, rows_per_block=4)
-        scale = scale_to_unit(source.read(0, 20))
-        return fit(
-            state,
-            step,
-            shuffled(source, 3, 17, 8, 2, scale),
-            steps=STEPS,
-            directory=tmp_path / folder,
-            metadata=run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), scale=scale),
-            tokens_per_step=8,
-            checkpoints=CheckpointConfig(steps=4),
-            progress=False,
-        )
 
-    calls = iter(range(STEPS))
+@pytest.fixture(scope="module", params=["mutual", "feature"])
+def undisturbed(request, tmp_path_factory):
+    """Kind, step, folder and last state of a run that nothing stopped."""
+    step, folder = trainer(request.param)[3], tmp_path_factory.mktemp("stream") / "whole"
+    return request.param, step, folder, run_on_stream(request.param, folder, step)
+
+
+def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(undisturbed):
+    """Parameters, moments, thresholds, densities, counters and metrics; the stop lies within an epoch and within a group."""
+    kind, step, folder, whole = undisturbed
+    stopped, calls = folder.with_name("stopped"), iter(range(STEPS))
 
     def stopping(state, batches):
         if next(calls) == 3:
             raise Stopped
         return step(state, batches)
 
-    whole = run("whole", step)
     with pytest.raises(Stopped):
-        run("stopped", stopping)
-    resumed = run("stopped", step)
+        run_on_stream(kind, stopped, stopping)
+    resumed = run_on_stream(kind, stopped, step)
     statistics = resumed.statistics
     assert int(statistics.batches) == STEPS and (np.asarray(statistics.threshold) > 0).any()
     assert np.asarray(statistics.density).std() > 0 and np.asarray(statistics.tokens_since_fired).max() > 0
@@ -330,7 +337,7 @@ def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(tmp_path, kind):
         if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
             left, right = jax.random.key_data(left), jax.random.key_data(right)
         np.testing.assert_array_equal(left, right)
-    assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "stopped" / "metrics.jsonl")
+    assert read_metrics(folder / "metrics.jsonl") == read_metrics(stopped / "metrics.jsonl")
 
 
 def test_a_checkpoint_of_another_variant_is_refused_and_the_difference_named(tmp_path):

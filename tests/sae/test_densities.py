@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lexinv.sae.densities import density_histogram, fit_shifted_zipf
+from lexinv.sae.densities import compare_laws, density_histogram, fit_middle_zipf, fit_shifted_zipf, ranks_shown
 from lexinv.validation import InvalidConfig
 
 
@@ -54,3 +54,21 @@ def test_what_is_no_share_is_refused(densities):
 def test_too_little_to_fit_is_refused(densities, message):
     with pytest.raises(InvalidConfig, match=message):
         fit_shifted_zipf(np.array(densities))
+
+
+def test_a_zipf_law_is_found_and_a_bent_one_is_judged_worse():
+    ranks = np.arange(1, 201)
+    alpha, quality = fit_middle_zipf(0.3 * ranks**-0.7)
+    assert (alpha, quality) == pytest.approx((0.7, 1.0))
+    assert fit_middle_zipf(np.concatenate([0.3 * ranks**-0.7, np.zeros(50)])) == pytest.approx((0.7, 1.0))
+    assert fit_middle_zipf(np.where(ranks < 50, 0.5, 0.001))[1] < 0.9
+    assert fit_middle_zipf(np.zeros(10)) == (0.0, 0.0)
+
+
+def test_two_laws_are_told_apart():
+    ranks = ranks_shown(512) + 1
+    zipf, exponential = compare_laws(0.3 * ranks**-0.7, 512, 512)
+    assert zipf == pytest.approx(1.0) and exponential < 0.95
+    zipf, exponential = compare_laws(0.3 * np.exp(-0.01 * ranks), 512, 512)
+    assert exponential == pytest.approx(1.0) and zipf < 0.95
+    assert compare_laws(np.full(len(ranks), 0.1), 512, 512) == compare_laws(0.3 * ranks**-0.7, 2, 512) == (0.0, 0.0)

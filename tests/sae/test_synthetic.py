@@ -57,11 +57,16 @@ def test_children_come_with_their_parents():
         assert present[:, child].any() and not (present[:, child] & ~present[:, parent]).any()
 
 
-def test_correlated_features_keep_their_probabilities_and_come_together():
+@pytest.fixture(scope="module")
+def correlated():
+    config = SyntheticConfig(width=4, features=10, l0=3.0, difficulty=0.0, correlation=0.6, group=4)
+    return config, drawn(config, 100_000)[1]
+
+
+def test_correlated_features_keep_their_probabilities_and_come_together(correlated):
     """How often two of a group are there at once is the bivariate normal's; features of two groups are independent."""
-    n, rho = 100_000, 0.6
-    config = SyntheticConfig(width=4, features=10, l0=3.0, difficulty=0.0, correlation=rho, group=4)
-    _, tokens = drawn(config, n)
+    config, tokens = correlated
+    n, rho = 100_000, config.correlation
     present, p = np.asarray(tokens.codes) > 0, np.asarray(probabilities(config), np.float64)
     assert (np.abs(present.mean(axis=0) - p) < 5 * np.sqrt(p / n)).all()
     normal = multivariate_normal([0, 0], [[1, rho], [rho, 1]])
@@ -100,14 +105,14 @@ def test_without_correlation_the_draws_are_those_of_the_records():
 @pytest.mark.parametrize(
     "change, field",
     [
-        ({"l0": 0.0}, "data.l0"),
-        ({"difficulty": 1.0}, "data.difficulty"),
-        ({"orthogonal": True}, "data.orthogonal"),
-        ({"parents": 65}, "data.parents"),
-        ({"width": 0}, "data.width"),
-        ({"correlation": 1.0}, "data.correlation"),
-        ({"correlation": -0.1}, "data.correlation"),
-        ({"group": 0}, "data.group"),
+        ({"l0": 0.0}, "l0"),
+        ({"difficulty": 1.0}, "difficulty"),
+        ({"orthogonal": True}, "orthogonal"),
+        ({"parents": 65}, "parents"),
+        ({"width": 0}, "width"),
+        ({"correlation": 1.0}, "correlation"),
+        ({"correlation": -0.1}, "correlation"),
+        ({"group": 0}, "group"),
     ],
 )
 def test_impossible_configurations_are_refused(change, field):

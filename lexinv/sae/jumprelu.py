@@ -1,0 +1,65 @@
+"""JumpReLU and the step behind its L0, with gradients for their thresholds by a kernel estimator (Rajamanoharan et al. 2024b)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+@jax.custom_vjp
+def _jump(affinities, threshold, bandwidth):
+    return jnp.where(affinities > threshold[None], affinities, 0.0)
+
+
+def _kernel(affinities: Array, threshold: Array, bandwidth: Array) -> Bool[Array, "tokens features"]:
+    """The rectangle K((a - theta) / eps), 1 within half a bandwidth; 0 for the many affinities that relu has made exactly 0."""
+    return (jnp.abs(affinities - threshold[None]) < bandwidth / 2) & (affinities > 0)
+
+
+def _jump_forward(affinities, threshold, bandwidth):
+    return _jump(affinities, threshold, bandwidth), (affinities, threshold, bandwidth)
+
+
+def _jump_backward(saved, gradient):
+    affinities, threshold, bandwidth = saved
+    near = _kernel(affinities, threshold, bandwidth)
+    to_threshold = -jnp.sum(jnp.where(near, gradient, 0.0), axis=0) * threshold / bandwidth
+    return jnp.where(affinities > threshold[None], gradient, 0.0), to_threshold, jnp.zeros_like(bandwidth)
+
+
+_jump.defvjp(_jump_forward, _jump_backward)
+
+
+@jax.custom_vjp
+def _step(affinities, threshold, bandwidth):
+    return (affinities > jnp.maximum(threshold, 0.0)[None]).astype(affinities.dtype)
+
+
+def _step_forward(affinities, threshold, bandwidth):
+    return _step(affinities, threshold, bandwidth), (affinities, threshold, bandwidth)
+
+
+def _step_backward(saved, gradient):
+    affinities, threshold, bandwidth = saved
+    near = _kernel(affinities, threshold, bandwidth)
+    to_threshold = -jnp.sum(jnp.where(near, gradient, 0.0), axis=0) / bandwidth
+    return jnp.zeros_like(affinities), to_threshold, jnp.zeros_like(bandwidth)
+
+
+_step.defvjp(_step_forward, _step_backward)
+
+
+def jump_relu(
+    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float
+) -> Float[Array, "tokens features"]:
+    """a where a > theta, else 0 (Rajamanoharan et al. 2024b, eq. 5).
+
+    d / da is 1 above the threshold; d / dtheta is estimated by -(theta / eps) K((a - theta) / eps), K the rectangle of width 1 (eq. 11).
+    """
+    return _jump(affinities, threshold, jnp.asarray(bandwidth, affinities.dtype))
+
+
+def step(
+    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float
+) -> Float[Array, "tokens features"]:
+    """1 where a > theta and a > 0, else 0. d / da is 0, d / dtheta is estimated by -(1 / eps) K((a - theta) / eps) (ibid., eq. 12)."""
+    return _step(affinities, threshold, jnp.asarray(bandwidth, affinities.dtype))

@@ -1,0 +1,66 @@
+"""Conditions of several fields, which no annotation can say, are refused where a configuration is made."""
+
+import pytest
+
+from experiments.harness.registry import load
+from experiments.harness.sweep_algebra import override
+from lexinv.lexinvariance.probes import ProbeConfig
+from lexinv.validation import InvalidConfig
+
+CASES = [
+    ("perplexity", {"data.context": 16}, "context"),
+    ("perplexity", {"data.context": 1024}, "data.context"),
+    ("perplexity", {"data.packing": "documents"}, "training.microbatches"),
+    ("perplexity", {"model.causal": False}, "model.causal"),
+    ("bayes_decipherer", {"model.causal": False}, "model.causal"),
+    ("bayes_decipherer", {"source.context": 1024}, "source.context"),
+    ("bayes_decipherer", {"source.context": 3}, "context"),
+    ("bayes_regret", {"vocabularies": (9,)}, "vocabularies"),
+    ("bayes_regret", {"concentrations": (0.0,)}, "concentrations"),
+    ("bayes_regret", {"length": 4}, "length"),
+    ("decipher", {"decipher.read": (128, 32)}, "read"),
+    ("decipher", {"decipher.read": (255,)}, "decipher.read"),
+    ("decipher", {"decipher.probes": ()}, "probes"),
+    ("decipher", {"decipher.probes": (ProbeConfig(), ProbeConfig(steps=5))}, "probes"),
+    ("forgetting", {"evaluate_every": 300}, "evaluate_every"),
+    ("forgetting", {"temporary_until": 7000}, "temporary_until"),
+    ("forgetting", {"model.causal": True}, "model.causal"),
+    ("in_context", {"shares": (0.0, 0.2)}, "shares"),
+    ("in_context", {"shares": (1.0, 0.0)}, "shares"),
+    ("in_context", {"tasks.symbols": "aab"}, "symbols"),
+    ("in_context", {"tasks.symbols": "ab,"}, "symbols"),
+    ("in_context", {"tasks.lookups": (), "tasks.permutations": ()}, "lookups"),
+    ("semi", {"suite.symbols": "abcdefgh"}, "symbols"),
+    ("semi", {"suite.length": 6}, "symbols"),
+    ("pac_invariance", {"variables": (5,)}, "variables"),
+    ("pac_invariance", {"risk_variables": 30}, "risk_variables"),
+    ("pac_invariance", {"features": 5}, "features"),
+    ("pac_invariance", {"epsilon": 1e-9}, "epsilon"),
+    ("pac_invariance", {"environments": (4, 2)}, "environments"),
+    ("pac_invariance", {"shifts": (0.0, 2.0)}, "shifts"),
+    ("threads", {"models.task.fewest_pairs": 1}, "fewest_pairs"),
+    ("threads", {"models.task.pairs": (8, 16)}, "pairs"),
+    ("threads", {"models.task.pairs": (8, 24)}, "pairs"),
+    ("threads", {"models.task.pairs": (24, 193)}, "pairs"),
+    ("threads", {"models.task.threads": (2, 4)}, "threads"),
+    ("threads", {"models.task.threads": (1, 13)}, "threads"),
+    ("threads", {"models.task.items": 1}, "items"),
+    ("threads", {"models.model.max_length": 50}, "model.max_length"),
+    ("threads", {"models.training.microbatches": 2}, "training"),
+    ("threads", {"solvers.depths": 1}, "depths"),
+    ("threads", {"solvers.hops": (1, 26)}, "hops"),
+    ("threads", {"tokenizers.characters": 79}, "characters"),
+    ("threads", {"tokenizers.tokenizers": (("byte", "kjv"),)}, "tokenizers"),
+    ("vocabulary", {"prose": "python-stdlib"}, "prose"),
+    ("vocabulary", {"tokenizers": ("letters",)}, "tokenizers"),
+    ("vocabulary", {"context": 8}, "context"),
+]
+
+
+@pytest.mark.parametrize(
+    "name, changes, field", CASES, ids=[f"{name}-{next(iter(changes))}" for name, changes, _ in CASES]
+)
+def test_impossible_configurations_are_refused(name, changes, field):
+    with pytest.raises(InvalidConfig) as error:
+        override(load(f"lexinvariance/{name}").PRESETS["cpu"], changes)
+    assert error.value.field == field

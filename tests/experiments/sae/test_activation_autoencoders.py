@@ -1,0 +1,111 @@
+"""Autoencoders on the activations of a made-up model: codes, reconstructions and what is measured of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.harness.workspace import Workspace
+from experiments.subjects.activation_autoencoders import (
+    AutoencodersConfig,
+    judge,
+    references,
+    train_variant,
+    unit_scale,
+)
+from experiments.subjects.language_subjects import HeldOut, blocks
+from experiments.subjects.sparse_activations import TrainingConfig
+from lexinv.sae.activation_streams import ComputedActivations
+from lexinv.sae.densities import ranks_shown
+from lexinv.sae.training import OptimizerConfig
+from lexinv.training.mesh import MeshConfig
+from lexinv.validation import InvalidConfig
+
+CONFIG = AutoencodersConfig(
+    ("mutual",),
+    features=16,
+    k=2.0,
+    training=TrainingConfig(10, 32, OptimizerConfig(warmup_steps=2), held_out=4, steps_per_dispatch=10, seeds=(0, 1)),
+)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """256 rows far from the origin, of scale 100."""
+    rows = (100 * np.random.default_rng(0).normal(size=(256, 8)) + 500).astype(np.float32)
+    losses = np.random.default_rng(1).random(128).astype(np.float32)
+    source = ComputedActivations(8, np.array([64, 64, 64, 64]), lambda index: rows[64 * index : 64 * index + 64])
+    held_out = [HeldOut(rows[:128], losses), HeldOut(rows[128:], losses)]
+    return SimpleNamespace(width=8, source=source, calibration=rows[:128], held_out=held_out)
+
+
+@pytest.fixture(scope="module")
+def trained(subject, tmp_path_factory):
+    workspace = Workspace(Path(tmp_path_factory.mktemp("run")), "hash", False)
+    return train_variant("mutual", CONFIG, subject, "mutual", workspace)
+
+
+def test_seeds_differ_and_thresholds_keep_the_budget_on_the_calibration_rows(trained, subject):
+    first, second = trained
+    assert not np.allclose(first.state.params["decoder"], second.state.params["decoder"])
+    for one in trained:
+        assert (one.codes(subject.calibration) > 0).sum() == pytest.approx(2 * 128, abs=1)
+
+
+def test_edit_reconstructs_in_the_activations_own_scale(trained, subject):
+    one, rows = trained[0], subject.held_out[0].rows
+    params = one.state.params
+    expected = (one.codes(rows) @ np.asarray(params["decoder"]) + np.asarray(params["decoder_bias"])) / one.scale
+    found = np.asarray(one.edit()(one.extra, rows.reshape(4, 32, 8)))
+    np.testing.assert_allclose(found.reshape(-1, 8), expected, rtol=1e-4)
+    assert abs(found.mean() - 500) < 50
+
+
+def test_judging_agrees_with_codes_and_reconstructions(trained, subject):
+    one, held_out = trained[0], subject.held_out[0]
+    found = judge(one, held_out, 32)
+    codes, rebuilt = one.codes(held_out.rows), np.asarray(one.edit()(one.extra, held_out.rows))
+    assert found["l0"] == pytest.approx((codes > 0).sum(axis=1).mean(), abs=1e-4)
+    expected = np.square(held_out.rows - rebuilt).sum() / np.square(held_out.rows - held_out.rows.mean(axis=0)).sum()
+    assert found["fvu"] == pytest.approx(expected, rel=1e-3)
+    assert found["batch_l0"] == 2.0
+    assert found["densities"] == sorted(found["densities"], reverse=True)
+    assert len(found["densities"]) == len(ranks_shown(16))
+    assert -1 <= found["harder_more"] <= 1 and len(found["l0_by_loss"]) == 10
+    assert judge(one, held_out._replace(losses=None), 32)["harder_more"] is None
+
+
+def test_random_directions_are_worse_than_nothing_only_where_they_must(subject):
+    found = references(subject, CONFIG, 0)
+    assert 0 < found["components"] < 1 and 0 < found["random"] < 1
+
+
+def test_scaled_activations_have_variance_k():
+    rows = np.random.default_rng(0).normal(3.0, 7.0, size=(1000, 5)).astype(np.float32)
+    scaled = rows * unit_scale(rows, 16.0)
+    assert np.square(scaled - scaled.mean(axis=0)).sum(axis=1).mean() == pytest.approx(16.0, rel=1e-4)
+    with pytest.raises(InvalidConfig):
+        unit_scale(np.ones((4, 3), np.float32), 1.0)
+
+
+def test_blocks_hold_every_number_once_and_are_filled_up_with_the_first():
+    assert blocks(5).tolist() == [[0, 1, 2, 3, 4]]
+    found = blocks(70)
+    assert found.shape == (3, 32) and sorted(found.ravel()[:70]) == list(range(70)) and not found.ravel()[70:].any()
+
+
+@pytest.mark.parametrize(
+    "changes, field",
+    [
+        ({"k": 17.0}, "k"),
+        ({"k": 1.5}, "k"),
+        ({"variants": ("feature_zipf",), "features": 128}, "training.batch"),
+        ({"mesh": MeshConfig(model=3)}, "mesh.model"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, field):
+    with pytest.raises(InvalidConfig) as error:
+        replace(CONFIG, **changes)
+    assert error.value.field == field

@@ -1,0 +1,113 @@
+"""Thoughts that add up, the texts that are made of them, the policy gradient against enumeration, sampling against the scored text."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.merging.length_control import at_length, cut, fewer_fillers, random_steps, reinforce, sampled
+from experiments.merging.overthinking import step_perplexity
+from experiments.subjects.thoughts import LEXICON, Sums, draw_thoughts, judge_text, written
+from lexinv.nn.language_model import initialize
+
+TASK = Sums()
+DRAWN = jax.jit(partial(draw_thoughts, task=TASK, rows=200))(jax.random.key(0))
+ONE = jax.tree.map(lambda leaf: leaf[0], DRAWN)
+
+
+def test_thoughts_add_up_and_their_fillers_say_nothing():
+    for numbers, steps, filler, answer in zip(*map(np.asarray, DRAWN), strict=True):
+        assert filler.sum() == TASK.fillers and len(steps) == TASK.fillers + TASK.numbers
+        assert set(steps[filler][:, 0]) == {TASK.filler}
+        assert steps[~filler][:, 0].tolist() == numbers.tolist()
+        assert steps[~filler][:, 1].tolist() == (np.cumsum(numbers) % TASK.modulus).tolist()
+        assert answer == numbers.sum() % TASK.modulus
+    # Each place is as often a filler as any other: four standard deviations.
+    np.testing.assert_allclose(np.asarray(DRAWN.filler).mean(0), 0.5, atol=4 * np.sqrt(0.25 / 200))
+
+
+def test_a_cut_thought_is_the_written_one_padded():
+    keep = jnp.zeros(8, bool).at[jnp.array([0, 2, 5])].set(True)
+    text, weights = cut(ONE, keep, TASK)
+    steps = np.asarray(ONE.steps)[[0, 2, 5]].reshape(-1).tolist()
+    expected = [*ONE.numbers.tolist(), TASK.think, *steps, TASK.answer, int(ONE.answer)]
+    assert written(ONE, jnp.array([0, 2, 5]), TASK).tolist() == expected
+    assert len(expected) == TASK.length(3) and len(text) == TASK.whole and text[: len(expected)].tolist() == expected
+    assert np.flatnonzero(weights).tolist() == list(range(TASK.numbers + 1, len(expected)))
+    right, length = judge_text(text[None], ONE.answer[None], TASK)
+    assert (right.item(), length.item()) == (1, 6)
+
+
+def test_answers_are_read_after_the_first_mark():
+    prompt, end = [1] * TASK.numbers + [TASK.think], TASK.answer
+    rest = TASK.whole - len(prompt)
+    thoughts = ([3, 3, end, 2], [end, 1, end, 2], [2, 2], [*[0] * (rest - 1), end], [*[3] * (rest - 2), end, 2])
+    texts = jnp.array([prompt + thought + [0] * (rest - len(thought)) for thought in thoughts])
+    right, length = judge_text(texts, jnp.array([2, 2, 2, 0, 2]), TASK)
+    assert right.tolist() == [1, 0, 0, 0, 1]
+    assert length.tolist() == [2, 0, rest, rest - 1, rest - 2]
+
+
+def test_perplexity_of_a_step_is_the_mean_of_its_two_tokens():
+    found = step_perplexity(jnp.arange(float(TASK.whole)), TASK)
+    np.testing.assert_allclose(found, TASK.numbers + 1.5 + 2 * np.arange(TASK.numbers + TASK.fillers))
+
+
+def test_steps_are_cut_at_random_and_fillers_with_their_probability():
+    keys = jax.random.split(jax.random.key(2), 200)
+    keep = jax.vmap(random_steps, in_axes=(0, None, 0))(DRAWN, jnp.array(2.0), keys)
+    assert (keep.sum(1) == 2).all()
+    np.testing.assert_allclose(keep.mean(0), 0.25, atol=4 * np.sqrt(0.25 * 0.75 / 200))
+    keep = jax.vmap(fewer_fillers, in_axes=(0, None, 0))(DRAWN, jnp.array(0.2), keys)
+    assert keep[~DRAWN.filler].all()
+    assert keep[DRAWN.filler].mean() == pytest.approx(0.8, abs=4 * np.sqrt(0.16 / 800))
+
+
+def test_frontiers_are_straight_between_points_and_level_beyond():
+    points = [(8.0, 0.5), (4.0, 0.1), (8.0, 0.3)]
+    assert [at_length(tokens, points) for tokens in (0, 4, 6, 8, 20)] == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.5])
+
+
+def test_the_policy_gradient_is_that_of_the_expected_reward():
+    """One token, one problem: every pair of draws, by its probability, gives the gradient of -E[reward]."""
+    logits, reward = jnp.array([0.3, -0.5, 1.0]), jnp.array([1.0, 0.2, -0.7])
+    pairs = jnp.stack(jnp.divmod(jnp.arange(9), 3), axis=1)
+
+    def surrogate(logits, pair):
+        losses = -jax.nn.log_softmax(logits)[pair]
+        return reinforce(losses[None, :, None], jnp.ones((1, 2, 1)), reward[pair][None])
+
+    gradients = jax.vmap(jax.grad(surrogate), in_axes=(None, 0))(logits, pairs)
+    found = jnp.sum(jnp.prod(jax.nn.softmax(logits)[pairs], axis=1)[:, None] * gradients, axis=0)
+    expected = jax.grad(lambda logits: -jnp.sum(jax.nn.softmax(logits) * reward))(logits)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_tokens_after_the_answer_have_no_part():
+    losses, reward = jnp.arange(12.0).reshape(1, 2, 6), jnp.array([[1.0, 0.0]])
+    weights = jnp.zeros((1, 2, 6)).at[:, :, 1:3].set(1.0)
+    gradient = jax.grad(reinforce)(losses, weights, reward)
+    np.testing.assert_allclose(gradient, jnp.array([[[0.5], [-0.5]]]) * weights)
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    """A small task, a model that nobody has trained, and 4000 texts drawn from it about one problem."""
+    task = Sums(modulus=2, numbers=2, fillers=1, depth=1, width=8)
+    params = jax.jit(partial(initialize, task.model(), LEXICON, task.vocab))(jax.random.key(3))
+    numbers = jnp.broadcast_to(jnp.array([[1, 0]]), (4000, 2))
+    return task, params, jax.jit(partial(sampled, task))(params, numbers, jax.random.key(4))
+
+
+def test_texts_are_drawn_as_often_as_they_are_likely(spoken):
+    """What the scoring of whole texts says of their first two drawn tokens, against how often they came."""
+    task, params, texts = spoken
+    assert (texts[:, :3] == jnp.array([[1, 0, task.think]])).all()
+    pairs = jnp.stack(jnp.divmod(jnp.arange(task.vocab**2), task.vocab), axis=1)
+    scored = jnp.concatenate([jnp.broadcast_to(texts[:1, :3], (len(pairs), 3)), pairs], axis=1)
+    chance = np.exp(-np.asarray(jax.jit(task.losses())(params, scored)[:, 3:].sum(1)))
+    assert chance.sum() == pytest.approx(1, abs=1e-4)
+    often = np.bincount(np.asarray(texts[:, 3] * task.vocab + texts[:, 4]), minlength=len(pairs)) / len(texts)
+    assert (np.abs(often - chance) <= 4 * np.sqrt(chance * (1 - chance) / len(texts)) + 1e-3).all()

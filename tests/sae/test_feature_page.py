@@ -1,0 +1,143 @@
+"""The page: read as HTML, and opened in headless Chromium, where there is one."""
+
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+
+from lexinv.sae.feature_page import Feature, Page, Passage, Token, one_in, render, visible
+
+NASTY = '<script>alert("x")</script>&amp;'
+
+
+def feature(index: int, word: str, **changes) -> Feature:
+    tokens = (Token(" the", 0.0), Token(word, 2.0), Token("\n", 0.5))
+    made = Feature(
+        index,
+        ("densest",) if index % 2 else ("densest", NASTY),
+        10.0**-index,
+        index,
+        2.0,
+        (5, 0, 1),
+        (Passage(tokens, 1), Passage((Token(word, 1.0), Token("    return", 0.0)), 0)),
+        ((word, 0.5),),
+        ((" no", -0.5),),
+        ((1, 0.9), (77, -0.1)),
+    )
+    return made._replace(**changes)
+
+
+PAGE = Page(
+    "A <title>",
+    "Subtitle & more",
+    (("latents", "1 < 2"),),
+    (feature(1, " Import"), feature(2, NASTY), feature(12, "def")),
+)
+
+
+class Reader(HTMLParser):
+    """Cards of the page, with their attributes, texts of the passages and highlighted tokens; and the scripts."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.cards, self.scripts, self.stack, self.outputs = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag in ("meta", "input", "br", "rect", "path", "link", "img"):
+            assert tag not in ("link", "img")
+            return
+        self.stack.append((tag, attributes))
+        if tag == "article":
+            self.cards.append({"attributes": attributes, "marks": [], "text": ""})
+        if tag == "mark":
+            self.cards[-1]["marks"].append([attributes, ""])
+
+    def handle_endtag(self, tag):
+        if any(name == tag for name, _ in self.stack):
+            while self.stack.pop()[0] != tag:
+                pass
+
+    def handle_data(self, data):
+        tags = [tag for tag, _ in self.stack]
+        if tags and tags[-1] == "script":
+            self.scripts.append(data)
+        if "mark" in tags:
+            self.cards[-1]["marks"][-1][1] += data
+        if "article" in tags:
+            self.cards[-1]["text"] += data
+        if "output" in tags:
+            self.outputs.append(data)
+
+
+def test_every_text_arrives_as_text_and_nothing_is_fetched():
+    page = render(PAGE)
+    read = Reader(page)
+    assert len(read.scripts) == 1 and "alert" not in read.scripts[0]
+    first, second, _ = read.cards
+    assert second["attributes"]["data-tokens"] == NASTY
+    assert [text for _, text in second["marks"]] == [NASTY, "⏎", NASTY]
+    assert [text for _, text in first["marks"]] == [" Import", "⏎", " Import"]
+    assert "A &lt;title&gt;" in page and "1 &lt; 2" in page and "Subtitle &amp; more" in page
+    assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_highlights_are_relative_to_the_features_peak():
+    marks = Reader(render(PAGE)).cards[0]["marks"]
+    assert [attributes["style"] for attributes, _ in marks] == ["--a:1.00", "--a:0.25", "--a:0.50"]
+    assert [attributes["class"] for attributes, _ in marks] == ["on peak", "on", "on peak"]
+    assert marks[1][0]["title"] == "0.50"
+
+
+def test_only_neighbours_on_the_page_are_links():
+    page = render(PAGE)
+    assert 'href="#feature-1">1 <i>+0.90' in page and 'href="#feature-77"' not in page
+
+
+@pytest.mark.parametrize(
+    "density, words",
+    [(0.5, "50% of tokens"), (0.004, "1 in 250 tokens"), (1e-5, "1 in 100,000 tokens"), (0.0, "never")],
+)
+def test_densities_in_words(density, words):
+    assert one_in(density) == words
+
+
+def test_spaces_and_breaks_can_be_seen():
+    assert visible("\r\n        x\t<") == "⏎␣8x⇥&lt;"
+
+
+def test_a_page_without_features_or_passages_is_drawn():
+    bare = feature(3, "x", passages=(), histogram=(), promoted=(), suppressed=(), neighbours=(), density=0.0, peak=0.0)
+    assert len(Reader(render(PAGE._replace(features=(bare,)))).cards) == 1
+    assert Reader(render(PAGE._replace(features=()))).cards == []
+
+
+@pytest.fixture
+def opened(tmp_path, browse):
+    """A function of a fragment: the document as Chromium has it after the page's script ran."""
+    file = tmp_path / "features.html"
+    file.write_text(render(PAGE), encoding="utf-8")
+    return lambda fragment="": Reader(browse(file.as_uri() + fragment))
+
+
+def visible_cards(read: Reader) -> list[int]:
+    return [int(card["attributes"]["data-index"]) for card in read.cards if "hidden" not in card["attributes"]]
+
+
+def test_a_browser_shows_the_rows_that_were_handed_in(opened):
+    read = opened()
+    assert visible_cards(read) == [f.index for f in PAGE.features]
+    for card, made in zip(read.cards, PAGE.features, strict=True):
+        expected = [visible(text) for p in made.passages for text, activation in p.tokens if activation > 0]
+        assert [text for _, text in card["marks"]] == list(map(unescape, expected))
+    assert "".join(read.outputs) == "3 features"
+
+
+@pytest.mark.parametrize(
+    "fragment, shown", [("#q=import", [1]), ("#q=%3Cscript", [2]), ("#q=12", [12]), ("#q=zzz", [])]
+)
+def test_the_search_box_filters_in_a_browser(opened, fragment, shown):
+    read = opened(fragment)
+    assert visible_cards(read) == shown
+    assert "".join(read.outputs) == f"{len(shown)} of 3 features"
