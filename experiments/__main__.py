@@ -158,7 +158,7 @@ def sweep(arguments: list[str], console: Any) -> int:
 
 
 def plan(arguments: list[str], console: Any) -> int:
-    """Compile the training step of an experiment on text for fake devices and print what it takes."""
+    """Compile the step of an experiment's first training for fake devices and print what it takes."""
     positional(arguments, "plan NAME [PRESET] [options]")
     # Read when JAX starts, which importing an experiment may do; what is no number is refused with the other options.
     count = re.search(r"--devices[ =](\d+)", " ".join(arguments))
@@ -169,7 +169,7 @@ def plan(arguments: list[str], console: Any) -> int:
     from experiments.harness.plan import describe, make_plan, parse
 
     config, options = parse(module.PRESETS[preset], rest, f"python -m experiments plan {name} {preset}")
-    for line in describe(make_plan(config, options), options):
+    for line in describe(make_plan(module, config, options), options):
         console.print(line, markup=False)
     return 0
 

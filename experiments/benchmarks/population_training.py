@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 
@@ -21,7 +21,7 @@ class TrainingProblem:
     """What is trained: as in an experiment on text, but for the text, which is drawn, since its letters do not change the time."""
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     lexicon: LexiconConfig = LexiconConfig("lexinvariant")
     vocab: int = 64
     context: int = 256
@@ -36,8 +36,8 @@ def main(folder: Path) -> None:
     import numpy as np
 
     from experiments.harness.config import from_json
-    from experiments.harness.language_models import train_seeds
     from experiments.harness.workspace import Workspace
+    from experiments.subjects.language_models import train_seeds
     from lexinv.data.windows import array_windows
 
     problem = from_json(TrainingProblem, json.loads((folder / "problem.json").read_bytes()))

@@ -157,7 +157,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     results: dict[str, Any] = {
         "corpora": {},
         "seeds": list(range(config.members)),
-        "used_population": "map" if jax.default_backend() == "cpu" else "vmap",  # as in harness.language_models
+        "used_population": "map" if jax.default_backend() == "cpu" else "vmap",  # as in harness.training
     }
     for name, measure in track(parts.items(), "train_step", disable=not workspace.progress):
         results[name] = workspace.cached(name, lambda measure=measure: measure(config, log))

@@ -1,12 +1,20 @@
-"""Arms of an experiment, each measured with every seed: how they are run, kept, and read again."""
+"""Arms of an experiment, each measured or trained with every seed: how they are run, kept, and read again."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Key
 
+from experiments.harness.training import Training, initial, train
+from experiments.harness.work import Members, Params
 from experiments.harness.workspace import Workspace
+from lexinv.training.metrics import read_metrics
+
+ArmLoss = Callable[[Params, Any, Key[Array, ""]], tuple[Array, dict[str, Array]]]
+"""loss(learned, given, key) -> (loss, metrics). `given` is what is not trained; its "arm" is the place of the arm among all, float32."""
 
 
 def measured(
@@ -18,6 +26,84 @@ def measured(
         rows = [workspace.cached(f"arms/{arm}/{seed}", lambda arm=arm, seed=seed: measure(arm, seed)) for seed in seeds]
         found[arm] = {metric: [row[metric] for row in rows] for metric in rows[0]}
     return found
+
+
+def trained(
+    workspace: Workspace,
+    arms: Mapping[str, Callable[..., tuple[Array, dict[str, Array]]]],
+    start: Callable[[Key[Array, ""]], Params],
+    training: Training,
+    given: Mapping[str, Any] | None = None,
+    tokens: int = 1,
+) -> dict[str, list[tuple[Params, int]]]:
+    """Models of every arm as [(params, seed), ...], trained on batches that their losses draw; resumes in the folders arms/ARM.
+
+    An arm is its `loss(params, key, progress) -> (loss, metrics)`, progress being the share of the steps that are done. Arms of one loss
+    are one population: what they differ in are numbers, a tree for each of them in `given`, which the loss is then called with at the end.
+    All arms of a seed begin with the same parameters and have the same keys, so that they can be compared seed by seed.
+    """
+    count, seeds = len(training.seeds), training.seeds
+    found: dict[str, list[tuple[Params, int]]] = {}
+    for loss in dict.fromkeys(arms.values()):
+        names = [arm for arm, own in arms.items() if own == loss]
+        gifts = [] if given is None else [jax.tree.map(jnp.asarray, given[arm]) for arm in names]
+        members = tuple((seed, training.optimizer.learning_rate) for _ in names for seed in seeds)
+        learned = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *[initial(start, seeds)] * len(names))
+        fixed = [jax.tree.map(lambda *leaves: jnp.repeat(jnp.stack(leaves), count, axis=0), *gifts)] if gifts else []
+
+        def drawn(params: Params, batch: Any, key: Key[Array, ""], loss: Any = loss) -> Any:
+            progress = batch["step"][0] / training.steps
+            return loss(params["learned"], key, progress, *jax.lax.stop_gradient(params["given"]))
+
+        begun = {"learned": learned, "given": fixed}
+        trees = train(f"arms/{names[0]}", begun, drawn, None, training, workspace, members=members, tokens=tokens)
+        for index, (tree, (seed, _)) in enumerate(zip(trees, members, strict=True)):
+            found.setdefault(names[index // count], []).append((tree["learned"], seed))
+    return {arm: found[arm] for arm in arms}
+
+
+def train_arms(
+    name: str,
+    names: Sequence[str],
+    starts: dict[str, tuple[Params, Any]],
+    loss: ArmLoss,
+    training: Training,
+    workspace: Workspace,
+    tokens: int = 1,
+) -> dict[str, list[Params]]:
+    """Parameters after training by arm, a tree for each seed: one program for all arms, since compiling is what small models cost.
+
+    names: of all arms that there are, whose places `given["arm"]` holds. starts: what each of these arms begins with and is given, stacked
+    over `training.seeds`. Arms of a seed share what their starts share, and draw their batches independently. Starts of as many arms give
+    the same program, which the cache of compiled programs then has.
+    """
+    seeds = training.seeds
+    places = {arm: list(names).index(arm) for arm in starts}
+    parts = [
+        {"learned": learned, "given": given | {"arm": jnp.full(len(seeds), float(places[arm]))}}
+        for arm, (learned, given) in starts.items()
+    ]
+    begun = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    rate = training.optimizer.learning_rate
+    own: Members = tuple((len(names) * seed + place, rate) for place in places.values() for seed in seeds)
+
+    def member_loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+        del batch
+        return loss(params["learned"], jax.lax.stop_gradient(params["given"]), key)
+
+    found = train(name, begun, member_loss, None, training, workspace, members=own, tokens=tokens)
+    learned = [params["learned"] for params in found]
+    return {arm: learned[i * len(seeds) : (i + 1) * len(seeds)] for i, arm in enumerate(starts)}
+
+
+def courses(
+    name: str, arms: Sequence[str], metrics: Sequence[str], workspace: Workspace
+) -> dict[str, dict[str, np.ndarray]]:
+    """By arm and metric, in the order of `train_arms`: the logged values [seeds, steps]."""
+    lines = [line for line in read_metrics(workspace.folder(name) / "metrics.jsonl") if metrics[0] in line]
+    found = {metric: np.array([line[metric] for line in lines]).T for metric in metrics}
+    parts = {metric: np.split(values, len(arms)) for metric, values in found.items()}
+    return {arm: {metric: parts[metric][i] for metric in metrics} for i, arm in enumerate(arms)}
 
 
 class Arms:

@@ -1,41 +1,41 @@
 """What training on many devices would take, without them: the step compiled ahead of time for as many fake ones."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 
-from experiments.harness.language_models import TrainingConfig, training_mesh
 from experiments.harness.programs import collective_bytes, matrix_flops
-from lexinv.nn.flops import PEAK_FLOPS, train_flops
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
+from experiments.harness.workspace import Workspace
+from lexinv.nn.flops import PEAK_FLOPS
 from lexinv.training.mesh import MeshConfig
-from lexinv.validation import choose, require
+from lexinv.validation import Checked, Count, InvalidConfig, choose, require
+
+if TYPE_CHECKING:
+    from experiments.harness.work import Work
 
 Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanOptions:
-    """What cannot be known from the configuration without its text and its machine."""
+class PlanOptions(Checked):
+    """What the configuration does not say of its machine."""
 
-    devices: int = 8
+    devices: Count = 8
     """Fake devices to compile for; they share the rows of each batch unless training.mesh says otherwise."""
-    vocab: int = 256
-    """Size of the vocabulary, which the tokenizer would tell."""
-    lexicon: Literal["standard", "lexinvariant"] = "lexinvariant"
     device_kind: str = "TPU v5e"
     """Whose peak the expected speed is a share of."""
     utilisation: float = 0.4
     """That share."""
 
-    def __post_init__(self):
-        require(self.devices >= 1, "--devices", self.devices, "at least 1")
-        require(self.vocab >= 1, "--vocab", self.vocab, "at least 1")
-        require(0 < self.utilisation <= 1, "--utilisation", self.utilisation, "above 0, at most 1")
-        choose("--device-kind", self.device_kind, PEAK_FLOPS)
+    def checks(self):
+        yield 0 < self.utilisation <= 1, "utilisation", "above 0, at most 1"
+        choose("device_kind", self.device_kind, PEAK_FLOPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Arguments(Generic[Config]):
 
 def parse(config: Any, arguments: Sequence[str], program: str) -> tuple[Any, PlanOptions]:
     """The configuration with overrides by dotted names, and the options; tyro exits with code 2 for what it cannot take."""
-    largest_training(config)
     kind = Arguments[Annotated[type(config), tyro.conf.arg(name="")]]
     flags = (tyro.conf.FlagCreatePairsOff,)
     found = tyro.cli(kind, default=Arguments(config), args=arguments, prog=program, config=flags)
@@ -57,12 +56,13 @@ def parse(config: Any, arguments: Sequence[str], program: str) -> tuple[Any, Pla
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One step of one seed. Bytes are of one device, as XLA's compiler for the CPU has them; collectives: bytes by kind.
+    """One step of one member. Bytes are of one device, as XLA's compiler for the CPU has them; collectives: bytes by kind.
 
-    flops: of all devices, by `lexinv.nn.flops`. device_flops: of the matrix products of one device, as compiled, with what is recomputed,
-    and what the devices along `model` all do.
+    flops: of all devices, by `lexinv.nn.flops`, 0 where nobody has counted them. device_flops: of the matrix products of one device, as
+    compiled, with the optimiser's, with what is recomputed, and with what several devices all do.
     """
 
+    name: str
     mesh: MeshConfig
     parameters: int
     state_bytes: int
@@ -70,79 +70,100 @@ class Plan:
     flops: float
     device_flops: float
     collectives: dict[str, int]
-    steps_per_second: float
 
 
-def largest_training(config: Any) -> tuple[TransformerConfig, TrainingConfig, int]:
-    """The model, its training and its context. Raises `InvalidConfig` for a configuration that trains no language model."""
-    model, training = getattr(config, "model", None), getattr(config, "training", None)
-    context = getattr(getattr(config, "data", None), "context", None)
-    known = isinstance(model, TransformerConfig) and isinstance(training, TrainingConfig) and context is not None
-    require(known, "experiment", type(config).__module__, "one with the fields model, training and data.context")
-    return model, training, context
+class Found(BaseException):
+    """Ends a run at its first training. No error: what catches errors lets it pass."""
+
+    def __init__(self, work: "Work"):
+        self.work = work
 
 
-def make_plan(config: Any, options: PlanOptions) -> Plan:
-    """Compile the step of `config` for the mesh and read what the compiler knows. Needs so many devices, real or fake."""
+def make_plan(module: ModuleType, config: Any, options: PlanOptions) -> Plan:
+    """Run the experiment up to its first training, compile the step of that for the mesh, and read what the compiler knows.
+
+    Needs so many devices, real or fake, and computes and loads what the experiment does before it trains. Raises `InvalidConfig` for one
+    that trains nothing.
+    """
+
+    def stop(work: "Work") -> NoReturn:
+        raise Found(work)
+
+    from experiments.harness.shared_models import OWN_MODELS
+
+    require(_trains(module, set()), "experiment", module.__name__, "one that trains models")
+    with TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder), "plan", progress=False, postpone=stop)
+        workspace.folder(OWN_MODELS)  # also where the user's cache has them
+        try:
+            module.run(config, workspace)
+        except Found as found:
+            return plan_of(found.work, options)
+    raise InvalidConfig("experiment", module.__name__, "one that trains models")
+
+
+def _trains(module: ModuleType, seen: set[str]) -> bool:
+    """Whether the module, or one of an experiment or a subject that it takes something from, has a way to train."""
+    from experiments.harness import arms, training, work
+
+    seen.add(module.__name__)
+    values = list(vars(module).values())
+    if any(value is way for value in values for way in (arms.trained, arms.train_arms, training.train, work.Work)):
+        return True
+    names = {str(getattr(value, "__module__", None) or getattr(value, "__name__", "")) for value in values}
+    ours = {name for name in names if name.startswith("experiments.") and not name.startswith("experiments.harness")}
+    return any(_trains(sys.modules[name], seen) for name in sorted(ours - seen) if name in sys.modules)
+
+
+def plan_of(work: "Work", options: PlanOptions) -> Plan:
+    """The plan of one member's step: data-parallel where the training names no mesh, on one device where batches are drawn in it."""
     import jax
-    import jax.numpy as jnp
 
-    from lexinv.nn.language_model import initialize, make_loss
-    from lexinv.training.mesh import batch_sharding, state_shardings
-    from lexinv.training.optimizers import make_optimizer
-    from lexinv.training.state import create_state, parameter_count
-    from lexinv.training.step import make_train_step
+    from lexinv.training.mesh import batch_sharding, make_mesh, state_shardings
+    from lexinv.training.state import parameter_count
 
-    model, training, context = largest_training(config)
-    if training.mesh == MeshConfig():
-        training = dataclasses.replace(training, mesh=MeshConfig(data=options.devices))
-    count, rows = training.mesh.devices, training.batch_size
-    require(count == options.devices, "--devices", options.devices, f"those of training.mesh, {count}")
-    devices = training_mesh(training, model)
-    lexicon = LexiconConfig(options.lexicon, vocab_block=getattr(config, "vocab_block", 0))
-    optimizer = make_optimizer(training.optimizer, training.steps)
+    state, batch = work.one
+    mesh = work.mesh
+    if mesh == MeshConfig() and not work.drawn:
+        mesh = MeshConfig(data=options.devices)
+        parts = f"a divisor of the {work.batch_size} rows of a batch"
+        require(work.batch_size % options.devices == 0, "--devices", options.devices, parts)
+    fits = mesh.devices == (1 if work.drawn else options.devices)
+    require(fits, "--devices", options.devices, f"those of training.mesh, {mesh.devices}")
+    devices = make_mesh(mesh)
 
-    def start(key: jax.Array) -> Any:
-        return create_state(initialize(model, lexicon, options.vocab, key), optimizer, key)
+    def place(leaf: Any, sharding: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    state = jax.eval_shape(start, jax.random.key(0))
-    placed = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        state_shardings(state, devices),
-    )
-    shapes = {"tokens": (1, rows, context), "row": (1, rows)}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(devices)) for name, shape in shapes.items()
-    }
-    step = make_train_step(
-        make_loss(model, lexicon, options.vocab), optimizer, microbatches=training.microbatches, population="none"
-    )
-    compiled: Any = step.lower(placed, batch).compile()
+    step: Any = work.step("none")
+    placed = jax.tree.map(place, state, state_shardings(state, devices))
+    once = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
+    rows = jax.tree.map(lambda leaf: place(leaf, batch_sharding(devices)), once)
+    compiled = step.lower(placed, rows).compile()
     memory, program = compiled.memory_analysis(), compiled.as_text()
-    flops = train_flops(model, options.vocab, context) * rows * context
     return Plan(
-        training.mesh,
+        work.name,
+        mesh,
         parameter_count(state.params),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
-        flops,
+        work.flops_per_token * work.tokens * work.batch_size,
         matrix_flops(program),
         collective_bytes(program),
-        options.utilisation * PEAK_FLOPS[options.device_kind] * count / flops,
     )
 
 
 def describe(plan: Plan, options: PlanOptions) -> list[str]:
     """The plan in lines for the terminal."""
     traffic = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in plan.collectives.items()) or "none"
+    counted = f"{plan.flops:.3g} FLOPs" if plan.flops else "FLOPs not counted"
+    speed = options.utilisation * PEAK_FLOPS[options.device_kind] / max(plan.device_flops, 1.0)
     return [
-        f"mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}, model {plan.mesh.model}: {options.devices} devices;"
-        f" vocabulary {options.vocab}",
+        f"{plan.name}: mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}, model {plan.mesh.model}: {plan.mesh.devices} devices",
         f"parameters {plan.parameters:,}",
         f"each device: state and batch {plan.state_bytes / 2**20:,.1f} MiB,"
         f" temporary {plan.temporary_bytes / 2**20:,.1f} MiB (as compiled for the CPU)",
-        f"a step: {plan.flops:.3g} FLOPs; matrix products of a device: {plan.device_flops:.3g}",
+        f"a step: {counted}; matrix products of a device: {plan.device_flops:.3g}",
         f"collectives of a device: {traffic}",
-        f"at {options.utilisation:.0%} of {options.device_kind}'s peak: {plan.steps_per_second:.3g} steps/s",
+        f"at {options.utilisation:.0%} of {options.device_kind}'s peak: {speed:.3g} steps/s",
     ]

@@ -1,10 +1,10 @@
 """The executor `population`: the trials of a sweep in this process, and those of their trainings that run the same program as one.
 
-A trial runs until it needs a training that others may share. There it is left, and when every trial has come so far, trainings of the
-same program and data, which differ in seeds and learning rate, are done as one population: one compile, one dispatch. Each trial gets its
-members in its own run folder, as if it had trained them there, and is started again: it finds what it has done so far and goes on. So a
-trial computes again, after every training, what it does not keep in a stage of its workspace. The numbers are those of a trial alone up to
-rounding, since XLA compiles loops over few members otherwise than over many, and vmapped members otherwise than one.
+A trial runs until it needs a training that others may share. There it is left, and when every trial has come so far, trainings whose
+steps compile to the same program are done as one population, each from its own start and on its own batches: one compile, one dispatch.
+Each trial gets its members in its own run folder, as if it had trained them there, and is started again: it finds what it has done so far
+and goes on. So a trial computes again, after every training, what it does not keep in a stage of its workspace. The numbers are those of a
+trial alone up to rounding, since XLA compiles loops over few members otherwise than over many, and vmapped members otherwise than one.
 
 Everything runs in the main thread, in an order that does not depend on the clock, and what is stopped anywhere resumes.
 """
@@ -17,17 +17,19 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
+from experiments.harness.config import from_json, to_json
 from experiments.harness.executors import Report
-from experiments.harness.language_models import Training, train_population
 from experiments.harness.record import finish
 from experiments.harness.trial import HANDOVER_SECONDS, held_in, started
-from experiments.harness.workspace import Workspace, finite, plain, read_json, write_atomically, write_json
+from experiments.harness.work import Members, Work, joined, some_members
+from experiments.harness.workspace import Workspace, finite, read_json, write_atomically, write_json
 from lexinv.training.checkpoint import Checkpoints
 from lexinv.training.fit import NonFiniteLoss
 from lexinv.training.metrics import MetricsLog, read_metrics
@@ -36,8 +38,8 @@ from lexinv.training.metrics import MetricsLog, read_metrics
 class Postponed(BaseException):
     """Ends a run at a training that others may share. No error: what catches errors lets it pass."""
 
-    def __init__(self, training: Training):
-        self.training = training
+    def __init__(self, work: Work):
+        self.work = work
 
 
 def run_populations(folders: Sequence[Path], report: Report, workers: int | None) -> None:
@@ -54,7 +56,7 @@ def run_together(folders: Sequence[Path], report: Report) -> None:
     begun = set[Path]()
     try:
         while runs:
-            asked = dict[Path, Training]()
+            asked = dict[Path, Work]()
             for folder, run in list(runs.items()):
                 if folder not in begun:
                     begun.add(folder)
@@ -69,22 +71,23 @@ def run_together(folders: Sequence[Path], report: Report) -> None:
                     report(folder, "failed")
                 del runs[folder]
                 jax.clear_caches()  # a process holds only so many compiled programs
-            for program in dict.fromkeys(training.program for training in asked.values()):
-                train({folder: training for folder, training in asked.items() if training.program == program})
+            for program in dict.fromkeys(work.program for work in asked.values()):
+                train({folder: work for folder, work in asked.items() if work.program == program})
                 jax.clear_caches()
     finally:
         for run in runs.values():
             run.close()
 
 
-def run_in_parts(folder: Path) -> Iterator[Training]:
+def run_in_parts(folder: Path) -> Iterator[Work]:
     """As `trial.run_trial`; where the run needs a training that others may share, gives it out, to be in the run's folder afterwards."""
     (folder / "error.txt").unlink(missing_ok=True)
     module, config, workspace, label = held_in(folder)
 
-    def postpone(training: Training) -> None:
-        if not (workspace.folder(training.name) / "checkpoints").is_dir():
-            raise Postponed(training)
+    def postpone(work: Work) -> None:
+        own = work.workspace.path == workspace.path and work.mesh.devices == 1  # and no model of the user's cache
+        if own and not (work.folder / "checkpoints").is_dir():
+            raise Postponed(work)
 
     results = folder / "results.json"
     with workspace.locked(HANDOVER_SECONDS):
@@ -97,29 +100,27 @@ def run_in_parts(folder: Path) -> Iterator[Training]:
                         )
                         continue
                     except Postponed as postponed:
-                        training = postponed.training
-                    yield training
+                        work = postponed.work
+                    yield work
         finish(workspace, module, read_json(results, dict))
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a population trains for one trial: its seeds, all with one learning rate. `trial` is the name of its folder."""
+    """What a population trains for one trial, whose folder is called `trial`."""
 
     trial: str
     name: str
     program: str
-    seeds: list[int]
-    learning_rate: float
+    members: Members
 
 
-def share(folder: Path, training: Training) -> Share:
+def share(folder: Path, work: Work) -> Share:
     """What a trial asks for."""
-    config = training.training
-    return Share(folder.name, training.name, training.program, list(config.seeds), config.optimizer.learning_rate)
+    return Share(folder.name, work.name, work.program, work.members)
 
 
-def train(asked: Mapping[Path, Training]) -> None:
+def train(asked: Mapping[Path, Work]) -> None:
     """Bring trainings of one program into the folders of the trials that ask for them, or make these train alone.
 
     A population trains in `populations/HASH` beside the trials, where one that was stopped is found again by its members, even if some of
@@ -127,75 +128,77 @@ def train(asked: Mapping[Path, Training]) -> None:
     """
     waiting, root = dict(asked), next(iter(asked)).parent.parent / "populations"
     for file in sorted(root.glob("*/members.json")):
-        members = [Share(**member) for member in read_json(file, list)]
-        served = {folder: training for folder, training in waiting.items() if share(folder, training) in members}
+        shares = [from_json(Share, one) for one in read_json(file, list)]
+        served = {folder: work for folder, work in waiting.items() if share(folder, work) in shares}
         if served:
-            train_members(served, members, file.parent)
-            waiting = {folder: training for folder, training in waiting.items() if folder not in served}
+            train_shares(served, shares, file.parent)
+            waiting = {folder: work for folder, work in waiting.items() if folder not in served}
     if len(waiting) > 1:
-        members = [share(folder, training) for folder, training in waiting.items()]
-        content = plain([member.__dict__ for member in members])
+        shares = [share(folder, work) for folder, work in waiting.items()]
+        content = [to_json(one) for one in shares]
         folder = root / _digest(content)
         write_json(folder / "members.json", content)
-        train_members(waiting, members, folder)
+        train_shares(waiting, shares, folder)
     else:
         train_alone(waiting)
     if root.is_dir() and not any(root.iterdir()):
         root.rmdir()
 
 
-def train_members(asked: Mapping[Path, Training], members: Sequence[Share], folder: Path) -> None:
-    """Train a population in its folder and give each trial that asks its members.
+def train_shares(asked: Mapping[Path, Work], shares: Sequence[Share], folder: Path) -> None:
+    """Train a population in its folder and give each trial that asks its members. One that no longer asks is stood in for by another.
 
     Where the loss of a member is not finite, its trial is to train alone and fail, and the other trials will ask again, without it. After
     any other failure, such as too little memory, all train alone.
     """
-    training, identity = next(iter(asked.values())), folder.name
-    rates = [(seed, one.learning_rate) for one in members for seed in one.seeds]
+    by_name, (first, *_) = {trial.name: trial for trial in asked}, asked.values()
+    works = [
+        asked[by_name[one.trial]] if one.trial in by_name else some_members(first, [0] * len(one.members))
+        for one in shares
+    ]
+    stops = list(accumulate(len(one.members) for one in shares))
+    parts = {one.trial: slice(stop - len(one.members), stop) for one, stop in zip(shares, stops, strict=True)}
     for trial in asked:
-        _note(trial, f"{training.name}: trained with {len(members) - 1} other trials in {folder}")
+        _note(trial, f"{first.name}: trained with {len(shares) - 1} other trials in {folder}")
+    population = joined(works, "population", Workspace(folder, folder.name, progress=False))
     try:
-        state = train_population(training, rates, folder, identity, progress=False)
+        state = population.run()
     except Exception as error:
-        bad = {rates[index] for index in error.members} if isinstance(error, NonFiniteLoss) else set(rates)
-        diverged = {
-            trial: one
-            for trial, one in asked.items()
-            if any((seed, one.training.optimizer.learning_rate) in bad for seed in one.training.seeds)
-        }
+        bad = error.members if isinstance(error, NonFiniteLoss) else range(stops[-1])
+        diverged = {trial: work for trial, work in asked.items() if set(range(stops[-1])[parts[trial.name]]) & set(bad)}
         for trial in asked:
             _note(trial, f"{type(error).__name__}: {error}")
         train_alone(diverged or asked)
         shutil.rmtree(folder)
         return
-    restored = Checkpoints(folder / "checkpoints").restore_latest(state, identity)
+    restored = Checkpoints(population.folder / "checkpoints").restore_latest(state, folder.name)
     assert restored is not None  # training ends with a checkpoint
-    lines, first = read_metrics(folder / "metrics.jsonl"), 0
-    by_name = {trial.name: trial for trial in asked}
-    for one in members:
-        part, first = slice(first, first + len(one.seeds)), first + len(one.seeds)
-        if one.trial not in by_name:
-            continue
-        trial = by_name[one.trial]
-        own = Workspace(trial, trial.name).folder(one.name)
-        log = MetricsLog(own / "metrics.jsonl", 0)
+    lines = read_metrics(population.folder / "metrics.jsonl")
+    for trial, work in asked.items():
+        part = parts[trial.name]
+        log = MetricsLog(work.folder / "metrics.jsonl", 0)
         for line in lines:
-            log.write(line["step"], {name: values[part] for name, values in line.items() if name != "step"})
+            values = {name: value for name, value in line.items() if name != "step"}
+            of_trial = jax.tree.map(
+                lambda leaf, part=part: leaf[part], values, is_leaf=lambda leaf: isinstance(leaf, list)
+            )
+            log.write(line["step"], of_trial)
         log.flush()
         log.close()
-        prepared = folder / "prepared" / one.trial
+        prepared = folder / "prepared" / trial.name
         shutil.rmtree(prepared, ignore_errors=True)
         state = jax.tree.map(lambda leaf, part=part: leaf[part], restored.state)
         with Checkpoints(prepared) as store:
-            store.save(restored.step, state, restored.iterator, {"config_hash": trial.name, "arm": one.name})
-        prepared.rename(own / "checkpoints")  # all of it or nothing
+            metadata = {"config_hash": work.workspace.config_hash, "arm": work.name, **work.metadata}
+            store.save(restored.step, state, restored.iterator, metadata)
+        prepared.rename(work.folder / "checkpoints")  # all of it or nothing
     shutil.rmtree(folder)
 
 
-def train_alone(asked: Mapping[Path, Training]) -> None:
+def train_alone(asked: Mapping[Path, Work]) -> None:
     """Mark the trainings as begun in their trials' folders: there they will go on by themselves."""
-    for trial, training in asked.items():
-        (Workspace(trial, trial.name).folder(training.name) / "checkpoints").mkdir(exist_ok=True)
+    for work in asked.values():
+        (work.folder / "checkpoints").mkdir(exist_ok=True)
 
 
 def _note(trial: Path, text: str) -> None:

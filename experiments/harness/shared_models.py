@@ -75,7 +75,7 @@ def shared_models(
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     own = workspace.path / OWN_MODELS
     kept = own if agree(own.is_dir) else cache_directory() / "models"
-    shared = replace(workspace, path=kept / identity, config_hash=identity, postpone=None)
+    shared = replace(workspace, path=kept / identity, config_hash=identity)
     note = workspace.folder("models") / f"{identity}.json"
 
     def elsewhere() -> float:
@@ -107,7 +107,7 @@ def training_code(*files: str) -> str:
     """Digest of the sources that decide what training gives: those of the library and the harness, and of these files."""
     root = Path(lexinv.__file__).parent
     library = [file for part in ("data", "nn", "training") for file in sorted((root / part).glob("*.py"))]
-    harness = [Path(__file__).with_name(f"{name}.py") for name in ("drawn_training", "language_models")]
+    harness = [Path(__file__).with_name(f"{name}.py") for name in ("training", "work")]
     sources = (file.read_bytes() for file in (*library, *harness, *map(Path, files)))
     return hashlib.sha256(b"".join(hashlib.sha256(source).digest() for source in sources)).hexdigest()
 

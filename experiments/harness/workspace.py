@@ -124,7 +124,7 @@ class Workspace:
     progress: bool = True
     checkpoints: CheckpointConfig = CheckpointConfig()
     postpone: Callable[[Any], None] | None = None
-    """Called with a training that other runs of this process may share, before it begins; may end the run, to be started again."""
+    """Called with each `experiments.harness.work.Work` before it is trained; may end the run, to be planned or to be started again."""
 
     def folder(self, name: str) -> Path:
         """The folder `name` of the run (made if missing); `name` is plain words joined by slashes."""

@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms
 from experiments.harness.curves import bins, by_position, by_tens, crossing
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Training, training_losses
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import train_seeds, training_mesh
 from experiments.subjects.text import (
     LEXINVARIANT,
     MUON,
@@ -65,9 +66,7 @@ class Config(Checked):
 
     source: SourceConfig = SourceConfig()
     model: TransformerConfig = replace(SUFFIX_MATCH, depth=3, width=64, mlp_width=256, unroll=3)
-    training: TrainingConfig = TrainingConfig(
-        steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=MUON, microbatches=2
-    )
+    training: Training = Training(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
     windows: Count = 256
     plain: bool = True
 

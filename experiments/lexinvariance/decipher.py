@@ -16,12 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.curves import rounded
-from experiments.harness.language_models import TrainingConfig, training_mesh
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.dropout_models import MODEL, PUBLISHED, SMOKE, TRAINING, train
+from experiments.subjects.language_models import training_mesh
 from experiments.subjects.text import Text, TextModels, late, prepare
 from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.cipher import Ciphers, elect_keys, encipher_windows, frequency_key, score_keys
@@ -69,7 +70,7 @@ class Config(TextModels):
     """What is trained, and how it is deciphered."""
 
     model: TransformerConfig = MODEL
-    training: TrainingConfig = TRAINING
+    training: Training = TRAINING
     decipher: DecipherConfig = DecipherConfig()
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:

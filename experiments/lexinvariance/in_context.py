@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.curves import by_position
 from experiments.harness.intervals import interval
-from experiments.harness.language_models import training_mesh
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, band, panels, styled
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.dropout_models import REGULARISED, SWEPT_PUBLISHED, SWEPT_SMOKE, SweptModels, tested
+from experiments.subjects.language_models import training_mesh
 from experiments.subjects.text import Text, late, prepare
 from lexinv.lexinvariance.in_context import Items, Separators, chance, lookup_items, permutation_items, score
 from lexinv.training.streams import stream

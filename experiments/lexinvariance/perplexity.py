@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.corpora import installed, slug
 from experiments.harness.curves import bins, by_position, rounded
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_mesh
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import train_seeds, training_mesh
 from experiments.subjects.text import (
     LEXINVARIANT,
     MUON,
@@ -58,7 +59,7 @@ class Config(TextModels):
     """
 
     data: DataConfig = DataConfig(("python-stdlib", "python-docs", "kjv"))
-    training: TrainingConfig = TrainingConfig(steps=260, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
+    training: Training = Training(steps=260, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
     evaluation: EvaluationConfig = EvaluationConfig(windows=512)
     vocab_block: CountOrZero = 0
     ablations: tuple[Literal["plain", "smear"], ...] = ("smear", "plain")
@@ -69,7 +70,7 @@ class Config(TextModels):
         _ = self.comparison  # refuses steps that its schedule does not allow
 
     @property
-    def comparison(self) -> TrainingConfig:
+    def comparison(self) -> Training:
         """How the models of the comparison are trained."""
         return replace(self.training, steps=self.comparison_steps or self.training.steps)
 
@@ -115,7 +116,7 @@ class Arm:
     circuit: str
     kind: str
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
 
     @property
     def name(self) -> str:

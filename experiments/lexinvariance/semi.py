@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.curves import by_position
 from experiments.harness.intervals import interval
-from experiments.harness.language_models import training_mesh
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.dropout_models import REGULARISED, SWEPT_PUBLISHED, SWEPT_SMOKE, SweptModels, tested
+from experiments.subjects.language_models import training_mesh
 from experiments.subjects.text import Text, late, prepare
 from lexinv.lexinvariance.symbol_tasks import FAMILIES, MARKS, RECALL, RULES, symbol_task
 from lexinv.lexinvariance.task_scores import LENGTHS, Answer, Scores, chance, encode_answers, score_task

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 
 from experiments.harness.corpora import slug
 from experiments.harness.curves import by_position
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_mesh
 from experiments.harness.presets import presets
 from experiments.harness.style import PALETTE, band, panels, styled
+from experiments.harness.training import Training
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import train_seeds, training_mesh
 from experiments.subjects.text import (
     LEXINVARIANT,
     MUON,
@@ -51,9 +52,7 @@ class Config(Checked):
     """
 
     model: TransformerConfig = replace(SUFFIX_MATCH, width=256, mlp_width=256)
-    training: TrainingConfig = TrainingConfig(
-        steps=60, seeds=(0, 1, 2), optimizer=replace(MUON, warmup_steps=20), microbatches=2
-    )
+    training: Training = Training(steps=60, seeds=(0, 1, 2), optimizer=replace(MUON, warmup_steps=20), microbatches=2)
     code: str = "python-stdlib"
     prose: str = "python-docs"
     tokenizers: Distinct[str] = ("letters", "char", "byte", "bpe:1024")
@@ -74,7 +73,7 @@ PRESETS = presets(
     Config(),
     smoke={
         "model": replace(SUFFIX_MATCH, depth=1, width=32, mlp_width=32, mixing="none", initialization="normal"),
-        "training": TrainingConfig(steps=4, batch_size=4, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1)),
+        "training": Training(steps=4, batch_size=4, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1)),
         "tokenizers": ("letters", "bpe:300"),
         "context": 64,
         "evaluation": EvaluationConfig(windows=8, batch_size=8),

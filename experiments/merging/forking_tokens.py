@@ -16,13 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.arms import Arms, courses, train_arms
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREY, VERMILION, band, panels, reference
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import courses, stacked, train_arms
 from lexinv.merging.criteria import predictive_entropy, random
 from lexinv.merging.selective_loss import selective_cross_entropy, top_share
 from lexinv.nn.language_model import initialize, make_logits
@@ -123,7 +122,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     model, lexicon, seeds = config.model(), LexiconConfig(), config.seeds
     logits_of = make_logits(model, lexicon, config.words)
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
-    training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
+    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
     known = jnp.tile((jnp.arange(config.length) % config.letters == 0).astype(jnp.float32), (config.batch_size, 1))
 
     def loss(learned: Any, given: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

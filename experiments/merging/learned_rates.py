@@ -24,9 +24,9 @@ from jaxtyping import Array, Key
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.drawn_training import DrawnLoss, DrawnTraining, Params, train_on_draws
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, Rule, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import (
@@ -49,6 +49,7 @@ from lexinv.merging.schedules import even_schedules, ratio_schedules, token_coun
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fractions, Positive
 
@@ -75,8 +76,8 @@ class Config(Checked):
     glyphs: VisionSubject = GLYPHS
     targets: Fractions = (0.7, 0.5)
     penalty: Positive = 100.0
-    learning: DrawnTraining = DrawnTraining(
-        150, batch_size=32, seeds=SEEDS, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=0)
+    learning: Training = Training(
+        150, 32, SEEDS, OptimizerConfig(learning_rate=0.1, warmup_steps=0), steps_per_dispatch=10
     )
     threshold: float = -1.0
     temperature: Positive = 0.3
@@ -151,14 +152,14 @@ def flops_left(model: VisionConfig, patches: Array) -> Array:
     return jnp.asarray(relative_flops(counts, model.layers.width, model.layers.mlp_width))
 
 
-def make_loss(config: Config, target: float) -> DrawnLoss:
+def make_loss(config: Config, target: float) -> LossFn:
     """Cross-entropy in nats and the penalty on FLOPs of a batch drawn from the key; params {"learned", "frozen"}.
 
     FLOPs of rates follow from their counts, those of thresholds are a mean over the images of the batch.
     """
     model = config.glyphs.model
 
-    def loss(params: Params, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
         images = draw(config.glyphs, config.learning.batch_size, stream(key, "images"))
         learned, frozen = params["learned"], jax.lax.stop_gradient(params["frozen"])
         logits, kept = masked_classify(model, frozen, images.pixels, masks_of(config, learned))
@@ -178,10 +179,10 @@ def learn(
     seeds, arm = len(subjects), f"{name}-{target}"
     params = {
         "learned": jnp.broadcast_to(start, (seeds, *start.shape)),
-        "frozen": jax.tree.map(lambda *leaves: jnp.stack(leaves), *[params for params, _ in subjects]),
+        "frozen": stacked([params for params, _ in subjects]),
     }
     tokens = config.glyphs.model.tokens
-    found = train_on_draws(arm, params, make_loss(config, target), config.learning, workspace, tokens)
+    found = train(arm, params, make_loss(config, target), None, config.learning, workspace, tokens=tokens)
     logged = [line for line in read_metrics(workspace.folder(arm) / "metrics.jsonl") if "flops" in line]
     logged = logged[:: max(1, len(logged) // POINTS)]
     course = {

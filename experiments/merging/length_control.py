@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.arms import Arms, train_arms
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREY, VERMILION, panels, reference
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import stacked, train_arms
 from experiments.subjects.thoughts import (
     LEXICON,
     PUBLISHED,
@@ -177,12 +176,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         parts = (losses(learned, texts).reshape(*grouped, -1), weights.reshape(*grouped, -1), reward.reshape(grouped))
         return reinforce(*parts), {"right": jnp.mean(right), "length": jnp.mean(length)}
 
-    def training(steps: int, learning_rate: float) -> DrawnTraining:
-        return DrawnTraining(
-            steps, rows, seeds, OptimizerConfig(learning_rate=learning_rate, warmup_steps=steps // 10), 20
+    def training(steps: int, learning_rate: float) -> Training:
+        return Training(
+            steps,
+            rows,
+            seeds,
+            OptimizerConfig(learning_rate=learning_rate, warmup_steps=steps // 10),
+            steps_per_dispatch=20,
         )
 
-    def train(name: str, starts: dict[str, Any], loss: Any, training: DrawnTraining) -> dict[str, list[Any]]:
+    def train(name: str, starts: dict[str, Any], loss: Any, training: Training) -> dict[str, list[Any]]:
         return train_arms(f"length_control/{name}", names, starts, loss, training, workspace, task.whole)
 
     def starts(learned: Any, values: dict[str, float]) -> dict[str, Any]:

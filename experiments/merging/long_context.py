@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms
-from experiments.harness.drawn_training import DrawnTraining, initial, train_on_draws
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, band, panels, reference
+from experiments.harness.training import Training, train
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.pair_recall import QUERIES, Question, draw_question, draw_text, read
@@ -179,16 +179,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     asked = jnp.arange(config.length) >= config.length - 2 * QUERIES
     weights = (asked & (jnp.arange(config.length) % 2 == 1)).astype(jnp.float32)
 
-    def loss(params: Params, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         draw = partial(draw_text, length=config.length, keys=config.keys, values=config.values)
         texts = jax.vmap(draw)(jax.random.split(key, config.batch_size))
         losses = nll(params, {"tokens": texts, "row": jnp.arange(config.batch_size)}, key)
         return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
 
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
-    training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
-    begun = initial(lambda key: initialize(model, lexicon, config.vocab, key), seeds)
-    trained = train_on_draws("long_context/models", begun, loss, training, workspace, config.length)
+    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
+    start = partial(initialize, model, lexicon, config.vocab)
+    trained = train("long_context/models", start, loss, None, training, workspace, tokens=config.length)
     tests = {factor: jax.jit(partial(ask_all, config, factor * config.length // 2 - 1)) for factor in config.factors}
     found = [
         [ask(params, stream(jax.random.key(seed), f"questions-{factor}")) for factor, ask in tests.items()]

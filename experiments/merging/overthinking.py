@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.arms import Arms, train_arms
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, panels, reference
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import stacked, train_arms
 from experiments.subjects.thoughts import LEXICON, PUBLISHED, Sums, draw_thoughts, solve, written
 from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import initialize
@@ -97,7 +96,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return selective_cross_entropy(found, jnp.broadcast_to(read[None], found.shape)), {"pure": pure}
 
     def train(name: str, starts: dict[str, Any], rows: int) -> dict[str, list[Any]]:
-        training = DrawnTraining(task.steps, rows, seeds, optimizer, 20)
+        training = Training(task.steps, rows, seeds, optimizer, steps_per_dispatch=20)
         folder = f"overthinking/{name}"
         return train_arms(folder, names, starts, partial(loss, rows=rows), training, workspace, task.whole)
 

@@ -11,16 +11,15 @@ from functools import partial
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms
-from experiments.harness.drawn_training import DrawnTraining, Params, train_on_draws
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREY, VERMILION, panels, styled
+from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import (
@@ -50,8 +49,8 @@ from lexinv.validation import Checked, Count, Fraction, some_of
 
 PAPERS = ("tran2024accelerating",)
 TABLE = "tran2024accelerating: ImageNet table, retrained"
-FINETUNING = DrawnTraining(
-    400, batch_size=32, seeds=SEEDS, optimizer=OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25)
+FINETUNING = Training(
+    400, 32, SEEDS, OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25), steps_per_dispatch=10
 )
 Methods = Annotated[tuple[str, ...], some_of(LABELS)]
 
@@ -67,7 +66,7 @@ class Config(Checked):
     methods: Methods = ("tome", "pitome", "tofu", "dct", "diffrate", "prune_cls", "prune_random")
     scheduled: Methods = ("tome", "pitome")
     ratio: Fraction = 0.8
-    finetuning: DrawnTraining = FINETUNING
+    finetuning: Training = FINETUNING
     images: Count = 1920
 
     def checks(self):
@@ -121,8 +120,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return [accuracy_of(params, own, model, method, schedule) for params, own in pairs]
 
         loss: Callable[..., Any] = make_loss(subject, None if method is None else apply)
-        start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models.params)
-        tuned = train_on_draws(name, start, loss, config.finetuning, workspace, model.tokens)
+        start = stacked(models.params)
+        tuned = train(name, start, loss, None, config.finetuning, workspace, tokens=model.tokens)
         return {"before": accuracies(models.params), "after": accuracies(tuned)}
 
     runs: dict[str, tuple[str | None, Schedule]] = {"unreduced": (None, ())}

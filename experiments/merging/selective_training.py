@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms
-from experiments.harness.drawn_training import DrawnTraining, initial
+from experiments.harness.arms import Arms, courses, train_arms
 from experiments.harness.figures import dots
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, band, panels
+from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.merging.arms import courses, stacked, train_arms
 from lexinv.merging.criteria import random
 from lexinv.merging.selective_loss import excess_loss, selective_cross_entropy, top_share
 from lexinv.nn.language_model import initialize, make_nll
@@ -117,7 +116,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     nll = make_nll(model, lexicon, config.symbols)
     rows = jnp.arange(config.batch_size)
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 20)
-    training = DrawnTraining(config.steps, config.batch_size, seeds, optimizer, 20)
+    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
 
     def losses(params: Any, tokens: jax.Array, key: jax.Array) -> jax.Array:
         return nll(params, {"tokens": tokens, "row": rows}, key)

@@ -2,33 +2,39 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from experiments.harness.verdicts import above
+from experiments.harness.work import Work
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_subjects import HeldOut, Subject
-from experiments.subjects.sparse_activations import UNDER_USED, VARIANTS, Setting, TrainingConfig, Variant, encode_batch
+from experiments.subjects.sparse_activations import (
+    UNDER_USED,
+    VARIANTS,
+    Setting,
+    TrainingConfig,
+    Variant,
+    encode_batch,
+    optimizer_of,
+    trainer,
+)
 from lexinv.sae.activation_streams import ActivationSource, shuffled
 from lexinv.sae.autoencoders import pre_activations
 from lexinv.sae.densities import compare_laws, fit_middle_zipf, ranks_shown
 from lexinv.sae.difficulty import difficulty_use
 from lexinv.sae.inference import Threshold, calibrate, encode_alone, make_reconstruct
-from lexinv.sae.losses import LossConfig
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Params
 from lexinv.sae.metrics import add, matching_pursuit, principal_components, start_sums, summarise
-from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
-from lexinv.training.fit import fit
-from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.sae.training import create_autoencoder_state
+from lexinv.training.mesh import MeshConfig, make_mesh
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
-from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, NonNegative, Positive, require, some_of
 
@@ -155,15 +161,6 @@ def _encode_alone(config: AutoencoderConfig, k: int | None) -> Callable[..., Arr
     return jax.jit(lambda params, x, threshold: encode_alone(config, params, x, threshold, k))
 
 
-@cache
-def trainer(
-    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, steps: int, population: str
-) -> tuple[optax.GradientTransformation, TrainStep]:
-    """One optimiser and one step, compiled once."""
-    made = make_optimizer(optimizer, config, steps)
-    return made, make_autoencoder_step(config, terms, made, population)
-
-
 def unit_scale(sample: Float[np.ndarray, "tokens width"], k: float) -> float:
     """The factor that gives activations the variance k about their mean, so that the k entries of a code are of size 1.
 
@@ -191,10 +188,8 @@ def train_variant(
         variant.kind,
         most_active=round(config.k) if few and not variant.loss.multi else 0,
     )
-    alone = jax.default_backend() == "cpu" or training.batch * shape.features > LARGE
-    optimizer, step = trainer(
-        shape, variant.terms(training), training.optimizer, training.steps, "map" if alone else "vmap"
-    )
+    large = training.batch * shape.features > LARGE
+    terms, optimizer = variant.terms(training), optimizer_of(training.optimizer, shape, training.steps)
     scale, sample = scale_and_sample(subject.source, config)
     seeds, spends = training.seeds, variant.zipf is not None
 
@@ -202,31 +197,31 @@ def train_variant(
         budgets = jnp.zeros(shape.features, jnp.int32) if spends else None
         return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, budgets)
 
-    state = create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
-    if spends:
+    def states() -> TrainState:
+        state = create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
+        if not spends:
+            return state
         budgets = jnp.asarray(variant.budgets(setting.k, shape.features, training.batch))
         stacked = jnp.broadcast_to(budgets[None], (len(seeds), shape.features))
-        state = state._replace(statistics=state.statistics._replace(budgets=stacked))
-    rows = int(np.sum(subject.source.block_rows))
-    dataset = shuffled(
-        subject.source, 0, min(config.buffer_tokens, rows), training.batch, training.steps_per_dispatch, scale
-    )
-    mesh = make_mesh(config.mesh)
-    if mesh.size > 1:
-        state, dataset = shard_state(state, mesh), dataset.map(lambda batch: shard_batch(batch, mesh))
-    state = fit(
-        state,
-        step,
-        dataset,
-        steps=training.steps,
-        directory=workspace.folder(folder),
-        metadata={"config_hash": workspace.config_hash, "arm": folder, "scale": scale},
-        tokens_per_step=len(seeds) * training.batch,
-        checkpoints=workspace.checkpoints,
-        progress=workspace.progress,
-        description=folder,
-    )
-    if mesh.size > 1:  # judged on one device, as the model that gives the activations
+        return state._replace(statistics=state.statistics._replace(budgets=stacked))
+
+    source, count = subject.source, training.steps_per_dispatch
+    buffer = min(config.buffer_tokens, int(np.sum(source.block_rows)))
+    state = Work(
+        folder,
+        workspace,
+        training.steps,
+        training.batch,
+        tuple((seed, training.optimizer.learning_rate) for seed in seeds),
+        states,
+        partial(trainer, shape, terms, training.optimizer, training.steps),
+        lambda: shuffled(source, 0, buffer, training.batch, count, scale),
+        shared_batches=True,
+        population="map" if large else None,
+        mesh=config.mesh,
+        metadata={"scale": scale},
+    ).run()
+    if config.mesh.devices > 1:  # judged on one device, as the model that gives the activations
         state = jax.device_put(state, jax.devices()[0])
     members = [member(state, index) for index in range(len(seeds))]
     calibration = subject.calibration[: config.tokens]

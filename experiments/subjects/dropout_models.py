@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from experiments.harness.language_models import TrainingConfig, shared_seeds
 from experiments.harness.shared_models import SharedModels
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import shared_seeds
 from experiments.subjects.text import (
     MUON,
     PUBLISHED_DATA,
@@ -30,7 +31,7 @@ from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import Shares
 
 MODEL = replace(SUFFIX_MATCH, width=256, mlp_width=256)
-TRAINING = TrainingConfig(steps=150, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
+TRAINING = Training(steps=150, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
 REGULARISED = 0.2
 """The paper's p of the semi-lexinvariant model."""
 
@@ -54,7 +55,7 @@ class SweptModels(TextModels):
     """shares: the probabilities p, ascending, with 0 and 1."""
 
     model: TransformerConfig = MODEL
-    training: TrainingConfig = TRAINING
+    training: Training = TRAINING
     evaluation: EvaluationConfig = EvaluationConfig()
     shares: Shares = (0.0, 0.1, REGULARISED, 0.5, 1.0)
 

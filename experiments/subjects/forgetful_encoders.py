@@ -3,7 +3,6 @@
 Anand et al. 2024 (arXiv 2406.00053), the synthetic setting; method card dual-process-learning.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.workspace import Workspace, plain
+from experiments.harness.training import evaluations
+from experiments.harness.work import Population, Work
+from experiments.harness.workspace import Workspace
 from lexinv.lexinvariance import part_of_speech
 from lexinv.lexinvariance.forgetting import (
     HELD_OUT,
@@ -28,12 +29,11 @@ from lexinv.lexinvariance.forgetting import (
 from lexinv.lexinvariance.part_of_speech import ANSWER, Batch, PosTask, sample
 from lexinv.nn.masked_encoder import MaskedEncoder
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.fit import NonFiniteLoss
 from lexinv.training.population import create_population
-from lexinv.training.progress import Speed, progress_bar
 from lexinv.training.state import TrainState, create_state
+from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count, NonNegative, Positive, Seeds
+from lexinv.validation import MOST, Checked, Count, NonNegative, Positive, Seeds
 
 FOLLOWED = ("val", "switch", "head", "head_switch", "tail", "tail_switch")
 """Sets that are followed through training, beside the held-out tokens."""
@@ -113,13 +113,10 @@ def follow(
     config: PosEncoders,
     workspace: Workspace,
 ) -> dict[str, Any]:
-    """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch.
+    """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch."""
+    import grain
 
-    Continues after the newest checkpoint of the workspace.
-    """
-    from lexinv.training.checkpoint import Checkpoints
-
-    task = config.task
+    task, every = config.task, config.evaluate_every
     encoder = MaskedEncoder(config.model, ANSWER, marks=2, std=config.std, vocab=task.types, bias=arm.bias)
     optimizer = make_optimizer(config.learning_rate, config.weight_decay)
     training = partial(sample, slots=part_of_speech.slots(task, "val"), count=config.batch_size)
@@ -129,41 +126,45 @@ def follow(
     def start(key: jax.Array) -> TrainState:
         return create_state(initialize(stream(key, "parameters"), encoder), optimizer, key)
 
-    def advance(state: TrainState) -> tuple[TrainState, jax.Array]:
-        state, losses = jax.lax.scan(lambda state, _: step(state), state, length=config.evaluate_every)
-        return state, losses.mean()
+    def dispatched(population: Population) -> TrainStep:
+        def alone(state: TrainState, numbers: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+            state, losses = jax.lax.scan(lambda state, _: step(state), state, numbers)
+            return state, {"loss": losses}
 
-    advanced = jax.jit(lambda states: jax.lax.map(advance, states), donate_argnums=0)
+        def one_after_another(states: TrainState, numbers: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+            states, metrics = jax.lax.map(lambda state: alone(state, numbers), states)
+            return states, jax.tree.map(jnp.transpose, metrics)
+
+        ways = {"none": alone, "map": one_after_another, "vmap": jax.vmap(alone, (0, None), (0, 1))}
+        return jax.jit(ways[population], donate_argnums=0)
+
     judged = jax.jit(lambda states, sets: jax.lax.map(lambda each: evaluate(*each), (states, *sets)))
     trained_on, held_out = sets
     sets_followed = jax.tree.map(lambda leaf: leaf[:, : len(FOLLOWED)], trained_on), held_out
-    states, begun = create_population(start, config.seeds), 0
-    checkpoints = Checkpoints(workspace.folder(f"checkpoints/{slug(name)}"), workspace.checkpoints)
-    restored = checkpoints.restore_latest(states, workspace.config_hash)
-    if restored is None:
-        rows = [plain(jax.device_get(judged(states, sets_followed)))]
-    else:
-        begun, states, rows = restored.step, restored.state, restored.iterator
-    speed, saved = Speed(len(config.seeds) * config.batch_size * part_of_speech.LENGTH), time.monotonic()
-    with checkpoints, progress_bar(name, config.steps, begun, speed, workspace.progress) as show:
-        for done in range(begun + config.evaluate_every, config.steps + 1, config.evaluate_every):
-            states, loss = advanced(states)
-            rows.append(plain(jax.device_get(judged(states, sets_followed))))
-            if not np.isfinite(loss).all():
-                checkpoints.wait()
-                good = checkpoints.latest()
-                at = f"step {done} of {name}, config {workspace.config_hash}"
-                raise NonFiniteLoss(f"loss {loss} before {at}; the last good checkpoint is of step {good}")
-            if time.monotonic() - saved >= workspace.checkpoints.seconds:
-                checkpoints.save(done, states, rows, {"config_hash": workspace.config_hash, "arm": name})
-                saved = time.monotonic()
-            show(done, float(loss.mean()))
+    numbers = {"step": np.zeros((every, 1), np.int32)}  # as many as there are steps in a dispatch
+    states = Work(
+        slug(name),
+        workspace,
+        config.steps,
+        config.batch_size,
+        tuple((seed, config.learning_rate) for seed in config.seeds),
+        lambda: create_population(start, config.seeds),
+        dispatched,
+        lambda: grain.MapDataset.range(MOST).map(lambda _: numbers),
+        shared_batches=True,
+        drawn=True,
+        tokens=part_of_speech.LENGTH,
+        evaluate=lambda states: dict(
+            zip(("trained", "unseen"), jax.device_get(judged(states, sets_followed)), strict=True)
+        ),
+    ).run()
     at_end = np.round(np.array(jax.device_get(judged(states, sets)[0]), np.float64), 4).T
-    trained, unseen = (np.round(np.array(column, np.float64), 4) for column in zip(*rows, strict=True))
+    courses = evaluations(slug(name), workspace)
+    trained, unseen = (np.round(np.array(courses[part], np.float64), 4) for part in ("trained", "unseen"))
     return {
         "accuracy": {
-            **{kind: trained[:, :, index].T for index, kind in enumerate(FOLLOWED)},
-            **{kind: unseen[:, :, index].T for index, kind in enumerate(CONTROLS)},
+            **{kind: trained[:, :, index] for index, kind in enumerate(FOLLOWED)},
+            **{kind: unseen[:, :, index] for index, kind in enumerate(CONTROLS)},
         },
         "by_bin": dict(zip(kinds(task)[len(FOLLOWED) :], at_end[len(FOLLOWED) :], strict=True)),
     }

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.harness.drawn_training import DrawnLoss, DrawnTraining, Params, initial, train_on_draws
 from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.glyphs import GlyphConfig, Images, sample_images
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initialize
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, InvalidConfig, one_of, require
 
@@ -37,9 +38,7 @@ class VisionSubject(Checked):
     data: Annotated[Literal["glyphs", "digits"], one_of(("glyphs", "digits"))] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
-    training: DrawnTraining = field(
-        default_factory=lambda: DrawnTraining(3000, batch_size=32, seeds=SEEDS, optimizer=MUON)
-    )
+    training: Training = field(default_factory=lambda: Training(3000, 32, SEEDS, MUON, steps_per_dispatch=10))
 
     def checks(self):
         digits = self.data == "digits"
@@ -53,7 +52,7 @@ class VisionSubject(Checked):
 GLYPHS = VisionSubject()
 LARGE = VisionSubject(
     glyphs=GlyphConfig(cell=2, distractor=False, plate=True),
-    training=DrawnTraining(600, seeds=SEEDS, optimizer=MUON),
+    training=Training(600, 64, SEEDS, MUON, steps_per_dispatch=10),
 )
 """The glyph covers 36 of 64 patches: what a method keeps cannot be all of it (method card zero-tprune)."""
 SUBJECTS = {"small": "small glyph, distractor", "large": "large glyph"}
@@ -68,14 +67,14 @@ FULL_SIZE = replace(
 DIGITS = VisionSubject(
     "digits",
     model=VisionConfig(size=8, patch=1, channels=1, layers=SMALL),
-    training=DrawnTraining(2000, batch_size=32, seeds=SEEDS, optimizer=replace(MUON, weight_decay=0.1)),
+    training=Training(2000, 32, SEEDS, replace(MUON, weight_decay=0.1), steps_per_dispatch=10),
 )
 
 
 def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
     """The same with a net and a training that show nothing but that all runs."""
     layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
-    training = DrawnTraining(10, 8, seeds, OptimizerConfig(warmup_steps=1))
+    training = Training(10, 8, seeds, OptimizerConfig(warmup_steps=1), steps_per_dispatch=10)
     return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 
@@ -87,20 +86,20 @@ def one_seed(subject: VisionSubject) -> VisionSubject:
 def vision_models(subject: VisionSubject, workspace: Workspace) -> SharedModels:
     """The subject's models, one for each seed, from the user's cache or trained now. Raises `lexinv.training.fit.NonFiniteLoss`."""
 
-    def train(shared: Workspace) -> list[Params]:
-        start = initial(partial(initialize, subject.model), subject.training.seeds)
-        return train_on_draws("vision", start, make_loss(subject), subject.training, shared, subject.model.tokens)
+    def trained(shared: Workspace) -> list[Params]:
+        start, tokens = partial(initialize, subject.model), subject.model.tokens
+        return train("vision", start, make_loss(subject), None, subject.training, shared, tokens=tokens)
 
-    return shared_models({"subject": asdict(subject), "images": fingerprint(subject)}, train, workspace)
+    return shared_models({"subject": asdict(subject), "images": fingerprint(subject)}, trained, workspace)
 
 
-def make_loss(subject: VisionSubject, apply: Any = None) -> DrawnLoss:
+def make_loss(subject: VisionSubject, apply: Any = None) -> LossFn:
     """Cross-entropy in nats of a batch drawn from the key, with the metric `accuracy`.
 
     apply: logits = apply(params, pixels, key), such as of a model that merges; the subject's plain model by default.
     """
 
-    def loss(params: Params, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
         images = draw(subject, subject.training.batch_size, stream(key, "images"))
         if apply is None:
             logits, _ = classify(subject.model, params, images.pixels)

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.language_models import TrainingConfig, shared_seeds
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import shared_seeds
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer, digest, load_tokenizer, unicode_text
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
@@ -42,7 +43,7 @@ class OwnModel(Checked):
     """A language model trained here on the subject's corpus; other experiments with the same one find it in the user's cache."""
 
     transformer: TransformerConfig = TransformerConfig(unroll=4)
-    training: TrainingConfig = TrainingConfig(
+    training: Training = Training(
         steps=600,
         batch_size=32,
         optimizer=OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50),
@@ -87,7 +88,7 @@ SMALL = SubjectConfig(
     windows=64,
     own=OwnModel(
         TransformerConfig(depth=2, width=16, heads=2, mlp_width=32, unroll=2),
-        TrainingConfig(8, 8, optimizer=OptimizerConfig("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
+        Training(8, 8, optimizer=OptimizerConfig("muon", 1e-2, warmup_steps=2), steps_per_dispatch=4),
     ),
 )
 """Of presets of seconds."""

@@ -4,9 +4,9 @@ Losses are in nats per character, whatever the model reads: the sum of the negat
 targets (method card theory-of-tokenization).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,22 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from experiments.harness.training import Training, evaluations, scaled, stacked, train
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_sources import SourceConfig
-from lexinv.data.windows import Windows, array_windows, population_batches
+from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import Params, initialize, make_loss, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization import sources
 from lexinv.tokenization.tokenizers import Tokenizer, to_text, train_bpe
-from lexinv.training.fit import fit
-from lexinv.training.metrics import read_metrics
-from lexinv.training.optimizers import OptimizerConfig, make_optimizer, scaled_in_state
-from lexinv.training.population import create_population
-from lexinv.training.state import TrainState, create_state, parameter_count
-from lexinv.training.step import make_train_step
+from lexinv.training.optimizers import OptimizerConfig, make_optimizer
+from lexinv.training.state import parameter_count
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Fractions, Seeds, require
 
 LEXICON = LexiconConfig("standard")
 BINARY = "01"
@@ -45,37 +42,29 @@ def draw(source: SourceConfig, name: str, length: int) -> Integer[np.ndarray, " 
 
 
 @dataclass(frozen=True)
-class PopulationConfig:
+class PopulationConfig(Checked):
     """How every model is trained: each seed (initialisation and order of the data) with each peak learning rate.
 
     optimizer.learning_rate is 1, since `learning_rates` holds the rates. held_out: characters of the held-out text, at most.
     """
 
-    steps: int = 1000
-    batch_size: int = 16
-    seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = (2e-3, 8e-3, 1.6e-2)
+    steps: Count = 1000
+    batch_size: Count = 16
+    seeds: Seeds = (0, 1, 2)
+    learning_rates: Fractions = (2e-3, 8e-3, 1.6e-2)
     optimizer: OptimizerConfig = OptimizerConfig("adamw", 1.0, 20, weight_decay=1e-3, b1=0.9, b2=0.95)
-    evaluate_every: int = 20
-    held_out: int = 16_384
+    evaluate_every: Count = 20
+    held_out: Count = 16_384
 
-    def __post_init__(self):
-        for field in ("steps", "batch_size", "evaluate_every", "held_out"):
-            require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
-        every = self.evaluate_every
-        require(
-            self.steps % every == 0, "training.evaluate_every", every, f"a divisor of training.steps = {self.steps}"
-        )
-        for field in ("seeds", "learning_rates"):
-            values = getattr(self, field)
-            require(0 < len(set(values)) == len(values), f"training.{field}", values, "at least one, each once")
-        for rate in self.learning_rates:
-            require(0 < rate < 1, "training.learning_rates", rate, "between 0 and 1")
-        unit = self.optimizer.learning_rate == 1.0
-        require(
-            unit, "training.optimizer.learning_rate", self.optimizer.learning_rate, "1: learning_rates holds the rates"
-        )
-        make_optimizer(self.optimizer, self.steps)
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield self.steps % self.evaluate_every == 0, "evaluate_every", f"a divisor of steps = {self.steps}"
+        yield self.optimizer.learning_rate == 1.0, "optimizer.learning_rate", "1: learning_rates holds the rates"
+        make_optimizer(self.optimizer, self.steps)  # refuses what cannot be meant
+
+    @property
+    def each(self) -> Training:
+        """Of every learning rate. The steps from one evaluation to the next are one dispatch."""
+        return Training(self.steps, self.batch_size, self.seeds, self.optimizer, steps_per_dispatch=self.evaluate_every)
 
     @property
     def members(self) -> list[tuple[float, int]]:
@@ -200,36 +189,20 @@ def train_population(
     """
     needed = training.steps * training.batch_size
     require(len(text.train) >= needed, "training text", len(text.train), f"{needed} windows: one epoch of fresh data")
-    optimizer = make_optimizer(training.optimizer, training.steps)
-    rates, seeds = zip(*training.members, strict=True)
-
-    def start(key: Array, rate: Array) -> TrainState:
-        params = initialize(model, LEXICON, text.vocab, stream(key, "parameters"))
-        return create_state(params, scaled_in_state(optimizer, rate), key)
-
-    population = "map" if jax.default_backend() == "cpu" else "vmap"
     evaluate = evaluator(model, text)
-    state = create_population(start, seeds, rates)
-    begun = evaluate(state.params)
-    folder = workspace.folder(name)
-    state = fit(
-        state,
-        make_train_step(make_loss(model, LEXICON, text.vocab), scaled_in_state(optimizer), population=population),
-        population_batches(text.train, training.batch_size, seeds, training.evaluate_every),
-        steps=training.steps,
-        directory=folder,
-        metadata={"config_hash": workspace.config_hash, "arm": name},
-        tokens_per_step=len(seeds) * training.batch_size * text.train.length,
+    found = train(
+        name,
+        partial(initialize, model, LEXICON, text.vocab),
+        make_loss(model, LEXICON, text.vocab),
+        text.train,
+        training.each,
+        workspace,
+        members=tuple((seed, rate) for rate, seed in training.members),
+        optimizer=scaled,
+        tokens=text.train.length,
         evaluate=lambda state: evaluate(state.params),
-        evaluate_every=training.evaluate_every,
-        checkpoints=workspace.checkpoints,
-        progress=workspace.progress,
-        description=name,
     )
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "evaluation" in line]
-    evaluations = [begun, *(line["evaluation"] for line in lines)]
-    curves = {kind: np.stack([found[kind] for found in evaluations], axis=1) for kind in begun}
-    return state.params, {"steps": [0, *(line["step"] for line in lines)], **curves}
+    return stacked(found), evaluations(name, workspace)
 
 
 def evaluator(model: TransformerConfig, text: Text) -> Callable[[Params], dict[str, np.ndarray]]:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness.drawn_training import DrawnTraining, Params, initial, train_on_draws
 from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.scenes import KINDS, Questions, SceneConfig, Scenes, ask, sample_scenes
 from lexinv.nn.attention import UNSEEN
@@ -59,8 +59,8 @@ class SceneSubject(Checked):
     counts: int = 2
     presences: int = 4
     auxiliary: NonNegative = 0.5
-    training: DrawnTraining = DrawnTraining(
-        steps=600, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30)
+    training: Training = Training(
+        600, 32, (0, 1, 2), OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30), steps_per_dispatch=10
     )
 
     def checks(self):
@@ -92,7 +92,7 @@ SMOKE = {
     "subject.depth": 3,
     "subject.width": 16,
     "subject.heads": 2,
-    "subject.training": DrawnTraining(10, 4, (0, 1), OptimizerConfig(warmup_steps=1)),
+    "subject.training": Training(10, 4, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10),
 }
 """A subject that shows nothing but that all runs, by dotted names."""
 PUBLISHED = {
@@ -104,7 +104,7 @@ PUBLISHED = {
     "subject.depth": 32,
     "subject.width": 4096,
     "subject.heads": 32,
-    "subject.training": DrawnTraining(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
+    "subject.training": Training(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500), steps_per_dispatch=10),
 }
 """One of the size that the papers prune."""
 
@@ -113,18 +113,17 @@ def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
     """The models of the subject, one for each seed, from the user's cache or trained now."""
     content = asdict(subject) | {"loss": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
 
-    def train(shared: Workspace) -> list[Params]:
-        training = subject.training
-        params = initial(partial(initialize, subject.model), training.seeds)
+    def trained(shared: Workspace) -> list[Params]:
+        start = partial(initialize, subject.model)
         # The tokens of one example are those that the decoder reads.
         asked = len(subject.data.sizes) + subject.counts + subject.presences
         tokens = SYSTEM + subject.data.patches + WORDS * asked
-        return train_on_draws("scenes", params, partial(loss, subject), training, shared, tokens)
+        return train("scenes", start, partial(loss, subject), None, subject.training, shared, tokens=tokens)
 
-    return shared_models(content, train, workspace)
+    return shared_models(content, trained, workspace)
 
 
-def loss(subject: SceneSubject, params: Params, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(subject: SceneSubject, params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of the answers, in nats, plus the weighted cross-entropies of the encoder's heads; metrics by kind of question."""
     scene_key, question_key = jax.random.split(key)
     scenes = sample_scenes(subject.data, subject.training.batch_size, scene_key)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.drawn_training import Params
+from experiments.harness.training import Params
 from experiments.subjects.scene_answerers import SceneSubject, held_out
 from experiments.subjects.scene_pruning import (
     METHODS,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.drawn_training import Params
+from experiments.harness.training import Params
 from experiments.subjects.scene_answerers import WORDS, Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
 from lexinv.merging.costs import block_flops, decode_flops

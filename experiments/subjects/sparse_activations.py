@@ -1,7 +1,7 @@
 """Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from experiments.harness.work import Population, Work
 from experiments.harness.workspace import Workspace
 from lexinv.sae.autoencoders import (
     decode,
@@ -34,12 +35,11 @@ from lexinv.sae.metrics import (
 )
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
-from lexinv.training.fit import fit
 from lexinv.training.population import member
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Seeds
 
 if TYPE_CHECKING:
     import grain
@@ -51,29 +51,24 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """batch: tokens of a batch, in training and in every evaluation of a batch's selection. held_out: batches of the evaluation.
 
     dead_after, auxiliary_k: see `lexinv.sae.losses.LossConfig`.
     """
 
-    steps: int = 1200
-    batch: int = 512
+    steps: Count = 1200
+    batch: Count = 512
     optimizer: OptimizerConfig = OptimizerConfig()
-    held_out: int = 40
-    steps_per_dispatch: int = 100
-    seeds: tuple[int, ...] = (0, 1, 2)
-    dead_after: int = 50_000
-    auxiliary_k: int = 32
+    held_out: Count = 40
+    steps_per_dispatch: Count = 100
+    seeds: Seeds = (0, 1, 2)
+    dead_after: Count = 50_000
+    auxiliary_k: Count = 32
 
-    def __post_init__(self):
-        for field in ("steps", "batch", "held_out", "steps_per_dispatch", "dead_after", "auxiliary_k"):
-            require(getattr(self, field) >= 1, f"training.{field}", getattr(self, field), "at least 1")
-        parts = self.steps % self.steps_per_dispatch == 0
-        require(parts, "training.steps_per_dispatch", self.steps_per_dispatch, f"a divisor of steps = {self.steps}")
-        warmup = self.optimizer.warmup_steps
-        require(warmup < self.steps, "training.optimizer.warmup_steps", warmup, f"below training.steps = {self.steps}")
-        require(0 < len(set(self.seeds)) == len(self.seeds), "training.seeds", self.seeds, "at least one, each once")
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield self.steps % self.steps_per_dispatch == 0, "steps_per_dispatch", f"a divisor of steps = {self.steps}"
+        yield self.optimizer.warmup_steps < self.steps, "optimizer.warmup_steps", f"below steps = {self.steps}"
 
 
 @dataclass(frozen=True)
@@ -198,34 +193,36 @@ def train(
     nested = "prefixes" in METHODS[variant.kind].has
     prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if nested else ()
     config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
-    optimizer, step = trainer(config, variant.terms(training), training.optimizer, training.steps)
     key, count = jax.random.key(seed), len(settings)
     dictionary, calibration, held_out = world(data, training, seed)
-    state = start_population(
-        config,
-        optimizer,
-        data,
-        training.batch if centred else 0,
-        dictionary,
-        jnp.stack([key] * count),
-        jnp.asarray([setting.k for setting in settings], jnp.float32),
-        jnp.asarray([setting.coefficient for setting in settings], jnp.float32),
-    )
-    if variant.zipf is not None:
+
+    def states() -> TrainState:
+        state = start_population(
+            config,
+            optimizer_of(training.optimizer, config, training.steps),
+            data,
+            training.batch if centred else 0,
+            dictionary,
+            jnp.stack([key] * count),
+            jnp.asarray([setting.k for setting in settings], jnp.float32),
+            jnp.asarray([setting.coefficient for setting in settings], jnp.float32),
+        )
+        if variant.zipf is None:
+            return state
         budgets = np.stack([variant.budgets(setting.k, features, training.batch) for setting in settings])
-        state = state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(budgets)))
-    state = fit(
-        state,
-        step,
-        train_batches(data, dictionary, training, stream(key, "train")),
-        steps=training.steps,
-        directory=workspace.folder(name),
-        metadata={"config_hash": workspace.config_hash, "arm": name},
-        tokens_per_step=count * training.batch,
-        checkpoints=workspace.checkpoints,
-        progress=workspace.progress,
-        description=name,
-    )
+        return state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(budgets)))
+
+    state = Work(
+        name,
+        workspace,
+        training.steps,
+        training.batch,
+        ((seed, training.optimizer.learning_rate),) * count,
+        states,
+        partial(trainer, config, variant.terms(training), training.optimizer, training.steps),
+        lambda: train_batches(data, dictionary, training, stream(key, "train")),
+        shared_batches=True,
+    ).run()
     members = [member(state, index) for index in range(count)]
     return Trained(config, variant, members, dictionary, calibration, held_out)
 
@@ -253,14 +250,16 @@ def start_population(
     return jax.lax.map(start, (keys, ks, coefficients))
 
 
+optimizer_of = cache(make_optimizer)
+"""One optimiser for all seeds, so that what is compiled with it serves all of them."""
+
+
 @cache
 def trainer(
-    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, steps: int
-) -> tuple[optax.GradientTransformation, TrainStep]:
-    """One optimiser and one step, compiled once, for all seeds."""
-    made = make_optimizer(optimizer, config, steps)
-    population = "map" if jax.default_backend() == "cpu" else "vmap"
-    return made, make_autoencoder_step(config, terms, made, population)
+    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, steps: int, population: Population
+) -> TrainStep:
+    """One step for all seeds."""
+    return make_autoencoder_step(config, terms, optimizer_of(optimizer, config, steps), population)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer, load_tokenizer
 from lexinv.data.windows import Packing, Windows, evaluation_windows, token_stream, window_source
@@ -35,7 +35,7 @@ SUFFIX_MATCH = TransformerConfig(
 MUON = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50)
 PUBLISHED_MODEL = TransformerConfig(depth=12, width=1024, heads=8, mlp_width=4096, dtype="bfloat16", remat=True)
 """As large as the paper's; optimiser, batch and learning rate are ours, since they are not known."""
-PUBLISHED_TRAINING = TrainingConfig(
+PUBLISHED_TRAINING = Training(
     steps=250_000,
     batch_size=64,
     seeds=(0, 1, 2),
@@ -82,7 +82,7 @@ class TextModels(Checked):
 
     data: DataConfig = DataConfig()
     model: TransformerConfig = SUFFIX_MATCH
-    training: TrainingConfig = TrainingConfig()
+    training: Training = Training()
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         longest = self.model.max_length

@@ -1,6 +1,5 @@
 """Models that follow threads of symbols: trained on items drawn inside the step, then asked by haystack, thread, form and depth."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training, train
 from experiments.harness.workspace import Workspace
 from experiments.subjects.text import MUON, SUFFIX_MATCH
 from lexinv.lexinvariance import threads
@@ -19,12 +18,7 @@ from lexinv.lexinvariance.threads import Limits
 from lexinv.nn.language_model import Params, initialize, make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig, row_keys
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig
-from lexinv.training.optimizers import make_optimizer
-from lexinv.training.population import create_population, member
-from lexinv.training.state import TrainState, create_state
-from lexinv.training.step import make_train_step
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts
 
@@ -71,7 +65,7 @@ class ModelsConfig(Checked):
     """The models, how they are trained, and on what."""
 
     model: TransformerConfig = replace(SUFFIX_MATCH, width=128, mlp_width=128, max_length=1024)
-    training: TrainingConfig = TrainingConfig(steps=300, batch_size=32, seeds=(0, 1, 2), optimizer=MUON)
+    training: Training = Training(steps=300, batch_size=32, seeds=(0, 1, 2), optimizer=MUON)
     task: TaskConfig = TaskConfig()
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -99,44 +93,14 @@ def make_answer_loss(model: TransformerConfig, lexicon: LexiconConfig, task: Tas
     return loss
 
 
-def train(kind: str, config: ModelsConfig, workspace: Workspace) -> list[Params]:
-    """Parameters after training, one tree per seed; resumes in the workspace's folder `kind`."""
-    import grain
-
-    training, vocab = config.training, config.task.trained.vocab
-    lexicon, optimizer = LexiconConfig(kind), make_optimizer(training.optimizer, training.steps)
-
-    def start(key: Key[Array, ""]) -> TrainState:
-        return create_state(initialize(config.model, lexicon, vocab, stream(key, "parameters")), optimizer, key)
-
-    shape = training.steps_per_dispatch, len(training.seeds), training.batch_size
-    rows = np.broadcast_to(np.arange(training.batch_size, dtype=np.int32), shape)
-    state = fit(
-        create_population(start, training.seeds),
-        make_train_step(
-            make_answer_loss(config.model, lexicon, config.task),
-            optimizer,
-            population="map" if jax.default_backend() == "cpu" else "vmap",
-        ),
-        grain.MapDataset.range(sys.maxsize).map(lambda _: {"row": rows}),
-        steps=training.steps,
-        directory=workspace.folder(kind),
-        metadata={"config_hash": workspace.config_hash, "arm": kind},
-        tokens_per_step=len(training.seeds) * training.batch_size * config.task.trained.time,
-        checkpoints=workspace.checkpoints,
-        progress=workspace.progress,
-        description=kind,
-    )
-    return [member(state.params, index) for index in range(len(training.seeds))]
-
-
 def trained(kind: str, config: ModelsConfig, workspace: Workspace) -> dict[str, Any]:
     """One model per seed, trained and evaluated on everything."""
-    params = train(kind, config, workspace)
+    task, lexicon, training = config.task, LexiconConfig(kind), config.training
+    start = partial(initialize, config.model, lexicon, task.trained.vocab)
+    loss = make_answer_loss(config.model, lexicon, task)
+    params = train(kind, start, loss, None, training, workspace, tokens=task.trained.time)
     judge = make_judge(config, kind)
-    found = [
-        measure(partial(judge, tree), config, seed) for tree, seed in zip(params, config.training.seeds, strict=True)
-    ]
+    found = [measure(partial(judge, tree), config, seed) for tree, seed in zip(params, training.seeds, strict=True)]
     return {name: [one[name] for one in found] for name in found[0]}
 
 

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 
 from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.curves import bins, by_position, by_tens
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
+from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
@@ -53,7 +54,7 @@ class Config:
     """
 
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     orders: tuple[int, ...] = (1, 2)
     symbols: int = 2
     context: int = 64
@@ -82,18 +83,18 @@ ADAMW = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, b1=0.9, b2=0.95)
 PRESETS = {
     "smoke": Config(
         replace(MODEL, width=8, mlp_width=8),
-        TrainingConfig(steps=10, batch_size=4, seeds=(0, 1), optimizer=replace(ADAMW, warmup_steps=1)),
+        Training(steps=10, batch_size=4, seeds=(0, 1), optimizer=replace(ADAMW, warmup_steps=1)),
         orders=(1,),
         context=16,
         windows=16,
     ),
     "cpu": Config(
         MODEL,
-        TrainingConfig(steps=1000, batch_size=32, seeds=(0, 1, 2), optimizer=ADAMW, steps_per_dispatch=20),
+        Training(steps=1000, batch_size=32, seeds=(0, 1, 2), optimizer=ADAMW, steps_per_dispatch=20),
     ),
     "paper": Config(
         replace(MODEL, width=16, heads=1, mlp_width=64, convolution_width=5),
-        TrainingConfig(
+        Training(
             steps=8000,
             seeds=(0, 1, 2),
             optimizer=replace(ADAMW, learning_rate=2e-3, warmup_steps=160),

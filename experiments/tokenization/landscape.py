@@ -20,9 +20,10 @@ from scipy.special import entr
 
 from experiments.harness.claims import Claim, Interval, above, below, every, interval
 from experiments.harness.curves import bins, by_tens, crossing, rounded
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses, training_mesh
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
+from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
+from experiments.subjects.language_models import train_seeds, training_mesh
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import Params, make_logits
 from lexinv.nn.lexicon import LexiconConfig
@@ -67,7 +68,7 @@ class Config:
 
     sources: tuple[tuple[float, float], ...]
     model: TransformerConfig
-    training: TrainingConfig
+    training: Training
     context: int = 64
     windows: int = 256
     narrow: int = 4
@@ -115,19 +116,15 @@ PRESETS = {
     "smoke": Config(
         SOURCES[:2],
         MODEL,
-        TrainingConfig(steps=20, seeds=(0, 1), optimizer=replace(ADAMW, warmup_steps=1), steps_per_dispatch=20),
+        Training(steps=20, seeds=(0, 1), optimizer=replace(ADAMW, warmup_steps=1), steps_per_dispatch=20),
         context=16,
         windows=8,
     ),
-    "cpu": Config(
-        SOURCES, MODEL, TrainingConfig(steps=600, seeds=tuple(range(8)), optimizer=ADAMW, steps_per_dispatch=50)
-    ),
+    "cpu": Config(SOURCES, MODEL, Training(steps=600, seeds=tuple(range(8)), optimizer=ADAMW, steps_per_dispatch=50)),
     "paper": Config(
         SOURCES,
         MODEL,
-        TrainingConfig(
-            steps=1000, seeds=tuple(range(8)), optimizer=replace(ADAMW, warmup_steps=20), steps_per_dispatch=50
-        ),
+        Training(steps=1000, seeds=tuple(range(8)), optimizer=replace(ADAMW, warmup_steps=20), steps_per_dispatch=50),
         context=1024,
     ),
 }

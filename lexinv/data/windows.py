@@ -1,11 +1,9 @@
 """From documents to batches: a stream of tokens, windows over it, and shuffled batches with random access."""
 
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt
@@ -151,22 +149,6 @@ def batches(
     # The numbers of windows are shuffled and batched, so that all windows of a dispatch are gathered in one go.
     indices = grain.MapDataset.range(len(source)).shuffle(seed=hashed).repeat()
     return indices.batch(batch_size * steps_per_dispatch).map(dispatch)
-
-
-def population_batches(
-    source: Windows, batch_size: int, seeds: Sequence[int], steps_per_dispatch: int = 1
-) -> "grain.MapDataset[dict[str, np.ndarray]]":
-    """Batches of several runs at once: tokens int32[K, S, B, T], row int32[K, S, B]; member s has `batches` of seeds[s]."""
-    import grain
-
-    require(len(seeds) >= 1, "seeds", seeds, "at least one")
-    members = [batches(source, batch_size, seed, steps_per_dispatch) for seed in seeds]
-
-    def stack(i: int) -> dict[str, Any]:
-        elements: list[Any] = [member[i] for member in members]
-        return {name: np.stack([element[name] for element in elements], axis=1) for name in ("tokens", "row")}
-
-    return grain.MapDataset.range(sys.maxsize).map(stack)
 
 
 def evaluation_windows(source: Windows, count: int, seed: int) -> Int32[np.ndarray, "windows length"]:

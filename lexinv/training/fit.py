@@ -105,7 +105,8 @@ def fit(
         fetched = jax.device_get(metrics)
         for index, step in enumerate(range(end - len(fetched["loss"]) + 1, end + 1)):
             update = {name: values[index] for name, values in fetched.items()}
-            finite = np.atleast_1d(np.isfinite(update["loss"]) & np.isfinite(update["gradient_norm"]))
+            norm = update.get("gradient_norm", update["loss"])  # steps of other makers may give none
+            finite = np.atleast_1d(np.isfinite(update["loss"]) & np.isfinite(norm))
             if not finite.all():
                 try:
                     if store:
@@ -114,7 +115,7 @@ def fit(
                     latest = store.latest() if store else None
                     good = f"is {store.directory / str(latest)}" if store and latest else "does not exist"
                     raise NonFiniteLoss(
-                        f"loss {update['loss']}, gradient norm {update['gradient_norm']} at step {step} of config "
+                        f"loss {update['loss']}, gradient norm {norm} at step {step} of config "
                         f"{config_hash}; the last good checkpoint {good}",
                         tuple(np.flatnonzero(~finite).tolist()),
                     )

@@ -60,13 +60,16 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     require(0 <= config.b2 < 1, "optimizer.b2", config.b2, "at least 0 and below 1")
     require(steps > 0, "steps", steps, "at least 1")
     require(0 <= config.warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, f"0 to {steps - 1}")
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup_steps else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=steps,
-        end_value=config.learning_rate / 10,
-    )
+    return _rule(config, steps, config.learning_rate)
+
+
+def _rule(config: OptimizerConfig, steps: int, rate: Float[Array, ""] | float) -> optax.GradientTransformation:
+    warmup = config.warmup_steps
+    schedules = [
+        optax.linear_schedule(0.0 if warmup else rate, rate, warmup),
+        optax.cosine_decay_schedule(rate, steps - warmup, 0.1),
+    ]
+    schedule = optax.join_schedules(schedules, [warmup])
     if config.name == "adamw":
         update = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=is_matrix)
     else:
@@ -80,6 +83,32 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             ),
         )
     return optax.chain(optax.clip_by_global_norm(config.clip), update)
+
+
+class Rated(NamedTuple):
+    """The state of an optimiser with the learning rate that it is to have."""
+
+    rate: Float[Array, "..."]
+    state: Any
+
+
+def rated_in_state(
+    config: OptimizerConfig, steps: int, rate: Float[Array, ""] | float = 1.0
+) -> optax.GradientTransformation:
+    """`make_optimizer(config, steps)` with the learning rate `rate`, kept in the state: members of one population can differ in it.
+
+    Only `init` reads `rate`. Updates are those of `make_optimizer`, bit for bit on the CPU.
+    """
+    make_optimizer(config, steps)  # refuses what cannot be meant
+
+    def init(params: PyTree) -> Rated:
+        return Rated(jnp.asarray(rate, jnp.float32), _rule(config, steps, 1.0).init(params))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Rated]:
+        updates, inner = _rule(config, steps, state.rate).update(updates, state.state, params)
+        return updates, Rated(state.rate, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 class Scale(NamedTuple):

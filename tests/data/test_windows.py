@@ -15,7 +15,6 @@ from lexinv.data.windows import (
     TokenStream,
     batches,
     evaluation_windows,
-    population_batches,
     token_stream,
     window_source,
 )
@@ -94,10 +93,9 @@ def test_every_epoch_of_every_seed_has_an_order_of_its_own():
     assert orders[-1] == tuple(batches(source, 100, 2)[2]["tokens"][0, :, 0])
 
 
-@pytest.mark.parametrize("population", [False, True])
-def test_iterator_resumes_where_it_was(population):
+def test_iterator_resumes_where_it_was():
     source = window_source(numbered([1000]), 10)
-    dataset = population_batches(source, 3, [0, 1]) if population else batches(source, 3, 0)
+    dataset = batches(source, 3, 0)
     iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
     for _ in range(40):
         next(iterator)
@@ -108,16 +106,6 @@ def test_iterator_resumes_where_it_was(population):
         expected = dataset[i]["tokens"]
         assert np.array_equal(next(iterator)["tokens"], expected)
         assert np.array_equal(next(restored)["tokens"], expected)
-
-
-def test_population_members_have_the_batches_of_their_seed():
-    source = window_source(numbered([1000]), 10)
-    population = population_batches(source, 4, [3, 11, 5], steps_per_dispatch=2)
-    element = population[60]  # in the fifth epoch
-    assert element["tokens"].shape == (2, 3, 4, 10) and element["row"].shape == (2, 3, 4)
-    for member, seed in enumerate([3, 11, 5]):
-        alone = batches(source, 4, seed, steps_per_dispatch=2)[60]
-        assert all(np.array_equal(element[name][:, member], alone[name]) for name in ("tokens", "row"))
 
 
 def test_evaluation_windows_are_different_complete_and_fixed():
@@ -202,5 +190,3 @@ def test_bad_input_is_refused(tmp_path):
         batches(window_source(stream, 2), 0, 0)
     with pytest.raises(InvalidConfig, match="steps_per_dispatch = 0"):
         batches(window_source(stream, 2), 1, 0, 0)
-    with pytest.raises(InvalidConfig, match=r"seeds = \[\]"):
-        population_batches(window_source(stream, 2), 1, [])

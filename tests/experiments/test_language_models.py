@@ -7,20 +7,21 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.harness import language_models, shared_models
-from experiments.harness.language_models import TrainingConfig, shared_seeds, training_mesh
+from experiments.harness import shared_models, training
+from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
+from experiments.subjects import language_models
+from experiments.subjects.language_models import shared_seeds, training_mesh
 from lexinv.data.windows import TokenStream, window_source
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.mesh import MeshConfig
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.training.step import make_train_step
 from lexinv.validation import InvalidConfig
 
 VOCAB = 5
 MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=8)
-TRAINING = TrainingConfig(steps=2, batch_size=2, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1))
+TRAINING = Training(steps=2, batch_size=2, seeds=(0, 1), optimizer=OptimizerConfig(warmup_steps=1))
 STANDARD = LexiconConfig()
 TEXT = {"fingerprint": "0"}
 
@@ -34,16 +35,16 @@ def source():
 def train(tmp_path, source, monkeypatch):
     monkeypatch.setenv("LEXINV_CACHE", str(tmp_path / "cache"))
 
-    def shared(run: str, text=TEXT, model=MODEL, lexicon=STANDARD, training=TRAINING):
+    def shared(run: str, text=TEXT, model=MODEL, lexicon=STANDARD, configured=TRAINING):
         workspace = Workspace(tmp_path / run, run, progress=False)
-        return shared_seeds(text, model, lexicon, VOCAB, source, training, workspace)
+        return shared_seeds(text, model, lexicon, VOCAB, source, configured, workspace)
 
     return shared
 
 
 def test_a_second_experiment_finds_what_the_first_trained(train, tmp_path, monkeypatch):
     first = train("first")
-    monkeypatch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
+    monkeypatch.setattr(training, "make_train_step", lambda *_, **__: refuse)
     second = train("second")
     assert second.identity == first.identity
     assert first.seconds_elsewhere == 0 < second.seconds_elsewhere
@@ -56,22 +57,6 @@ def refuse(state, batch):
     raise AssertionError("a finished model was trained again")
 
 
-def test_seeds_on_a_mesh_are_those_of_a_population_and_compiled_once(train, monkeypatch):
-    made = []
-
-    def make(*arguments, **options):
-        made.append(make_train_step(*arguments, **options))
-        return made[-1]
-
-    monkeypatch.setattr(language_models, "make_train_step", make)
-    on_mesh = train("mesh", training=replace(TRAINING, mesh=MeshConfig(data=2)))
-    # One step trains both seeds; the other is made when the trained models are read, and never called.
-    assert len(made) == 2 and made[1]._cache_size() == 0
-    for one, other in zip(on_mesh.params, train("alone").params, strict=True):
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
 def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
     monkeypatch.setattr(language_models, "train_seeds", lambda *_: [])
     changes = [
@@ -79,7 +64,7 @@ def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):
         {"text": {"fingerprint": "1"}},
         {"model": replace(MODEL, mlp_width=16)},
         {"lexicon": LexiconConfig("lexinvariant")},
-        {"training": replace(TRAINING, seeds=(0, 2))},
+        {"configured": replace(TRAINING, seeds=(0, 2))},
     ]
     identities = [train("run", **change).identity for change in changes]
     for name, other in (("training_code", lambda *_: "other code"), ("version", lambda name: "0" * (name == "jaxlib"))):
@@ -108,10 +93,3 @@ def test_mesh_that_does_not_fit_the_model_or_the_machine_is_refused(mesh, heads,
     with pytest.raises(InvalidConfig, match=allowed.replace("*", "[*]")) as error:
         training_mesh(replace(TRAINING, mesh=mesh), model)
     assert error.value.field == field
-
-
-def test_rows_are_divided_over_data_and_fsdp_alone():
-    assert replace(TRAINING, batch_size=4, mesh=MeshConfig(2, 2, 8)).mesh.batch_parts == 4
-    with pytest.raises(InvalidConfig, match=r"data \* fsdp = 4") as error:
-        replace(TRAINING, batch_size=6, mesh=MeshConfig(2, 2, 8))
-    assert error.value.field == "training.batch_size"

@@ -10,20 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 import experiments
 from experiments.__main__ import main
-from experiments.harness import language_models, populations, record, trial
+from experiments.harness import record, trial, work
 from experiments.harness.config import config_hash
-from experiments.harness.language_models import Training, TrainingConfig
+from experiments.harness.work import Work
 from experiments.harness.workspace import open_workspace
-from lexinv.data.windows import array_windows
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.metrics import MetricsLog, read_metrics
-from lexinv.training.optimizers import OptimizerConfig
 
 TINY = '''"""Tiny language models on numbers that count up."""
 
@@ -34,7 +29,8 @@ import jax
 import numpy as np
 
 from experiments.harness.claims import Claim
-from experiments.harness.language_models import TrainingConfig, train_seeds, training_losses
+from experiments.subjects.language_models import train_seeds
+from experiments.harness.training import Training, training_losses
 from lexinv.data.windows import array_windows
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -45,7 +41,7 @@ PAPER = "@misc{none}"
 
 @dataclass(frozen=True)
 class Config:
-    training: TrainingConfig = TrainingConfig(6, 2, (0,), OptimizerConfig(warmup_steps=1))
+    training: Training = Training(6, 2, (0,), OptimizerConfig(warmup_steps=1))
     width: int = 8
     trainings: int = 1
     fail: bool = False
@@ -149,15 +145,14 @@ def finished(tiny: Path) -> SimpleNamespace:
         f"{field}{','.join(values)}"
         for field, values in zip(fields, (("1e-3", "1e-2", "1e35"), ("[0]", "[1,2]", "[3]"), "121"), strict=True)
     ]
-    train = language_models.train_population
+    run = Work.run
 
-    def noticed(what, members, directory, *rest, **options):
-        populations_trained.append((what.name, what.model.width, list(members), directory))
-        return train(what, members, directory, *rest, **options)
+    def noticed(work):
+        populations_trained.append((work.name, work.members, work.folder))
+        return run(work)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(populations, "train_population", noticed)
-        patch.setattr(language_models, "train_population", noticed)
+        patch.setattr(Work, "run", noticed)
         code = sweep("--workspace", "s", "--zip", *zips, "--chain", "--grid", "fail=True")
     return SimpleNamespace(code=code, trained=populations_trained)
 
@@ -165,11 +160,11 @@ def finished(tiny: Path) -> SimpleNamespace:
 def test_trainings_of_one_program_are_one_population(finished):
     """First with the member that diverges, then without; what nobody shares is trained alone."""
     assert finished.code == 1
-    together = [(name, members) for name, _, members, place in finished.trained if "populations" in place.parts]
+    together = [members for _, members, place in finished.trained if "populations" in place.parts]
     slow, fast, diverging = (0, 1e-3), [(1, 1e-2), (2, 1e-2)], (3, 1e35)
-    assert together == [("part/0", [slow, *fast, diverging]), ("part/0", [slow, *fast])]
+    assert together == [(slow, *fast, diverging), (slow, *fast)]
     # Called with every start of a trial that finds its members, too.
-    by_themselves = {(place.parts[-3], name) for name, _, _, place in finished.trained if "trials" in place.parts}
+    by_themselves = {(place.parts[-3], name) for name, _, place in finished.trained if "trials" in place.parts}
     names = {
         (folder("s", **changes).name, name)
         for changes, parts in ((SLOW, 1), (FAST, 2), (DIVERGING, 1))
@@ -214,15 +209,16 @@ def test_a_trials_folder_is_complete_by_itself(finished, monkeypatch):
     path = shutil.copytree(folder("s", **SLOW), Path("copy") / folder("s", **SLOW).name)
     before = (path / "results.json").read_bytes()
     (path / "results.json").unlink()
-    monkeypatch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
+    monkeypatch.setattr(work, "fit", refuse)
     trial.run_trial(path)
     assert (path / "results.json").read_bytes() == before
 
 
-def refuse(state, batch):
+def refuse(*_, **__):
     raise AssertionError("a finished model was trained again")
 
 
+@pytest.mark.long
 def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_itself, monkeypatch):
     """Stopped twice in the middle of a population, and then, as by a kill, when the first of its trials has its members."""
     pairs = ("training.optimizer.learning-rate=1e-3,1e-2", "training.seeds=[0],[1,2]")
@@ -240,7 +236,7 @@ def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_it
             patch.setattr(MetricsLog, "write", stop)
             assert sweep(*grid) == code
         (place,) = Path("stopped/populations").iterdir()
-        assert max(path.name for path in (place / "checkpoints").iterdir()) == f"{step + 1}"
+        assert max(path.name for path in (place / "population/checkpoints").iterdir()) == f"{step + 1}"
         for changes in (SLOW, ONCE):
             path = folder("stopped", **changes)
             assert not (path / "error.txt").exists()
@@ -258,7 +254,7 @@ def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_it
     assert (folder("stopped", **SLOW) / "part/0/checkpoints/6").is_dir()
     assert not (folder("stopped", **ONCE) / "part/0/checkpoints").exists()
 
-    monkeypatch.setattr(populations, "train_population", finds_all(monkeypatch))
+    monkeypatch.setattr(work, "fit", refuse)
     assert sweep(*grid) == 0
     assert not Path("stopped/populations").exists()
     for changes, expected in ((SLOW, folder("s", **SLOW)), (ONCE, by_itself)):
@@ -266,46 +262,3 @@ def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(finished, by_it
         found, whole = (json.loads((place / "results.json").read_bytes()) for place in (path, expected))
         assert found["models"]["part/0"] == whole["models"]["part/0"]
         assert len(json.loads((path / "sessions.json").read_bytes())) == 4
-
-
-def finds_all(monkeypatch):
-    """`train_population` that must find everything trained."""
-
-    def find(*arguments, **options):
-        with monkeypatch.context() as patch:
-            patch.setattr(language_models, "make_train_step", lambda *_, **__: refuse)
-            return language_models.train_population(*arguments, **options)
-
-    return find
-
-
-SOURCE = array_windows((np.arange(100) % 5).astype(np.uint8), 8)
-TRAINING = Training(
-    "a",
-    TransformerConfig(1, 8, 1, 8),
-    LexiconConfig(),
-    5,
-    SOURCE,
-    TrainingConfig(6, 2, (0,), OptimizerConfig(warmup_steps=1)),
-)
-
-
-@pytest.mark.parametrize(
-    "change, same",
-    [
-        ({"name": "b"}, True),
-        ({"training": replace(TRAINING.training, seeds=(4, 5))}, True),
-        ({"training": replace(TRAINING.training, optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=1))}, True),
-        ({"source": array_windows(SOURCE.tokens.copy(), 8)}, True),
-        ({"training": replace(TRAINING.training, optimizer=OptimizerConfig(warmup_steps=2))}, False),
-        ({"training": replace(TRAINING.training, steps=7)}, False),
-        ({"model": replace(TRAINING.model, width=16)}, False),
-        ({"lexicon": LexiconConfig("lexinvariant")}, False),
-        ({"vocab": 6}, False),
-        ({"source": array_windows(SOURCE.tokens, 4)}, False),
-        ({"source": array_windows(SOURCE.tokens.astype(np.uint16), 8)}, False),
-        ({"source": array_windows(SOURCE.tokens[::-1].copy(), 8)}, False),
-    ],
-)
-def test_a_program_is_all_but_seeds_and_learning_rate(change, same):
-    assert (replace(TRAINING, **change).program == TRAINING.program) is same

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.harness.language_models import TrainingConfig, training_losses
+from experiments.harness.training import Training, training_losses
 from experiments.harness.workspace import Workspace
 from lexinv.training.optimizers import OptimizerConfig
 
 
 def test_losses_are_read_from_a_population_and_from_a_run_for_each_seed(tmp_path):
     workspace = Workspace(tmp_path, "hash")
-    training = TrainingConfig(steps=4, seeds=(3, 5), optimizer=OptimizerConfig(warmup_steps=1))
+    training = Training(steps=4, seeds=(3, 5), optimizer=OptimizerConfig(warmup_steps=1))
     losses = np.arange(8.0).reshape(2, 4)
 
     def write(folder, values):

@@ -10,7 +10,7 @@ import pytest
 from lexinv.nn.language_model import initialize
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.optimizers import OptimizerConfig, is_matrix, make_optimizer, scaled_in_state
+from lexinv.training.optimizers import OptimizerConfig, is_matrix, make_optimizer, rated_in_state, scaled_in_state
 from lexinv.validation import InvalidConfig
 
 
@@ -25,12 +25,10 @@ def params(value: float = 1.0):
     return {name: jnp.full(shape, value) for name, shape in shapes.items()}
 
 
-def update(config: OptimizerConfig, gradients, steps: int = 100, count: int = 1, scale: float | None = None):
+def update(config: OptimizerConfig, gradients, steps: int = 100, count: int = 1, optimizer=None):
     """The `count`-th update under constant gradients."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        optimizer = make_optimizer(config, steps)
-        if scale is not None:
-            optimizer = scaled_in_state(optimizer, scale)
+        optimizer = make_optimizer(config, steps) if optimizer is None else optimizer
         state = optimizer.init(params())
         step = jax.jit(lambda state: optimizer.update(gradients, state, params()))
         for _ in range(count):
@@ -76,12 +74,14 @@ def test_weight_decay_is_for_matrices_only():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("count", [3, 60])
-def test_scale_in_the_state_is_the_learning_rate(name, count):
-    """In the warm-up and in the cosine, weight decay included."""
+def test_the_learning_rate_may_be_in_the_state(name, count):
+    """In the warm-up and in the cosine, weight decay included: to the last bit, or as a factor of updates at the rate 1."""
     gradients = params() | {"query": jax.random.normal(jax.random.key(0), (2, 4, 6))}
     unit = OptimizerConfig(name, 1.0, warmup_steps=10, weight_decay=0.1)
     expected = update(replace(unit, learning_rate=3e-3), gradients, count=count)
-    scaled = update(unit, gradients, count=count, scale=3e-3)
+    rated = update(unit, gradients, count=count, optimizer=rated_in_state(unit, 100, 3e-3))
+    jax.tree.map(np.testing.assert_array_equal, rated, expected)
+    scaled = update(unit, gradients, count=count, optimizer=scaled_in_state(make_optimizer(unit, 100), 3e-3))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), scaled, expected)
 
 

@@ -40,13 +40,13 @@ def test_an_interrupted_arm_continues_and_ends_as_if_it_had_not_been(tmp_path, m
         return bar
 
     def measured(folder: str, stop: int | None) -> dict:
-        monkeypatch.setattr(forgetful_encoders, "progress_bar", interrupted_at(stop))
+        monkeypatch.setattr("lexinv.training.fit.progress_bar", interrupted_at(stop))
         workspace = Workspace(tmp_path / folder, "hash", False, CheckpointConfig(seconds=0.0))
         return forgetful_encoders.follow("active", config.arms["active"], sets, config, workspace)
 
     undisturbed = measured("undisturbed", None)
     with pytest.raises(KeyboardInterrupt):
-        measured("stopped", 20)
+        measured("stopped", 30)
     shown.clear()
     assert plain(measured("stopped", None)) == plain(undisturbed)
     assert shown == [30, 40]

@@ -74,7 +74,7 @@ def untrained(request):
 def test_an_untrained_model_knows_nothing(untrained):
     """Its head is 0: log 10 nats, and the first class for every image."""
     small, params = untrained
-    loss, metrics = jax.jit(make_loss(small))(params, jax.random.key(1))
+    loss, metrics = jax.jit(make_loss(small))(params, {}, jax.random.key(1))
     assert loss == pytest.approx(np.log(10), rel=1e-6)
     assert 0 <= metrics["accuracy"] < 0.7
 
@@ -87,7 +87,7 @@ def test_another_forward_pass_takes_the_place_of_the_models():
         red = (pixels[..., 0] - pixels[..., 1]).sum((1, 2))
         return jnp.zeros((len(red), 10)).at[:, 3].set(5.0)
 
-    loss, metrics = jax.jit(make_loss(small, knows))({}, jax.random.key(0))
+    loss, metrics = jax.jit(make_loss(small, knows))({}, {}, jax.random.key(0))
     wrong, right = np.log(np.exp(5) + 9), np.log(np.exp(5) + 9) - 5
     share = float(metrics["accuracy"])
     assert loss == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)

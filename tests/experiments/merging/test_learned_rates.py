@@ -34,8 +34,8 @@ def test_gradients_reach_what_is_learned_and_nothing_else(params, start):
 
     @jax.jit
     def gradients(tree):
-        whole, back, _metrics = jax.vjp(lambda tree: loss(tree, key), tree, has_aux=True)
-        task = jax.grad(lambda tree: loss(tree, key)[1]["cross_entropy"])(tree)
+        whole, back, _metrics = jax.vjp(lambda tree: loss(tree, {}, key), tree, has_aux=True)
+        task = jax.grad(lambda tree: loss(tree, {}, key)[1]["cross_entropy"])(tree)
         return back(jnp.ones_like(whole))[0], task
 
     whole, task = gradients({"learned": start, "frozen": params})

@@ -101,6 +101,7 @@ def test_loss_of_a_uniform_model_is_log_vocabulary_over_the_mean_length():
     np.testing.assert_allclose(found["excess"], expected - own, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_members_are_seeds_at_learning_rates(tmp_path):
     """Rate by rate: the members of a seed begin alike, those of a rate do not; and a complete run is read, not trained again."""
     text = characters_of(SOURCE, 16, TRAINING)
@@ -136,12 +137,12 @@ def test_sizes_count_every_parameter():
 @pytest.mark.parametrize(
     "change, field",
     [
-        ({"steps": 5}, "training.evaluate_every"),
-        ({"seeds": (0, 0)}, "training.seeds"),
-        ({"learning_rates": ()}, "training.learning_rates"),
-        ({"learning_rates": (2.0,)}, "training.learning_rates"),
-        ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "training.optimizer.learning_rate"),
-        ({"held_out": 0}, "training.held_out"),
+        ({"steps": 5}, "evaluate_every"),
+        ({"seeds": (0, 0)}, "seeds"),
+        ({"learning_rates": ()}, "learning_rates"),
+        ({"learning_rates": (2.0,)}, "learning_rates"),
+        ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "optimizer.learning_rate"),
+        ({"held_out": 0}, "held_out"),
     ],
 )
 def test_impossible_training_is_refused(change, field):

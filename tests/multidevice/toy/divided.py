@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.harness.claims import Claim, below, interval
-from experiments.harness.language_models import TrainingConfig
+from experiments.harness.training import Training
 from lexinv.training.optimizers import OptimizerConfig
 
 PAPER = "@article{nobody, title = {Nothing}}"
@@ -21,7 +21,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
 
 @dataclass(frozen=True)
 class Config:
-    training: TrainingConfig = TrainingConfig(steps=6, batch_size=8, seeds=(0, 1), optimizer=OPTIMIZER)
+    training: Training = Training(steps=6, batch_size=8, seeds=(0, 1), optimizer=OPTIMIZER)
 
 
 PRESETS = {"smoke": Config()}
@@ -31,8 +31,9 @@ def run(config: Config, workspace: Any) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from experiments.harness.language_models import train_seeds, training_losses
-    from lexinv.data.windows import array_windows
+    from experiments.harness.training import training_losses
+    from experiments.subjects.language_models import train_seeds
+    from lexinv.data.windows import Windows, array_windows
     from lexinv.nn.language_model import make_nll
     from lexinv.nn.lexicon import LexiconConfig
     from lexinv.nn.transformer import TransformerConfig
@@ -43,22 +44,17 @@ def run(config: Config, workspace: Any) -> dict[str, Any]:
     source = array_windows(np.random.default_rng(0).integers(0, VOCAB, 600).astype(np.uint8), LENGTH)
     gathered = 0
 
-    class Source:
-        length = LENGTH
-
-        def __len__(self) -> int:
-            return len(source)
-
+    class Source(Windows):
         def gather(self, indices: Any) -> Any:
             nonlocal gathered
             gathered += 1
             if trouble == f"kill:{process}" and gathered == config.training.steps * 2 - 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return source.gather(indices)
+            return super().gather(indices)
 
     def measure() -> dict[str, Any]:
         model, lexicon = TransformerConfig(depth=1, width=16, heads=2), LexiconConfig("lexinvariant")
-        params = train_seeds("models", model, lexicon, VOCAB, Source(), config.training, workspace)
+        params = train_seeds("models", model, lexicon, VOCAB, Source(**vars(source)), config.training, workspace)
         nll, windows = make_nll(model, lexicon, VOCAB), source.gather(np.arange(8))
         nats = [evaluate_by_position(nll, tree, windows, jax.random.key(0), 8) for tree in params]
         return {"nats": np.array(nats).mean(axis=1), "losses": training_losses("models", config.training, workspace)}
