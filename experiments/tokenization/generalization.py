@@ -16,8 +16,7 @@ from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
 from experiments.harness.workspace import Workspace
 from experiments.subjects import markov_sources
-from experiments.subjects.markov_sources import ALPHABET, SourceConfig, describe
-from experiments.tokenization.unigram_loss import texts
+from experiments.subjects.markov_sources import ALPHABET, SourceConfig, describe, texts
 from lexinv.tokenization.sources import Kernel, cyclic_kernel
 from lexinv.tokenization.tokenizers import Tokenizer, long_substrings, train_bpe, train_lzw, trap, with_encoder
 from lexinv.tokenization.unigram import asymptotic_cross_entropy, best_cross_entropy, token_counts
