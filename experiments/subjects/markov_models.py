@@ -32,8 +32,29 @@ from lexinv.training.streams import stream
 from lexinv.validation import require
 
 LEXICON = LexiconConfig("standard")
+MODEL = TransformerConfig(depth=1, heads=1, width=16, mlp_width=64, positions="learned", max_length=128)
 BINARY = "01"
 TOKENIZER_TEXT = 200_000
+SMOKE: dict[str, Any] = {
+    "training.steps": 4,
+    "training.batch_size": 4,
+    "training.seeds": (0, 1),
+    "training.optimizer.warmup_steps": 1,
+    "training.evaluate_every": 2,
+    "training.held_out": 512,
+    "model.width": 8,
+    "model.mlp_width": 32,
+}
+"""Of presets of experiments whose configurations have a `training` and a `model`."""
+PUBLISHED: dict[str, Any] = {
+    "training.steps": 8000,
+    "training.learning_rates": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "training.seeds": (0, 1, 2, 3, 4),
+    "training.optimizer.warmup_steps": 160,
+    "training.evaluate_every": 20,
+    "training.held_out": 131_072,
+}
+"""The published steps and seeds [recalled]."""
 
 
 @cache

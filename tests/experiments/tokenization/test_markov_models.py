@@ -10,6 +10,7 @@ import pytest
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_models import (
     LEXICON,
+    MODEL,
     PopulationConfig,
     as_characters,
     as_tokens,
@@ -22,7 +23,6 @@ from experiments.subjects.markov_models import (
     train_population,
 )
 from experiments.subjects.markov_sources import SourceConfig
-from experiments.tokenization.barrier import MODEL
 from lexinv.nn.language_model import initialize
 from lexinv.tokenization import sources
 from lexinv.tokenization.tokenizers import characters, train_bpe
