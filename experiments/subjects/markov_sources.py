@@ -12,14 +12,6 @@ from lexinv.tokenization.tokenizers import to_text
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fraction
 
-PAPER = """@inproceedings{rajaraman2024analysis,
-  title = {An Analysis of Tokenization: {T}ransformers under {M}arkov Data},
-  author = {Rajaraman, Nived and Jiao, Jiantao and Ramchandran, Kannan},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2404.08335},
-  archiveprefix = {arXiv}
-}"""
 ALPHABET = "0123456789"
 
 
