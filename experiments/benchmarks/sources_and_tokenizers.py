@@ -22,9 +22,10 @@ from experiments.harness.style import BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION
 from experiments.harness.turns import significant, take_turns
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
+from lexinv.data.markov import stationary_distribution, switching_kernel
+from lexinv.data.markov_sampling import sample, sample_stream
 from lexinv.data.tokenizers import LETTERS, load_tokenizer
 from lexinv.tokenization.library import train_library_bpe
-from lexinv.tokenization.sources import sample, sample_stream, stationary_distribution, switching_kernel
 from lexinv.tokenization.tokenizers import to_text, train_bpe, train_lzw, with_encoder
 from lexinv.tokenization.unigram import cross_entropy
 from lexinv.validation import require

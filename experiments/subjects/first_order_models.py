@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from experiments.harness.curves import bins, rounded
+from lexinv.data.markov import Kernel, symbol_distribution
+from lexinv.data.markov_sampling import stationary_text
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import Params, make_logits
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import Kernel, stationary_text, symbol_distribution
 
 LEXICON = LexiconConfig("standard")
 

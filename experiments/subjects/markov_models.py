@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, Integer
 
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_sources import SourceConfig
+from lexinv.data import markov
+from lexinv.data.markov_sampling import stationary_text
 from lexinv.data.windows import Windows, array_windows, population_batches
 from lexinv.nn.language_model import Params, initialize, make_loss, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization import sources
 from lexinv.tokenization.tokenizers import Tokenizer, to_text, train_bpe
 from lexinv.training.fit import fit
 from lexinv.training.metrics import read_metrics
@@ -60,7 +61,7 @@ PUBLISHED: dict[str, Any] = {
 @cache
 def draw(source: SourceConfig, name: str, length: int) -> Integer[np.ndarray, " length"]:
     """A stretch of the stationary source; different names give independent ones. All seeds of a run read the same, in their own orders."""
-    symbols = sources.stationary_text(stream(jax.random.key(0), f"{source.name} {name}"), source.kernel, length)
+    symbols = stationary_text(stream(jax.random.key(0), f"{source.name} {name}"), source.kernel, length)
     symbols.flags.writeable = False  # it is shared
     return symbols
 
@@ -148,12 +149,12 @@ def as_characters(source: SourceConfig, train: np.ndarray, held_out: np.ndarray,
     windows = windows_of(held_out, time).gather(np.arange(len(held_out) // time))
     contexts = windows[:, : source.order] @ 2 ** np.arange(source.order - 1, -1, -1)
     nll = (
-        sources.negative_log_likelihood(kernel, held_out[: windows.size])
+        markov.negative_log_likelihood(kernel, held_out[: windows.size])
         .reshape(windows.shape)[:, source.order :]
         .sum(axis=1)
     )
-    nll = nll - np.log(sources.stationary_distribution(kernel)[contexts])
-    floor = sources.block_entropy(kernel, time) / time
+    nll = nll - np.log(markov.stationary_distribution(kernel)[contexts])
+    floor = markov.block_entropy(kernel, time) / time
     return Text(windows_of(train, time), windows, np.ones(2, np.int32), 0, nll, floor)
 
 
@@ -175,7 +176,7 @@ def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, hel
     ids = [tokenizer.encode(to_text(symbols, BINARY)) for symbols in (train, held_out)]
     lengths, (_, held) = np.asarray(tokenizer.lengths), ids
     ends = np.cumsum(lengths[held])
-    sums = np.concatenate([[0.0], np.cumsum(sources.negative_log_likelihood(source.kernel, held_out))])
+    sums = np.concatenate([[0.0], np.cumsum(markov.negative_log_likelihood(source.kernel, held_out))])
     nll = sums[ends] - sums[ends - lengths[held]]
     count = len(held) // time
     windows = windows_of(held, time).gather(np.arange(count))
@@ -186,7 +187,7 @@ def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, hel
         len(held_out),
         f"more characters: they have {count} windows of {time} tokens, two are needed",
     )
-    text = Text(windows_of(ids[0], time), windows, lengths, 1, by_window, sources.entropy_rate(source.kernel))
+    text = Text(windows_of(ids[0], time), windows, lengths, 1, by_window, markov.entropy_rate(source.kernel))
     return Tokens(text, tokenizer, *ids)
 
 

@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from experiments.subjects.markov_sources import ALPHABET, SourceConfig, describe, texts
-from lexinv.tokenization.bounds import block_cross_entropy, lzw_bound
-from lexinv.tokenization.library import train_unigram
-from lexinv.tokenization.sources import (
+from lexinv.data.markov import (
     Kernel,
     check_kernel,
     mixing_time,
@@ -20,6 +18,8 @@ from lexinv.tokenization.sources import (
     random_kernel,
     smallest_probability,
 )
+from lexinv.tokenization.bounds import block_cross_entropy, lzw_bound
+from lexinv.tokenization.library import train_unigram
 from lexinv.tokenization.tokenizers import (
     Tokenizer,
     blocks,

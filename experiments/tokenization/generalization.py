@@ -19,7 +19,7 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILIO
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_sources import ALPHABET, SourceConfig, describe, texts
-from lexinv.tokenization.sources import cyclic_kernel
+from lexinv.data.markov import cyclic_kernel
 from lexinv.tokenization.tokenizers import Tokenizer, long_substrings, train_bpe, train_lzw, trap, with_encoder
 from lexinv.tokenization.unigram import asymptotic_cross_entropy, best_cross_entropy, token_counts
 from lexinv.validation import Checked, Count, Counts, Fractions, Seeds

@@ -22,12 +22,13 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
+from lexinv.data.markov import MOST_CONTEXTS, random_kernel
+from lexinv.data.markov_sampling import sample
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.bayes import predictive_log_probs
-from lexinv.tokenization.sources import MOST_CONTEXTS, random_kernel, sample
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream

@@ -27,12 +27,8 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VER
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.first_order_models import LEXICON, evaluate, windows_of
+from lexinv.data.markov import entropy_rate, switching_kernel, symbol_distribution
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import (
-    entropy_rate,
-    switching_kernel,
-    symbol_distribution,
-)
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, CountOrZero, Distinct

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.subjects.first_order_models import LEXICON, evaluate, state, windows_of
 from experiments.tokenization.landscape import PRESETS, steps_to_half, variants
+from lexinv.data.markov import switching_kernel
 from lexinv.nn.language_model import initialize
-from lexinv.tokenization.sources import switching_kernel
 
 
 def test_a_run_that_never_gets_there_counts_all_its_steps():
