@@ -68,8 +68,9 @@ print(RUNTIME)
 # %%
 import jax
 
+from lexinv.data.markov import entropy_rate, smallest_probability, switching_kernel
+from lexinv.data.markov_sampling import stationary_text
 from lexinv.tokenization.bounds import lzw_bound
-from lexinv.tokenization.sources import entropy_rate, smallest_probability, stationary_text, switching_kernel
 from lexinv.tokenization.tokenizers import to_text, train_lzw
 from lexinv.tokenization.unigram import asymptotic_cross_entropy
 

@@ -69,8 +69,8 @@ print(RUNTIME)
 import jax
 import jax.numpy as jnp
 
+from lexinv.data.markov_first_order import dirichlet_source, predictions, sample_tokens
 from lexinv.lexinvariance.bayes import bayes_decipher, regret_bound
-from lexinv.lexinvariance.markov import dirichlet_source, predictions, sample_tokens
 
 source = dirichlet_source(jax.random.key(0), 5, 0.3)
 tokens = sample_tokens(jax.random.key(1), source, 200)

@@ -67,7 +67,8 @@ print(RUNTIME)
 # %%
 import jax
 
-from lexinv.tokenization.sources import entropy_rate, random_kernel, stationary_text, symbol_distribution
+from lexinv.data.markov import entropy_rate, random_kernel, symbol_distribution
+from lexinv.data.markov_sampling import stationary_text
 from lexinv.tokenization.tokenizers import to_text, train_bpe, train_lzw, with_encoder
 from lexinv.tokenization.unigram import asymptotic_cross_entropy
 

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from lexinv.data import markov, markov_first_order, markov_sampling
 from lexinv.data.glyphs import GlyphConfig, sample_images
 from lexinv.data.scenes import SceneConfig, Scenes, ask, sample_scenes
-from lexinv.lexinvariance import markov, metropolis, threads
+from lexinv.lexinvariance import metropolis, threads
 from lexinv.lexinvariance.in_context import Separators, lookup_items, permutation_items
 from lexinv.nn.lexicon import (
     LexiconConfig,
@@ -22,7 +23,6 @@ from lexinv.nn.lexicon import (
     row_keys,
     token_nll,
 )
-from lexinv.tokenization import sources
 from lexinv.training.population import create_population, member
 from lexinv.training.state import create_state
 from lexinv.training.step import make_train_step
@@ -31,8 +31,8 @@ IMPLEMENTATIONS = ("rbg", "unsafe_rbg")
 VOCAB, DIM = 6, 4
 TABLE = jnp.arange(VOCAB * DIM, dtype=jnp.float32).reshape(VOCAB, DIM)
 MARKS = Separators(0, 1)
-KERNEL = jnp.asarray(sources.cyclic_kernel(3, 0.3), jnp.float32)
-SOURCE = markov.MarkovSource(jnp.log(KERNEL), jnp.full(3, -jnp.log(3.0)))
+KERNEL = jnp.asarray(markov.cyclic_kernel(3, 0.3), jnp.float32)
+SOURCE = markov_first_order.MarkovSource(jnp.log(KERNEL), jnp.full(3, -jnp.log(3.0)))
 TEXT = jnp.array([0, 1, 2, 1], jnp.int32)
 LIMITS = threads.Limits(pairs=3, threads=2, length=2, symbols=8)
 SETTING = threads.setting(LIMITS, pairs=3, length=2)
@@ -65,12 +65,12 @@ DRAWS = {
     ),
     "settings": lambda key: threads.draw_setting(key, LIMITS, 2),
     "threads": lambda key: threads.sample_items(jnp.stack([key, key]), LIMITS, SETTING),
-    "symbols": lambda key: markov.sample_tokens(key, SOURCE, 9),
+    "symbols": lambda key: markov_first_order.sample_tokens(key, SOURCE, 9),
     "deciphered": lambda key: metropolis.metropolis_decipher(key, SOURCE, TEXT, proposals=3, restarts=2).key,
     "keys": lambda key: metropolis.sample_keys(key, SOURCE, TEXT, (4,), chains=2, samples=2, thin=1, burn_in=1),
-    "kernel": lambda key: sources.random_kernel(key, 1, 2),
-    "sample": lambda key: sources.sample(key, KERNEL, jnp.full(3, 1 / 3), 8),
-    "stream": lambda key: sources.sample_stream(key, KERNEL, jnp.full(3, 1 / 3), 9, segments=4),
+    "kernel": lambda key: markov.random_kernel(key, 1, 2),
+    "sample": lambda key: markov_sampling.sample(key, KERNEL, jnp.full(3, 1 / 3), 8),
+    "stream": lambda key: markov_sampling.sample_stream(key, KERNEL, jnp.full(3, 1 / 3), 9, segments=4),
 }
 
 

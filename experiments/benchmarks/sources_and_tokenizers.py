@@ -17,20 +17,21 @@ from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import exponent, ratio
 from experiments.harness.claims import Claim, above, interval
+from experiments.harness.papers import bibtex
 from experiments.harness.style import BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, panels, styled
 from experiments.harness.turns import significant, take_turns
 from experiments.harness.workspace import Workspace
-from experiments.tokenization import real_text
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
-from lexinv.data.tokenizers import load_tokenizer
+from lexinv.data.markov import stationary_distribution, switching_kernel
+from lexinv.data.markov_sampling import sample, sample_stream
+from lexinv.data.tokenizers import LETTERS, load_tokenizer
 from lexinv.tokenization.library import train_library_bpe
-from lexinv.tokenization.sources import sample, sample_stream, stationary_distribution, switching_kernel
 from lexinv.tokenization.tokenizers import to_text, train_bpe, train_lzw, with_encoder
 from lexinv.tokenization.unigram import cross_entropy
 from lexinv.validation import require
 
-PAPER = real_text.PAPER
-ALPHABET = real_text.ALPHABET
+PAPER = bibtex("rajaraman2024analysis")
+ALPHABET = LETTERS
 SOURCE = "our own benchmark, no published counterpart"
 TIMES, ENOUGH_ROUNDS = 20.0, 3
 PIECE = 256

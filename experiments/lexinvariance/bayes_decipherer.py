@@ -33,10 +33,10 @@ from experiments.subjects.text import (
     late,
     with_circuit,
 )
+from lexinv.data.markov_first_order import MarkovSource, dirichlet_source, predictions, sample_tokens
 from lexinv.data.windows import Windows, array_windows
 from lexinv.lexinvariance.bayes import bayes_decipher, sequences_at_once
 from lexinv.lexinvariance.counters import counter_nll, tune_counter
-from lexinv.lexinvariance.markov import MarkovSource, dirichlet_source, predictions, sample_tokens
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.streams import stream

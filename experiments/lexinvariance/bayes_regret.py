@@ -21,6 +21,7 @@ from experiments.harness.presets import presets
 from experiments.harness.style import PALETTE, band, panels, styled
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
+from lexinv.data.markov_first_order import dirichlet_source, encipher, predictions, sample_tokens
 from lexinv.lexinvariance.bayes import (
     LARGEST_VOCABULARY,
     bayes_decipher,
@@ -29,7 +30,6 @@ from lexinv.lexinvariance.bayes import (
     regret_bound,
     sequences_at_once,
 )
-from lexinv.lexinvariance.markov import dirichlet_source, encipher, predictions, sample_tokens
 from lexinv.precision import double_precision
 from lexinv.validation import Checked, Count, Counts, Distinct, Seeds
 

@@ -24,10 +24,10 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.dropout_models import MODEL, PUBLISHED, SMOKE, TRAINING, train
 from experiments.subjects.language_models import training_mesh
 from experiments.subjects.text import Text, TextModels, late, prepare
+from lexinv.data.markov_first_order import estimate_source
 from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.cipher import Ciphers, elect_keys, encipher_windows, frequency_key, score_keys
 from lexinv.lexinvariance.cipher_probes import make_probing
-from lexinv.lexinvariance.markov import estimate_source
 from lexinv.lexinvariance.metropolis import metropolis_decipher
 from lexinv.lexinvariance.probes import ProbeConfig
 from lexinv.nn.language_model import Params, initialize

@@ -22,12 +22,13 @@ from experiments.harness.style import BLACK, BLUE, GREY, VERMILION, band, panels
 from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
+from lexinv.data.markov import entropy_rate, seeded_kernels
+from lexinv.data.markov_sampling import sample
 from lexinv.merging.criteria import predictive_entropy, random
 from lexinv.merging.selective_loss import selective_cross_entropy, top_share
 from lexinv.nn.language_model import initialize, make_logits
 from lexinv.nn.lexicon import LexiconConfig, token_nll
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import entropy_rate, sample, seeded_kernels
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Positive, Seeds

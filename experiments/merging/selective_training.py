@@ -22,12 +22,13 @@ from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, SKY, band, pane
 from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
+from lexinv.data.markov import seeded_kernels
+from lexinv.data.markov_sampling import sample
 from lexinv.merging.criteria import random
 from lexinv.merging.selective_loss import excess_loss, selective_cross_entropy, top_share
 from lexinv.nn.language_model import initialize, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import sample, seeded_kernels
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fraction, Positive, Seeds

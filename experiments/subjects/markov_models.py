@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, Integer
 from experiments.harness.training import Training, evaluations, scaled, stacked, train
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_sources import SourceConfig
+from lexinv.data import markov
+from lexinv.data.markov_sampling import stationary_text
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import Params, initialize, make_loss, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization import sources
 from lexinv.tokenization.tokenizers import Tokenizer, to_text, train_bpe
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer
 from lexinv.training.state import parameter_count
@@ -29,14 +30,35 @@ from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fractions, Seeds, require
 
 LEXICON = LexiconConfig("standard")
+MODEL = TransformerConfig(depth=1, heads=1, width=16, mlp_width=64, positions="learned", max_length=128)
 BINARY = "01"
 TOKENIZER_TEXT = 200_000
+SMOKE: dict[str, Any] = {
+    "training.steps": 4,
+    "training.batch_size": 4,
+    "training.seeds": (0, 1),
+    "training.optimizer.warmup_steps": 1,
+    "training.evaluate_every": 2,
+    "training.held_out": 512,
+    "model.width": 8,
+    "model.mlp_width": 32,
+}
+"""Of presets of experiments whose configurations have a `training` and a `model`."""
+PUBLISHED: dict[str, Any] = {
+    "training.steps": 8000,
+    "training.learning_rates": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "training.seeds": (0, 1, 2, 3, 4),
+    "training.optimizer.warmup_steps": 160,
+    "training.evaluate_every": 20,
+    "training.held_out": 131_072,
+}
+"""The published steps and seeds [recalled]."""
 
 
 @cache
 def draw(source: SourceConfig, name: str, length: int) -> Integer[np.ndarray, " length"]:
     """A stretch of the stationary source; different names give independent ones. All seeds of a run read the same, in their own orders."""
-    symbols = sources.stationary_text(stream(jax.random.key(0), f"{source.name} {name}"), source.kernel, length)
+    symbols = stationary_text(stream(jax.random.key(0), f"{source.name} {name}"), source.kernel, length)
     symbols.flags.writeable = False  # it is shared
     return symbols
 
@@ -116,12 +138,12 @@ def as_characters(source: SourceConfig, train: np.ndarray, held_out: np.ndarray,
     windows = windows_of(held_out, time).gather(np.arange(len(held_out) // time))
     contexts = windows[:, : source.order] @ 2 ** np.arange(source.order - 1, -1, -1)
     nll = (
-        sources.negative_log_likelihood(kernel, held_out[: windows.size])
+        markov.negative_log_likelihood(kernel, held_out[: windows.size])
         .reshape(windows.shape)[:, source.order :]
         .sum(axis=1)
     )
-    nll = nll - np.log(sources.stationary_distribution(kernel)[contexts])
-    floor = sources.block_entropy(kernel, time) / time
+    nll = nll - np.log(markov.stationary_distribution(kernel)[contexts])
+    floor = markov.block_entropy(kernel, time) / time
     return Text(windows_of(train, time), windows, np.ones(2, np.int32), 0, nll, floor)
 
 
@@ -143,7 +165,7 @@ def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, hel
     ids = [tokenizer.encode(to_text(symbols, BINARY)) for symbols in (train, held_out)]
     lengths, (_, held) = np.asarray(tokenizer.lengths), ids
     ends = np.cumsum(lengths[held])
-    sums = np.concatenate([[0.0], np.cumsum(sources.negative_log_likelihood(source.kernel, held_out))])
+    sums = np.concatenate([[0.0], np.cumsum(markov.negative_log_likelihood(source.kernel, held_out))])
     nll = sums[ends] - sums[ends - lengths[held]]
     count = len(held) // time
     windows = windows_of(held, time).gather(np.arange(count))
@@ -154,7 +176,7 @@ def as_tokens(source: SourceConfig, tokenizer: Tokenizer, train: np.ndarray, hel
         len(held_out),
         f"more characters: they have {count} windows of {time} tokens, two are needed",
     )
-    text = Text(windows_of(ids[0], time), windows, lengths, 1, by_window, sources.entropy_rate(source.kernel))
+    text = Text(windows_of(ids[0], time), windows, lengths, 1, by_window, markov.entropy_rate(source.kernel))
     return Tokens(text, tokenizer, *ids)
 
 

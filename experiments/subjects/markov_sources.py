@@ -1,41 +1,36 @@
-"""The Markov sources of the experiments on tokenization, and the paper that most of them reproduce."""
+"""The Markov sources of the experiments on tokenization, and texts of them."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
-from lexinv.tokenization import sources
-from lexinv.validation import require
+from lexinv.data import markov
+from lexinv.data.markov_sampling import stationary_text
+from lexinv.tokenization.tokenizers import to_text
+from lexinv.training.streams import stream
+from lexinv.validation import Checked, Count, Fraction
 
-PAPER = """@inproceedings{rajaraman2024analysis,
-  title = {An Analysis of Tokenization: {T}ransformers under {M}arkov Data},
-  author = {Rajaraman, Nived and Jiao, Jiantao and Ramchandran, Kannan},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2404.08335},
-  archiveprefix = {arXiv}
-}"""
 ALPHABET = "0123456789"
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Checked):
     """The switching process of this order, p and q; or, with more than two `symbols`, a random kernel of this order over so many."""
 
-    order: int = 2
-    p: float = 0.8
-    q: float = 0.8
-    symbols: int = 2
+    order: Count = 2
+    p: Fraction = 0.8
+    q: Fraction = 0.8
+    symbols: Count = 2
 
-    def __post_init__(self):
-        require(2 <= self.symbols <= len(ALPHABET), "source.symbols", self.symbols, f"2 to {len(ALPHABET)}")
-        if self.symbols == 2:
-            sources.switching_kernel(self.order, self.p, self.q)
-        contexts, most = self.symbols**self.order, sources.MOST_CONTEXTS // 4
-        require(
-            self.order >= 1 and contexts <= most, "source.order", self.order, f"from 1, with at most {most} contexts"
-        )
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield 2 <= self.symbols <= len(ALPHABET), "symbols", f"2 to {len(ALPHABET)}"
+        most = markov.MOST_CONTEXTS // 4
+        # The logarithm first: the power of a large order would fill the memory.
+        few = self.order * np.log2(self.symbols) <= np.log2(most) + 1e-9
+        yield bool(few), "order", f"from 1, with at most {most} contexts"
 
     @property
     def name(self) -> str:
@@ -50,12 +45,12 @@ class SourceConfig:
         return f"switching, k = {self.order}, p = {self.p:g}, q = {self.q:g}"
 
     @property
-    def kernel(self) -> sources.Kernel:
+    def kernel(self) -> markov.Kernel:
         """The same in every run: a random kernel is drawn from key 0."""
         if self.symbols == 2:
-            return sources.switching_kernel(self.order, self.p, self.q)
-        drawn = sources.random_kernel(jax.random.key(0), self.order, self.symbols)
-        return sources.check_kernel(np.asarray(drawn, np.float64))
+            return markov.switching_kernel(self.order, self.p, self.q)
+        drawn = markov.random_kernel(jax.random.key(0), self.order, self.symbols)
+        return markov.check_kernel(np.asarray(drawn, np.float64))
 
     @property
     def entropies(self) -> dict[str, float]:
@@ -63,6 +58,13 @@ class SourceConfig:
         return describe(self.kernel)
 
 
-def describe(kernel: sources.Kernel) -> dict[str, float]:
+def describe(kernel: markov.Kernel) -> dict[str, float]:
     """The entropy rate and H(pi), between which a good tokenizer moves the loss, in nats per character."""
-    return {"entropy_rate": sources.entropy_rate(kernel), "stationary_entropy": sources.block_entropy(kernel, 1)}
+    return {"entropy_rate": markov.entropy_rate(kernel), "stationary_entropy": markov.block_entropy(kernel, 1)}
+
+
+def texts(kernel: markov.Kernel, key: Key[Array, ""], lengths: Mapping[str, int]) -> dict[str, str]:
+    """Independent stationary texts of a source over the first characters of `ALPHABET`, one for each name."""
+    return {
+        name: to_text(stationary_text(stream(key, name), kernel, length), ALPHABET) for name, length in lengths.items()
+    }

@@ -7,6 +7,7 @@ convolution on queries and keys, which sees the last symbols without a layer for
 nats late in the window, Bayes 0.493, plain 0.589, in-context frequencies 0.605); both are trained alike.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,95 +16,92 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.curves import bins, by_position, by_tens
+from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
 from experiments.harness.training import Training, training_losses
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import train_seeds, training_mesh
+from lexinv.data.markov import MOST_CONTEXTS, random_kernel
+from lexinv.data.markov_sampling import sample
 from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.bayes import predictive_log_probs
-from lexinv.tokenization.sources import MOST_CONTEXTS, random_kernel, sample
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, CountOrZero, Counts
 
-PAPER = """@inproceedings{rajaraman2024transformers,
-  title = {Transformers on {Markov} data: Constant depth suffices},
-  author = {Rajaraman, Nived and Bondaschi, Marco and Makkuva, Ashok Vardhan and Ramchandran, Kannan and Gastpar, Michael},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2407.17686},
-  archiveprefix = {arXiv}
-}"""
-SOURCE = "Rajaraman et al. 2024, section 3"
-CARD = "method card theory-of-tokenization (ours)"
+PAPERS = ("rajaraman2024transformers",)
 LEXICON = LexiconConfig("standard")
 ARMS = {"plain": "plain", "convolution": "convolution on queries and keys"}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """orders: k of the sources, one model each. windows: held-out sequences per seed.
 
     model: of the plain arm; the other one has the convolution besides. seed: of the data; those of `training` decide the rest.
     """
 
-    model: TransformerConfig
-    training: Training
-    orders: tuple[int, ...] = (1, 2)
-    symbols: int = 2
-    context: int = 64
-    windows: int = 512
-    seed: int = 0
+    model: TransformerConfig = TransformerConfig(
+        depth=2, width=32, heads=2, mlp_width=64, positions="relative", max_length=1024, convolution_width=4, unroll=2
+    )
+    training: Training = Training(
+        batch_size=32,
+        seeds=(0, 1, 2),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, b1=0.9, b2=0.95),
+        steps_per_dispatch=20,
+    )
+    orders: Counts = (1, 2)
+    symbols: Count = 2
+    context: Count = 64
+    windows: Count = 512
+    seed: CountOrZero = 0
 
-    def __post_init__(self):
-        require(self.symbols >= 2, "symbols", self.symbols, "at least 2")
-        orders = self.orders
-        possible = all(k >= 1 and self.symbols**k <= MOST_CONTEXTS for k in orders)
-        require(possible and 0 < len(set(orders)) == len(orders), "orders", orders, "different orders, each 1 or more")
-        require(self.model.causal, "model.causal", self.model.causal, "True: the model predicts the next symbol")
-        require(self.model.mixing == "none", "model.mixing", self.model.mixing, "'none': it is that of the plain arm")
-        taps = self.model.convolution_width
-        require(taps > max(orders), "model.convolution_width", taps, f"above the largest order {max(orders)}")
-        longest, shortest = self.model.max_length, 4 * (max(orders) + 1)
-        allowed = f"from {shortest} to model.max_length = {longest}"
-        require(shortest <= self.context <= longest, "context", self.context, allowed)
-        require(self.windows >= 2, "windows", self.windows, "at least 2, for a standard error")
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield 2 <= self.symbols <= MOST_CONTEXTS, "symbols", f"2 to {MOST_CONTEXTS}"
+        # The logarithm: the power of a large order would fill the memory.
+        most = int(np.log(MOST_CONTEXTS) / np.log(self.symbols) + 1e-9)
+        yield max(self.orders) <= most, "orders", f"at most {most}, for {MOST_CONTEXTS} contexts"
+        yield self.model.causal, "model.causal", "True: the model predicts the next symbol"
+        yield self.model.mixing == "none", "model.mixing", "'none': it is that of the plain arm"
+        above_orders = self.model.convolution_width > max(self.orders)
+        yield above_orders, "model.convolution_width", f"above the largest order {max(self.orders)}"
+        longest, shortest = self.model.max_length, 4 * (max(self.orders) + 1)
+        yield shortest <= self.context <= longest, "context", f"from {shortest} to model.max_length = {longest}"
+        yield self.windows >= 2, "windows", "at least 2, for a standard error"
 
 
-MODEL = TransformerConfig(
-    depth=2, width=32, heads=2, mlp_width=64, positions="relative", max_length=1024, convolution_width=4, unroll=2
+PRESETS = presets(
+    Config(),
+    smoke={
+        "model.width": 8,
+        "model.mlp_width": 8,
+        "training.steps": 10,
+        "training.batch_size": 4,
+        "training.seeds": (0, 1),
+        "training.optimizer.warmup_steps": 1,
+        "training.steps_per_dispatch": 1,
+        "orders": (1,),
+        "context": 16,
+        "windows": 16,
+    },
+    paper={
+        "model.width": 16,
+        "model.heads": 1,
+        "model.convolution_width": 5,
+        "training.steps": 8000,
+        "training.batch_size": 16,
+        "training.optimizer.learning_rate": 2e-3,
+        "training.optimizer.warmup_steps": 160,
+        "orders": (1, 2, 3, 4),
+        "context": 1024,
+    },
 )
-ADAMW = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, b1=0.9, b2=0.95)
-PRESETS = {
-    "smoke": Config(
-        replace(MODEL, width=8, mlp_width=8),
-        Training(steps=10, batch_size=4, seeds=(0, 1), optimizer=replace(ADAMW, warmup_steps=1)),
-        orders=(1,),
-        context=16,
-        windows=16,
-    ),
-    "cpu": Config(
-        MODEL,
-        Training(steps=1000, batch_size=32, seeds=(0, 1, 2), optimizer=ADAMW, steps_per_dispatch=20),
-    ),
-    "paper": Config(
-        replace(MODEL, width=16, heads=1, mlp_width=64, convolution_width=5),
-        Training(
-            steps=8000,
-            seeds=(0, 1, 2),
-            optimizer=replace(ADAMW, learning_rate=2e-3, warmup_steps=160),
-            steps_per_dispatch=20,
-        ),
-        orders=(1, 2, 3, 4),
-        context=1024,
-    ),
-}
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -111,7 +109,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     return {
         "corpora": {},
-        "seeds": list(config.training.seeds),
+        "seeds": config.training.seeds,
         "context": config.context,
         "orders": {
             f"{order}": workspace.cached(f"orders/{order}", lambda order=order: measure(order, config, workspace))
@@ -190,66 +188,43 @@ def share_left(found: dict[str, Any], arm: str) -> np.ndarray:
 def claims(results: dict[str, Any]) -> list[Claim]:
     """That sources are learned in context, how near to the best possible, and what the convolution has to do with it."""
     orders = results["orders"]
-
-    share = {arm: {f"order {k}": interval(share_left(found, arm)) for k, found in orders.items()} for arm in ARMS}
-    saved = {
-        f"order {k}": interval(share_left(found, "plain") - share_left(found, "convolution"))
-        for k, found in orders.items()
-    }
-    lowest = min(
-        min(np.array(arm["excess"]) + 3 * np.array(arm["error"]))
-        for found in orders.values()
-        for arm in found["arms"].values()
-    )
-    left = (
-        "(measured: share of the way from these frequencies to Bayes that is left in the last quarter of the context)"
-    )
+    left = {arm: {f"order {k}": share_left(found, arm) for k, found in orders.items()} for arm in ARMS}
+    arms = [arm for found in orders.values() for arm in found["arms"].values()]
+    unit = "share of the way from in-context frequencies to Bayes that is left in the last quarter of the context"
     return [
         Claim(
-            "convolution_below_in_context_unigram",
-            f"The model with the convolution is below the in-context frequencies {left}.",
-            CARD,
-            None,
-            share["convolution"],
-            "every whole interval below 1",
-            every([below(value, 1.0) for value in share["convolution"].values()]),
-        ),
-        Claim(
             "plain_below_in_context_unigram",
-            f"The plain model is below the in-context frequencies {left}.",
-            SOURCE,
+            "The plain model of two layers is below the in-context frequencies.",
+            "rajaraman2024transformers: section 3",
+            left["plain"],
+            below(1),
+            unit,
             "2 layers, 1 head learn orders up to 4 in 8,000 steps",
-            share["plain"],
-            "every whole interval below 1",
-            every([below(value, 1.0) for value in share["plain"].values()]),
         ),
         Claim(
             "convolution_is_near_bayes",
-            f"The model with the convolution reaches the Bayes predictor {left}.",
-            CARD,
-            None,
-            share["convolution"],
-            "every whole interval below 0.1",
-            every([below(value, 0.1) for value in share["convolution"].values()]),
+            "The model with the convolution reaches the Bayes predictor.",
+            OURS,
+            left["convolution"],
+            below(0.1),
+            unit,
         ),
         Claim(
             "convolution_is_nearer_than_plain",
-            "At the same budget the plain model is further from the Bayes predictor (measured: difference of the shares left).",
-            CARD,
-            None,
-            saved,
-            "every whole interval above 0",
-            every([above(value, 0.0) for value in saved.values()]),
+            "At the same budget the plain model is further from the Bayes predictor.",
+            OURS,
+            {name: plain - left["convolution"][name] for name, plain in left["plain"].items()},
+            above(0),
+            f"{unit}: plain minus convolution",
         ),
         Claim(
             "never_below_bayes",
-            "No model is below the exact Bayes predictor (measured: the least excess over the whole context plus 3 standard errors, over "
-            "all models).",
-            CARD,
-            None,
-            round(float(lowest), 6),
-            "at least 0",
-            bool(lowest >= 0),
+            "No model is below the exact Bayes predictor.",
+            OURS,
+            {"least of all models": min(float(np.min(np.add(a["excess"], 3 * np.array(a["error"])))) for a in arms)},
+            above(0),
+            "excess over the whole context plus 3 standard errors, nats per symbol",
+            over="models and seeds",
         ),
     ]
 
@@ -262,15 +237,15 @@ def figure(results: dict[str, Any]) -> Figure:
     with styled():
         for column, (k, found) in enumerate(orders.items()):
             position, above_bayes, training = axes[column :: len(orders)]
-            bayes, best, frequencies = binned(found["bayes"]), f"Bayes, order {k} known", "in-context frequencies"
+            bayes, best, frequencies = binned(found["bayes"]), "Bayes, the order known", "in-context frequencies"
             for (arm, label), color in zip(ARMS.items(), (BLUE, VERMILION), strict=True):
                 nats, losses = binned(found["arms"][arm]["nats"]), found["arms"][arm]["training_loss"]
-                position.plot(x, nats.mean(axis=0), label=label, color=color)
+                band(position, x, nats, label, color)
                 band(above_bayes, x, nats - bayes, label, color)
-                training.plot(10 * (1 + np.arange(len(losses[0]))), np.mean(losses, axis=0), label=label, color=color)
+                band(training, 10 * (1 + np.arange(len(losses[0]))), losses, label, color)
             for name, label, color in (("unigram", frequencies, GREY), ("bayes", best, GREEN)):
                 nats = binned(found[name])
-                position.plot(x, nats.mean(axis=0), label=label, color=color, linestyle="--", linewidth=1.2)
+                band(position, x, nats, label, color, linestyle="--", linewidth=1.2)
                 reference(training, float(np.mean(found[name])), label, color)
             band(above_bayes, x, binned(found["unigram"]) - bayes, frequencies, GREY, linestyle="--")
             position.set(
@@ -278,5 +253,5 @@ def figure(results: dict[str, Any]) -> Figure:
             )
             above_bayes.set(xlabel="position", ylabel="nats above Bayes")
             training.set(xlabel="step", ylabel="training loss", ylim=(0.95 * np.mean(found["bayes"]), 0.75))
-            position.legend(fontsize=7)
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn

@@ -9,89 +9,76 @@ is seen twice by a seed. In a pilot (p = q = 0.8, 8 seeds each) 2 tied runs stay
 at half the width: width decides more than these differences.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from scipy.special import entr
 
-from experiments.harness.claims import Claim, Interval, above, below, every, interval
-from experiments.harness.curves import bins, by_tens, crossing, rounded
+from experiments.harness.curves import by_tens, crossing
+from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference, styled
 from experiments.harness.training import Training, training_losses
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
+from experiments.subjects.first_order_models import LEXICON, evaluate, windows_of
 from experiments.subjects.language_models import train_seeds, training_mesh
-from lexinv.data.windows import Windows, array_windows
-from lexinv.nn.language_model import Params, make_logits
-from lexinv.nn.lexicon import LexiconConfig
+from lexinv.data.markov import entropy_rate, switching_kernel, symbol_distribution
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.tokenization.sources import (
-    entropy_rate,
-    stationary_text,
-    switching_kernel,
-    symbol_distribution,
-)
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, CountOrZero, Distinct
 
-PAPER = """@inproceedings{makkuva2025attention,
-  title = {Attention with {Markov}: A Curious Case of Single-Layer Transformers},
-  author = {Makkuva, Ashok Vardhan and Bondaschi, Marco and Girish, Adway and Nagle, Alliot and Jaggi, Martin and Kim, Hyeji and
-    Gastpar, Michael},
-  booktitle = {International Conference on Learning Representations},
-  year = {2025},
-  eprint = {2402.04161},
-  archiveprefix = {arXiv}
-}"""
-SOURCE = "Makkuva et al. 2024, weight tying and p + q [recalled, unverified]"
-CARD = "method card theory-of-tokenization"
+PAPERS = ("makkuva2025attention",)
+TYING = "makkuva2025attention: weight tying and p + q [recalled]"
 ARMS = {
-    "tied": "tied",
-    "untied": "untied",
-    "tied_narrow": "tied, narrow",
-    "untied_narrow": "untied, narrow",
-    "tied_unit": "tied, unit scale",
+    "tied": ("tied", VERMILION),
+    "untied": ("untied", BLUE),
+    "tied_narrow": ("tied, narrow", ORANGE),
+    "untied_narrow": ("untied, narrow", SKY),
+    "tied_unit": ("tied, unit scale", GREEN),
 }
-LEXICON = LexiconConfig("standard")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """sources: pairs (p, q) of first-order sources. windows: held-out windows per source. narrow: the width of the narrow arms.
 
     model: its `output` and `initialization` are those of each arm. seed: of the data; those of `training` decide the rest.
     """
 
-    sources: tuple[tuple[float, float], ...]
-    model: TransformerConfig
-    training: Training
-    context: int = 64
-    windows: int = 256
-    narrow: int = 4
-    seed: int = 0
+    sources: Distinct[tuple[float, float]] = ((0.2, 0.2), (0.8, 0.8), (0.5, 0.8))
+    model: TransformerConfig = TransformerConfig(
+        depth=1, width=8, heads=1, mlp_width=32, positions="learned", max_length=1024
+    )
+    training: Training = Training(
+        steps=600,
+        seeds=tuple(range(8)),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=12, weight_decay=1e-3, b1=0.9, b2=0.95),
+        steps_per_dispatch=50,
+    )
+    context: Count = 64
+    windows: Count = 256
+    narrow: Count = 4
+    seed: CountOrZero = 0
 
-    def __post_init__(self):
-        for p, q in self.sources:
-            switching_kernel(1, p, q)
-            require(
-                abs(p + q - 1) > 0.05,
-                "sources",
-                (p, q),
-                "p + q well below or above 1, where the symbols are independent",
-            )
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield all(0 < p < 1 and 0 < q < 1 for p, q in self.sources), "sources", "p and q between 0 and 1"
         sums = [p + q for p, q in self.sources]
-        both = len(set(self.sources)) == len(sums) and any(s < 1 for s in sums) and any(s > 1 for s in sums)
-        require(both, "sources", self.sources, "different pairs, some with p + q below and some above 1")
-        require(self.model.causal, "model.causal", self.model.causal, "True: the model predicts the next symbol")
-        require(self.windows >= 2, "windows", self.windows, "at least 2, for a standard error")
-        require(0 < self.narrow < self.model.width, "narrow", self.narrow, f"below model.width = {self.model.width}")
-        variants(self)
+        far = min(abs(total - 1) for total in sums) > 0.05
+        yield far, "sources", "p + q well below or above 1, where the symbols are independent"
+        yield min(sums) < 1 < max(sums), "sources", "some with p + q below and some above 1"
+        yield self.model.causal, "model.causal", "True: the model predicts the next symbol"
+        yield self.windows >= 2, "windows", "at least 2, for a standard error"
+        yield self.narrow < self.model.width, "narrow", f"below model.width = {self.model.width}"
+        variants(self)  # refuses what no model can be
         longest = self.model.max_length
-        require(2 <= self.context <= longest, "context", self.context, f"from 2 to model.max_length = {longest}")
+        yield 2 <= self.context <= longest, "context", f"from 2 to model.max_length = {longest}"
 
 
 def variants(config: Config) -> dict[str, TransformerConfig]:
@@ -109,25 +96,19 @@ def variants(config: Config) -> dict[str, TransformerConfig]:
     }
 
 
-MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=32, positions="learned", max_length=1024)
-ADAMW = OptimizerConfig(learning_rate=2e-3, warmup_steps=12, weight_decay=1e-3, b1=0.9, b2=0.95)
-SOURCES = ((0.2, 0.2), (0.8, 0.8), (0.5, 0.8))
-PRESETS = {
-    "smoke": Config(
-        SOURCES[:2],
-        MODEL,
-        Training(steps=20, seeds=(0, 1), optimizer=replace(ADAMW, warmup_steps=1), steps_per_dispatch=20),
-        context=16,
-        windows=8,
-    ),
-    "cpu": Config(SOURCES, MODEL, Training(steps=600, seeds=tuple(range(8)), optimizer=ADAMW, steps_per_dispatch=50)),
-    "paper": Config(
-        SOURCES,
-        MODEL,
-        Training(steps=1000, seeds=tuple(range(8)), optimizer=replace(ADAMW, warmup_steps=20), steps_per_dispatch=50),
-        context=1024,
-    ),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "sources": ((0.2, 0.2), (0.8, 0.8)),
+        "training.steps": 20,
+        "training.seeds": (0, 1),
+        "training.optimizer.warmup_steps": 1,
+        "training.steps_per_dispatch": 20,
+        "context": 16,
+        "windows": 8,
+    },
+    paper={"training.steps": 1000, "training.optimizer.warmup_steps": 20, "context": 1024},
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -139,66 +120,29 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         kernel = switching_kernel(1, p, q)
         pi = symbol_distribution(kernel)
         sources[name] = {"p": p, "q": q, "entropy": float(entr(pi).sum()), "entropy_rate": entropy_rate(kernel)}
-        train = windows_of(kernel, config, f"{name}/train", config.training.steps * config.training.batch_size)
-        held_out = windows_of(kernel, config, f"{name}/held-out", config.windows).gather(np.arange(config.windows))
+        key, needed = jax.random.key(config.seed), config.training.steps * config.training.batch_size
+        train = windows_of(kernel, stream(key, f"{name}/train"), needed, config.context)
+        held_out = windows_of(kernel, stream(key, f"{name}/held-out"), config.windows, config.context)
+        windows = held_out.gather(np.arange(config.windows))
 
-        def measure(arm: str, name=name, kernel=kernel, train=train, held_out=held_out) -> dict[str, Any]:
+        def measure(arm: str, name=name, kernel=kernel, train=train, windows=windows) -> dict[str, Any]:
             model, folder = variants(config)[arm], f"{name}/{arm}"
             params = train_seeds(folder, model, LEXICON, 2, train, config.training, workspace)
             losses = by_tens(training_losses(folder, config.training, workspace))
-            return {"training_loss": losses, **evaluate(model, params, kernel, held_out)}
+            return {"training_loss": losses, **evaluate(model, params, kernel, windows)}
 
         arms[name] = {
             arm: workspace.cached(f"arms/{name}/{arm}", lambda arm=arm, measure=measure: measure(arm)) for arm in ARMS
         }
     return {
         "corpora": {},
-        "seeds": list(config.training.seeds),
+        "seeds": config.training.seeds,
         "steps": config.training.steps,
         "width": config.model.width,
         "narrow": config.narrow,
         "sources": sources,
         "arms": arms,
     }
-
-
-def windows_of(kernel: np.ndarray, config: Config, name: str, count: int) -> Windows:
-    """`count` windows that follow each other in one long stream of the source."""
-    tokens = stationary_text(stream(jax.random.key(config.seed), name), kernel, count * config.context)
-    return array_windows(tokens, config.context)
-
-
-def evaluate(model: TransformerConfig, params: list[Params], kernel: np.ndarray, windows: np.ndarray) -> dict[str, Any]:
-    """By seed, over all symbols but the first of each window: excess, its standard error, state, and map.
-
-    excess: mean nats above those of the kernel itself on the same symbols, so that the luck of the sample cancels; its expectation is the
-    loss minus H_inf. map: mean P(1 | last symbol) for each last symbol and bin of positions.
-    """
-    logits = jax.jit(make_logits(model, LEXICON, 2))
-    batch = {"tokens": jnp.asarray(windows), "row": jnp.arange(len(windows))}
-    last, following = windows[:, :-1], windows[:, 1:]
-    truth, pi = kernel[:, 1][last], symbol_distribution(kernel)[1]
-    binned = bins(last.shape[1], max(last.shape[1] // 16, 1))[1]
-    found: dict[str, Any] = {"excess": [], "error": [], "state": [], "map": []}
-    for tree in params:
-        log_probs = np.asarray(jax.nn.log_softmax(logits(tree, batch, jax.random.key(0))), np.float64)[:, 1:]
-        excess = np.log(kernel[last, following]) - np.take_along_axis(log_probs, following[..., None], axis=2)[..., 0]
-        by_window = excess.mean(axis=1)
-        predicted = np.exp(log_probs[..., 1])
-        found["excess"].append(round(float(by_window.mean()), 6))
-        found["error"].append(round(float(by_window.std(ddof=1) / np.sqrt(len(windows))), 6))
-        found["state"].append(state(predicted, truth, pi))
-        found["map"].append(
-            [rounded(binned(np.ma.array(predicted, mask=last != x).mean(axis=0).filled(pi)[None])[0]) for x in (0, 1)]
-        )
-    return found
-
-
-def state(predicted: np.ndarray, truth: np.ndarray, pi: float) -> str:
-    """Which of kernel and stationary distribution P(1) is within a tenth of the range of the kernel of, on average; "between" if none."""
-    span = truth.max() - truth.min()
-    distances = {"kernel": np.abs(predicted - truth).mean(), "stationary": np.abs(predicted - pi).mean()}
-    return next((name for name, distance in distances.items() if distance < 0.1 * span), "between")
 
 
 def share_left(results: dict[str, Any], source: str, arm: str) -> np.ndarray:
@@ -218,127 +162,135 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     """The paper's statements on tied and untied tables, what the initial scale has to do with it, and the floor."""
     fast = [name for name, levels in results["sources"].items() if levels["p"] + levels["q"] > 1]
     slow = [name for name in results["sources"] if name not in fast]
+    trained = [arm for arms in results["arms"].values() for arm in arms.values()]
 
-    def shares(names: list[str], arm: str) -> dict[str, Interval]:
-        return {name: interval(share_left(results, name, arm)) for name in names}
+    def shares(names: list[str], arm: str) -> dict[str, np.ndarray]:
+        return {name: share_left(results, name, arm) for name in names}
 
-    stuck, escaped = shares(fast, "tied"), shares(fast, "untied")
-    found, from_unit = shares(slow, "tied"), shares(fast, "tied_unit")
-    later = {
-        name: interval(np.log(steps_to_half(results, name, "tied") / steps_to_half(results, name, "untied")))
-        for name in fast
-    }
-    at_pi = {arm: sum(results["arms"][name][arm]["state"].count("stationary") for name in fast) for arm in ARMS}
-    only_tied = at_pi["tied"] + at_pi["tied_narrow"] > 0 and at_pi["untied"] + at_pi["untied_narrow"] == 0
-    lowest = min(
-        min(np.array(arm["excess"]) + 3 * np.array(arm["error"]))
-        for arms in results["arms"].values()
-        for arm in arms.values()
-    )
-    left = "(measured: share of H(pi) - H_inf left at the end, by source)"
+    def later(name: str) -> np.ndarray:
+        return np.log(steps_to_half(results, name, "tied") / steps_to_half(results, name, "untied"))
+
+    def staying(*arms: str) -> int:
+        return sum(results["arms"][name][arm]["state"].count("stationary") for name in fast for arm in arms)
+
+    left, runs = "share of H(pi) - H_inf left at the end", len(fast) * len(results["seeds"])
     return [
         Claim(
             "tied_above_one_stays_at_stationary",
-            f"With p + q > 1 the tied model ends at the stationary distribution, from GPT-2's initial scale {left}.",
-            SOURCE,
+            "With p + q > 1 the tied model ends at the stationary distribution, from GPT-2's initial scale.",
+            TYING,
+            shares(fast, "tied"),
+            above(0.9),
+            left,
             "ends at H(pi)",
-            stuck,
-            "every whole interval above 0.9",
-            every([above(value, 0.9) for value in stuck.values()]),
         ),
         Claim(
             "untied_escapes",
-            f"With p + q > 1 the untied model finds the kernel, from GPT-2's initial scale {left}.",
-            SOURCE,
+            "With p + q > 1 the untied model finds the kernel, from GPT-2's initial scale.",
+            TYING,
+            shares(fast, "untied"),
+            below(0.1),
+            left,
             "ends at H_inf",
-            escaped,
-            "every whole interval below 0.1",
-            every([below(value, 0.1) for value in escaped.values()]),
         ),
         Claim(
             "tied_below_one_finds_kernel",
-            f"With p + q < 1 the tied model finds the kernel, from GPT-2's initial scale {left}.",
-            SOURCE,
+            "With p + q < 1 the tied model finds the kernel, from GPT-2's initial scale.",
+            TYING,
+            shares(slow, "tied"),
+            below(0.1),
+            left,
             "ends at H_inf",
-            found,
-            "every whole interval below 0.1",
-            every([below(value, 0.1) for value in found.values()]),
-        ),
-        Claim(
-            "tied_above_one_is_slower",
-            "With p + q > 1 tying delays the descent, from GPT-2's initial scale (measured: log of the ratio of the steps after which half "
-            "of H(pi) - H_inf is gone, tied to untied, paired by seed; a run that never gets there counts all its steps).",
-            SOURCE,
-            None,
-            later,
-            "every whole interval above 0",
-            every([above(value, 0.0) for value in later.values()]),
         ),
         Claim(
             "only_tied_models_ever_stay",
-            "With p + q > 1 and GPT-2's initial scale some tied runs end at the stationary distribution, and no untied one (measured: runs "
-            f"there by arm, of {len(fast) * len(results['seeds'])} each; narrow: width {results['narrow']} instead of {results['width']}).",
-            SOURCE,
+            "With p + q > 1 and GPT-2's initial scale some tied runs end at the stationary distribution, and no untied one.",
+            TYING,
+            {
+                "tied": staying("tied", "tied_narrow"),
+                "untied": staying("untied", "untied_narrow"),
+                "tied, narrow alone": staying("tied_narrow"),
+                "tied, unit scale": staying("tied_unit"),
+            },
+            {"tied": above(0), "untied": below(1)},
+            f"runs that end there; widths {results['width']} and {results['narrow']}, {runs} runs of each",
             "tied: a local minimum; untied: a saddle",
-            at_pi,
-            "tied above 0, untied 0, both widths together",
-            only_tied if len(results["seeds"]) > 1 else None,
+            over="runs",
+        ),
+        Claim(
+            "tied_above_one_is_slower",
+            "With p + q > 1 tying delays the descent, from GPT-2's initial scale.",
+            OURS,
+            {name: later(name) for name in fast},
+            above(0),
+            "ln of the steps after which half of H(pi) - H_inf is gone, tied over untied; all steps where it never is",
         ),
         Claim(
             "unit_scale_escapes",
-            f"With p + q > 1 the tied model finds the kernel where its tables start with unit variance {left}.",
-            "ours; the published analysis is one of small parameters",
-            None,
-            from_unit,
-            "every whole interval below 0.1",
-            every([below(value, 0.1) for value in from_unit.values()]),
+            "With p + q > 1 the tied model finds the kernel where its tables start with unit variance: the published analysis is one of "
+            "small parameters.",
+            OURS,
+            shares(fast, "tied_unit"),
+            below(0.1),
+            left,
         ),
         Claim(
             "never_below_entropy_rate",
-            "No model is below the entropy rate (measured: the least excess over the kernel plus 3 standard errors, over all models).",
-            CARD,
-            None,
-            round(float(lowest), 6),
-            "at least 0",
-            bool(lowest >= 0),
+            "No model is below the entropy rate.",
+            OURS,
+            {"least of all models": min(float(np.min(np.add(a["excess"], 3 * np.array(a["error"])))) for a in trained)},
+            above(0),
+            "excess over the kernel plus 3 standard errors, nats per symbol",
+            over="models and seeds",
         ),
     ]
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Training loss of every seed against both entropies; below, the next-symbol map of every seed by position; a column per source."""
+    """Training loss against both entropies, median and range of the seeds; below, the next-symbol map of every seed by position.
+
+    A column per source.
+    """
     names = list(results["sources"])
     drawn, axes = panels(2, len(names), width=3.7, height=2.9)
-    colors = dict(zip(ARMS, (VERMILION, BLUE, ORANGE, SKY, GREEN), strict=True))
     with styled():
         for column, (name, levels) in enumerate(results["sources"].items()):
-            losses, heat = axes[column], axes[len(names) + column]
-            p, q, rows, labels = levels["p"], levels["q"], [], []
-            for arm, label in ARMS.items():
-                found = results["arms"][name][arm]
-                for seed, row in enumerate(found["training_loss"]):
-                    x = 10 * (1 + np.arange(len(row)))
-                    name_once = label if seed == 0 else None
-                    order = 1.5 if arm == "tied_unit" else 2.0  # behind those that the claims compare
-                    losses.plot(x, row, color=colors[arm], label=name_once, linewidth=0.8, zorder=order)
-                rows += [np.concatenate(member) for member in found["map"]]
-                labels.append(f"{label}\n{found['state'].count('stationary')} of {len(found['state'])} at pi")
-            reference(losses, levels["entropy"], "H(pi)", BLACK)
-            reference(losses, levels["entropy_rate"], "H_inf", GREY)
-            title = f"p = {p}, q = {q}: p + q {'<' if p + q < 1 else '>'} 1"
-            losses.set(title=title, xlabel="step", ylabel="training loss, nats per symbol", xscale="log")
-            gap = levels["entropy"] - levels["entropy_rate"]
-            losses.set_ylim(levels["entropy_rate"] - 0.2 * gap, levels["entropy"] + 0.5 * gap)
-            size, half = len(rows) // len(labels), len(rows[0]) // 2
-            image = heat.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
-            heat.set_yticks([size * (i + 0.5) - 0.5 for i in range(len(labels))], labels, fontsize=7)
-            sides = [f"last = 0: kernel {p:.2g}", f"last = 1: kernel {1 - q:.2g}"]
-            heat.set_xticks([half / 2 - 0.5, 1.5 * half - 0.5], sides)
-            heat.axvline(half - 0.5, color="white", linewidth=1.5)
-            for i in range(1, len(labels)):
-                heat.axhline(size * i - 0.5, color="white", linewidth=0.8)
-            heat.grid(False)
-            heat.set(title=f"P(next = 1) by position; pi: {p / (p + q):.2f}")
+            draw_losses(axes[column], levels, results["arms"][name])
+            image = draw_maps(axes[len(names) + column], levels, results["arms"][name])
         drawn.colorbar(image, ax=axes[-1], shrink=0.8)
-        axes[0].legend(fontsize=7, loc="center right")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     return drawn
+
+
+def draw_losses(axes: Axes, levels: dict[str, float], arms: dict[str, Any]) -> None:
+    """Median over the seeds with their range, and both entropies."""
+    for arm, (label, color) in ARMS.items():
+        losses = np.array(arms[arm]["training_loss"])
+        steps = 10 * (1 + np.arange(losses.shape[1]))
+        axes.plot(steps, np.median(losses, axis=0), color=color, label=label)
+        axes.fill_between(steps, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.18, linewidth=0)
+    reference(axes, levels["entropy"], "H(π)", BLACK)
+    reference(axes, levels["entropy_rate"], "H∞", GREY)
+    p, q, gap = levels["p"], levels["q"], levels["entropy"] - levels["entropy_rate"]
+    axes.set(title=f"p = {p}, q = {q}: p + q {'<' if p + q < 1 else '>'} 1", xscale="log")
+    axes.set(xlabel="step", ylabel="training loss, nats per symbol")
+    axes.set_ylim(levels["entropy_rate"] - 0.2 * gap, levels["entropy"] + 0.5 * gap)
+
+
+def draw_maps(axes: Axes, levels: dict[str, float], arms: dict[str, Any]) -> AxesImage:
+    """A row for each seed of each arm: P(1) by position, after a 0 at the left and after a 1 at the right."""
+    p, q = levels["p"], levels["q"]
+    rows = [np.concatenate(member) for arm in ARMS for member in arms[arm]["map"]]
+    size, half = len(rows) // len(ARMS), len(rows[0]) // 2
+    image = axes.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
+    staying = {arm: arms[arm]["state"].count("stationary") for arm in ARMS}
+    labels = [f"{label}\n{staying[arm]} of {size} at π" for arm, (label, _) in ARMS.items()]
+    axes.set_yticks([size * (i + 0.5) - 0.5 for i in range(len(labels))], labels, fontsize=7)
+    sides = [f"last = 0: kernel {p:.2g}", f"last = 1: kernel {1 - q:.2g}"]
+    axes.set_xticks([half / 2 - 0.5, 1.5 * half - 0.5], sides)
+    axes.axvline(half - 0.5, color="white", linewidth=1.5)
+    for i in range(1, len(labels)):
+        axes.axhline(size * i - 0.5, color="white", linewidth=0.8)
+    axes.grid(False)
+    axes.set(title=f"P(next = 1) by position; π: {p / (p + q):.2f}")
+    return image

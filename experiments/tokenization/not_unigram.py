@@ -5,7 +5,8 @@ method card theory-of-tokenization, experiment D. The unigram model is fitted to
 are measured on the same targets. The maps show the next-token probabilities by position in one held-out window.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,12 +16,15 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, below, every, interval
+from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects import markov_sources
 from experiments.subjects.markov_models import (
     LEXICON,
+    MODEL,
+    PUBLISHED,
+    SMOKE,
     PopulationConfig,
     Tokens,
     by_rate,
@@ -30,73 +34,62 @@ from experiments.subjects.markov_models import (
     train_population,
 )
 from experiments.subjects.markov_sources import SourceConfig
-from experiments.tokenization import barrier
 from lexinv.nn.language_model import Params, make_logits
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.unigram import add_constant, cross_entropy, token_counts
 from lexinv.training.population import member
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Counts
 
-PAPER = markov_sources.PAPER
+PAPERS = ("rajaraman2024analysis",)
 MAPPED = 16
 """How many of the most frequent tokens a map shows."""
-SOURCE = "Rajaraman et al. 2024, next-token distributions by position [recalled, unverified]"
-CARD = "method card theory-of-tokenization, experiment D (ours)"
+FAST, SLOW = SourceConfig(2, 0.9, 0.9), SourceConfig(2, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """dictionaries: sizes of the BPE, from the smallest to the largest. time: tokens in a window. rows: windows whose next-token
     distributions are compared with the marginal."""
 
-    sources: tuple[SourceConfig, ...]
-    training: PopulationConfig
-    model: TransformerConfig
-    dictionaries: tuple[int, ...] = (4, 16, 64, 256)
-    time: int = 32
-    rows: int = 64
+    sources: tuple[SourceConfig, ...] = (FAST, SLOW)
+    training: PopulationConfig = PopulationConfig(
+        steps=800, learning_rates=(8e-3, 1.6e-2), evaluate_every=40, held_out=65_536
+    )
+    model: TransformerConfig = MODEL
+    dictionaries: Counts = (4, 16, 64, 256)
+    time: Count = 32
+    rows: Count = 64
 
-    def __post_init__(self):
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
         names = [source.name for source in self.sources]
-        binary = all(source.symbols == 2 for source in self.sources)
-        require(binary, "sources", names, "switching processes, of two symbols")
-        require(0 < len(set(names)) == len(names), "sources", names, "at least one, each once")
+        yield 0 < len(set(names)) == len(names), "sources", "at least one, each once"
+        yield all(source.symbols == 2 for source in self.sources), "sources", "switching processes, of two symbols"
         sizes = self.dictionaries
-        rising = len(sizes) >= 2 and list(sizes) == sorted(set(sizes)) and sizes[0] > 2 and sizes[-1] <= 2**12
-        require(rising, "dictionaries", sizes, "at least two, rising, from 3 to 4096 tokens")
-        require(self.time >= 2, "time", self.time, "at least 2: the first token does not count")
-        require(self.rows >= 1, "rows", self.rows, "at least 1")
+        rising = len(sizes) >= 2 and list(sizes) == sorted(sizes) and sizes[0] > 2 and sizes[-1] <= 2**12
+        yield rising, "dictionaries", "at least two, rising, from 3 to 4096 tokens"
+        yield self.time >= 2, "time", "at least 2: the first token does not count"
 
 
-TRAINING = PopulationConfig(steps=800, learning_rates=(8e-3, 1.6e-2), evaluate_every=40, held_out=65_536)
-FAST, SLOW = SourceConfig(2, 0.9, 0.9), SourceConfig(2, 0.2, 0.2)
-PRESETS = {
-    "smoke": Config(
-        (FAST,),
-        replace(barrier.PRESETS["smoke"].training, learning_rates=(8e-3,)),
-        barrier.PRESETS["smoke"].model,
-        dictionaries=(4, 8),
-        time=16,
-        rows=4,
-    ),
-    "cpu": Config((FAST, SLOW), TRAINING, barrier.MODEL),
-    "paper": Config(
-        (FAST, SLOW),
-        barrier.PRESETS["paper"].training,
-        barrier.MODEL,
-        dictionaries=(4, 16, 64, 256, 1024),
-        time=128,
-        rows=256,
-    ),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        **SMOKE,
+        "sources": (FAST,),
+        "training.learning_rates": (8e-3,),
+        "dictionaries": (4, 8),
+        "time": 16,
+        "rows": 4,
+    },
+    paper={**PUBLISHED, "dictionaries": (4, 16, 64, 256, 1024), "time": 128, "rows": 256},
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By source and size of the dictionary: losses in nats per character and distances of the rows from the marginal, by seed."""
     return {
         "corpora": {},
-        "seeds": list(config.training.seeds),
-        "learning_rates": list(config.training.learning_rates),
+        "seeds": config.training.seeds,
+        "learning_rates": config.training.learning_rates,
         "sources": {
             source.name: {
                 **source.entropies,
@@ -158,48 +151,39 @@ def next_token_rows(
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Better than unigram, closer to it with more tokens, and never below the entropy rate."""
-    gains, distances, better, closer = {}, {}, [], []
-    lowest = {}
-    for name, found in results["sources"].items():
-        arms = found["dictionaries"]
-        for size, arm in arms.items():
-            gains[f"{name}, d={size}"] = gain = interval(np.array(arm["loss"]) - arm["unigram"])
-            better.append(below(gain, 0.0))
-            lowest[f"{name}, d={size}"] = float(np.min(np.array(arm["excess"]) / np.maximum(arm["error"], 1e-5)))
-        smallest, *_, largest = arms.values()
-        distances[name] = change = interval(np.array(largest["distance"]) - np.array(smallest["distance"]))
-        closer.append(below(change, 0.0))
-    at = min(lowest, key=lowest.__getitem__)
+    sources = {name: found["dictionaries"] for name, found in results["sources"].items()}
+    by_size = {f"{name}, d={size}": arm for name, arms in sources.items() for size, arm in arms.items()}
+    ends = {name: [np.array(arm["distance"]) for arm in arms.values()] for name, arms in sources.items()}
+    lowest = {at: float(np.min(np.array(a["excess"]) / np.maximum(a["error"], 1e-5))) for at, a in by_size.items()}
+    least = min(lowest, key=lowest.__getitem__)
     return [
         Claim(
-            "token_model_beats_unigram",
-            "With every tokenizer the Transformer's loss is below that of the best unigram model of the same tokens: it uses the context "
-            "(measured: difference in nats per character).",
-            CARD,
+            "distance_to_marginal_shrinks_with_size",
+            "The Transformer's next-token distributions are closer to the token frequencies with the largest dictionary than with the "
+            "smallest.",
+            "rajaraman2024analysis: next-token distributions by position [recalled]",
+            {name: distances[-1] - distances[0] for name, distances in ends.items()},
+            below(0),
+            "difference of the mean total variation distances",
             "near-constant rows, read as unigram behaviour [recalled]",
-            gains,
-            "every whole interval below 0",
-            every(better),
         ),
         Claim(
-            "distance_to_marginal_shrinks_with_size",
-            "Its next-token distributions are closer to the token frequencies with the largest dictionary than with the smallest "
-            "(measured: difference of the mean total variation distances).",
-            CARD,
-            "expected to shrink as d grows",
-            distances,
-            "every whole interval below 0",
-            every(closer),
+            "token_model_beats_unigram",
+            "With every tokenizer the Transformer's loss is below that of the best unigram model of the same tokens: it uses the context.",
+            OURS,
+            {at: np.array(arm["loss"]) - arm["unigram"] for at, arm in by_size.items()},
+            below(0),
+            "difference in nats per character",
         ),
         Claim(
             "never_below_entropy_rate",
-            "No held-out loss is below that of the source itself on the same characters (measured: the smallest difference, in "
-            "standard errors).",
-            SOURCE,
+            "No held-out loss is below that of the source itself on the same characters.",
+            OURS,
+            {least: lowest[least]},
+            above(-3),
+            "the smallest difference, in standard errors",
             "H_inf is the least loss of any lossless tokenizer and model",
-            {at: round(lowest[at], 2)},
-            "at least -3",
-            lowest[at] >= -3,
+            over="sources, dictionaries and seeds",
         ),
     ]
 

@@ -5,41 +5,38 @@ experiment C. The text is lower-cased to a-z, full stop, comma and space. Every 
 unigram models and k-grams are all trained on, and those on which they are measured.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, below, interval
 from experiments.harness.corpora import installed, slug
+from experiments.harness.intervals import interval
+from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
+from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects import markov_sources
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
-from lexinv.data.tokenizers import load_tokenizer
+from lexinv.data.tokenizers import LETTERS, load_tokenizer
 from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
 from lexinv.tokenization.library import train_library_bpe, train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_bpe, train_lzw
 from lexinv.tokenization.unigram import cross_entropy
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Counts, Distinct, Seeds, require
 
-PAPER = markov_sources.PAPER
-SOURCE = (
-    "Rajaraman et al. 2024, Wikitext-103 ([recalled], unverified); method card theory-of-tokenization, experiment C"
-)
-ALPHABET = " abcdefghijklmnopqrstuvwxyz.,"
+PAPERS = ("rajaraman2024analysis",)
+WIKITEXT = "rajaraman2024analysis: Wikitext-103 [recalled]"
 WORDS = ("bpe", "wordpiece", "unigram")
 TRAINERS: dict[str, Callable[[str, int], Tokenizer]] = {
-    "bpe": partial(train_library_bpe, alphabet=ALPHABET, split_words=True),
-    "wordpiece": partial(train_wordpiece, alphabet=ALPHABET, split_words=True),
-    "unigram": partial(train_unigram, alphabet=ALPHABET, split_words=True, at_most=True),
-    "lzw": partial(train_lzw, alphabet=ALPHABET),
+    "bpe": partial(train_library_bpe, alphabet=LETTERS, split_words=True),
+    "wordpiece": partial(train_wordpiece, alphabet=LETTERS, split_words=True),
+    "unigram": partial(train_unigram, alphabet=LETTERS, split_words=True, at_most=True),
+    "lzw": partial(train_lzw, alphabet=LETTERS),
 }
 LABELS = {
     "bpe": ("BPE", BLUE),
@@ -53,50 +50,48 @@ TUNED_SHARE = 0.05  # of the training text, on which the k-grams' strengths are 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """sizes: of the dictionaries, characters included. grams: the longest k-gram. seeds: divisions of the documents.
 
     train_characters, test_characters: how much of each corpus is used; documents are drawn at random until there is as much.
     """
 
-    corpora: tuple[str, ...] = ("python-docs", "kjv")
-    sizes: tuple[int, ...] = (64, 256, 1024, 4096, 16_384)
-    grams: int = 5
-    train_characters: int = 1_500_000
-    test_characters: int = 150_000
-    seeds: tuple[int, ...] = (0, 1, 2)
+    corpora: Distinct[str] = ("python-docs", "kjv")
+    sizes: Counts = (64, 256, 1024, 4096, 16_384)
+    grams: Count = 5
+    train_characters: Count = 1_500_000
+    test_characters: Count = 150_000
+    seeds: Seeds = (0, 1, 2)
 
-    def __post_init__(self):
-        for name in ("corpora", "seeds"):
-            values = getattr(self, name)
-            require(len(values) > 0 and len(set(values)) == len(values), name, values, "at least one, each once")
-        rising = len(self.sizes) > 0 and all(a < b for a, b in pairwise(self.sizes))
-        require(rising, "sizes", self.sizes, "at least one size, in rising order")
-        least = 2 * len(ALPHABET)
-        require(self.sizes[0] >= least, "sizes", self.sizes, f"at least {least}, the characters of WordPiece")
-        require(1 <= self.grams <= 12, "grams", self.grams, "1 to 12: runs of 29 symbols are numbered in 63 bits")
-        enough = 20 * self.sizes[-1]
-        require(
-            self.train_characters >= enough,
-            "train_characters",
-            self.train_characters,
-            f"at least {enough}, 20 for each token of the largest dictionary",
-        )
-        require(self.test_characters >= 1000, "test_characters", self.test_characters, "at least 1000")
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        least, enough = 2 * len(LETTERS), 20 * max(self.sizes)
+        rising = list(self.sizes) == sorted(self.sizes) and self.sizes[0] >= least
+        yield rising, "sizes", f"in rising order, from {least}, the characters of WordPiece"
+        yield self.grams <= 12, "grams", f"1 to 12: runs of {len(LETTERS)} symbols are numbered in 63 bits"
+        large = self.train_characters >= enough
+        yield large, "train_characters", f"at least {enough}, 20 for each token of the largest dictionary"
+        yield self.test_characters >= 1000, "test_characters", "at least 1000"
 
 
-PRESETS = {
-    "smoke": Config(("python-docs",), (64, 256), 3, train_characters=60_000, test_characters=10_000, seeds=(0, 1)),
-    "cpu": Config(),
+PRESETS = presets(
+    Config(),
+    smoke={
+        "corpora": ("python-docs",),
+        "sizes": (64, 256),
+        "grams": 3,
+        "train_characters": 60_000,
+        "test_characters": 10_000,
+        "seeds": (0, 1),
+    },
     # TFDS has no Wikitext-103; these are articles of Wikipedia too.
-    "paper": Config(
-        ("tfds:wiki40b/en",),
-        (256, 1024, 4096, 16_384, 32_768),
-        grams=6,
-        train_characters=100_000_000,
-        test_characters=1_000_000,
-    ),
-}
+    paper={
+        "corpora": ("tfds:wiki40b/en",),
+        "sizes": (256, 1024, 4096, 16_384, 32_768),
+        "grams": 6,
+        "train_characters": 100_000_000,
+        "test_characters": 1_000_000,
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -109,8 +104,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     results: dict[str, Any] = {
         "corpora": fingerprints,
         "left_out": {name: "its package is not installed" for name in others if not installed(name)},
-        "seeds": list(config.seeds),
-        "sizes": list(config.sizes),
+        "seeds": config.seeds,
+        "sizes": config.sizes,
         "texts": {},
     }
     divisions = [(corpus, seed) for corpus in corpora for seed in config.seeds]
@@ -144,8 +139,8 @@ def measure(train: np.ndarray, test: np.ndarray, config: Config, kind: str) -> d
     if kind == "kgrams":
         return measure_kgrams(train, test, config.grams)
     if kind == "compressors":
-        return compressors(to_text(test, ALPHABET))
-    train_text, test_text = to_text(train, ALPHABET), to_text(test, ALPHABET)
+        return compressors(to_text(test, LETTERS))
+    train_text, test_text = to_text(train, LETTERS), to_text(test, LETTERS)
     trained = tokenizers(kind, train_text, config.sizes)
     nats = [cross_entropy(t.encode(train_text), t.encode(test_text), t) for t in trained]
     return {"sizes": [t.size for t in trained], "nats": np.round(nats, 5)}
@@ -157,7 +152,6 @@ def divide(corpus: Corpus, train_characters: int, test_characters: int, seed: in
     A space lies between documents. Raises `InvalidConfig` where the corpus has less text.
     """
     letters = load_tokenizer("letters", corpus)
-    require(letters.decode(range(letters.vocab_size)) == ALPHABET, "alphabet", ALPHABET, "that of the letters")
     documents = [(split, i) for split in SPLITS for i in range(len(corpus.splits[split]))]
     order = np.random.default_rng(seed).permutation(len(documents)).tolist()
     drawn = (letters.encode(corpus.splits[split][i]) for split, i in (documents[number] for number in order))
@@ -180,15 +174,15 @@ def tokenizers(kind: str, text: str, sizes: Sequence[int]) -> list[Tokenizer]:
     """A tokenizer of each size. Those of BPE without words are the first merges of the largest, which are what training them would give."""
     if kind != "bpe_whole":
         return [TRAINERS[kind](text, size) for size in sizes]
-    largest = train_bpe(text, sizes[-1], ALPHABET)
+    largest = train_bpe(text, sizes[-1], LETTERS)
     return [shortened(largest, size) for size in sizes]
 
 
 def measure_kgrams(train: np.ndarray, test: np.ndarray, grams: int) -> dict[str, Any]:
     """Interpolated k-grams for k = 1 to `grams`: strengths tuned on the end of the training text, counts of the whole of it."""
     cut = len(train) - max(int(TUNED_SHARE * len(train)), 1)
-    strengths = tune_strengths(fit_kgram(train[:cut], grams - 1, len(ALPHABET)), train[cut:])
-    model = fit_kgram(train, grams - 1, len(ALPHABET))
+    strengths = tune_strengths(fit_kgram(train[:cut], grams - 1, len(LETTERS)), train[cut:])
+    model = fit_kgram(train, grams - 1, len(LETTERS))
     nats = cross_entropies(model, test, strengths)
     return {"sizes": model.parameters, "nats": np.round(nats, 5), "strengths": strengths}
 
@@ -203,118 +197,67 @@ def compressors(text: str) -> dict[str, float]:
     return {name: round(8 * len(file) * np.log(2) / len(text), 5) for name, file in packed.items()}
 
 
-def equal_kgrams(text: dict[str, Any], kind: str, column: int) -> np.ndarray | None:
-    """By seed, nats per character of the smallest k-gram with at least as many parameters as there are tokens; None if there is none."""
-    found = []
-    for seed, sizes in enumerate(text["tokens"][kind]["sizes"]):
-        kgrams = zip(text["kgrams"]["sizes"][seed], text["kgrams"]["nats"][seed], strict=True)
-        larger = [(size, nats) for size, nats in kgrams if size >= sizes[column]]
-        if not larger:
-            return None
-        found.append(min(larger)[1])
-    return np.array(found)
+def above_kgrams(text: dict[str, Any], kind: str) -> np.ndarray:
+    """[divisions, sizes]: nats per character of one kind of tokens above the smallest k-gram that has at least as many parameters.
 
+    NaN where no k-gram has.
+    """
+    found, kgrams = text["tokens"][kind], text["kgrams"]
 
-def kgram_differences(results: dict[str, Any]) -> dict[str, dict[str, Interval | None]]:
-    """By corpus, of every tokenizer with words and every size from 1024: tokens less the k-gram of equal size, in nats per character."""
-    return {
-        corpus: {
-            f"{LABELS[kind][0]} at {size}": None
-            if (equal := equal_kgrams(text, kind, column)) is None
-            else interval(np.array(text["tokens"][kind]["nats"])[:, column] - equal)
-            for kind in WORDS
-            for column, size in enumerate(results["sizes"])
-            if size >= FROM
-        }
-        for corpus, text in results["texts"].items()
-    }
+    def equal(division: int, size: int) -> float:
+        ranks = zip(kgrams["sizes"][division], kgrams["nats"][division], strict=True)
+        return min(((parameters, nats) for parameters, nats in ranks if parameters >= size), default=(0, np.nan))[1]
 
-
-def step_differences(results: dict[str, Any]) -> dict[str, dict[str, Interval | None]]:
-    """By corpus, of every tokenizer: each dictionary up to 4096 tokens less the one before it, in nats per character."""
-    sizes = results["sizes"]
-    return {
-        corpus: {
-            f"{LABELS[kind][0]} from {before} to {after}": interval(
-                np.diff(np.array(found["nats"])[:, column : column + 2], axis=1)[:, 0]
-            )
-            for kind, found in text["tokens"].items()
-            for column, (before, after) in enumerate(pairwise(sizes))
-            if after <= JUDGED
-        }
-        for corpus, text in results["texts"].items()
-    }
-
-
-def spreads(results: dict[str, Any], kinds: Sequence[str]) -> dict[str, Interval]:
-    """By corpus, highest less lowest of some tokenizers at 4096 tokens, in nats per character; empty if that size was not measured."""
-    if JUDGED not in results["sizes"]:
-        return {}
-    column = results["sizes"].index(JUDGED)
-    found = {
-        corpus: np.array([text["tokens"][kind]["nats"] for kind in kinds])[:, :, column]
-        for corpus, text in results["texts"].items()
-    }
-    return {corpus: interval(np.ptp(nats, axis=0)) for corpus, nats in found.items()}
-
-
-def worst(differences: dict[str, Interval | None]) -> dict[str, Interval]:
-    """The one whose interval, or single value, reaches highest."""
-    told = {label: found for label, found in differences.items() if found is not None}
-    reach = {label: found.mean if found.high is None else found.high for label, found in told.items()}
-    return {label: told[label] for label in [max(reach, key=reach.__getitem__)]} if told else {}
-
-
-def all_below(measured: Iterable[Interval | None], threshold: float) -> bool | None:
-    """Whether every whole interval is below. One that is not decides; otherwise one that is missing or of a single run cannot tell."""
-    verdicts = [None if found is None else below(found, threshold) for found in measured]
-    if False in verdicts:
-        return False
-    return None if None in verdicts or not verdicts else True
+    opponents = [[equal(division, size) for size in sizes] for division, sizes in enumerate(found["sizes"])]
+    return np.array(found["nats"]) - opponents
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """What holds on every corpus. Differences are taken within a seed."""
+    """What holds on every corpus. Differences are taken within a division."""
+    texts, sizes = results["texts"], np.array(results["sizes"])
+    at, least = max(size for size in sizes if size <= max(JUDGED, sizes[0])), min(FROM, sizes[-1])
 
-    def judge(name: str, statement: str, measured: dict[str, Any], threshold: float) -> Claim:
-        found = [one if isinstance(one, dict) else {"": one} for one in measured.values()]
-        shown = {corpus: worst(one) if isinstance(one, dict) else one for corpus, one in measured.items()}
-        every = [difference for differences in found for difference in differences.values()]
-        limit = f"whole interval of every one below {threshold} nats per character"
-        return Claim(name, statement, SOURCE, None, shown or None, limit, all_below(every, threshold))
+    def spread(*kinds: str) -> dict[str, np.ndarray]:
+        nats = {name: np.array([text["tokens"][kind]["nats"] for kind in kinds]) for name, text in texts.items()}
+        return {name: np.ptp(found[:, :, list(sizes).index(at)], axis=0) for name, found in nats.items()}
 
     return [
-        judge(
+        Claim(
             "tokens_beat_kgrams_of_equal_size",
             f"Unigram models over BPE, WordPiece and Unigram tokens are below the interpolated character k-gram with as many parameters or "
-            f"more, the smallest there is, at every dictionary size from {FROM} (measured: difference, the worst for each corpus).",
-            kgram_differences(results),
-            0.0,
+            f"more, the smallest there is, at every dictionary size from {least}.",
+            WIKITEXT,
+            {
+                name: np.max([above_kgrams(text, kind)[:, sizes >= least] for kind in WORDS], axis=(0, 2))
+                for name, text in texts.items()
+            },
+            below(0),
+            "difference of the worst tokenizer and size, nats per character",
+            over="divisions",
         ),
-        judge(
+        Claim(
             "tokenizers_are_close",
-            f"BPE, WordPiece and Unigram are close to one another at {JUDGED} tokens (measured: highest less lowest).",
-            spreads(results, WORDS),
-            CLOSE,
+            f"BPE, WordPiece and Unigram are close to one another at {at} tokens.",
+            WIKITEXT,
+            spread(*WORDS),
+            below(CLOSE),
+            "highest less lowest, nats per character",
+            over="divisions",
         ),
-        judge(
+        Claim(
             "lzw_is_close",
-            f"LZW with greedy encoding is close to BPE at {JUDGED} tokens (measured: distance).",
-            spreads(results, ("bpe", "lzw")),
-            CLOSE,
-        ),
-        judge(
-            "larger_dictionaries_are_better",
-            f"With every tokenizer each larger dictionary up to {JUDGED} tokens has a lower cross-entropy than the one before (measured: "
-            "difference, the worst for each corpus).",
-            step_differences(results),
-            0.0,
+            f"LZW with greedy encoding is close to BPE at {at} tokens.",
+            WIKITEXT,
+            spread("bpe", "lzw"),
+            below(CLOSE),
+            "distance, nats per character",
+            over="divisions",
         ),
     ]
 
 
 def draw(axes: Axes, found: dict[str, Any], label: str, color: str, **line: Any) -> None:
-    """Mean over seeds against the mean number of parameters, with the intervals as bars."""
+    """Mean over divisions against the mean number of parameters, with the intervals as bars."""
     intervals = [interval(column) for column in zip(*found["nats"], strict=True)]
     means = [i.mean for i in intervals]
     reach = None if intervals[0].high is None else [i.high - i.mean for i in intervals]

@@ -26,6 +26,9 @@ TOKENIZERS = {
 }
 
 
+LETTERS = " abcdefghijklmnopqrstuvwxyz.,"
+"""The alphabet of `letters`, in the order of its ids."""
+
 MOST_FOLDED = 0.1
 """The share of a corpus's characters up to which it may be folded by a tokenizer that was not asked for as lossy."""
 
@@ -103,24 +106,23 @@ def _letters() -> Tokenizer:
 
     The separator is the space itself, so that the stream has one space, never two, between documents.
     """
-    alphabet = " abcdefghijklmnopqrstuvwxyz.,"
     ids = np.zeros(128, np.int32)
-    ids[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
+    ids[np.frombuffer(LETTERS.encode(), np.uint8)] = np.arange(len(LETTERS))
 
     def encode(text: str) -> np.ndarray:
         folded = re.sub("[^a-z.,]+", " ", unicode_text(text).lower()).strip(" ")
         return ids[np.frombuffer(folded.encode("ascii"), np.uint8)]
 
-    symbols = tuple(map(_printable, alphabet))
-    bytes_ = np.ones(len(alphabet), np.int32)
+    symbols = tuple(map(_printable, LETTERS))
+    bytes_ = np.ones(len(LETTERS), np.int32)
     return Tokenizer(
         "letters",
-        len(alphabet),
+        len(LETTERS),
         symbols,
         0,
         bytes_,
         encode,
-        lambda ids: "".join(alphabet[i] for i in ids),
+        lambda ids: "".join(LETTERS[i] for i in ids),
         digest("letters"),
         lambda text: len(_NEITHER_LETTER_NOR_GAP.findall(text.lower())),
     )

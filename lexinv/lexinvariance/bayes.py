@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lexinv.data.markov_first_order import MarkovSource
 from lexinv.data.symbols import require_symbols
-from lexinv.lexinvariance.markov import MarkovSource
 from lexinv.validation import require
 
 LARGEST_VOCABULARY = 8

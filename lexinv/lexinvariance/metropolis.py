@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from lexinv.data.markov_first_order import MarkovSource
 from lexinv.data.symbols import require_symbols
 from lexinv.lexinvariance.cipher import frequency_key
-from lexinv.lexinvariance.markov import MarkovSource
 from lexinv.randomness import threefry
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lexinv.data.markov import MOST_CONTEXTS
 from lexinv.data.symbols import require_symbols
-from lexinv.tokenization.sources import MOST_CONTEXTS
 from lexinv.validation import require
 
 

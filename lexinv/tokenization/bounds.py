@@ -6,7 +6,7 @@ bounds are [recalled] on the method card theory-of-tokenization and unverified.
 
 import math
 
-from lexinv.tokenization.sources import Kernel, block_entropy, entropy_rate, order
+from lexinv.data.markov import Kernel, block_entropy, entropy_rate, order
 from lexinv.validation import require
 
 

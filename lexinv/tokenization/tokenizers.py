@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
+from lexinv.data.markov import longest_blocks
 from lexinv.data.symbols import require_symbols
 from lexinv.tokenization.bpe import check_size, learn_merges, learn_merges_sequentially
 from lexinv.tokenization.encoders import Encode, LibraryEncoder, apply_merges, greedy_encoder, minimum_length_encoder
-from lexinv.tokenization.sources import longest_blocks
 from lexinv.validation import InvalidConfig, choose, require
 
 EncoderName = Literal["greedy", "minimum_length", "merges", "library"]

@@ -11,9 +11,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 from scipy.special import entr
 
+from lexinv.data.markov import Kernel, stationary_distribution
 from lexinv.data.symbols import require_symbols
 from lexinv.tokenization.encoders import Trie
-from lexinv.tokenization.sources import Kernel, stationary_distribution
 from lexinv.tokenization.tokenizers import Tokenizer
 from lexinv.validation import InvalidConfig, require
 

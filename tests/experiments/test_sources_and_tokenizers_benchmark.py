@@ -19,7 +19,7 @@ from experiments.benchmarks.sources_and_tokenizers import (
 )
 from experiments.harness.turns import take_turns
 from lexinv.data.corpora import Corpus
-from lexinv.tokenization.sources import digits
+from lexinv.data.markov import digits
 from lexinv.tokenization.tokenizers import to_text, train_bpe
 from lexinv.validation import InvalidConfig
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.lexinvariance.markov import MarkovSource
+from lexinv.data.markov_first_order import MarkovSource
 
 
 @pytest.fixture(scope="session")

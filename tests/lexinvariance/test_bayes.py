@@ -7,6 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lexinv.data.markov_first_order import (
+    MarkovSource,
+    dirichlet_source,
+    encipher,
+    predictions,
+    sample_tokens,
+    stationary_distribution,
+)
 from lexinv.lexinvariance.bayes import (
     all_keys,
     bayes_decipher,
@@ -14,14 +22,6 @@ from lexinv.lexinvariance.bayes import (
     l1_bound,
     regret_bound,
     sequences_at_once,
-)
-from lexinv.lexinvariance.markov import (
-    MarkovSource,
-    dirichlet_source,
-    encipher,
-    predictions,
-    sample_tokens,
-    stationary_distribution,
 )
 from lexinv.precision import double_precision
 from lexinv.validation import InvalidConfig

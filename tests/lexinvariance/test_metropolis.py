@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lexinv.data.markov_first_order import MarkovSource, encipher, sample_tokens
 from lexinv.lexinvariance.bayes import all_keys, bayes_decipher, key_accuracy
-from lexinv.lexinvariance.markov import MarkovSource, encipher, sample_tokens
 from lexinv.lexinvariance.metropolis import (
     count_text,
     key_log_likelihood,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import gammaln
 
+from lexinv.data.markov import random_kernel
+from lexinv.data.markov_sampling import sample
 from lexinv.tokenization.bayes import predictive_log_probs
-from lexinv.tokenization.sources import random_kernel, sample
 from lexinv.validation import InvalidConfig
 
 

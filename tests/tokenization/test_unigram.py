@@ -7,6 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import entr
 
+from lexinv.data.markov import (
+    check_kernel,
+    cyclic_kernel,
+    entropy_rate,
+    negative_log_likelihood,
+    random_kernel,
+    smallest_probability,
+    switching_kernel,
+    symbol_distribution,
+)
+from lexinv.data.markov_sampling import stationary_text
 from lexinv.tokenization.bounds import (
     block_cross_entropy,
     block_length_for,
@@ -15,17 +26,6 @@ from lexinv.tokenization.bounds import (
     lzw_bound,
 )
 from lexinv.tokenization.library import train_unigram, train_wordpiece
-from lexinv.tokenization.sources import (
-    check_kernel,
-    cyclic_kernel,
-    entropy_rate,
-    negative_log_likelihood,
-    random_kernel,
-    smallest_probability,
-    stationary_text,
-    switching_kernel,
-    symbol_distribution,
-)
 from lexinv.tokenization.tokenizers import (
     blocks,
     characters,

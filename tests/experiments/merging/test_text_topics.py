@@ -20,9 +20,9 @@ from experiments.merging.selective_training import (
     summarise,
 )
 from experiments.subjects.pair_recall import QUERIES, draw_question, draw_text, read
+from lexinv.data.markov import seeded_kernels
 from lexinv.nn.language_model import BOS, initialize, make_logits
 from lexinv.nn.lexicon import LexiconConfig
-from lexinv.tokenization.sources import seeded_kernels
 
 CONFIG = long_context.Config(
     length=32, factors=(1, 4), keys=64, values=4, items=CHUNK, batch_size=2, steps=20, width=16

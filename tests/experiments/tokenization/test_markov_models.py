@@ -10,6 +10,7 @@ import pytest
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_models import (
     LEXICON,
+    MODEL,
     PopulationConfig,
     as_characters,
     as_tokens,
@@ -22,9 +23,8 @@ from experiments.subjects.markov_models import (
     train_population,
 )
 from experiments.subjects.markov_sources import SourceConfig
-from experiments.tokenization.barrier import MODEL
+from lexinv.data import markov
 from lexinv.nn.language_model import initialize
-from lexinv.tokenization import sources
 from lexinv.tokenization.tokenizers import characters, train_bpe
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
@@ -46,7 +46,7 @@ def test_stretches_are_reproducible_and_differ_by_name():
 
 def test_nll_of_the_source_by_hand():
     # X_n depends on X_{n-2}: P(1 | 0) = 0.8, P(0 | 1) = 0.7.
-    nll = sources.negative_log_likelihood(SOURCE.kernel, np.array([0, 1, 1, 1, 0]))
+    nll = markov.negative_log_likelihood(SOURCE.kernel, np.array([0, 1, 1, 1, 0]))
     np.testing.assert_allclose(np.exp(-nll), [1, 1, 0.8, 0.3, 0.7])
 
 
@@ -76,14 +76,14 @@ def test_characters_as_tokens_are_characters_but_for_the_first():
     by_character = as_characters(SOURCE, symbols, symbols, 16)
     np.testing.assert_array_equal(by_token.held_out, by_character.held_out)
     np.testing.assert_array_equal(by_token.characters, by_character.characters - 1)
-    whole = sources.negative_log_likelihood(SOURCE.kernel, symbols).reshape(-1, 16)
+    whole = markov.negative_log_likelihood(SOURCE.kernel, symbols).reshape(-1, 16)
     np.testing.assert_allclose(by_token.source_nll, whole[:, 1:].sum(axis=1))
     np.testing.assert_allclose(by_character.source_nll[1:] - whole[1:, 2:].sum(axis=1), pair_nll(symbols)[1:])
 
 
 def pair_nll(symbols: np.ndarray) -> np.ndarray:
     """Two characters of this source are independent: -log pi(a) - log pi(b)."""
-    law = sources.symbol_distribution(SOURCE.kernel)
+    law = markov.symbol_distribution(SOURCE.kernel)
     return -np.log(law[symbols.reshape(-1, 16)[:, :2]]).sum(axis=1)
 
 

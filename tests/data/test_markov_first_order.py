@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.lexinvariance import markov
+from lexinv.data import markov_first_order as markov
 from lexinv.lexinvariance.bayes import bayes_decipher
 from lexinv.lexinvariance.cipher import encipher, score_key, vote_shares
 from lexinv.lexinvariance.counters import counter_nll, in_context_ngram, tune_counter

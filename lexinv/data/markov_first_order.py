@@ -1,4 +1,4 @@
-"""Markov sources: languages for which the lexinvariant model can be written down exactly."""
+"""Markov sources of first order in log space and traced by JAX, where `markov` is exact on the host and of any order."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from lexinv.data.markov import random_kernel
 from lexinv.data.symbols import require_symbols
 from lexinv.randomness import threefry
 from lexinv.validation import require
@@ -26,7 +27,7 @@ def dirichlet_source(rng: Key[Array, ""], vocab: int, concentration: float | Flo
 
     The smaller the concentration, the lower the entropy: 0.3 is nearly deterministic, 3 nearly uniform.
     """
-    transition = jax.random.dirichlet(threefry(rng), jnp.full(vocab, concentration), (vocab,))
+    transition = random_kernel(rng, 1, vocab, concentration)
     return MarkovSource(jnp.log(transition), jnp.log(stationary_distribution(transition)))
 
 
