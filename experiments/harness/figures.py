@@ -60,3 +60,23 @@ def dots(axes: Axes, values: Mapping[str, Any], zero: float | None = None) -> No
         axes.axvline(zero, color="black", linewidth=0.8)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
+
+
+def lines(axes: Axes, x: Sequence[float], within: Mapping[str, Any], dashed: Sequence[str] = ()) -> None:
+    """A line for each label through the means over seeds of [seeds, points], and at each point the range of the seeds, side by side.
+
+    None in place of values takes a colour and draws nothing, so that panels with and without an arm look alike.
+    """
+    step = 0.008 * (max(x) - min(x))
+    for index, ((label, values), color) in enumerate(zip(within.items(), PALETTE, strict=False)):
+        if values is None:
+            continue
+        values, places = np.asarray(values, np.float64), np.asarray(x) + step * (index - (len(within) - 1) / 2)
+        style = "o--" if label in dashed else "o-"
+        axes.plot(places, values.mean(axis=0), style, color=color, label=label, markersize=3, linewidth=1.4)
+        axes.vlines(places, values.min(axis=0), values.max(axis=0), color=color, linewidth=1.0, alpha=0.6)
+
+
+def legend_beside(axes: Axes, **texts: Any) -> None:
+    """The legend at the right of a panel, where it covers nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5, **texts)

@@ -1,45 +1,36 @@
 """How many tokens each layer keeps, learned at given FLOPs with the model frozen: DiffRate against schedules by hand and thresholds.
 
-Chen et al. 2023 (DiffRate, arXiv 2305.17997), method card token-merging, section DiffRate. The trained glyph models of
-`merging/off_the_shelf` are frozen. Learned are, for every layer but the first, logits over the numbers of patches that may stay; in
-training a mask with straight-through gradient stands for removal (`learned_rates_model`), and the loss is the cross-entropy and
-penalty (FLOPs - target)^2, FLOPs relative to the unreduced model. The numbers that come out are a static schedule, judged with tokens
-really removed: pruned, which is what the mask does, and merged (DiffRate's merging of the same tokens). Against it: a ratio per layer and a
-fixed number per layer at each seed's learned FLOPs, and one learned threshold per layer, whose count follows the image (at the same FLOPs).
+Chen et al. 2023 (DiffRate), method card token-merging, section DiffRate. The trained glyph models of `merging/off_the_shelf` are frozen.
+Learned are, for every layer but the first, logits over the numbers of patches that may stay; in training a mask with straight-through
+gradient stands for removal (`lexinv.merging.rates`), and the loss is the cross-entropy and penalty (FLOPs - target)^2, FLOPs relative to
+the unreduced model. The numbers that come out are a static schedule, judged with tokens really removed: pruned, which is what the mask
+does, and merged (DiffRate's merging of the same tokens). Against it: a ratio per layer and a fixed number per layer at each seed's learned
+FLOPs, and one learned threshold per layer, whose count follows the image (at the same FLOPs).
 
 DiffRate learns a rate of pruning and one of merging per block; here is one rate. CLS alone is read after the last attention, so that
 learned rates may drop all but one patch before the last MLP, which no schedule by hand does.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, pairwise
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, above, below, every, interval
 from experiments.harness.drawn_training import DrawnLoss, DrawnTraining, Params, train_on_draws
+from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.verdicts import OURS, Claim, Rule, above, below
 from experiments.harness.workspace import Workspace
-from experiments.merging.learned_rates_model import (
-    Mask,
-    flops_share,
-    learned_counts,
-    mask_by_rank,
-    mask_by_threshold,
-    masked_classify,
-)
-from experiments.merging.methods import NAMES
-from experiments.merging.reduced_vision import BATCH, Bench, Forward, cost
-from experiments.merging.retrained import fixed_schedule
 from experiments.subjects.glyph_classifiers import (
-    DEIT_S,
+    FULL_SIZE,
     GLYPHS,
     SEEDS,
     VisionSubject,
@@ -50,26 +41,19 @@ from experiments.subjects.glyph_classifiers import (
     tiny,
     vision_models,
 )
-from lexinv.data.glyphs import GlyphConfig, Images
-from lexinv.merging.schedules import token_counts
+from experiments.subjects.reduced_vision import BATCH, Schedule, accuracy_of, at_flops, flops
+from lexinv.data.glyphs import Images
+from lexinv.merging.costs import relative_flops
+from lexinv.merging.rates import Mask, learned_counts, mask_by_rank, mask_by_threshold, masked_classify
+from lexinv.merging.schedules import even_schedules, ratio_schedules, token_counts
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Fractions, Positive
 
-PAPER = """@inproceedings{chen2023diffrate,
-  title = {{DiffRate}: Differentiable Compression Rate for Efficient Vision Transformers},
-  author = {Chen, Mengzhao and Shao, Wenqi and Xu, Peng and Lin, Mingbao and Zhang, Kaipeng and Chao, Fei and Ji, Rongrong and
-    Qiao, Yu and Luo, Ping},
-  booktitle = {IEEE/CVF International Conference on Computer Vision},
-  year = {2023},
-  eprint = {2305.17997},
-  archiveprefix = {arXiv}
-}"""
-
-SOURCE = "Chen et al. 2023, DiffRate"
-METHODS = ("prune_cls", "diffrate")
+PAPERS = ("chen2023diffrate",)
+METHODS = {"prune_cls": "pruned by CLS attention", "diffrate": "merged by CLS attention"}
 """What becomes of the tokens that a schedule removes."""
 SCHEDULES = {"learned": ("learned rates", BLUE), "ratio": ("ratio", VERMILION), "fixed": ("fixed number", ORANGE)}
 THRESHOLDS = ("learned thresholds", GREEN)
@@ -80,7 +64,7 @@ POINTS = 50
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """targets: FLOPs relative to the unreduced model. penalty: the factor of the squared distance from the target in the loss.
 
     learning: of rates and of thresholds. threshold: where all start, in nats of CLS attention over an even one; rates start with all
@@ -89,75 +73,57 @@ class Config:
     """
 
     glyphs: VisionSubject = GLYPHS
-    targets: tuple[float, ...] = (0.7, 0.5)
-    penalty: float = 100.0
+    targets: Fractions = (0.7, 0.5)
+    penalty: Positive = 100.0
     learning: DrawnTraining = DrawnTraining(
         150, batch_size=32, seeds=SEEDS, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=0)
     )
     threshold: float = -1.0
-    temperature: float = 0.3
-    images: int = 960
+    temperature: Positive = 0.3
+    images: Count = 960
 
-    def __post_init__(self):
+    def checks(self):
         model = self.glyphs.model
         cls = model.pool == "cls" and model.layers.depth > 1
-        require(
-            cls,
-            "glyphs.model",
-            model.pool,
-            "two layers or more, and pool = 'cls': tokens are ranked by what CLS looks at",
-        )
-        once = 0 < len(set(self.targets)) == len(self.targets)
-        require(once, "targets", self.targets, "at least one, each once")
-        least = cost(model, (0, model.patches - 1, *[0] * (model.layers.depth - 2)))
-        for target in self.targets:
-            require(least < target < 1, "targets", target, f"above {least:.2f}, with one patch left, and below 1")
-        for field in ("penalty", "temperature"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "a positive number")
-        same = self.learning.seeds == self.glyphs.training.seeds
-        require(same, "learning.seeds", self.learning.seeds, f"those of the models, {self.glyphs.training.seeds}")
-        whole = self.images > 0 and self.images % BATCH == 0
-        require(whole, "images", self.images, f"a positive multiple of {BATCH}")
+        yield cls, "glyphs.model", "two layers or more, and pool = 'cls': tokens are ranked by what CLS looks at"
+        least = flops(model, (0, model.patches - 1, *[0] * (model.layers.depth - 2)))
+        yield min(self.targets) > least, "targets", f"above {least:.2f}, with one patch left"
+        seeds = self.glyphs.training.seeds
+        yield self.learning.seeds == seeds, "learning.seeds", f"those of the models, {seeds}"
+        yield self.images % BATCH == 0, "images", f"a multiple of {BATCH}"
 
 
-SMALLEST = tiny(GLYPHS)
-PRESETS = {
-    "smoke": Config(
-        glyphs=SMALLEST,
-        targets=(0.92,),
-        learning=replace(Config().learning, steps=10, batch_size=8, seeds=(0, 1)),
-        images=64,
-    ),
-    "quick": Config(
-        glyphs=one_seed(GLYPHS), targets=(0.5,), learning=replace(Config().learning, seeds=SEEDS[:1]), images=640
-    ),
-    "cpu": Config(),
-    "paper": Config(
-        glyphs=replace(
-            GLYPHS,
-            glyphs=GlyphConfig(size=224, patch=16, classes=17),
-            model=VisionConfig(size=224, patch=16, classes=17, layers=DEIT_S),
-            training=replace(GLYPHS.training, steps=20000, batch_size=256),
-        ),
-        learning=DrawnTraining(
-            3750, batch_size=1024, seeds=SEEDS, optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=0)
-        ),
-        images=9984,
-    ),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "glyphs": tiny(GLYPHS),
+        "targets": (0.92,),
+        "learning.steps": 10,
+        "learning.batch_size": 8,
+        "learning.seeds": (0, 1),
+        "images": 64,
+    },
+    quick={"glyphs": one_seed(GLYPHS), "targets": (0.5,), "learning.seeds": SEEDS[:1], "images": 640},
+    paper={
+        "glyphs": FULL_SIZE,
+        "learning.steps": 3750,
+        "learning.batch_size": 1024,
+        "learning.optimizer.learning_rate": 0.01,
+        "images": 9984,
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By target: what each seed learned, and accuracy and FLOPs of every arm on held-out images."""
     models = vision_models(config.glyphs, workspace)
     images = [held_out(config.glyphs, seed, config.images) for seed in config.learning.seeds]
-    bench = Bench(config.glyphs.model, models.params, images)
-    unreduced = workspace.cached("unreduced", lambda: bench.accuracies(bench.plain))
+    subjects = list(zip(models.params, images, strict=True))
+    unreduced = workspace.cached("unreduced", lambda: [accuracy_of(*own, config.glyphs.model) for own in subjects])
     found = {}
     for target in config.targets:
-        rates = workspace.cached(f"rates-{target}", partial(judge_rates, config, bench, target, workspace))
-        goals = rates["flops"]["learned"]
-        judge = partial(judge_thresholds, config, bench, target, goals, workspace)
+        rates = workspace.cached(f"rates-{target}", partial(judge_rates, config, subjects, target, workspace))
+        judge = partial(judge_thresholds, config, subjects, target, rates["flops"]["learned"], workspace)
         found[str(target)] = {**rates, "thresholds": workspace.cached(f"thresholds-{target}", judge)}
     return {
         "corpora": {},
@@ -168,11 +134,21 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
+Subjects = Sequence[tuple[Params, Images]]
+"""Model and held-out images of each seed."""
+
+
 def masks_of(config: Config, learned: Array) -> list[Mask | None]:
     """Of all layers: by rank from logits [layers, candidates], by threshold from one number for each layer."""
     if learned.ndim == 2:
         return [None, *[mask_by_rank(own) for own in learned]]
     return [None, *[mask_by_threshold(own, config.temperature) for own in learned]]
+
+
+def flops_left(model: VisionConfig, patches: Array) -> Array:
+    """Relative FLOPs with so many patches left after each layer's attention, with their gradient."""
+    counts = [model.tokens, *(patches + model.protected)]
+    return jnp.asarray(relative_flops(counts, model.layers.width, model.layers.mlp_width))
 
 
 def make_loss(config: Config, target: float) -> DrawnLoss:
@@ -186,93 +162,75 @@ def make_loss(config: Config, target: float) -> DrawnLoss:
         images = draw(config.glyphs, config.learning.batch_size, stream(key, "images"))
         learned, frozen = params["learned"], jax.lax.stop_gradient(params["frozen"])
         logits, kept = masked_classify(model, frozen, images.pixels, masks_of(config, learned))
-        if learned.ndim == 2:
-            flops = flops_share(model, learned_counts(learned))
-        else:
-            flops = jnp.mean(jax.vmap(lambda one: flops_share(model, one))(kept))
+        counts = learned_counts(learned)[None] if learned.ndim == 2 else kept
+        spent = jnp.mean(jax.vmap(partial(flops_left, model))(counts))
         own = jnp.take_along_axis(jax.nn.log_softmax(logits), images.labels[:, None], axis=1)
         missed = -jnp.mean(own)
-        return missed + config.penalty * jnp.square(flops - target), {"cross_entropy": missed, "flops": flops}
+        return missed + config.penalty * jnp.square(spent - target), {"cross_entropy": missed, "flops": spent}
 
     return loss
 
 
 def learn(
-    config: Config, bench: Bench, target: float, name: str, start: Array, workspace: Workspace
+    config: Config, subjects: Subjects, target: float, name: str, start: Array, workspace: Workspace
 ) -> tuple[list[Array], dict[str, Any]]:
     """(what each seed learned, the course of FLOPs [seeds, points] in training)."""
-    seeds, arm = len(bench.params), f"{name}-{target}"
+    seeds, arm = len(subjects), f"{name}-{target}"
     params = {
         "learned": jnp.broadcast_to(start, (seeds, *start.shape)),
-        "frozen": jax.tree.map(lambda *leaves: jnp.stack(leaves), *bench.params),
+        "frozen": jax.tree.map(lambda *leaves: jnp.stack(leaves), *[params for params, _ in subjects]),
     }
-    found = train_on_draws(
-        arm, params, make_loss(config, target), config.learning, workspace, config.glyphs.model.tokens
-    )
-    lines = [line for line in read_metrics(workspace.folder(arm) / "metrics.jsonl") if "flops" in line]
-    lines = lines[:: max(1, len(lines) // POINTS)]
+    tokens = config.glyphs.model.tokens
+    found = train_on_draws(arm, params, make_loss(config, target), config.learning, workspace, tokens)
+    logged = [line for line in read_metrics(workspace.folder(arm) / "metrics.jsonl") if "flops" in line]
+    logged = logged[:: max(1, len(logged) // POINTS)]
     course = {
-        "steps": [line["step"] for line in lines],
-        "flops": np.round(np.array([line["flops"] for line in lines]).T, 4).tolist(),
+        "steps": [line["step"] for line in logged],
+        "flops": np.round(np.array([line["flops"] for line in logged]).T, 4).tolist(),
     }
     return [tree["learned"] for tree in found], course
 
 
-def judge_rates(config: Config, bench: Bench, target: float, workspace: Workspace) -> dict[str, Any]:
+def judge_rates(config: Config, subjects: Subjects, target: float, workspace: Workspace) -> dict[str, Any]:
     """Learned counts as a schedule, and the schedules by hand at each seed's FLOPs: counts, FLOPs, accuracy by method."""
-    model = bench.model
+    model = config.glyphs.model
     start = jnp.zeros((model.layers.depth - 1, model.patches))
-    learned, course = learn(config, bench, target, "rates", start, workspace)
-    schedules: dict[str, list[tuple[int, ...]]] = {name: [] for name in SCHEDULES}
+    learned, course = learn(config, subjects, target, "rates", start, workspace)
+    schedules: dict[str, list[Schedule]] = {name: [] for name in SCHEDULES}
     for logits in learned:
         left = [model.patches, *[int(count) for count in jax.jit(learned_counts)(logits)]]
         schedules["learned"].append(tuple(before - after for before, after in pairwise(left)))
-        goal = cost(model, schedules["learned"][-1])
-        schedules["ratio"].append(nearest_ratio_schedule(bench, goal))
-        schedules["fixed"].append(fixed_schedule(model, goal))
-    forwards: dict[Any, Forward] = {}  # seeds often share a schedule by hand
+        goal = flops(model, schedules["learned"][-1])
+        schedules["ratio"].append(at_flops(model, ratio_schedules, goal))
+        schedules["fixed"].append(at_flops(model, even_schedules, goal))
 
-    def accuracies(method: str, by_seed: Sequence[tuple[int, ...]]) -> list[float]:
-        found = []
-        for schedule, params, images in zip(by_seed, bench.params, bench.images, strict=True):
-            if (method, schedule) not in forwards:
-                forwards[method, schedule] = bench.forward(method, schedule)
-            one = replace(bench, params=[params], images=[images])
-            found += one.accuracies(forwards[method, schedule])
-        return found
+    def accuracies(method: str, by_seed: Sequence[Schedule]) -> list[float]:
+        return [accuracy_of(*own, model, method, schedule) for own, schedule in zip(subjects, by_seed, strict=True)]
 
     return {
-        "tokens": {
-            name: [list(token_counts(model.tokens, schedule)) for schedule in own] for name, own in schedules.items()
-        },
-        "flops": {name: [round(cost(model, schedule), 5) for schedule in own] for name, own in schedules.items()},
-        "accuracy": {method: {name: accuracies(method, own) for name, own in schedules.items()} for method in METHODS},
+        "tokens": {n: [list(token_counts(model.tokens, s)) for s in by_seed] for n, by_seed in schedules.items()},
+        "flops": {n: [round(flops(model, s), 5) for s in by_seed] for n, by_seed in schedules.items()},
+        "accuracy": {m: {n: accuracies(m, by_seed) for n, by_seed in schedules.items()} for m in METHODS},
         "course": course,
     }
 
 
-def nearest_ratio_schedule(bench: Bench, goal: float) -> tuple[int, ...]:
-    """The schedule of one ratio for all layers whose FLOPs are nearest to `goal` (relative to unreduced)."""
-    found = {bench.schedule(float(ratio)) for ratio in np.linspace(0.3, 1.0, 1401)}
-    return min(sorted(found), key=lambda schedule: abs(cost(bench.model, schedule) - goal))
-
-
 def judge_thresholds(
-    config: Config, bench: Bench, target: float, goals: list[float], workspace: Workspace
+    config: Config, subjects: Subjects, target: float, goals: list[float], workspace: Workspace
 ) -> dict[str, Any]:
     """Of the masked model with each seed's thresholds: accuracy, mean FLOPs, mean tokens before the first layer and after each.
 
     goals: FLOPs of each seed, to which its thresholds are moved, all by as much, on the images to judge on (no label is
     needed). Where tokens are alike a threshold takes or leaves many at once, so that learning alone ends up to a tenth of the FLOPs off.
     """
-    model = bench.model
+    model = config.glyphs.model
     start = jnp.full(model.layers.depth - 1, config.threshold)
-    learned, course = learn(config, bench, target, "thresholds", start, workspace)
+    learned, course = learn(config, subjects, target, "thresholds", start, workspace)
 
     @jax.jit
     def forward(params: Params, thresholds: Array, pixels: Array) -> tuple[Array, Array, Array]:
         logits, kept = masked_classify(model, params, pixels, masks_of(config, thresholds))
-        return logits, jax.vmap(lambda one: flops_share(model, one))(kept), kept
+        return logits, jax.vmap(partial(flops_left, model))(kept), kept
 
     def measure(params: Params, thresholds: Array, pixels: Array) -> list[np.ndarray]:
         parts = [forward(params, thresholds, pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)]
@@ -286,136 +244,113 @@ def judge_thresholds(
             low, high = (middle, high) if dear else (low, middle)
         return thresholds + (low + high) / 2
 
-    def judge(params: Params, thresholds: Array, images: Images) -> tuple[float, float, list[float]]:
-        logits, flops, kept = measure(params, thresholds, images.pixels)
-        tokens = [model.tokens, *(kept.mean(0) + model.protected)]
-        right = accuracy(jnp.asarray(logits), images.labels)
-        return round(right, 5), round(float(flops.mean()), 5), np.round(tokens, 2).tolist()
-
-    final = [moved(*one) for one in zip(bench.params, learned, bench.images, goals, strict=True)]
-    found = [judge(*one) for one in zip(bench.params, final, bench.images, strict=True)]
-    return {
-        "accuracy": [right for right, _, _ in found],
-        "flops": [flops for _, flops, _ in found],
-        "tokens": [tokens for _, _, tokens in found],
-        "thresholds": [[round(float(one), 3) for one in own] for own in final],
-        "course": course,
-    }
-
-
-def gains(results: dict[str, Any], method: str, over: str) -> dict[str, np.ndarray]:
-    """By target, [seeds]: accuracy of the learned counts less that of a schedule by hand."""
-    return {
-        target: np.array(found["accuracy"][method]["learned"]) - np.array(found["accuracy"][method][over])
-        for target, found in results["targets"].items()
-    }
-
-
-def worst(values: Callable[[dict[str, Any]], np.ndarray], results: dict[str, Any]) -> float:
-    """The largest over targets and seeds."""
-    return round(max(float(np.max(values(found))) for found in results["targets"].values()), 4)
+    rows = []
+    for (params, images), own, goal in zip(subjects, learned, goals, strict=True):
+        thresholds = moved(params, own, images, goal)
+        logits, spent, kept = measure(params, thresholds, images.pixels)
+        rows.append(
+            {
+                "accuracy": round(accuracy(jnp.asarray(logits), images.labels), 5),
+                "flops": round(float(spent.mean()), 5),
+                "tokens": np.round([model.tokens, *(kept.mean(0) + model.protected)], 2).tolist(),
+                "thresholds": [round(float(one), 3) for one in thresholds],
+            }
+        )
+    return {name: [row[name] for row in rows] for name in rows[0]} | {"course": course}
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Learned counts against schedules by hand at equal FLOPs, pruned and merged; their FLOPs; thresholds."""
-    where = f"(FLOPs {', '.join(results['targets'])} of unreduced)"
-    beats = []
-    for over, what in (("ratio", "a ratio"), ("fixed", "a fixed number")):
-        mismatch = worst(
-            lambda f, over=over: np.abs(np.array(f["flops"][over]) / np.array(f["flops"]["learned"]) - 1), results
-        )
-        for method, suffix, how in (("prune_cls", "", "pruned"), ("diffrate", "_merging", "merged")):
-            found = {target: interval(gain) for target, gain in gains(results, method, over).items()}
-            beats.append(
-                Claim(
-                    f"learned_rates_beat_{over if over == 'ratio' else 'fixed_number'}{suffix}",
-                    f"At equal FLOPs {where}, learned counts per layer are better than {what} per layer, tokens {how} by CLS attention "
-                    "(measured: gain in accuracy).",
-                    SOURCE,
-                    None,
-                    found | {"mismatch of FLOPs": mismatch},
-                    "every whole interval above 0, FLOPs of every seed within 2 %",
-                    every([*(above(value, 0.0) for value in found.values()), mismatch <= TOLERANCE]),
-                )
-            )
-    missed = {
-        target: interval(np.abs(np.array(found["flops"]["learned"]) - float(target)))
-        for target, found in results["targets"].items()
-    }
-    over_thresholds = {
-        target: interval(
-            np.array(found["accuracy"]["prune_cls"]["learned"]) - np.array(found["thresholds"]["accuracy"])
-        )
-        for target, found in results["targets"].items()
-    }
-    excess = worst(lambda f: np.array(f["flops"]["learned"]) / np.array(f["thresholds"]["flops"]) - 1, results)
+    targets: dict[str, Any] = results["targets"]
+    where = f"(FLOPs {', '.join(targets)} of unreduced)"
+
+    def beats(method: str, over: str) -> tuple[dict[str, Any], dict[str, Rule]]:
+        """Gains in accuracy by target, and how far the FLOPs are apart."""
+        measured: dict[str, Any] = {}
+        for target, found in targets.items():
+            right, spent = found["accuracy"][method], found["flops"]
+            measured[target] = np.array(right["learned"]) - np.array(right[over])
+            measured[f"{target}, FLOPs"] = np.abs(np.array(spent[over]) / np.array(spent["learned"]) - 1)
+        return measured, {n: below(TOLERANCE).every_seed if n.endswith("FLOPs") else above(0) for n in measured}
+
+    thresholds: dict[str, Any] = {}
+    for target, found in targets.items():
+        other = found["thresholds"]
+        thresholds[target] = np.array(found["accuracy"]["prune_cls"]["learned"]) - np.array(other["accuracy"])
+        thresholds[f"{target}, FLOPs"] = np.array(found["flops"]["learned"]) / np.array(other["flops"]) - 1
     return [
-        *beats,
+        *[
+            Claim(
+                name,
+                f"At equal FLOPs {where}, learned counts per layer are better than {what} per layer, tokens {METHODS[method]}.",
+                "chen2023diffrate",
+                *beats(method, over),
+                "gain in accuracy; FLOPs over those of the learned counts, less 1",
+            )
+            for name, what, over, method in (
+                ("learned_rates_beat_ratio", "a ratio", "ratio", "prune_cls"),
+                ("learned_rates_beat_ratio_merging", "a ratio", "ratio", "diffrate"),
+                ("learned_rates_beat_fixed_number", "a fixed number", "fixed", "prune_cls"),
+                ("learned_rates_beat_fixed_number_merging", "a fixed number", "fixed", "diffrate"),
+            )
+        ],
         Claim(
             "learned_rates_hit_the_target",
-            f"The penalty brings the FLOPs of the learned counts to the target {where} (measured: distance).",
-            SOURCE,
-            None,
-            missed,
-            f"every whole interval below {TOLERANCE}",
-            every(below(value, TOLERANCE) for value in missed.values()),
+            f"The penalty brings the FLOPs of the learned counts to the target {where}.",
+            "chen2023diffrate",
+            {t: np.abs(np.array(found["flops"]["learned"]) - float(t)) for t, found in targets.items()},
+            below(TOLERANCE),
+            "distance of relative FLOPs from the target",
         ),
         Claim(
             "learned_rates_not_below_thresholds",
-            f"Learned counts, the same for every image, lose nothing to learned thresholds, whose counts follow the image {where} "
-            "(measured: gain in accuracy, pruned by CLS attention).",
-            SOURCE,
-            None,
-            over_thresholds | {"FLOPs more than thresholds": excess},
-            "every whole interval above -0.01, and at most 2 % more FLOPs than thresholds for every seed",
-            every([*(above(value, -0.01) for value in over_thresholds.values()), excess <= TOLERANCE]),
+            f"Learned counts, the same for every image, lose nothing to learned thresholds, whose counts follow the image {where}.",
+            OURS,
+            thresholds,
+            {n: below(TOLERANCE).every_seed if n.endswith("FLOPs") else above(-0.01) for n in thresholds},
+            "gain in accuracy, pruned by CLS attention; FLOPs over those of the thresholds, less 1",
         ),
     ]
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Tokens per layer, accuracy against FLOPs pruned and merged, and the course of FLOPs in training."""
-    drawn, axes = panels(2, 2, width=5.0, height=3.6)
+    """For each target tokens per layer, accuracy of every seed, pruned and merged, and the course of FLOPs in training."""
+    targets: dict[str, Any] = results["targets"]
+    drawn, axes = panels(len(targets), 4, width=3.7, height=3.0)
     with styled():
-        for dash, (target, found) in zip(cycle(("-", "--", ":")), results["targets"].items(), strict=False):
-            rows = {SCHEDULES[name]: tokens for name, tokens in found["tokens"].items()}
-            for (label, color), tokens in [*rows.items(), (THRESHOLDS, found["thresholds"]["tokens"])]:
-                axes[0].plot(
-                    np.mean(tokens, axis=0), dash, color=color, label=f"{label}, {target}", marker="o", markersize=3
-                )
-            for (label, color), course in (
-                (SCHEDULES["learned"], found["course"]),
-                (THRESHOLDS, found["thresholds"]["course"]),
+        for row, (target, found) in enumerate(targets.items()):
+            tokens, pruned, merged, course = axes[4 * row : 4 * row + 4]
+            arms = {name: found["tokens"][name] for name in SCHEDULES} | {"thresholds": found["thresholds"]["tokens"]}
+            for name, counts in arms.items():
+                label, color = SCHEDULES.get(name, THRESHOLDS)
+                band(tokens, range(len(counts[0])), counts, label, color, marker="o", markersize=3)
+            tokens.set(xlabel="layers passed", ylabel="tokens", title=f"FLOPs {target}: tokens left")
+            tokens.legend(fontsize=7)
+            for panel, method in ((pruned, "prune_cls"), (merged, "diffrate")):
+                right = {name: found["accuracy"][method][name] for name in SCHEDULES}
+                if method == "prune_cls":
+                    right["thresholds"] = found["thresholds"]["accuracy"]
+                accuracies(panel, right)
+                reference(panel, float(np.mean(results["unreduced"])), "unreduced, mean")
+                panel.set(title=METHODS[method], ylabel="accuracy (dashed: unreduced)")
+            for one, (label, color) in (
+                (found["course"], SCHEDULES["learned"]),
+                (found["thresholds"]["course"], THRESHOLDS),
             ):
-                band(axes[3], course["steps"], course["flops"], f"{label}, {target}", color, linestyle=dash)
-            reference(axes[3], float(target), f"target {target}")
-        axes[0].set(xlabel="layers passed", ylabel="tokens, mean over seeds", title="tokens left")
-        axes[3].set(xlabel="step", ylabel="FLOPs of unreduced", title="FLOPs while learning")
-        for place, method in ((1, "prune_cls"), (2, "diffrate")):
-            for name, (label, color) in SCHEDULES.items():
-                points = [
-                    (found["flops"][name], found["accuracy"][method][name]) for found in results["targets"].values()
-                ]
-                against_flops(axes[place], points, label, color)
-            if method == "prune_cls":
-                points = [
-                    (found["thresholds"]["flops"], found["thresholds"]["accuracy"])
-                    for found in results["targets"].values()
-                ]
-                against_flops(axes[place], points, *THRESHOLDS)
-            reference(axes[place], float(np.mean(results["unreduced"])), "unreduced")
-            title = {"prune_cls": NAMES["prune_cls"][0], "diffrate": "merging by CLS attention (DiffRate)"}[method]
-            axes[place].set(xlabel="FLOPs of unreduced", ylabel="accuracy", title=title)
-        for one in axes:
-            one.legend(fontsize=6.5)
+                band(course, one["steps"], one["flops"], label, color)
+            reference(course, float(target), f"target {target}")
+            course.set(xlabel="step", ylabel="FLOPs of unreduced", title="FLOPs while learning")
+            course.legend(fontsize=7)
     return drawn
 
 
-def against_flops(axes: Any, points: list[tuple[list[float], list[float]]], label: str, color: str) -> None:
-    """A mean over seeds for each target, joined by a line, and the single seeds as dots."""
-    points = sorted(points, key=lambda point: np.mean(point[0]))
-    axes.plot(
-        [np.mean(x) for x, _ in points], [np.mean(y) for _, y in points], "o-", color=color, label=label, markersize=5
-    )
-    for x, y in points:
-        axes.plot(x, y, ".", color=color, alpha=0.5, markersize=4)
+def accuracies(axes: Axes, arms: dict[str, list[float]]) -> None:
+    """A column for each arm; dots are seeds, a line joins those of one seed, and the diamond is the mean."""
+    for seed in np.array(list(arms.values())).T:
+        axes.plot(range(len(arms)), seed, "-", color="#BBBBBB", linewidth=0.8, zorder=1)
+    for place, (name, values) in enumerate(arms.items()):
+        color = SCHEDULES.get(name, THRESHOLDS)[1]
+        axes.plot([place] * len(values), values, ".", color=color, markersize=6)
+        axes.plot(place, np.mean(values), "D", color=color, markersize=6)
+    axes.set_xticks(range(len(arms)), [SCHEDULES.get(name, THRESHOLDS)[0].replace(" ", "\n") for name in arms])
+    axes.set_xlim(-0.5, len(arms) - 0.5)

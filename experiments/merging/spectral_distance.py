@@ -1,6 +1,6 @@
 """What PiToMe and ToMe keep of the spectrum of the token graph: clusters in adverse and in random order, one step and many.
 
-Tran et al. 2024 (arXiv 2405.16148), the theorem on spectral distance; method card token-merging, small reproduction 1. Tokens are clusters
+The theorem on spectral distance of Tran et al. 2024; method card token-merging, small reproduction 1. Tokens are clusters
 around orthonormal centres. `parity`: the largest cluster fills one side of ToMe's bipartition. `dominant`: one large cluster and 12 single
 tokens. `unequal`: clusters of sizes 40:20:8:4:2:1:1 in random order. `equal`: four of one size, against the theorem's assumption on sizes.
 Every step merges an eighth of the tokens that are left, matched on their current means, with margin 0.5; no network is involved. The noise
@@ -11,6 +11,7 @@ knows the clusters and takes the largest first.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -18,30 +19,31 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import Claim, Interval, above, below, every, interval
-from experiments.harness.style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, band, panels, styled
+from experiments.harness.figures import legend_beside, lines
+from experiments.harness.presets import presets
+from experiments.harness.style import panels, styled
+from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.merging.methods import PAPER as PAPER
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.plan import Plan, merge
 from lexinv.merging.spectral import purity, spectral_distance, token_graph
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Seeds
 
-SOURCE = "Tran et al. 2024, theorem on spectral distance"
-CARD = "method card token-merging"
+PAPERS = ("tran2024accelerating",)
+THEOREM = "tran2024accelerating: theorem on spectral distance"
 MARGIN = 0.5
 TIGHT = 0.01
 """The noise at which distances are judged; the card's pilot had it."""
 
 METHODS = {
-    "oracle": ("clusters known", BLACK),
-    "greedy": ("greedy pairs", GREY),
-    "tome": ("ToMe", VERMILION),
-    "random": ("random bipartite", ORANGE),
-    "protect": ("PiToMe", BLUE),
-    "ordered": ("PiToMe, ordered", SKY),
-    "inverted": ("PiToMe, inverted", PURPLE),
+    "oracle": "clusters known",
+    "greedy": "greedy pairs",
+    "tome": "ToMe",
+    "random": "random bipartite",
+    "protect": "PiToMe",
+    "ordered": "PiToMe, ordered",
+    "inverted": "PiToMe, inverted",
 }
 LAYOUTS = {
     "parity": "one side of the bipartition",
@@ -53,29 +55,28 @@ SINGLETONS = 12
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """tokens: per layout, a multiple of 8. noises: from large to small, the judged one among them."""
 
-    tokens: int = 64
-    width: int = 32
+    tokens: Count = 64
+    width: Count = 32
     noises: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01, 0.001)
-    seeds: tuple[int, ...] = tuple(range(10))
+    seeds: Seeds = tuple(range(10))
 
-    def __post_init__(self):
-        require(self.tokens >= 32 and self.tokens % 8 == 0, "tokens", self.tokens, "a multiple of 8, at least 32")
-        require(self.width > SINGLETONS, "width", self.width, f"above {SINGLETONS}: centres are orthonormal")
-        require(0 < len(self.seeds) == len(set(self.seeds)), "seeds", self.seeds, "at least one, none twice")
-        falling = all(a > b for a, b in zip(self.noises, self.noises[1:], strict=False))
-        require(falling and all(n > 0 for n in self.noises), "noises", self.noises, "positive numbers, falling")
+    def checks(self):
+        yield self.tokens >= 32 and self.tokens % 8 == 0, "tokens", "a multiple of 8, at least 32"
+        yield self.width > SINGLETONS, "width", f"above {SINGLETONS}: centres are orthonormal"
+        falling = all(a > b > 0 for a, b in pairwise(self.noises))
+        yield falling, "noises", "positive numbers, falling"
         tight = [noise for noise in self.noises if noise <= 0.1]
-        require(TIGHT in tight and len(tight) >= 2, "noises", self.noises, f"{TIGHT} and another one up to 0.1")
+        yield TIGHT in tight and len(tight) >= 2, "noises", f"{TIGHT} and another one up to 0.1"
 
 
-PRESETS = {
-    "smoke": Config(tokens=32, width=16, noises=(0.1, 0.01), seeds=(0, 1, 2)),
-    "cpu": Config(),
-    "paper": Config(tokens=200, width=64, seeds=tuple(range(30))),
-}
+PRESETS = presets(
+    Config(),
+    smoke={"tokens": 32, "width": 16, "noises": (0.1, 0.01), "seeds": (0, 1, 2)},
+    paper={"tokens": 200, "width": 64, "seeds": tuple(range(30))},
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -225,127 +226,107 @@ UNEQUAL = ("parity", "unequal")
 
 
 def values(results: dict[str, Any], layout: str, depth: str, method: str, what: str = "distance") -> np.ndarray:
-    """[noises, seeds]."""
-    return np.array(results["layouts"][layout][depth][method][what])
-
-
-def tight(results: dict[str, Any], layout: str, depth: str, method: str, what: str = "distance") -> Interval:
-    """At the noise that is judged."""
-    return interval(values(results, layout, depth, method, what)[results["noises"].index(TIGHT)])
+    """[seeds, noises]."""
+    return np.array(results["layouts"][layout][depth][method][what]).T
 
 
 def slopes(results: dict[str, Any], layout: str, depth: str, method: str) -> np.ndarray:
     """Exponent of the distance as a power of the noise, per seed: least squares over the noises up to 0.1."""
     noises = np.array(results["noises"])
     used = noises <= 0.1
-    logs = np.log(np.maximum(values(results, layout, depth, method)[used], 1e-12))
-    return np.polyfit(np.log(noises[used]), logs, 1)[0]
+    logs = np.log(np.maximum(values(results, layout, depth, method)[:, used], 1e-12))
+    return np.polyfit(np.log(noises[used]), logs.T, 1)[0]
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """The theorem's two sides on its layouts, and where PiToMe loses."""
     places = {f"{layout}, {depth}": (layout, depth) for layout, depth in JUDGED}
-    kept = {name: tight(results, *place, "protect") for name, place in places.items()}
-    ordered = {name: tight(results, *place, "ordered") for name, place in places.items()}
-    broken = {name: tight(results, *place, "tome") for name, place in places.items()}
-    often = {name: float(np.mean(values(results, *place, "tome")[-1] > 0.01)) for name, place in places.items()}
-    smallest = {name: interval(values(results, *place, "tome")[-1]) for name, place in places.items()}
-    powers = {name: interval(slopes(results, *place, "protect")) for name, place in places.items()}
     row = results["noises"].index(TIGHT)
-    lost, further = (
-        {
-            layout: interval(
-                values(results, layout, "goal", "protect", what)[row]
-                - values(results, layout, "goal", "tome", what)[row]
-            )
-            for layout in ("equal", *UNEQUAL)
-        }
-        for what in ("purity", "distance")
-    )
-    easy = {method: tight(results, "unequal", "step", method) for method in ("tome", "ordered")}
-    inverted = {
-        name: interval(values(results, *place, "inverted")[row] - values(results, *place, "protect")[row])
+
+    def at_judged(method: str) -> dict[str, np.ndarray]:
+        return {name: values(results, *place, method)[:, row] for name, place in places.items()}
+
+    def lost(layout: str, what: str) -> np.ndarray:
+        """PiToMe's less ToMe's, after many steps."""
+        both = (values(results, layout, "goal", method, what)[:, row] for method in ("protect", "tome"))
+        return np.subtract(*both)
+
+    smallest = {
+        f"{name}, noise {results['noises'][-1]}": values(results, *place, "tome")[:, -1]
         for name, place in places.items()
     }
-    where = f"(measured at noise {TIGHT}: parity after one step, dominant at {results['layouts']['dominant']['goal']['left']} tokens)"
+    iterated = {f"{name}, {what}": lost(name, what) for name in UNEQUAL for what in ("purity", "distance")}
+    inverted = {name: at_judged("inverted")[name] - at_judged("protect")[name] for name in places}
+    left = results["layouts"]["dominant"]["goal"]["left"]
+    where = f"noise {TIGHT}: parity after one step, dominant at {left} tokens"
     return [
         Claim(
             "pitome_preserves_spectrum",
-            f"PiToMe's spectral distance to the original token graph vanishes as clusters tighten {where}.",
-            SOURCE,
+            "PiToMe's spectral distance to the original token graph vanishes as clusters tighten.",
+            THEOREM,
+            at_judged("protect"),
+            below(0.005),
+            f"spectral distance, {where}",
             "tends to 0",
-            kept,
-            "every whole interval below 0.005",
-            every([below(value, 0.005) for value in kept.values()]),
         ),
         Claim(
             "vanishes_with_squared_noise",
-            "PiToMe's distance falls with the square of the noise (measured: exponent over the noises up to 0.1, same layouts).",
-            CARD,
-            None,
-            powers,
-            "every whole interval in [1.8, 2.2]",
-            every([verdict for value in powers.values() for verdict in (above(value, 1.8), below(value, 2.2))]),
+            "PiToMe's distance falls with the square of the noise.",
+            OURS,
+            {name: slopes(results, *place, "protect") for name, place in places.items()},
+            between(1.8, 2.2),
+            "exponent over the noises up to 0.1, same layouts",
         ),
         Claim(
             "tome_does_not",
-            "ToMe's distance stays however tight the clusters are (measured at the judged and at the smallest noise, same layouts).",
-            SOURCE,
+            "ToMe's distance stays however tight the clusters are.",
+            THEOREM,
+            at_judged("tome") | smallest,
+            above(0.01),
+            "spectral distance at the judged and at the smallest noise, same layouts",
             "tends to a constant, positive with positive probability",
-            {"judged": broken, "smallest": smallest, "share of seeds above 0.01": often},
-            "every whole interval above 0.01",
-            every([above(value, 0.01) for value in [*broken.values(), *smallest.values()]]),
         ),
         Claim(
             "ordered_pitome_preserves_spectrum",
-            f"So does PiToMe without protection, by the order of energies alone {where}.",
-            CARD,
-            None,
-            ordered,
-            "every whole interval below 0.005",
-            every([below(value, 0.005) for value in ordered.values()]),
+            "So does PiToMe without protection preserve it, by the order of energies alone.",
+            OURS,
+            at_judged("ordered"),
+            below(0.005),
+            f"spectral distance, {where}",
         ),
         Claim(
             "inverted_energy_worse",
-            "With the sign of the energy inverted PiToMe's distance is larger (measured: difference by seed, same layouts and noise).",
-            "ours; the card asks it of accuracies",
-            None,
+            "With the sign of the energy inverted PiToMe's distance is larger.",
+            OURS,
             inverted,
-            "every whole interval above 0",
-            every([above(value, 0.0) for value in inverted.values()]),
+            above(0),
+            "difference of spectral distances, same layouts and noise",
         ),
         Claim(
             "tome_preserves_many_clusters",
-            "On unequal clusters in random order, after one step, ToMe and ordered PiToMe keep the spectrum (measured: distances).",
-            CARD,
-            None,
-            easy,
-            "both whole intervals below 0.005",
-            every([below(value, 0.005) for value in easy.values()]),
+            "On unequal clusters in random order, after one step, ToMe and ordered PiToMe keep the spectrum.",
+            OURS,
+            {method: values(results, "unequal", "step", method)[:, row] for method in ("tome", "ordered")},
+            below(0.005),
+            "spectral distance",
         ),
         Claim(
             "pitome_loses_on_equal_clusters",
-            "On equal clusters, at two tokens a cluster, PiToMe merges across clusters where ToMe does not (measured: difference of purity "
-            "and of distance, PiToMe less ToMe, by seed).",
-            CARD,
+            "On equal clusters, at two tokens a cluster, PiToMe merges across clusters where ToMe does not.",
+            OURS,
+            {what: lost("equal", what) for what in ("purity", "distance")},
+            {"purity": below(0), "distance": above(0)},
+            "PiToMe's less ToMe's",
             "the theorem assumes clusters of different sizes",
-            {"purity": lost["equal"], "distance": further["equal"]},
-            "whole interval of purity below 0, of distance above 0",
-            every([below(lost["equal"], 0.0), above(further["equal"], 0.0)]),
         ),
         Claim(
             "pitome_loses_when_iterated",
-            "Where clusters are of different sizes too, PiToMe merges across clusters after many steps and ToMe does so less (measured: "
-            "the same differences on `parity` and `unequal` at the goal; added after the first run).",
-            CARD,
-            None,
-            {
-                f"{name}, {what}": found[name]
-                for name in UNEQUAL
-                for what, found in (("purity", lost), ("distance", further))
-            },
-            "every whole interval of purity below 0, of distance above 0",
-            every(verdict for name in UNEQUAL for verdict in (below(lost[name], 0.0), above(further[name], 0.0))),
+            "Where clusters are of different sizes too, PiToMe merges across clusters after many steps and ToMe does so less (added after "
+            "the first run).",
+            OURS,
+            iterated,
+            {name: below(0) if name.endswith("purity") else above(0) for name in iterated},
+            "PiToMe's less ToMe's at the goal",
         ),
     ]
 
@@ -354,23 +335,21 @@ def figure(results: dict[str, Any]) -> Figure:
     """Distance and purity against noise, a column for each layout; the theorem's at the judged depth, the others at the goal."""
     judged = dict(JUDGED)
     drawn, axes = panels(2, len(LAYOUTS), width=3.1, height=2.9)
+    ticks = np.log10(results["noises"])
+    shown = {method: label for method, label in METHODS.items() if method != "greedy"}  # it lies on "clusters known"
     with styled():
         for column, (layout, description) in enumerate(LAYOUTS.items()):
             depth = judged.get(layout, "goal")
             left = results["layouts"][layout][depth]["left"]
-            for method, (label, color) in METHODS.items():
-                style = {"marker": "o", "markersize": 3, "linestyle": "--" if method in ("oracle", "greedy") else "-"}
-                mean = np.maximum(values(results, layout, depth, method).mean(1), 1e-9)
-                axes[column].plot(results["noises"], mean, label=label, color=color, **style)
-                pure = values(results, layout, depth, method, "purity")
-                band(axes[len(LAYOUTS) + column], results["noises"], pure.T, label, color, **style)
-            axes[column].set(
-                xscale="log",
-                yscale="log",
-                title=f"{description}\n{sum(results['layouts'][layout]['sizes'])} to {left} tokens",
-            )
-            axes[len(LAYOUTS) + column].set(xscale="log", xlabel="noise", ylim=(0, 1.05))
-        axes[0].set_ylabel("spectral distance, mean of seeds")
-        axes[len(LAYOUTS)].set_ylabel("purity")
-        axes[len(LAYOUTS)].legend(loc="lower left")
+            for place, what in ((column, "distance"), (column + len(LAYOUTS), "purity")):
+                arms = {label: values(results, layout, depth, method, what) for method, label in shown.items()}
+                arms = {label: np.maximum(found, 1e-9) for label, found in arms.items()}
+                lines(axes[place], ticks, arms, dashed=(METHODS["oracle"],))
+                axes[place].set_xticks(ticks, [f"{noise:g}" for noise in results["noises"]])
+            tokens = sum(results["layouts"][layout]["sizes"])
+            axes[column].set(yscale="log", title=f"{description}\n{tokens} to {left} tokens")
+            axes[len(LAYOUTS) + column].set(xlabel="noise", ylim=(0, 1.05))
+        axes[0].set_ylabel("spectral distance, mean and range")
+        axes[len(LAYOUTS)].set_ylabel("purity, mean and range")
+        legend_beside(axes[len(LAYOUTS) - 1])
     return drawn

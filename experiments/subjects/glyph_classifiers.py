@@ -6,7 +6,7 @@ scikit-learn with a token for each pixel, moved by up to one pixel, with a fixed
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from lexinv.data.glyphs import GlyphConfig, Images, sample_images
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initialize
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import InvalidConfig, require
+from lexinv.validation import Checked, InvalidConfig, one_of, require
 
 SMALL = replace(LAYERS, depth=6, width=48, heads=3, mlp_width=192, attention="auto")
 DEIT_S = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536, attention="auto")
@@ -31,24 +31,23 @@ TRAIN_DIGITS = 1000
 
 
 @dataclass(frozen=True)
-class VisionSubject:
+class VisionSubject(Checked):
     """What a model is trained on, the model, and how. data: glyphs as `glyphs` says, or "digits" of scikit-learn."""
 
-    data: Literal["glyphs", "digits"] = "glyphs"
+    data: Annotated[Literal["glyphs", "digits"], one_of(("glyphs", "digits"))] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
     training: DrawnTraining = field(
         default_factory=lambda: DrawnTraining(3000, batch_size=32, seeds=SEEDS, optimizer=MUON)
     )
 
-    def __post_init__(self):
-        require(self.data in ("glyphs", "digits"), "subject.data", self.data, "'glyphs' or 'digits'")
+    def checks(self):
         digits = self.data == "digits"
         made = (8, 1, 10) if digits else (self.glyphs.size, 3, self.glyphs.classes)
-        model = (self.model.size, self.model.channels, self.model.classes)
-        require(model == made, "subject.model (size, channels, classes)", model, f"those of the data, {made}")
+        fits = (self.model.size, self.model.channels, self.model.classes) == made
+        yield fits, "model", f"size, channels and classes of the data, {made}"
         patch = digits or self.model.patch == self.glyphs.patch
-        require(patch, "subject.model.patch", self.model.patch, f"that of the glyphs, {self.glyphs.patch}")
+        yield patch, "model.patch", f"that of the glyphs, {self.glyphs.patch}"
 
 
 GLYPHS = VisionSubject()
@@ -57,6 +56,15 @@ LARGE = VisionSubject(
     training=DrawnTraining(600, seeds=SEEDS, optimizer=MUON),
 )
 """The glyph covers 36 of 64 patches: what a method keeps cannot be all of it (method card zero-tprune)."""
+SUBJECTS = {"small": "small glyph, distractor", "large": "large glyph"}
+"""`GLYPHS` and `LARGE` where experiments compare them."""
+FULL_SIZE = replace(
+    GLYPHS,
+    glyphs=GlyphConfig(size=224, patch=16, classes=17),
+    model=VisionConfig(size=224, patch=16, classes=17, layers=DEIT_S),
+    training=replace(GLYPHS.training, steps=20000, batch_size=256),
+)
+"""As large as a DeiT-S on ImageNet."""
 DIGITS = VisionSubject(
     "digits",
     model=VisionConfig(size=8, patch=1, channels=1, layers=SMALL),

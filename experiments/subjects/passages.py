@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Float, Int32
 
 from lexinv.data.corpora import Corpus
 from lexinv.nn.text_encoder import TextEncoder
@@ -13,6 +13,8 @@ from lexinv.validation import require
 
 LEAST_WORDS = 8
 """Shorter paragraphs are headings and signatures."""
+NEAREST = 10
+"""Passages whose nearest others are compared."""
 
 
 class Passages(NamedTuple):
@@ -70,3 +72,32 @@ def neighbouring_windows(
     enough = f"at most {len(found)}: {corpus.name} has no more documents so long in its {split} split"
     require(len(found) == count, "count", count, enough)
     return np.array(found, np.int32)
+
+
+def compare_embeddings(
+    plain: Float[np.ndarray, "draws corpora passages width"], reduced: Float[np.ndarray, "draws corpora passages width"]
+) -> dict[str, list[float]]:
+    """By draw, means over corpora, of embeddings [draws, corpora, 2 pairs, width] in which 2i and 2i + 1 are neighbours.
+
+    error: 1 - cosine of an embedding to the unreduced one. pairs: absolute change of the cosine of two passages. accuracy: passages whose
+    nearest one is their neighbour. top1, nearest: share of the nearest, and of the `NEAREST` nearest, that are those of the unreduced
+    encoder.
+    """
+    count = plain.shape[2]
+    error = 1 - np.sum(plain * reduced, axis=-1)
+    own = np.eye(count, dtype=bool)
+    before, after = (np.einsum("dcpw,dcqw->dcpq", each, each) for each in (plain, reduced))
+    change = np.abs(after - before)[:, :, ~own]
+    order = [
+        np.argsort(np.where(own, np.inf, -each), axis=-1, kind="stable")[..., :NEAREST] for each in (before, after)
+    ]
+    partner = np.arange(count) ^ 1
+    common = (order[0][..., :, None] == order[1][..., None, :]).any(axis=-1)
+    measured = {
+        "error": error.mean(axis=(1, 2)),
+        "pairs": change.mean(axis=(1, 2)),
+        "accuracy": (order[1][..., 0] == partner).mean(axis=(1, 2)),
+        "top1": (order[1][..., 0] == order[0][..., 0]).mean(axis=(1, 2)),
+        "nearest": common.mean(axis=(1, 2, 3)),
+    }
+    return {name: [float(f"{value:.4g}") for value in each] for name, each in measured.items()}

@@ -11,11 +11,11 @@ import numpy as np
 from lexinv.data.glyphs import Images
 from lexinv.data.images import Crop, open_images
 from lexinv.nn.vision_transformer import VisionConfig, load_vision_transformer
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, require
 
 
 @dataclass(frozen=True)
-class PublishedModel:
+class PublishedModel(Checked):
     """name: in the figure. weights: the folder with its *.safetensors. heads: which the tensors do not tell.
 
     images: for each seed, different ones; they are held in memory (0.6 GB for 1000 of 224 pixels).
@@ -23,15 +23,27 @@ class PublishedModel:
 
     name: str
     weights: str
-    heads: int
+    heads: Count
     dataset: str = "imagenet2012"
     split: str = "validation"
     crop: Crop = Crop()
-    images: int = 4992
+    images: Count = 4992
 
-    def __post_init__(self):
-        require(self.name != "", "published.name", self.name, "a name")
-        require(self.images >= 1, "published.images", self.images, "at least 1")
+    def checks(self):
+        yield self.name != "", "name", "a name"
+
+
+OF_THE_PAPER = tuple(
+    PublishedModel(name, folder, heads, images=1984)
+    for name, folder, heads in (
+        ("DeiT-T", "deit-tiny", 3),
+        ("DeiT-S", "deit-small", 6),
+        ("DeiT-B", "deit-base", 12),
+        ("MAE-L", "mae-large-finetuned", 16),
+        ("MAE-H", "mae-huge-finetuned", 16),
+    )
+)
+"""Those on which Tran et al. 2024 compare methods on ImageNet."""
 
 
 @dataclass(frozen=True)

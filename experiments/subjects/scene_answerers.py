@@ -37,37 +37,35 @@ from lexinv.nn.vision_language import (
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, NonNegative
 
 WORDS = 2
 """Of a question."""
 
 
 @dataclass(frozen=True)
-class SceneSubject:
+class SceneSubject(Checked):
     """What decides the models. counts, presences: questions of these kinds for each scene in training, besides one for each object.
 
     auxiliary: weight of the losses of the encoder's two heads.
     """
 
     data: SceneConfig = SceneConfig()
-    vision_depth: int = 2
-    vision_width: int = 48
-    depth: int = 6
-    width: int = 64
-    heads: int = 4
+    vision_depth: Count = 2
+    vision_width: Count = 48
+    depth: Count = 6
+    width: Count = 64
+    heads: Count = 4
     counts: int = 2
     presences: int = 4
-    auxiliary: float = 0.5
+    auxiliary: NonNegative = 0.5
     training: DrawnTraining = DrawnTraining(
         steps=600, batch_size=32, optimizer=OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30)
     )
 
-    def __post_init__(self):
-        for field in ("vision_depth", "vision_width", "depth", "width", "heads"):
-            require(getattr(self, field) >= 1, f"subject.{field}", getattr(self, field), "at least 1")
-        require(self.auxiliary >= 0, "subject.auxiliary", self.auxiliary, "zero or more")
+    def checks(self):
         self.model  # noqa: B018 - refuses what the model refuses
+        yield from ()
 
     @property
     def model(self) -> VisionLanguageConfig:

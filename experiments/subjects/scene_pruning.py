@@ -12,15 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.drawn_training import Params
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from experiments.subjects.scene_answerers import WORDS, Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
-from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.costs import block_flops, decode_flops
-from lexinv.merging.diversity import diversity_prune
-from lexinv.merging.k_center import attention_share, pivot_prune, withdraws
-from lexinv.merging.plan import Plan, compose, identity, merge
-from lexinv.merging.ranking import prune_at_random, prune_by_score
+from lexinv.merging.k_center import attention_share, withdraws
+from lexinv.merging.methods import keep as select
+from lexinv.merging.plan import Plan, merge
 from lexinv.nn.vision_language import (
     SYSTEM,
     Encoded,
@@ -36,16 +33,8 @@ from lexinv.nn.vision_language import (
 TEXT_LAYER = 2
 """FastV scores tokens by the attention of this layer, counted from 1, which is K = 2 of its paper."""
 
-METHODS = {
-    "divprune": ("DivPrune (max-min)", BLUE),
-    "maxsum": ("max-sum (ToDRE)", SKY),
-    "kcenter": ("k-center from a pivot", PURPLE),
-    "cls": ("CLS attention", VERMILION),
-    "text": (f"text attention, layer {TEXT_LAYER} (FastV)", ORANGE),
-    "column": ("mean attention received", GREEN),
-    "random": ("random", GREY),
-    "tome": ("ToMe", BLACK),
-}
+METHODS = ("divprune", "maxsum", "kcenter", "cls", "text", "column", "random", "tome")
+"""Those of `lexinv.merging.methods.keep`, and the highest of a score: CLS's attention, the text's, or that received from all."""
 
 
 class View(NamedTuple):
@@ -69,28 +58,11 @@ class Kept(NamedTuple):
     size: jax.Array
 
 
-def plan_of(method: str, keep: int, view: View) -> Plan:
-    """What becomes of each token of an image of which `keep` are left."""
-    tokens = view.visual.shape[0]
-    if method == "divprune":
-        return diversity_prune(view.visual, keep)
-    if method in ("maxsum", "kcenter"):
-        return pivot_prune(view.visual, view.cls, keep, "maxsum" if method == "maxsum" else "maxmin")
-    if method == "tome":
-        return _halve(view.visual, keep)
-    if method == "random":
-        return prune_at_random(view.key, tokens, tokens - keep, 0)
-    return prune_by_score(getattr(view, method), tokens - keep, 0)
-
-
-def _halve(x: jax.Array, keep: int) -> Plan:
-    """Bipartite soft matching on the means, again and again, since one step merges at most half of the tokens."""
-    plan, size = identity(x.shape[0]), jnp.ones(x.shape[0])
-    while x.shape[0] > keep:
-        step = bipartite_matching(cosine_similarity(x), min(x.shape[0] - keep, x.shape[0] // 2), 2, 0)
-        x, size = merge(step, x, size)
-        plan = compose(step, plan)
-    return plan
+def plan_of(method: str, count: int, view: View) -> Plan:
+    """What becomes of each token of an image of which `count` are left."""
+    ranked = method in ("cls", "text", "column")
+    scores = getattr(view, method) if ranked else view.cls
+    return select("top" if ranked else method, view.visual, scores, count, view.key)
 
 
 @partial(jax.jit, static_argnames=("method", "keep"))

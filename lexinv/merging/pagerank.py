@@ -76,6 +76,27 @@ def importance(
     return root_mean_square(scores, keep_heads(scores, lowest, highest))
 
 
+def all_heads(
+    attention: Float[Array, "heads tokens tokens"], iterations: int, start: Float[Array, " tokens"] | None = None
+) -> Float[Array, " tokens"]:
+    """`importance` without the head filter."""
+    return importance(attention, iterations, start, 0.0, float("inf"))
+
+
+def mean_importance(
+    attention: Float[Array, "heads tokens tokens"], iterations: int, start: Float[Array, " tokens"] | None = None
+) -> Float[Array, " tokens"]:
+    """The mean over all heads in place of the root mean square of the kept ones: the ablation."""
+    return jnp.mean(weighted_pagerank(attention, iterations, start), axis=0)
+
+
+def votes_of_layer(layer: int, depth: int) -> int:
+    """Iterations of PageRank in a layer, counted from 0: 30 in the first quarter, 1 in the last (of near rank one), 5 between."""
+    if layer < depth / 4:
+        return 30
+    return 1 if layer >= 3 * depth / 4 else 5
+
+
 def similarity_prune(
     similarity: Float[Array, "tokens tokens"],
     scores: Float[Array, " tokens"],

@@ -4,6 +4,7 @@ Never compare methods at equal r or equal ratio of different schedules: compare 
 """
 
 import math
+from collections.abc import Iterator, Mapping
 
 from lexinv.merging.plan import check_whole
 from lexinv.validation import require
@@ -51,6 +52,34 @@ def ratio_schedule(tokens: int, depth: int, ratio: float, protect: int = 1) -> t
         counts.append(min(math.floor(left - left * ratio + 1e-9), left // 2))
         left -= counts[-1]
     return tuple(counts)
+
+
+def ratio_schedules(tokens: int, depth: int, protect: int = 1) -> list[tuple[int, ...]]:
+    """Every schedule that `ratio_schedule` gives for a ratio from 0.3 on, the one that removes least first."""
+    return sorted({ratio_schedule(tokens, depth, step / 2000, protect) for step in range(600, 2001)})
+
+
+def even_schedules(tokens: int, depth: int, protect: int = 1) -> Iterator[tuple[int, ...]]:
+    """Schedules of one number for all layers, or one more in the last ones, from none to half of the tokens. Clipped at half."""
+    for least in range((tokens - protect) // 2):
+        for more in range(depth):
+            yield clip_schedule([least] * (depth - more) + [least + 1] * more, tokens, protect)
+
+
+def staged_schedules(
+    tokens: int, depth: int, layers: Mapping[int, float], protect: int = 1
+) -> Iterator[tuple[int, ...]]:
+    """Schedules that remove in some layers alone, each of which keeps rho^exponent of its tokens, rounded, at least one.
+
+    layers: with their exponents. One schedule for each rho from 0.1 to 1.
+    """
+    for step in range(100, 1001):
+        rho, left, counts = step / 1000, tokens - protect, []
+        for layer in range(depth):
+            kept = max(round(left * rho ** layers[layer]), 1) if layer in layers else left
+            counts.append(left - kept)
+            left = kept
+        yield tuple(counts)
 
 
 def token_counts(tokens: int, schedule: tuple[int, ...]) -> tuple[int, ...]:

@@ -185,3 +185,17 @@ def test_rows_among_the_kept_sum_to_one():
     found = np.asarray(pagerank.among(jnp.asarray(attention), kept))
     np.testing.assert_allclose(found.sum(2), 1, rtol=1e-6)
     np.testing.assert_allclose(found[1, 2, 1] / found[1, 2, 0], attention[1, 5, 3] / attention[1, 5, 0], rtol=1e-5)
+
+
+def test_rankings_by_head():
+    """Without the filter a head that is constant counts; the mean over heads has mean 1 and is never above the root mean square."""
+    attention = jnp.asarray(attention_of(5, 3)).at[2].set(1 / 8)
+    full, every, mean = (
+        jax.jit(rank, static_argnums=1)(attention, 3)
+        for rank in (pagerank.importance, pagerank.all_heads, pagerank.mean_importance)
+    )
+    np.testing.assert_allclose(every, root_mean_square(weighted_pagerank(attention, 3), jnp.ones(3, bool)), rtol=1e-6)
+    assert np.abs(np.asarray(full - every)).max() > 0.01
+    assert np.all(np.asarray(every) >= np.asarray(mean) - 1e-6) and np.abs(np.asarray(every - mean)).max() > 1e-3
+    assert float(mean.mean()) == pytest.approx(1, rel=1e-5)
+    assert [pagerank.votes_of_layer(layer, 12) for layer in (0, 2, 3, 8, 9, 11)] == [30, 30, 5, 5, 1, 1]

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from lexinv.merging.costs import block_flops, decode_flops, model_flops
-from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
+from lexinv.merging.costs import block_flops, decode_flops, model_flops, nearest_schedule, relative_flops
+from lexinv.merging.schedules import (
+    clip_schedule,
+    even_schedules,
+    linear_schedule,
+    ratio_schedule,
+    ratio_schedules,
+    staged_schedules,
+    token_counts,
+)
 from lexinv.validation import InvalidConfig
 
 WIDTHS = {"Ti": 192, "S": 384, "B": 768}
@@ -111,3 +119,38 @@ def test_decoding_is_the_sum_over_its_tokens():
     # R (2N + R - 1) = 2 sum_i (N + i), i from 0: N keys of the context and the i written before.
     expected = layers * sum(4 * c * c + 2 * c * h + 2 * c * (n + i) for i in range(answer))
     assert decode_flops(n, answer, c, h, layers) == expected
+
+
+SIZES = 65, 48, 192
+"""Tokens, width, width of the MLP."""
+
+
+def cost(schedule):
+    return relative_flops(token_counts(SIZES[0], schedule), *SIZES[1:])
+
+
+def test_relative_flops_by_hand():
+    """4 N C^2 + 2 N^2 C + 2 M C H of a layer."""
+    assert cost((0,) * 6) == 1
+    full = 4 * 65 * 48**2 + 2 * 65**2 * 48 + 2 * 65 * 48 * 192
+    less = 4 * 65 * 48**2 + 2 * 65**2 * 48 + 2 * 33 * 48 * 192
+    assert cost((0, 0, 0, 0, 0, 32)) == pytest.approx((5 * full + less) / (6 * full))
+
+
+def test_schedules_of_equal_flops_are_found():
+    goal = ratio_schedule(65, 6, 0.8)
+    assert nearest_schedule(ratio_schedules(65, 6), cost(goal), *SIZES) == goal
+    even = nearest_schedule(even_schedules(65, 6), cost(goal), *SIZES)
+    assert token_counts(65, even) == (65, 56, 47, 38, 29, 19, 10)
+    assert cost(even) == pytest.approx(cost(goal), rel=0.01)
+    assert nearest_schedule(even_schedules(65, 6), 1.0, *SIZES) == (0,) * 6
+
+
+@pytest.mark.parametrize("flops", [0.9, 0.7, 0.5])
+def test_staged_schedules_prune_where_they_are_told(flops):
+    """The second layer keeps the square of the share that the first one keeps."""
+    schedule = nearest_schedule(staged_schedules(65, 6, {1: 1.0, 3: 2.0}), flops, *SIZES)
+    assert [i for i, removed in enumerate(schedule) if removed] == [1, 3]
+    assert cost(schedule) == pytest.approx(flops, abs=0.01)
+    rho = (64 - schedule[1]) / 64
+    assert (64 - schedule[1] - schedule[3]) / (64 - schedule[1]) == pytest.approx(rho**2, abs=0.03)

@@ -1,0 +1,117 @@
+"""What the small Vision Transformers are trained and judged on."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.subjects import glyph_classifiers
+from experiments.subjects.glyph_classifiers import (
+    DIGITS,
+    GLYPHS,
+    LARGE,
+    TRAIN_DIGITS,
+    VisionSubject,
+    accuracy,
+    digits,
+    draw,
+    held_out,
+    make_loss,
+    tiny,
+)
+from lexinv.data.glyphs import GLYPH
+from lexinv.nn.vision_transformer import VisionConfig, initialize
+from lexinv.validation import InvalidConfig
+
+
+def test_digits_are_split_once_and_for_all():
+    pixels, labels = digits()
+    assert pixels.shape == (1797, 8, 8, 1)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    one, other = held_out(DIGITS, 0, 700), held_out(DIGITS, 1, 700)
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    np.testing.assert_array_equal(one.labels, labels[TRAIN_DIGITS : TRAIN_DIGITS + 700])
+    assert np.bincount(labels[:TRAIN_DIGITS]).min() > 80  # the order is random, not by class
+    with pytest.raises(InvalidConfig, match="count"):
+        held_out(DIGITS, 0, 798)
+
+
+def test_training_digits_are_moved_and_never_of_the_test_set():
+    drawn = draw(DIGITS, 200, jax.random.key(0))
+    pixels, labels = digits()
+    padded = np.pad(pixels[..., 0], ((0, 0), (1, 1), (1, 1)))
+    moved = {
+        padded[row, down : down + 8, right : right + 8].tobytes(): (int(labels[row]), down, right)
+        for row in range(TRAIN_DIGITS)
+        for down in range(3)
+        for right in range(3)
+    }
+    found = [moved[np.asarray(image[..., 0]).tobytes()] for image in drawn.pixels]
+    assert [label for label, _, _ in found] == drawn.labels.tolist()
+    assert len({(down, right) for _, down, right in found}) == 9
+
+
+def test_glyphs_to_judge_on_are_the_seeds_own():
+    one, same, other = held_out(GLYPHS, 0, 8), held_out(GLYPHS, 0, 8), held_out(GLYPHS, 1, 8)
+    np.testing.assert_array_equal(one.pixels, same.pixels)
+    assert not np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_large_glyph_is_most_of_the_image():
+    regions = held_out(LARGE, 0, 8).regions
+    assert regions is not None
+    assert ((regions == GLYPH).mean(axis=1) > 0.5).all()
+
+
+@pytest.mark.parametrize("subject", [GLYPHS, DIGITS])
+def test_an_untrained_model_knows_nothing(subject):
+    """Its head is 0: log 10 nats, and the first class for every image."""
+    small = tiny(subject)
+    params = initialize(small.model, jax.random.key(0))
+    loss, metrics = jax.jit(make_loss(small))(params, jax.random.key(1))
+    assert loss == pytest.approx(np.log(10), rel=1e-6)
+    assert 0 <= metrics["accuracy"] < 0.7
+
+
+def test_another_forward_pass_takes_the_place_of_the_models():
+    small = tiny(GLYPHS)
+
+    def knows(params, pixels, key):
+        del params, key
+        red = (pixels[..., 0] - pixels[..., 1]).sum((1, 2))
+        return jnp.zeros((len(red), 10)).at[:, 3].set(5.0)
+
+    loss, metrics = make_loss(small, knows)({}, jax.random.key(0))
+    wrong, right = np.log(np.exp(5) + 9), np.log(np.exp(5) + 9) - 5
+    share = float(metrics["accuracy"])
+    assert loss == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
+
+
+def test_accuracy_counts_the_largest_logit():
+    logits = jnp.array([[0.0, 1.0], [3.0, 1.0], [0.0, 2.0], [0.0, 1.0]])
+    assert accuracy(logits, jnp.array([1, 0, 0, 1])) == 0.75
+
+
+def test_missing_scikit_learn_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    glyph_classifiers.digits.cache_clear()
+    with pytest.raises(InvalidConfig, match="scikit-learn"):
+        digits()
+    monkeypatch.undo()
+    glyph_classifiers.digits.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "field, change",
+    [
+        ("data", {"data": "cats"}),
+        ("model", {"model": VisionConfig(classes=12)}),
+        ("model", {"data": "digits"}),
+        ("model.patch", {"model": replace(GLYPHS.model, patch=8)}),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused(field, change):
+    with pytest.raises(InvalidConfig, match=rf"^{field} = "):
+        VisionSubject(**change)

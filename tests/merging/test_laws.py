@@ -1,0 +1,456 @@
+"""What holds for every named method, from the table: valid plans, conservation, equivariance, padding, dtypes, gradients, bad input."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexinv.merging.bipartite import bipartite_matching, complete_graph_matching, cosine_similarity, grid_matching
+from lexinv.merging.density_peaks import density_peaks
+from lexinv.merging.diversity import greedy_dispersion, isolated_token
+from lexinv.merging.energy import energies, energy_matching
+from lexinv.merging.fourier import dct_reduce
+from lexinv.merging.methods import METHODS, Layer, reductions
+from lexinv.merging.pagerank import favour_cls, similarity_prune, weighted_pagerank
+from lexinv.merging.plan import Plan, compose, identity, merge, start_sizes, unmerge
+from lexinv.merging.quantisation import largest_norms, quantise
+from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
+from lexinv.merging.rates import candidates
+from lexinv.merging.reduction import Example
+from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
+from lexinv.merging.strategies import package, pool, unshuffle
+from lexinv.nn.attention import size_bias
+from lexinv.nn.reduced import Seen
+from lexinv.precision import double_precision
+from lexinv.validation import InvalidConfig
+
+TOKENS, WIDTH, HEADS, PROTECT, REMOVED = 13, 6, 2, 1, 4
+LEFT = TOKENS - REMOVED
+KEY = jax.random.key(7)
+LAYER = Layer(REMOVED, 1, 3, PROTECT, 0.5)
+NAMES = [name for name, method in METHODS.items() if method.plan is not None and name != "tofu"]  # its plan is ToMe's
+PADDED = [name for name in NAMES if METHODS[name].padding]
+CONSERVING = [name for name in NAMES if METHODS[name].merges and name != "diffrate"]
+"""A token that DiffRate merges counts for less than 1."""
+IN_ORDER = ("tome", "random_bipartite", "mctf", "prune_even", "prune_random")
+"""Methods that see in which order the tokens stand."""
+SEEDS = st.integers(0, 10**6)
+MASKS = st.lists(st.booleans(), min_size=TOKENS, max_size=TOKENS)
+ALL_REAL = jnp.ones(TOKENS, bool)
+
+
+@cache
+def compiled(name: str, padded: bool):
+    """plan(stream, attention, size, mask) of one example."""
+
+    def run(x, attention, size, mask):
+        seen = Example(x, x, attention, size, mask if padded else None, KEY if METHODS[name].draws else None)
+        return METHODS[name].plan(LAYER, seen)
+
+    return jax.jit(run)
+
+
+def draw(seed: int):
+    """Tokens, attention whose rows sum to 1, and sizes, none alike."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(HEADS, TOKENS, TOKENS))
+    attention = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    parts = rng.normal(size=(TOKENS, WIDTH)), attention, 1 + rng.random(TOKENS)
+    return tuple(np.asarray(part, np.float32) for part in parts)
+
+
+def plan_of(name: str, seed: int, mask=ALL_REAL, padded: bool = False) -> Plan:
+    return compiled(name, padded)(*draw(seed), mask)
+
+
+merge_jitted, unmerge_jitted = jax.jit(merge), jax.jit(unmerge)
+
+
+def check_valid(plan: Plan) -> None:
+    """Nine targets, each with an anchor of its own; indices in range; nothing that goes nowhere has a weight."""
+    assign, weight, anchor = map(np.asarray, plan)
+    assert anchor.shape == (LEFT,) and len(set(anchor.tolist())) == LEFT
+    assert np.all((assign >= 0) & (assign <= LEFT))
+    np.testing.assert_array_equal(assign[anchor], np.arange(LEFT))
+    assert np.all((weight >= 0) & (weight <= 1)) and np.all(weight[assign == LEFT] == 0)
+
+
+def together(plan: Plan) -> np.ndarray:
+    """Which pairs of tokens share a target, and on the diagonal the weights."""
+    assign, weight, _ = map(np.asarray, plan)
+    pairs = ((assign[:, None] == assign[None, :]) & (assign < LEFT)[:, None]).astype(float)
+    np.fill_diagonal(pairs, weight)
+    return pairs
+
+
+@pytest.mark.parametrize("name", PADDED)
+@given(seed=SEEDS, mask=MASKS)
+@settings(max_examples=10, deadline=None)
+def test_plans_are_valid_under_any_mask(name, seed, mask):
+    """And CLS, which is protected, stays alone and first; a padded example loses the same share of its real tokens."""
+    real = np.array(mask)
+    plan = plan_of(name, seed, jnp.asarray(real), True)
+    check_valid(plan)
+    assert np.all(np.asarray(plan.weight)[~real] == 0)
+    assert np.all(np.asarray(plan.assign)[real & (np.asarray(plan.weight) > 0)] < LEFT)
+    anchors = set(np.asarray(plan.anchor).tolist())
+    if name in ("diversity", "pivot"):  # keep real tokens while there are any
+        assert sum(real[i] for i in anchors if i) == min(real[1:].sum(), LEFT - 1)
+        return
+    assert plan.anchor[0] == 0 and np.sum(np.asarray(plan.assign) == 0) == 1
+    lost = sum(i not in anchors for i in range(1, TOKENS) if real[i])
+    assert lost == REMOVED * real[1:].sum() // 12
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+@given(seed=SEEDS, mask=MASKS)
+@settings(max_examples=10, deadline=None)
+def test_merging_conserves_and_is_a_projection(name, seed, mask):
+    x, _, sizes = draw(seed)
+    padded = METHODS[name].padding
+    real = jnp.asarray(mask) if padded else ALL_REAL
+    size = start_sizes(real) * sizes
+    plan = plan_of(name, seed, real, padded)
+    y, merged = merge_jitted(plan, x, size)
+    np.testing.assert_allclose(merged.sum(), size.sum(), rtol=1e-6)
+    np.testing.assert_allclose((merged[:, None] * y).sum(0), (size[:, None] * x).sum(0), atol=1e-5)
+    again, once = merge_jitted(plan, unmerge_jitted(plan, y), size)
+    np.testing.assert_allclose(again[merged > 0], y[merged > 0], atol=1e-5)
+    np.testing.assert_allclose(once, merged)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in IN_ORDER])
+@given(seed=SEEDS, mask=MASKS, shuffle=SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_order_of_tokens_does_not_matter(name, seed, mask, shuffle):
+    order = np.concatenate([[0], 1 + np.random.default_rng(shuffle).permutation(TOKENS - 1)])
+    padded = METHODS[name].padding
+    real = np.array(mask) if padded else np.ones(TOKENS, bool)
+    x, attention, size = draw(seed)
+    plan = together(plan_of(name, seed, jnp.asarray(real), padded))
+    shuffled = x[order], attention[:, order][:, :, order], size[order], jnp.asarray(real[order])
+    permuted = together(compiled(name, padded)(*shuffled))
+    both = np.outer(real, real)
+    np.testing.assert_allclose(permuted * both[np.ix_(order, order)], (plan * both)[np.ix_(order, order)], atol=1e-6)
+
+
+@given(seed=SEEDS, shuffle=SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_bipartite_matching_does_not_see_the_order_within_its_sets(seed, shuffle):
+    rng, order = np.random.default_rng(shuffle), np.arange(TOKENS)
+    for start in (1, 2):
+        order[start::2] = rng.permutation(order[start::2])
+    x, attention, size = draw(seed)
+    plan, permuted = (together(compiled("tome", False)(t, attention, size, ALL_REAL)) for t in (x, x[order]))
+    np.testing.assert_array_equal(permuted, plan[np.ix_(order, order)])
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_a_mask_of_all_real_tokens_changes_nothing(name):
+    for seed in range(3):
+        plans = zip(plan_of(name, seed, ALL_REAL, True), plan_of(name, seed), strict=True)
+        for with_mask, without in plans:
+            np.testing.assert_array_equal(with_mask, without)
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_padding_holds_does_not_matter(name):
+    """Also where it is not finite, and wherever it stands. Attention has hidden padding, as a layer's has."""
+    x, attention, sizes = draw(3)
+    real = np.random.default_rng(3).random(TOKENS) < 0.7
+    hidden = np.where(real[None, None, :], attention, 0)
+    results = []
+    for garbage in (0.0, 100.0, np.nan, np.inf):
+        tokens = np.where(real[:, None], x, np.float32(garbage))
+        plan = compiled(name, True)(tokens, hidden, sizes, jnp.asarray(real))
+        results.append(merge_jitted(plan, tokens, start_sizes(jnp.asarray(real))))
+    for other in results[1:]:
+        for found, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_masks_that_hide_everything(name):
+    nothing = jnp.zeros(TOKENS, bool)
+    plan = plan_of(name, 0, nothing, True)
+    check_valid(plan)
+    y, size = merge_jitted(plan, draw(0)[0], start_sizes(nothing))
+    assert not np.any(y) and not np.any(size)
+    np.testing.assert_allclose(jax.nn.softmax(size_bias(size)), 1 / LEFT, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_identical_tokens_and_tokens_that_are_not_numbers(name):
+    """Where all similarities tie, merging changes nothing. One NaN spoils its group alone: inside jit nothing is refused."""
+    x, attention, size = draw(0)
+    run = compiled(name, False)
+    plan = run(np.ones_like(x), attention, size, ALL_REAL)
+    check_valid(plan)
+    np.testing.assert_allclose(merge_jitted(plan, np.ones_like(x))[0], 1.0, rtol=1e-6)
+    for bad in (1, 2, 3):
+        spoilt = x.copy()
+        spoilt[bad] = np.nan
+        plan = run(spoilt, attention, size, ALL_REAL)
+        check_valid(plan)
+        y, own = np.asarray(merge_jitted(plan, spoilt)[0]), np.asarray(plan.assign)[bad]
+        assert np.all(np.isfinite(np.delete(y, own, axis=0) if own < LEFT else y))
+    check_valid(run(np.full_like(x, np.nan), attention, size, ALL_REAL))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jit_is_eager(name):
+    x, attention, size = map(jnp.asarray, draw(4))
+    seen = Example(x, x, attention, size, None, KEY if METHODS[name].draws else None)
+    for found, expected in zip(plan_of(name, 4), METHODS[name].plan(LAYER, seen), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+BATCH = 2
+
+
+@cache
+def layer_in_bfloat16(name: str):
+    """(gradient with respect to the stream, what is left) of one layer."""
+
+    def run(stream, queries, keys):
+        seen = Seen(stream, queries, keys, jnp.ones((BATCH, TOKENS)), None)
+        found = reductions(name, (REMOVED,), 2, PROTECT, KEY)
+        assert found[1] is None and found[0] is not None
+        left = found[0](seen)
+        return jnp.sum(left.stream.astype(jnp.float32) ** 2), left
+
+    return jax.jit(jax.grad(run, has_aux=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_layer_in_bfloat16(name):
+    """Four of thirteen tokens go and CLS stays; the stream keeps its dtype, sizes are float32; gradients are finite, with ties too."""
+    rng = np.random.default_rng(5)
+    heads = [jnp.asarray(rng.normal(size=(BATCH, TOKENS, HEADS, 4)), jnp.bfloat16) for _ in range(2)]
+    stream = jnp.asarray(rng.normal(size=(BATCH, TOKENS, WIDTH)), jnp.bfloat16)
+    for tokens, keys in ((stream, heads[1]), (jnp.ones_like(stream), jnp.ones_like(heads[1]))):
+        gradient, left = layer_in_bfloat16(name)(tokens, heads[0], keys)
+        assert left.stream.shape == (BATCH, LEFT, WIDTH) and left.stream.dtype == jnp.bfloat16
+        assert left.size.shape == (BATCH, LEFT) and left.size.dtype == jnp.float32
+        np.testing.assert_array_equal(left.stream[:, 0], tokens[:, 0])
+        assert gradient.dtype == jnp.bfloat16
+        assert np.all(np.isfinite(gradient.astype(jnp.float32))) and np.any(gradient)
+    mass = TOKENS if name in CONSERVING else LEFT
+    if name != "diffrate":  # whose merged tokens count for less than 1
+        np.testing.assert_allclose(left.size.sum(1), mass, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_type_depends_on_the_default_precision(padded):
+    """Traced only: sizes that grew to float64 would fail in a loop over layers."""
+    expected = ("int32", "float32", "int32", "float32", "float32")
+    with double_precision():
+        for name in PADDED if padded else NAMES:
+
+            def run(x, attention, size, name=name):
+                plan = METHODS[name].plan(LAYER, Example(x, x, attention, size, ALL_REAL if padded else None, KEY))
+                return compose(identity(LEFT), plan), merge(plan, x)
+
+            found = jax.eval_shape(run, *draw(0))
+            assert tuple(str(leaf.dtype) for leaf in jax.tree.leaves(found)) == expected, name
+        votes = jax.eval_shape(lambda a: weighted_pagerank(a, 3, favour_cls(TOKENS)), jnp.ones((2, TOKENS, TOKENS)))
+    assert votes.dtype == jnp.float32
+
+
+SHAPES = [(2, 0, 0.5), (5, 2, 0.9), (8, 1, 0.55)]
+"""Tokens, protected ones, and the ratio that each layer keeps."""
+ITERATED = {
+    "alternate": lambda c, count, protect, m: bipartite_matching(c, count, 2, protect, m),
+    "protect": lambda c, count, protect, m: energy_matching(c, energies(c, 0.3, mask=m), count, "protect", protect, m),
+    "rank": lambda c, count, protect, m: rank_matching(c, jnp.sum(c, axis=1), 0, count, protect, m),
+}
+
+
+@cache
+def iterated(name: str, tokens: int, protect: int, ratio: float):
+    """(targets, sizes, the composed plan) of a method in three layers, and how many targets there must be."""
+    schedule = ratio_schedule(tokens, 3, ratio, protect)
+
+    def run(x, mask):
+        plan, size, y = identity(tokens), start_sizes(mask), x
+        for count in schedule:
+            step = ITERATED[name](cosine_similarity(y), count, protect, size > 0)
+            plan, (y, size) = compose(step, plan), merge(step, y, size)
+        return y, size, plan
+
+    return jax.jit(run), token_counts(tokens, schedule)[-1]
+
+
+@pytest.mark.parametrize("name", ITERATED)
+@given(seed=SEEDS, shape=st.sampled_from(SHAPES), data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_schedules_conserve_and_compose(name, seed, shape, data):
+    """Over shapes, masks and schedules: as many targets as planned; protected tokens alone in front; one merge by the composed plan is
+    all merges one after another, and conserves sizes and sums where nothing is weighed by similarity."""
+    tokens, protect, _ = shape
+    mask = jnp.asarray(data.draw(st.lists(st.booleans(), min_size=tokens, max_size=tokens)))
+    x = jax.random.normal(jax.random.key(seed), (tokens, WIDTH))
+    run, left = iterated(name, *shape)
+    y, size, plan = run(x, mask)
+    assert y.shape == (left, WIDTH)
+    np.testing.assert_array_equal(plan.anchor[:protect], np.arange(protect))
+    for front in range(protect):
+        assert np.sum(np.asarray(plan.assign) == front) == 1
+    at_once, sizes = merge_jitted(plan, x, start_sizes(mask))
+    np.testing.assert_allclose(sizes, size, atol=1e-5)
+    np.testing.assert_allclose(at_once, y, atol=1e-5)
+    if name != "rank":
+        np.testing.assert_allclose(size.sum(), mask.sum(), rtol=1e-6)
+        np.testing.assert_allclose((size[:, None] * y).sum(0), jnp.where(mask[:, None], x, 0).sum(0), atol=1e-5)
+
+
+CLIPPED = {
+    "alternate": lambda c, r, p: bipartite_matching(c, r, 2, p),
+    "random": lambda c, r, p: bipartite_matching(c, r, 2, p, key=KEY),
+    **{
+        mode: partial(lambda mode, c, r, p: energy_matching(c, c[0], r, mode, p), mode)
+        for mode in ("protect", "halves")
+    },
+    "ordered": lambda c, r, p: energy_matching(c, c[0], r, "ordered", p),
+    "similarity": lambda c, r, p: similarity_prune(c, c[0], r, p),
+}
+
+
+@pytest.mark.parametrize("tokens, protect, left", [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 2), (5, 1, 3), (4, 4, 4)])
+@pytest.mark.parametrize("name", CLIPPED)
+def test_more_than_can_be_merged_is_clipped_at_half(name, tokens, protect, left):
+    """T = 1 and all protected included: those come out as they went in."""
+    similarity = jnp.ones((tokens, tokens))
+    plan = jax.eval_shape(lambda c: CLIPPED[name](c, 100, protect), similarity)
+    assert plan.anchor.shape == (left,)
+    if left == tokens:
+        for found, expected in zip(CLIPPED[name](similarity, 100, protect), identity(tokens), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InvalidConfig, match="num_"):
+        CLIPPED[name](similarity, -1, protect)
+    with pytest.raises(InvalidConfig, match="protect"):
+        CLIPPED[name](similarity, 0, tokens + 1)
+
+
+REFUSING = {
+    "score": lambda c, r, p: prune_by_score(c[0], r, p),
+    "random": lambda c, r, p: prune_at_random(KEY, c.shape[0], r, p),
+    "rank": lambda c, r, p: rank_matching(c, c[0], 0, r, p),
+}
+
+
+@pytest.mark.parametrize("tokens, protect", [(1, 1), (4, 4), (1, 0)])
+@pytest.mark.parametrize("name", REFUSING)
+def test_where_nothing_can_go_methods_that_cannot_clip_refuse(name, tokens, protect):
+    """T = 1 and all protected: none to remove is possible, one more than there are is not."""
+    similarity, run = jnp.ones((tokens, tokens)), REFUSING[name]
+    for found, expected in zip(run(similarity, 0, protect), identity(tokens), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InvalidConfig, match="num_"):
+        run(similarity, tokens - protect + 1, protect)
+
+
+@pytest.mark.parametrize("tokens, protect, left", [(1, 0, 1), (1, 1, 1), (4, 4, 4), (5, 1, 2)])
+def test_a_complete_graph_keeps_one_unprotected_token(tokens, protect, left):
+    plan = complete_graph_matching(jnp.ones((tokens, tokens)), jnp.arange(tokens, dtype=jnp.float32), 100, protect)
+    assert plan.anchor.shape == (left,) and sorted(set(plan.assign.tolist())) == list(range(left))
+
+
+def test_the_smallest_grids_and_subsets():
+    one = jnp.ones((1, 1))
+    np.testing.assert_array_equal(grid_matching(one, 3, 1, 1, (1, 1)).assign, [0])
+    with pytest.raises(InvalidConfig, match="cell"):
+        grid_matching(one, 1, 1, 1, (2, 2))
+    with pytest.raises(InvalidConfig, match="grid"):
+        grid_matching(jnp.ones((3, 3)), 1, 1, 1, (1, 1), protect=3)
+    for objective in ("maxmin", "maxsum"):
+        assert greedy_dispersion(1 - one, 1, isolated_token(1 - one), objective).tolist() == [0]
+
+
+def test_more_than_can_be_pruned_is_refused():
+    similarity, scores = cosine_similarity(jnp.asarray(draw(0)[0])), jnp.arange(13.0)
+    assert prune_by_score(scores, 12).anchor.tolist() == [0]
+    for call, match in (
+        (lambda: prune_by_score(scores, 13), "num_prune = 13"),
+        (lambda: prune_at_random(KEY, TOKENS, -1), "num_prune = -1"),
+        (lambda: rank_matching(similarity, scores, 6, 6), "num_merge = 6.*from 0 to 5"),
+        (lambda: greedy_dispersion(1 - similarity, 0, jnp.int32(0)), "num_keep"),
+        (lambda: greedy_dispersion(1 - similarity, 14, jnp.int32(0)), "num_keep"),
+    ):
+        with pytest.raises(InvalidConfig, match=match):
+            call()
+
+
+COUNTED = {
+    "every": lambda c, r: bipartite_matching(c, 2, every=r),
+    "protect": lambda c, r: bipartite_matching(c, 2, protect=r),
+    "num_merge": lambda c, r: bipartite_matching(c, r, key=KEY),
+    "num_merge by energy": lambda c, r: energy_matching(c, c[0], r),
+    "num_merge of a grid": lambda c, r: grid_matching(c, r, 3, 4, protect=1),
+    "num_merge of a graph": lambda c, r: complete_graph_matching(c, c[0], r),
+    "num_merge by rank": lambda c, r: rank_matching(c, c[0], 2, r),
+    "num_prune": lambda c, r: prune_by_score(c[0], r),
+    "num_prune by rank": lambda c, r: rank_matching(c, c[0], r, 2),
+    "num_prune by similarity": lambda c, r: similarity_prune(c, c[0], r),
+    "num_keep": lambda c, r: greedy_dispersion(1 - c, r, jnp.int32(0)),
+    "num_keep of a transform": lambda c, r: dct_reduce(c, r),
+    "num_clusters": lambda c, r: density_peaks(1 - c, r),
+    "neighbours": lambda c, r: density_peaks(1 - c, 2, r),
+    "budget": lambda c, r: package(c[0], r),
+    "iterations": lambda c, r: weighted_pagerank(c[None], r),
+    "factor": lambda c, r: unshuffle(c, r),
+    "width": lambda c, r: pool(TOKENS, r),
+    "counts": lambda c, r: clip_schedule([3, r], TOKENS),
+    "r": lambda c, r: linear_schedule(TOKENS, 4, r),
+    "depth": lambda c, r: ratio_schedule(TOKENS, r, 0.9),
+    "schedule": lambda c, r: token_counts(TOKENS, (3, r)),
+    "granularity": lambda c, r: candidates(TOKENS, r),
+    "bits": lambda c, r: quantise(c, r),
+    "count": lambda c, r: largest_norms(c[0], r),
+}
+"""Each takes a count, by the field that the message names."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_fractional_and_negative_counts_are_refused_by_name(name, monkeypatch):
+    """As in a user's own code, where nobody checks annotations."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for bad, allowed in ((2.5, "a whole number"), (-1, "")):
+        with pytest.raises(InvalidConfig, match=rf"^{name.split()[0]} = {bad} is not possible: {allowed}"):
+            COUNTED[name](jnp.ones((TOKENS, TOKENS)), bad)
+
+
+ONE_EXAMPLE = {
+    "similarity": lambda x: bipartite_matching(x, 2),
+    "similarity by key": lambda x: bipartite_matching(x, 2, key=KEY),
+    "similarity on a grid": lambda x: grid_matching(x, 1, 1, 2),
+    "similarity in a graph": lambda x: complete_graph_matching(x, x[0, 0], 1),
+    "similarity for energies": lambda x: energies(x, 0.5),
+    "similarity by energy": lambda x: energy_matching(x, x[0, 0], 1),
+    "similarity by rank": lambda x: rank_matching(x, x[0, 0], 1, 1),
+    "similarity to prune": lambda x: similarity_prune(x, x[0, 0], 1),
+    "scores": lambda x: prune_by_score(x[0], 1),
+    "scores for a package": lambda x: package(x[0], 2),
+    "distance": lambda x: greedy_dispersion(x, 1, jnp.int32(0)),
+    "distance to peaks": lambda x: density_peaks(x, 1),
+    "metric": lambda x: cosine_similarity(x),
+    "attention": lambda x: cls_attention(x[None]),
+    "attention received": lambda x: received_attention(x[None]),
+    "attention that votes": lambda x: weighted_pagerank(x[None], 1),
+    "x": lambda x: merge(identity(3), x),
+    "x in a transform": lambda x: dct_reduce(x, 1),
+    "assign": lambda x: merge(jax.tree.map(lambda leaf: leaf[None], identity(3)), x[0]),
+}
+"""Each takes what belongs to one example, by the field that the message names."""
+
+
+@pytest.mark.parametrize("name", ONE_EXAMPLE)
+def test_batches_are_refused_where_one_example_is_meant(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InvalidConfig, match=rf"^{name.split()[0]} = \(.*of one example: jax\.vmap"):
+        ONE_EXAMPLE[name](jnp.ones((3, 3, 3)))
