@@ -1,22 +1,45 @@
 """Comparing sides that take turns in short blocks: what disturbs the machine then disturbs all of them, and ratios stay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments.benchmarks.worker import Worker, WorkerError
-from experiments.harness.claims import interval
 from experiments.harness.turns import significant
+from experiments.harness.workspace import Workspace
+from lexinv.validation import Allowed
+
+Sizes = Annotated[
+    tuple[int, ...],
+    Allowed(
+        lambda v: len(v) >= 2 and list(v) == sorted(set(v)) and v[0] >= 1,
+        "two or more from 1 on, rising, for a slope",
+        ((), (1,), (2, 1), (1, 1), (0, 1)),
+    ),
+]
+
+
+def in_parts(workspace: Workspace, parts: Iterable[Callable[..., Any]], *given: Any) -> dict[str, Any]:
+    """What each part measures, `part(*given)`, by the part's name; each is a stage of the run."""
+    from rich.progress import track
+
+    shown = track(list(parts), "measuring", disable=not workspace.progress)
+    return {part.__name__: workspace.cached(part.__name__, lambda part=part: part(*given)) for part in shown}
+
+
+def worker_log(workspace: Workspace) -> Path:
+    """Where the processes that measure leave their messages."""
+    return workspace.folder("workers") / "log.txt"
 
 
 def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str, Any]:
-    """Blocks of `steps` steps of every prepared side in turn, in the other direction every other round.
+    """Blocks of `steps` calls of every prepared side in turn, in the other direction every other round.
 
     By side: `seconds`, the median of a step in each round; `processor_seconds` of a step, all threads, in each round; and
     `idle_share`, the processor seconds that its process spent per second of waiting for its turn.
@@ -41,57 +64,51 @@ def alternate_with_torch(
     cores: int,
     rounds: int,
     steps: int,
-    kind: str = "language_model",
+    packages: Sequence[str] = ("torch",),
 ) -> dict[str, Any]:
     """`alternate` with our problems in one process and each of PyTorch's, (problem, whether compiled), in one of its own.
 
-    With `torch`, the version or None, and `left_out`, why a side of PyTorch was not measured. Raises `WorkerError`.
+    With `torch`, its version or None, and `left_out`, why a side was not measured. packages: that PyTorch's need. Raises `WorkerError`.
     """
-    installed = find_spec("torch") is not None
-    left_out = {} if installed else dict.fromkeys(theirs, "PyTorch is not installed (extra `interop`)")
+    missing = [name for name in packages if find_spec(name) is None]
+    left_out = dict.fromkeys(theirs, f"{', '.join(missing)} not installed (extra `interop`)") if missing else {}
     with ExitStack() as stack:
         jax_worker = stack.enter_context(Worker(log, cores))
         sides = dict.fromkeys(ours, jax_worker)
         for label, problem in ours.items():
-            jax_worker.ask("prepare", label=label, problem=problem, kind=kind)
+            jax_worker.ask("prepare", label=label, problem=problem)
         for label in [label for label in theirs if label not in left_out]:
             problem, compiled = theirs[label]
             worker = stack.enter_context(Worker(log, cores))
             try:
-                worker.ask("prepare", label=label, problem=problem, library="torch", compiled=compiled, kind=kind)
+                worker.ask("prepare", label=label, problem=problem, library="torch", compiled=compiled)
                 sides[label] = worker
             except WorkerError as error:
                 if not compiled:  # torch.compile needs a C++ compiler and more: that it does not work is a result
                     raise
                 left_out[label] = f"failed: {error}"
         measured = alternate(sides, rounds, steps)
-    return {"torch": version("torch") if installed else None, "left_out": left_out, **measured}
+    return {"torch": None if "torch" in missing else version("torch"), "left_out": left_out, **measured}
 
 
-def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
-    """The ratio of the medians over rounds, and the interval of the rounds' own ratios."""
-    by_round = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return {"ratio": median(numerator) / median(denominator), "by_round": interval(by_round)}
-
-
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """b of the least-squares fit seconds = a size^b in logarithms."""
-    return significant(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]))
+def growth(sizes: Sequence[int], seconds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Seconds [sizes][rounds] beside their sizes, and b of the least-squares fit seconds = a size^b in logarithms, of each round."""
+    slopes = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+    return {"sizes": list(sizes), "seconds": seconds, "exponents": [significant(float(slope)) for slope in slopes]}
 
 
 def size_sweep(
-    axes: Mapping[str, Mapping[int, Any]], worker: Worker, rounds: int, steps: int, kind: str = "language_model"
-) -> dict[str, Any]:
-    """Seconds of a step by size along each axis, [sizes][rounds], and the exponent of a power law fitted to them in each round."""
+    axes: Mapping[str, Mapping[int, Any]], log: Path, cores: int, rounds: int, steps: int
+) -> dict[str, dict[str, Any]]:
+    """`growth` of a step's seconds along each axis of problems by size, all in one process."""
     labels: dict[Any, str] = {}
-    for problem in (problem for problems in axes.values() for problem in problems.values()):
-        if problem not in labels:  # the base is on every axis, and measured once
-            labels[problem] = str(len(labels))
-            worker.ask("prepare", label=labels[problem], problem=problem, kind=kind)
-    seconds = alternate(dict.fromkeys(labels.values(), worker), rounds, steps)["seconds"]
-    measured = {}
-    for axis, problems in axes.items():
-        rows = [seconds[labels[problem]] for problem in problems.values()]
-        exponents = [exponent(list(problems), times) for times in zip(*rows, strict=True)]
-        measured[axis] = {"sizes": list(problems), "seconds": rows, "exponents": exponents}
-    return measured
+    with Worker(log, cores) as worker:
+        for problem in (problem for problems in axes.values() for problem in problems.values()):
+            if problem not in labels:  # the base is on every axis, and measured once
+                labels[problem] = str(len(labels))
+                worker.ask("prepare", label=labels[problem], problem=problem)
+        seconds = alternate(dict.fromkeys(labels.values(), worker), rounds, steps)["seconds"]
+    return {
+        axis: growth(list(problems), [seconds[labels[problem]] for problem in problems.values()])
+        for axis, problems in axes.items()
+    }

@@ -1,24 +1,23 @@
 """The train step of a TopK sparse autoencoder as it is measured: a problem of given sizes, in our library and in PyTorch."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from experiments.benchmarks.problems import STEPS, torch_device
 from lexinv.sae.losses import LossConfig
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import OptimizerConfig
-from lexinv.validation import choose, require
+from lexinv.validation import Checked, Count
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=0, decay=0.0)
-STEPS = 1_000_000  # of the learning rate's schedule: so many that it is constant
 DEAD_EVERY, DEAD_BIAS = 4, -2.0
 
 
 @dataclass(frozen=True)
-class AutoencoderProblem:
+class AutoencoderProblem(Checked):
     """One step: encode, decode, aux_k for the features that the batch leaves out, clipping, Adam, decoder rows back to norm 1.
 
     A quarter of the features start with a bias of -2, so that they are seldom positive and dead: the auxiliary term has work to do.
@@ -26,22 +25,18 @@ class AutoencoderProblem:
     members: seeds that are trained side by side, in one program (ours, `lax.map` on the CPU) or one after another (PyTorch's).
     """
 
-    width: int
-    features: int
-    k: int
-    tokens: int
-    auxiliary_k: int
+    width: Count
+    features: Count
+    k: Count
+    tokens: Count
+    auxiliary_k: Count
     decode: Literal["entries", "dense"] = "entries"
-    members: int = 1
+    members: Count = 1
 
-    def __post_init__(self):
-        for name in ("width", "tokens", "members"):
-            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
-        require(self.features >= DEAD_EVERY, "problem.features", self.features, f"at least {DEAD_EVERY}")
+    def checks(self):
+        yield self.features >= DEAD_EVERY, "features", f"at least {DEAD_EVERY}"
         for name in ("k", "auxiliary_k"):
-            allowed = f"1 to the {self.features} features"
-            require(1 <= getattr(self, name) <= self.features, f"problem.{name}", getattr(self, name), allowed)
-        choose("problem.decode", self.decode, ("entries", "dense"))
+            yield getattr(self, name) <= self.features, name, f"at most the {self.features} features"
 
     @property
     def terms(self) -> LossConfig:
@@ -91,11 +86,10 @@ def jax_autoencoder(problem: AutoencoderProblem, population: Literal["none", "ma
     return start, step, {"activations": random_activations(problem)[None]}
 
 
-def jax_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Callable[[], Any]:
-    """Our train step of all members; `compiled` says nothing, since it always is. A call gives their losses."""
+def jax_autoencoder_step(problem: AutoencoderProblem) -> Callable[[], Any]:
+    """Our train step of all members. A call gives their losses."""
     import jax
 
-    del compiled
     together = problem.members > 1
     population = "none" if not together else "map" if jax.default_backend() == "cpu" else "vmap"
     start, step, batches = jax_autoencoder(problem, population)
@@ -117,15 +111,12 @@ def jax_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Callabl
     return call
 
 
-def planned_bytes(problem: AutoencoderProblem) -> int:
-    """Peak bytes of our compiled step as the compiler plans them; nothing is run."""
+def lowered(problem: AutoencoderProblem) -> Any:
+    """Our train step of one member before it is compiled."""
     import jax
 
     start, step, batches = jax_autoencoder(problem)
-    state = jax.eval_shape(start, start_params(problem, 0), jax.random.key(0))
-    plan = step.lower(state, batches).compile().memory_analysis()
-    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
-    return held - plan.alias_size_in_bytes
+    return step.lower(jax.eval_shape(start, start_params(problem, 0), jax.random.key(0)), batches)
 
 
 def torch_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Callable[[], Any]:
@@ -134,9 +125,7 @@ def torch_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Calla
 
     from experiments.benchmarks.torch_autoencoder import make_train_step
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = torch_device()
     x = torch.from_numpy(random_activations(problem)).to(device)
     steps = [
         make_train_step(problem, OPTIMIZER, start_params(problem, seed), device, compiled)

@@ -1,42 +1,37 @@
 """Training under active forgetting as it is measured: some steps, with their batches and the forgetting, in our library and in PyTorch."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from experiments.benchmarks.problems import torch_device
 from lexinv.lexinvariance.part_of_speech import ANSWER, LENGTH, PosTask, sample, slots
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.validation import require
+from lexinv.validation import Checked, Count
 
 LEARNING_RATE, WEIGHT_DECAY, STD = 1e-3, 0.01, 1.0
 
 
 @dataclass(frozen=True)
-class ForgettingProblem:
+class ForgettingProblem(Checked):
     """steps: of one call, after which the loss is fetched. period: steps from one re-initialisation of the table to the next."""
 
     task: PosTask
     model: TransformerConfig
-    batch_size: int = 128
-    period: int = 200
-    steps: int = 50
-
-    def __post_init__(self):
-        for name in ("batch_size", "period", "steps"):
-            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
+    batch_size: Count = 128
+    period: Count = 200
+    steps: Count = 50
 
 
-def jax_steps(problem: ForgettingProblem, compiled: bool) -> Callable[[], Any]:
-    """One dispatch of our step; `compiled` says nothing, since it always is."""
+def jax_steps(problem: ForgettingProblem) -> Callable[[], Any]:
+    """One dispatch of our steps."""
     import jax
 
     from lexinv.lexinvariance.forgetting import Forgetting, initialize, make_optimizer, make_step
     from lexinv.nn.masked_encoder import MaskedEncoder
     from lexinv.training.state import create_state
 
-    del compiled
     task, key = problem.task, jax.random.key(0)
     encoder = MaskedEncoder(problem.model, ANSWER, marks=2, std=STD, vocab=task.types)
     optimizer = make_optimizer(LEARNING_RATE, WEIGHT_DECAY)
@@ -63,8 +58,7 @@ def torch_steps(problem: ForgettingProblem, compiled: bool) -> Callable[[], Any]
 
     from experiments.benchmarks.torch_language_model import Block
 
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch_device()  # for its threads: the loop is on the processor, as in the released code
     task, width, count = problem.task, problem.model.width, problem.batch_size
     noun_law, adjective_law = (torch.from_numpy(law).float() for law in slots(task, "val"))
     copula, mask = task.types, task.types + 1

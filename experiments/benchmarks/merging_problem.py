@@ -1,6 +1,5 @@
 """Forward passes of a Vision Transformer with merging, and matching alone, as they are measured: in our library and in PyTorch."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,40 +7,36 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.benchmarks.problems import torch_device
 from lexinv.merging.costs import model_flops
 from lexinv.merging.schedules import linear_schedule, token_counts
-from lexinv.nn.vision_transformer import LAYERS, Params, VisionConfig
-from lexinv.validation import choose, require
+from lexinv.nn.vision_transformer import LAYERS, Params, VisionConfig, classify, initialize
+from lexinv.validation import Checked, Count, CountOrZero, require
 
 PATCH = 16
 
 
 @dataclass(frozen=True)
-class MergingProblem:
+class MergingProblem(Checked):
     """Images of across x across patches of 16 pixels, and CLS; every layer merges r tokens by ToMe's bipartite matching.
 
     plans: "made" in every layer of every pass; "given": made beforehand, so that what matching takes is the difference (ours only).
     dtype: of the layers, in both libraries; similarities and sums of merged tokens are float32 in any case.
     """
 
-    depth: int = 12
-    width: int = 384
-    heads: int = 6
-    mlp_width: int = 1536
-    across: int = 14
-    batch_size: int = 8
-    classes: int = 1000
-    r: int = 0
+    depth: Count = 12
+    width: Count = 384
+    heads: Count = 6
+    mlp_width: Count = 1536
+    across: Count = 14
+    batch_size: Count = 8
+    classes: Count = 1000
+    r: CountOrZero = 0
     plans: Literal["made", "given"] = "made"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self):
-        for name in ("depth", "width", "heads", "mlp_width", "across", "batch_size", "classes"):
-            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
-        require(self.width % self.heads == 0, "problem.heads", self.heads, f"a divisor of width {self.width}")
-        require(self.r >= 0, "problem.r", self.r, "0 or more tokens a layer")
-        choose("problem.plans", self.plans, ("made", "given"))
-        choose("problem.dtype", self.dtype, ("float32", "bfloat16"))
+    def checks(self):
+        yield self.width % self.heads == 0, "heads", f"a divisor of width {self.width}"
 
     @property
     def model(self) -> VisionConfig:
@@ -67,20 +62,18 @@ class MergingProblem:
 
 
 @dataclass(frozen=True)
-class MatchingProblem:
+class MatchingProblem(Checked):
     """Matching alone on a grid of tokens: from features [batch, height x width, dim] to which r tokens merge into which (ToMe-SD)."""
 
-    batch_size: int = 8
-    height: int = 14
-    width: int = 14
-    dim: int = 64
-    r: int = 13
+    batch_size: Count = 8
+    height: Count = 14
+    width: Count = 14
+    dim: Count = 64
+    r: Count = 13
 
-    def __post_init__(self):
-        for name in ("batch_size", "dim", "r"):
-            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
-        for name in ("height", "width"):
-            require(getattr(self, name) >= 2, f"problem.{name}", getattr(self, name), "at least a cell of 2")
+    def checks(self):
+        yield self.height >= 2, "height", "at least a cell of 2"
+        yield self.width >= 2, "width", "at least a cell of 2"
 
     @property
     def metric(self) -> np.ndarray:
@@ -96,80 +89,52 @@ def random_images(problem: MergingProblem) -> np.ndarray:
 
 
 def random_params(problem: MergingProblem) -> Params:
-    """Parameters as those of `lexinv.nn.vision_transformer.initialize`, none of them 0, so that all of them matter."""
-    depth, width, mlp, draw = problem.depth, problem.width, problem.mlp_width, np.random.default_rng(1).standard_normal
+    """Random parameters of `lexinv.nn.vision_transformer`, none of them 0, so that all of them matter."""
+    import jax
 
-    def kernel(*shape: int) -> np.ndarray:
-        return draw(shape, np.float32) * np.float32(shape[-2] ** -0.5)
+    draw = np.random.default_rng(1).standard_normal
 
-    def small(*shape: int) -> np.ndarray:
-        return np.float32(0.02) * draw(shape, np.float32)
+    def fill(path: Any, leaf: Any) -> np.ndarray:
+        names, noise = [step.key for step in path], draw(leaf.shape, np.float32)
+        if names[-1].endswith("norm"):
+            return 1 + 0.02 * noise
+        kernel = leaf.ndim - ("layers" in names) == 2 and names[-1] != "positions"
+        return noise * np.float32(leaf.shape[-2] ** -0.5) if kernel else 0.02 * noise
 
-    attention = {name: kernel(depth, width, width) for name in ("query", "key", "value", "output")}
-    layers: Params = {
-        "attention": attention | {f"{name}_bias": small(depth, width) for name in attention},
-        "mlp_in": kernel(depth, width, mlp),
-        "mlp_in_bias": small(depth, mlp),
-        "mlp_out": kernel(depth, mlp, width) * np.float32((2 * depth) ** -0.5),
-        "mlp_out_bias": small(depth, width),
-    }
-    for name in ("attention_norm", "mlp_norm"):
-        layers |= {name: 1 + small(depth, width), f"{name}_bias": small(depth, width)}
-    return {
-        "patches": kernel(3 * PATCH**2, width),
-        "patches_bias": small(width),
-        "cls": small(width),
-        "positions": small(problem.tokens, width),
-        "layers": layers,
-        "norm": 1 + small(width),
-        "norm_bias": small(width),
-        "head": kernel(width, problem.classes),
-        "head_bias": small(problem.classes),
-    }
+    shapes = jax.eval_shape(lambda key: initialize(problem.model, key), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-class JaxForward:
-    """Our forward pass, one jitted program; a call waits for its logits, float32[batch, classes]."""
+def jax_program(problem: MergingProblem) -> tuple[Any, tuple[Any, ...]]:
+    """Our forward pass, jitted, to logits float32[batch, classes]; and its arguments."""
+    import jax
 
-    def __init__(self, problem: MergingProblem):
-        import jax
+    from lexinv.merging.bipartite import bipartite_matching
+    from lexinv.merging.plan import merge
+    from lexinv.merging.reduction import reduction
+    from lexinv.nn.reduced import Reduced, unstack
 
-        from lexinv.merging.bipartite import bipartite_matching
-        from lexinv.merging.plan import merge
-        from lexinv.merging.reduction import reduction
-        from lexinv.nn.reduced import Reduced, unstack
-        from lexinv.nn.vision_transformer import classify
+    def matching(r):
+        return reduction(lambda example: bipartite_matching(example.cosines, r))
 
-        def matching(r):
-            return reduction(lambda example: bipartite_matching(example.cosines, r))
+    def given(plan):
+        return lambda seen: Reduced(*jax.vmap(merge)(plan, seen.stream, seen.size), None)
 
-        def given(plan):
-            return lambda seen: Reduced(*jax.vmap(merge)(plan, seen.stream, seen.size), None)
+    def forward(params, images, plans):
+        reductions: Any = [given(plan) for plan in plans] or [matching(r) for r in problem.schedule if r]
+        return classify(problem.model, params, images, reductions)
 
-        def forward(params, images, plans):
-            reductions: Any = [given(plan) for plan in plans] or [matching(r) for r in problem.schedule if r]
-            return classify(problem.model, params, images, reductions)
-
-        self.forward = jax.jit(lambda *arguments: forward(*arguments)[0])
-        params = random_params(problem)
-        params = {**params, "layers": unstack(params["layers"])}
-        self.arguments = (*jax.device_put((params, random_images(problem))), [])
-        if problem.plans == "given":
-            plans = jax.jit(lambda *arguments: forward(*arguments)[1])(*self.arguments)
-            self.arguments = (*self.arguments[:2], plans)
-
-    def __call__(self) -> np.ndarray:
-        return np.asarray(self.forward(*self.arguments))
-
-    def programs(self) -> int:
-        """How many programs the calls so far have compiled."""
-        return self.forward._cache_size()
+    params = random_params(problem)
+    params = {**params, "layers": unstack(params["layers"])}
+    inputs = jax.device_put((params, random_images(problem)))
+    plans = jax.jit(lambda *inputs: forward(*inputs, [])[1])(*inputs) if problem.plans == "given" else []
+    return jax.jit(lambda *arguments: forward(*arguments)[0]), (*inputs, plans)
 
 
-def jax_forward(problem: MergingProblem, compiled: bool) -> JaxForward:
-    """Our forward pass; `compiled` says nothing, since it always is."""
-    del compiled
-    return JaxForward(problem)
+def jax_forward(problem: MergingProblem) -> Callable[[], np.ndarray]:
+    """Our forward pass; a call waits for its logits."""
+    forward, arguments = jax_program(problem)
+    return lambda: np.asarray(forward(*arguments))
 
 
 def timed_start(problem: MergingProblem) -> dict[str, Any]:
@@ -184,26 +149,24 @@ def timed_start(problem: MergingProblem) -> dict[str, Any]:
         times.append(time.perf_counter())
         return times[-1] - times[-2]
 
-    ours = JaxForward(problem)
+    forward, arguments = jax_program(problem)
     seconds = {"prepare": lap()}
-    lowered = ours.forward.lower(*ours.arguments)
+    lowered = forward.lower(*arguments)
     seconds["trace"] = lap()
     program = lowered.compile()
     seconds["compile"] = lap()
-    jax.block_until_ready(program(*ours.arguments))
+    jax.block_until_ready(program(*arguments))
     seconds["run"] = lap()
     for _ in range(2):
-        ours()
-    return {**seconds, "programs": ours.programs()}
+        jax.block_until_ready(forward(*arguments))
+    return {**seconds, "programs": forward._cache_size()}
 
 
-def jax_matching(problem: MatchingProblem, compiled: bool) -> Callable[[], Any]:
+def jax_matching(problem: MatchingProblem) -> Callable[[], Any]:
     """Our matching from features to plans, in one program."""
     import jax
 
     from lexinv.merging.bipartite import cosines, grid_matching
-
-    del compiled
 
     @jax.jit
     @jax.vmap
@@ -220,7 +183,7 @@ def torch_forward(problem: MergingProblem, compiled: bool) -> Callable[[], np.nd
 
     from experiments.benchmarks.torch_merging import VisionTransformer
 
-    require(problem.plans == "made", "problem.plans", problem.plans, "'made' in PyTorch")
+    require(problem.plans == "made", "plans", problem.plans, "'made' in PyTorch")
     device = torch_device()
     model = VisionTransformer(problem, random_params(problem)).to(device, getattr(torch, problem.dtype)).eval()
     forward = torch.compile(model) if compiled else model
@@ -252,12 +215,3 @@ def torch_matching(problem: MatchingProblem, compiled: bool) -> Callable[[], Any
             return found
 
     return call
-
-
-def torch_device() -> Any:
-    """PyTorch's accelerator or the processor, with as many threads as this process has cores."""
-    import torch
-
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,124 +11,123 @@ the less it is worth. So the start and the steps are timed apart, and the ratio 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.population_training import NAME, TrainingProblem
+from experiments.benchmarks.promises import bars, promise
 from experiments.benchmarks.worker import environment
-from experiments.harness.claims import Claim
 from experiments.harness.config import config_hash, to_json
 from experiments.harness.executors import Executor, Status, connect, run_processes, run_ray
-from experiments.harness.papers import bibtex
-from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels, reference
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, band, panels, reference
+from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace, open_workspace, write_json
-from experiments.lexinvariance import perplexity, vocabulary
-from lexinv.validation import require
+from experiments.subjects.text import MUON, PUBLISHED_MODEL, PUBLISHED_TRAINING, SUFFIX_MATCH
+from lexinv.validation import Checked, Count, CountOrZero, require
 
-PAPER = bibtex("huang2023lexinvariant")
-SOURCE = "our own benchmark, no published counterpart"
-TIMES_FASTER, RAY_SECONDS = 2.0, 3.0
-ENOUGH_MEMBERS, ENOUGH_TRIALS = 8, 4
+PAPERS = ()
+TIMES_FASTER = 2.0
 POLL_SECONDS = 0.02
 PARTS = ("start", "steps", "end")
-SIDES = {
-    "runs": "runs one after another, nothing cached",
-    "population": "one population, nothing cached",
-    "runs, cached": "runs one after another, programs cached",
-    "population, cached": "one population, programs cached",
-}
+SIDES = ("runs", "population", "runs, cached", "population, cached")
+COLD, WARM = SIDES[:2], SIDES[2:]
+# Steps: enough that a step's time is a mean of many, few enough that all four sides take less than 6 minutes on two cores.
+USUAL = replace(
+    PUBLISHED_TRAINING,
+    steps=16,
+    batch_size=16,
+    optimizer=replace(MUON, warmup_steps=4),
+    microbatches=2,
+    steps_per_dispatch=1,
+)
 
 
 @dataclass(frozen=True)
-class Config:
-    """problem: one run, of `problem.training.steps` steps; its seeds are replaced by `members` of them.
+class Config(Checked):
+    """problem: one run, as `lexinvariance/vocabulary` trains; its seeds are replaced by `members` of them.
 
     usual_steps: of that model in its experiment, for which the ratio is computed from the measured parts.
     trials: of each executor, of which the first is not counted; 0 for no executors.
     nothing: this is such a trial, with this number, and computes nothing.
     """
 
-    problem: TrainingProblem
-    usual_steps: int
-    members: int = 8
-    trials: int = 5
+    problem: TrainingProblem = TrainingProblem(replace(SUFFIX_MATCH, width=256, mlp_width=256), USUAL)
+    usual_steps: Count = 60
+    members: Count = 8
+    trials: CountOrZero = 5
     nothing: int | None = None
 
-    def __post_init__(self):
-        require(self.members >= 2, "members", self.members, "at least 2")
-        require(self.trials == 0 or self.trials >= 2, "trials", self.trials, "0, or at least 2")
-        require(self.problem.training.steps >= 2, "problem.training.steps", self.problem.training.steps, "at least 2")
+    def checks(self):
+        yield self.members >= 2, "members", "at least 2"
+        yield self.trials != 1, "trials", "0, or at least 2"
+        yield self.problem.training.steps >= 2, "problem.training.steps", "at least 2"
 
 
-CPU, FULL = vocabulary.PRESETS["cpu"], perplexity.PRESETS["paper"]
-# Steps: enough that a step's time is a mean of many, few enough that all four sides take less than 6 minutes on two cores.
-STEPS = 16
-PRESETS = {
-    "smoke": Config(
-        TrainingProblem(
+PRESETS = presets(
+    Config(),
+    smoke={
+        "problem": TrainingProblem(
             replace(
-                CPU.model, depth=1, width=16, mlp_width=16, positions="rope", mixing="none", initialization="normal"
+                SUFFIX_MATCH, depth=1, width=16, mlp_width=16, positions="rope", mixing="none", initialization="normal"
             ),
             replace(
-                CPU.training,
+                USUAL,
                 steps=3,
                 batch_size=2,
                 microbatches=1,
-                optimizer=replace(CPU.training.optimizer, name="adamw", warmup_steps=1),
+                optimizer=replace(MUON, name="adamw", warmup_steps=1),
             ),
             context=16,
         ),
-        usual_steps=3,
-        members=2,
-        trials=0,  # a cluster of Ray takes longer to start than all else
-    ),
-    "cpu": Config(
-        TrainingProblem(
-            CPU.model, replace(CPU.training, steps=STEPS, optimizer=replace(CPU.training.optimizer, warmup_steps=4))
-        ),
-        usual_steps=CPU.training.steps,
-    ),
-    "paper": Config(
-        TrainingProblem(FULL.model, replace(FULL.training, steps=5000), context=512), usual_steps=FULL.training.steps
-    ),
-}
+        "usual_steps": 3,
+        "members": 2,
+        "trials": 0,  # a cluster of Ray takes longer to start than all else
+    },
+    paper={
+        "problem": TrainingProblem(PUBLISHED_MODEL, replace(PUBLISHED_TRAINING, steps=5000), context=512),
+        "usual_steps": PUBLISHED_TRAINING.steps,
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Seconds of every process in three parts, start, steps and end, by side; and seconds per trial of both executors."""
     if config.nothing is not None:
-        return {"corpora": {}, "seeds": [], "nothing": config.nothing}
+        return {"nothing": config.nothing}
     from rich.progress import track
 
     log = workspace.folder("processes") / "log.txt"
     sides = {}
     with TemporaryDirectory() as cache:
         for side in track(SIDES, "population", disable=not workspace.progress):
-
-            def measure(side: str = side) -> list[list[float]]:
-                kind, _, warm = side.partition(", ")
-                seeds = [[seed] for seed in range(config.members)] if kind == "runs" else [list(range(config.members))]
-                if warm:  # one process fills the cache for the others
-                    timed_process(config.problem, seeds[0], log, Path(cache))
-                return [timed_process(config.problem, some, log, Path(cache) if warm else None) for some in seeds]
-
+            measure = partial(timed_side, config, side, log, Path(cache))
             sides[side] = workspace.cached(f"sides/{side.replace(', ', '-')}", measure)
     return {
-        "corpora": {},
         "seeds": list(range(config.members)),
         "steps": config.problem.training.steps,
         "usual_steps": config.usual_steps,
         "sides": sides,
         "trials": workspace.cached("trials", lambda: seconds_per_trial(config)),
     }
+
+
+def timed_side(config: Config, side: str, log: Path, cache: Path) -> list[list[float]]:
+    """`timed_process` of every process of a side."""
+    kind, _, warm = side.partition(", ")
+    seeds = [[seed] for seed in range(config.members)] if kind == "runs" else [list(range(config.members))]
+    if warm:  # one process fills the cache for the others
+        timed_process(config.problem, seeds[0], log, cache)
+    return [timed_process(config.problem, some, log, cache if warm else None) for some in seeds]
 
 
 def timed_process(problem: TrainingProblem, seeds: Sequence[int], log: Path, cache: Path | None) -> list[float]:
@@ -190,76 +189,56 @@ def timed_trials(config: Config, execute: Executor) -> list[float]:
     return [round(end - before, 3) for before, end in pairwise(ends)]
 
 
-def total(processes: Sequence[Sequence[float]]) -> float:
-    """Seconds of processes one after another."""
-    return sum(map(sum, processes))
+def at_steps(results: dict[str, Any], side: str, steps: int) -> np.ndarray:
+    """Seconds that each process of a side would take for so many steps: those after the first scaled, and all else as measured."""
+    start, between, end = np.array(results["sides"][side]).T
+    return start + (steps - 1) / (results["steps"] - 1) * between + end
 
 
-def at_steps(results: dict[str, Any], side: str, steps: int) -> float:
-    """Seconds that a side would take for so many steps: those between the first and the last scaled, and all else as measured."""
-    factor = (steps - 1) / (results["steps"] - 1)
-    return sum(start + factor * between + end for start, between, end in results["sides"][side])
+def times_faster(results: dict[str, Any], sides: Sequence[str], steps: int) -> np.ndarray:
+    """Throughput of a population over that of runs, (runs, population), as each of the runs has it, [members].
 
-
-def times_faster(results: dict[str, Any], runs: str, population: str, steps: int | None = None) -> float:
-    """Throughput of the population over that of the runs: how many times less time it takes for the same members and steps."""
-    steps = results["steps"] if steps is None else steps
-    return at_steps(results, runs, steps) / at_steps(results, population, steps)
-
-
-def ray_overhead(results: dict[str, Any]) -> float | None:
-    """Seconds that a trial takes longer with Ray than in a process that we start ourselves; medians."""
-    trials = results["trials"]
-    return None if trials["ray"] is None else median(trials["ray"]) - median(trials["processes"])
+    The mean is how many times less time the population took, for the same members and steps, than all runs together.
+    """
+    runs, population = (at_steps(results, side, steps) for side in sides)
+    return len(runs) * runs / population.sum()
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """Our own promises. Few members and few trials cannot tell."""
+    """Our own promises."""
     if "nothing" in results:
         return []
-    members, steps, usual = len(results["seeds"]), results["steps"], results["usual_steps"]
-    cold, warm = ("runs", "population"), ("runs, cached", "population, cached")
-    here, later = times_faster(results, *cold), times_faster(results, *cold, usual)
-    overhead = ray_overhead(results)
-    counted = len(results["trials"]["processes"] or ())
-
-    def judge(enough: bool, holds: Callable[[], bool]) -> bool | None:
-        return holds() if enough else None
-
+    members, steps, usual, trials = (results[name] for name in ("seeds", "steps", "usual_steps", "trials"))
+    rule, unit = {"nothing cached": above(TIMES_FASTER)}, "times as fast"
+    here = {"nothing cached": COLD, "both cached": WARM, "only the runs cached": ("runs, cached", "population")}
+    waits = None if trials["ray"] is None else np.subtract(trials["ray"], trials["processes"])
     return [
-        Claim(
+        *promise(
             "population_throughput",
-            f"Throughput of {members} seeds as one population over that of {members} runs one after another, each a new process, "
-            f"{steps} steps, nothing cached, from start to exit (beside it with compiled programs cached, which is what a user's second "
-            "run has).",
-            SOURCE,
-            None,
-            {
-                "nothing cached": here,
-                "both cached": times_faster(results, *warm),
-                "only the runs cached": times_faster(results, "runs, cached", "population"),
-            },
-            f"at least {TIMES_FASTER:g}, nothing cached",
-            judge(members >= ENOUGH_MEMBERS, lambda: here >= TIMES_FASTER),
+            f"Throughput of {len(members)} seeds as one population, trained once, over that of {len(members)} runs one after another, "
+            f"each a new process, {steps} steps, nothing cached, from start to exit (beside it with compiled programs cached, which is "
+            "what a user's second run has).",
+            {label: times_faster(results, sides, steps) for label, sides in here.items()},
+            rule,
+            unit,
+            over="runs",
         ),
-        Claim(
+        *promise(
             "population_throughput_of_usual_runs",
             f"The same for {usual} steps, as many as the experiment takes: computed from the measured start, steps and end.",
-            SOURCE,
-            None,
-            {"nothing cached": later, "both cached": times_faster(results, *warm, usual)},
-            f"at least {TIMES_FASTER:g}, nothing cached",
-            judge(members >= ENOUGH_MEMBERS, lambda: later >= TIMES_FASTER),
+            {label: times_faster(results, sides, usual) for label, sides in list(here.items())[:2]},
+            rule,
+            unit,
+            over="runs",
         ),
-        Claim(
+        *promise(
             "ray_overhead",
             "Seconds that a trial takes longer on a Ray cluster on this machine than in a process started here, for trials that compute "
-            "nothing, without the first (measured: difference of medians).",
-            SOURCE,
-            None,
-            overhead,
-            f"below {RAY_SECONDS:g} s",
-            None if overhead is None else judge(counted >= ENOUGH_TRIALS, lambda: overhead < RAY_SECONDS),
+            "nothing, without the first.",
+            {} if waits is None else {"longer": waits},
+            below(3.0),
+            "s",
+            over="trials",
         ),
     ]
 
@@ -268,29 +247,32 @@ def figure(results: dict[str, Any]) -> Figure:
     """Seconds of each side by part, how many times faster by number of steps, and seconds per trial."""
     if "nothing" in results:
         return Figure()
-    drawn, (bars, ratios, trials) = panels(1, 3, width=4.6)
-    left = [0.0] * len(SIDES)
-    for part, color in zip(range(len(PARTS)), (ORANGE, BLUE, GREY), strict=True):
-        widths = [sum(process[part] for process in results["sides"][side]) for side in SIDES]
-        bars.barh(list(SIDES), widths, left=left, color=color, height=0.6, label=PARTS[part])
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    bars.invert_yaxis()
-    bars.grid(visible=False, axis="y")
-    bars.set(title=f"{len(results['seeds'])} members, {results['steps']} steps", xlabel="seconds, start to exit")
-    bars.legend()
+    titles = (
+        f"{len(results['seeds'])} members, {results['steps']} steps",
+        "Population over runs",
+        "Trials that compute nothing",
+    )
+    drawn, (spent, ratios, trials) = panels(1, 3, width=4.6, titles=titles)
+    left = np.zeros(len(SIDES))
+    for part, label, color in zip(range(3), PARTS, (ORANGE, BLUE, GREY), strict=True):
+        widths = np.array([sum(process[part] for process in results["sides"][side]) for side in SIDES])
+        spent.barh(SIDES, widths, left=left, color=color, height=0.6, label=label)
+        left += widths
+    spent.invert_yaxis()
+    spent.grid(visible=False, axis="y")
+    spent.set(xlabel="seconds, start to exit")
     steps = sorted({2**k for k in range(1, 9)} | {results["steps"], results["usual_steps"]})
-    for label, sides, color in (
-        ("nothing cached", ("runs", "population"), VERMILION),
-        ("programs cached", ("runs, cached", "population, cached"), GREEN),
-    ):
-        ratios.plot(steps, [times_faster(results, *sides, count) for count in steps], color=color, label=label)
-        ratios.plot(results["steps"], times_faster(results, *sides), "o", color=color)
-    ratios.axvline(results["usual_steps"], color=GREY, linestyle=":", label="steps of the experiment")
-    reference(ratios, TIMES_FASTER, "claimed")
-    ratios.set(title="Population over runs", xlabel="steps", ylabel="times faster", xscale="log", ylim=(0, None))
-    ratios.legend()
-    means = {name: median(values) for name, values in results["trials"].items() if values}
-    trials.bar_label(trials.bar(list(means), list(means.values()), color=SKY, width=0.5), fmt="%.2f")
-    trials.grid(visible=False, axis="x")
-    trials.set(title="Trials that compute nothing", ylabel="seconds per trial")
+    for label, sides, color in (("nothing cached", COLD, VERMILION), ("programs cached", WARM, GREEN)):
+        band(ratios, steps, np.array([times_faster(results, sides, count) for count in steps]).T, label, color)
+        for count, marker in ((results["steps"], "o"), (results["usual_steps"], "s")):
+            ratios.plot(count, times_faster(results, sides, count).mean(), marker, color=color)
+    for marker, label in (("ko", "measured"), ("ks", "steps of the experiment")):
+        ratios.plot([], [], marker, label=label)
+    reference(ratios, TIMES_FASTER, "promised")
+    ratios.set(xlabel="steps", ylabel="times as fast", xscale="log", ylim=(0, None))
+    for axes in (spent, ratios):
+        axes.legend()
+    if measured := {name: values for name, values in results["trials"].items() if values}:
+        bars(trials, measured, SKY)
+    trials.set(xlabel="seconds per trial")
     return drawn

@@ -1,6 +1,7 @@
-"""The train steps that are measured: a problem of given sizes, in our library and in PyTorch."""
+"""The train steps of language models that are measured: a problem of given sizes, in our library and in PyTorch."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,28 +11,26 @@ import numpy as np
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.validation import require
+from lexinv.validation import Checked, Count
 
 OPTIMIZER = OptimizerConfig(warmup_steps=0, weight_decay=0.01)
 STEPS = 1_000_000  # of the learning rate's schedule: so many that it is constant, as in PyTorch
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Checked):
     """One train step to measure."""
 
     model: TransformerConfig
     lexicon: LexiconConfig = LexiconConfig()
-    vocab: int = 128
-    batch_size: int = 16
-    context: int = 256
-    microbatches: int = 1
+    vocab: Count = 128
+    batch_size: Count = 16
+    context: Count = 256
+    microbatches: Count = 1
 
-    def __post_init__(self):
-        for name in ("vocab", "batch_size", "context", "microbatches"):
-            require(getattr(self, name) >= 1, f"problem.{name}", getattr(self, name), "at least 1")
+    def checks(self):
         divides = self.batch_size % self.microbatches == 0
-        require(divides, "problem.microbatches", self.microbatches, f"a divisor of batch_size {self.batch_size}")
+        yield divides, "microbatches", f"a divisor of batch_size {self.batch_size}"
 
     @property
     def tokens(self) -> int:
@@ -63,14 +62,13 @@ def random_tokens(problem: Problem) -> np.ndarray:
     return np.random.default_rng(0).integers(problem.vocab, size=shape, dtype=np.int32)
 
 
-def jax_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
-    """Our train step; `compiled` says nothing, since it always is."""
+def jax_step(problem: Problem) -> Callable[[], Any]:
+    """Our train step."""
     import jax
 
     from lexinv.training.optimizers import make_optimizer
     from lexinv.training.state import create_state
 
-    del compiled
     start, step, batches = jax_problem(problem)
     key, generator = jax.random.key(0), np.random.default_rng(0)
     # No initialisation is compiled here: any small numbers do.
@@ -87,15 +85,64 @@ def jax_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
     return call
 
 
+def lowered(problem: Problem) -> Any:
+    """Our train step before it is compiled."""
+    import jax
+
+    start, step, batches = jax_problem(problem)
+    return step.lower(jax.eval_shape(start, jax.random.key(0)), batches)
+
+
+def planned_bytes(lowered: Any) -> int:
+    """Peak bytes of a program as the compiler plans them: temporaries, arguments, and outputs that do not take an argument's place."""
+    plan = lowered.compile().memory_analysis()
+    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return held - plan.alias_size_in_bytes
+
+
+def timed_population(
+    problem: Problem, members: int, steps: int, population: Literal["none", "map", "vmap"]
+) -> list[float]:
+    """[seconds that compile, seconds of the steps] of training all members, all at once or, with "none", each in a run of its own."""
+    import jax
+
+    from lexinv.training.population import create_population
+
+    totals = [0.0, 0.0]
+    for seeds in [range(members)] if population != "none" else [[seed] for seed in range(members)]:
+        jax.clear_caches()
+        began = time.perf_counter()
+        start, step, batches = jax_problem(problem, population)
+        if population == "none":
+            state = jax.jit(start)(jax.random.key(seeds[0]))
+        else:
+            state = create_population(start, seeds)
+            batches = jax.tree.map(lambda leaf: leaf[:, None].repeat(members, axis=1), batches)
+        state, metrics = jax.block_until_ready(step(state, batches))
+        compiled = time.perf_counter()
+        for _ in range(steps - 1):
+            state, metrics = step(state, batches)
+        jax.block_until_ready((state, metrics))
+        totals = [totals[0] + compiled - began, totals[1] + time.perf_counter() - compiled]
+    return totals
+
+
+def torch_device() -> Any:
+    """PyTorch's accelerator or the processor, with as many threads as this process has cores."""
+    import torch
+
+    if hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def torch_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
-    """The same step in PyTorch, on its accelerator if there is one."""
+    """The same step in PyTorch."""
     import torch
 
     from experiments.benchmarks.torch_language_model import LanguageModel, make_train_step
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = torch_device()
     model = LanguageModel(problem.model, problem.vocab).to(device)
     step = make_train_step(model, OPTIMIZER, problem.microbatches, compiled)
     tokens = torch.from_numpy(random_tokens(problem)).long().to(device)

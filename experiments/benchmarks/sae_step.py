@@ -1,41 +1,30 @@
 """One step of a TopK sparse autoencoder against PyTorch: speed, populations, selections against sorting, codes as entries, memory.
 
-The sides take turns in short blocks, so that what disturbs the machine disturbs all of them, and medians are compared. Steps are measured
-in processes of their own with the same settings of the memory allocator, selections and decoders in this one. There is no paper behind it:
-the step is that of Gao et al. 2024; method card sparse-autoencoders.
+The sides take turns in short blocks, so that what disturbs the machine disturbs all of them. Steps are measured in processes of their own
+with the same settings of the memory allocator, selections and decoders in this one. The step is that of Gao et al. 2024; method card
+sparse-autoencoders.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import alternate_with_torch, exponent, ratio
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, growth, in_parts, worker_log
 from experiments.benchmarks.autoencoder_problem import AutoencoderProblem
+from experiments.benchmarks.promises import bars, by_size, mark, over_ours, promise, speed, times
 from experiments.benchmarks.worker import Worker
-from experiments.harness.claims import Claim, interval
-from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, panels, styled
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels
 from experiments.harness.turns import take_turns
+from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
-from lexinv.validation import require
+from lexinv.validation import Checked, Count, Distinct
 
-PAPER = """\
-@inproceedings{gao2025scaling,
-  title     = {Scaling and evaluating sparse autoencoders},
-  author    = {Gao, Leo and Dupr{\\'e} la Tour, Tom and Tillman, Henk and Goh, Gabriel and Troll, Rajan and Radford, Alec and
-               Sutskever, Ilya and Leike, Jan and Wu, Jeffrey},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2025},
-  note      = {arXiv:2406.04093}
-}"""
-SOURCE = "our own benchmark, no published counterpart"
-ENOUGH_ROUNDS = 5  # with fewer no ratio is judged
-DENSE, BAG, POPULATION, SORTING, MEMORY = 1.0, 0.9, 1.3, 5.0, 1.3
+PAPERS = ()
+SORTING, MEMORY = 5.0, 1.3
 LARGE_FEATURES = 32_768  # from which on memory is judged: below it the programs themselves are most of it
 SELECTIONS = {
     "batch": "one budget for the batch",
@@ -43,10 +32,12 @@ SELECTIONS = {
     "token": "k for each token",
     "entries": "k for each token, as entries",
 }
+SMALL = AutoencoderProblem(width=256, features=4096, k=32, tokens=2048, auxiliary_k=128)
+LARGE = AutoencoderProblem(width=512, features=LARGE_FEATURES, k=32, tokens=2048, auxiliary_k=256)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """problems: steps measured against PyTorch; the first is judged, the last is the one whose memory is. members: seeds of a population.
 
     selection: [tokens, features] of the affinities to select from, with the first problem's k. features: sizes of the sweep over decoders.
@@ -55,83 +46,59 @@ class Config:
     `large_rounds` of the other problems, `long_rounds` of the rest. cores: that any measured process may use.
     """
 
-    problems: tuple[AutoencoderProblem, ...]
-    selection: tuple[int, int]
-    features: tuple[int, ...]
-    sweep_tokens: int
-    members: int = 8
-    rounds: int = 7
-    steps: int = 3
-    long_rounds: int = 5
-    large_rounds: int = 3
+    problems: Distinct[AutoencoderProblem] = (SMALL, LARGE)
+    selection: tuple[int, int] = (2048, 4096)
+    features: Sizes = (128, 512, 2048, 8192, 32_768)
+    sweep_tokens: Count = 512
+    members: Count = 8
+    rounds: Count = 7
+    steps: Count = 3
+    long_rounds: Count = 5
+    large_rounds: Count = 3
     variants: bool = True
-    cores: int = 2
+    cores: Count = 2
 
-    def __post_init__(self):
-        for name in ("rounds", "steps", "long_rounds", "large_rounds", "cores", "sweep_tokens"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.members >= 2, "members", self.members, "at least 2")
-        require(len(self.problems) >= 1, "problems", self.problems, "at least one")
+    def checks(self):
+        yield self.members >= 2, "members", "at least 2"
         k = self.problems[0].k
         tokens, features = self.selection
-        require(tokens >= 1 and features >= k, "selection", self.selection, f"tokens, and at least {k} features")
-        rising = len(self.features) >= 2 and list(self.features) == sorted(set(self.features))
-        require(rising and self.features[0] >= k, "features", self.features, f"rising sizes from {k} on, two or more")
+        yield tokens >= 1 and features >= k, "selection", f"tokens, and at least {k} features"
+        yield self.features[0] >= k, "features", f"sizes from k = {k} on"
 
 
-SMALL = AutoencoderProblem(width=256, features=4096, k=32, tokens=2048, auxiliary_k=128)
-LARGE = AutoencoderProblem(width=512, features=LARGE_FEATURES, k=32, tokens=2048, auxiliary_k=256)
-PRESETS = {
-    "smoke": Config(
-        problems=(AutoencoderProblem(16, 64, 4, 64, 8),),
-        selection=(64, 64),
-        features=(64, 128),
-        sweep_tokens=32,
-        members=2,
-        rounds=1,
-        steps=1,
-        long_rounds=1,
-        large_rounds=1,
-        variants=False,
-    ),
-    "cpu": Config(
-        problems=(SMALL, LARGE),
-        selection=(2048, 4096),
-        features=(128, 512, 2048, 8192, 32_768),
-        sweep_tokens=512,
-    ),
-    "paper": Config(
-        problems=(SMALL, LARGE, AutoencoderProblem(768, LARGE_FEATURES, 32, 131_072, 256)),
-        selection=(16_384, LARGE_FEATURES),
-        features=(512, 2048, 8192, 32_768, 131_072),
-        sweep_tokens=8192,
-        steps=10,
-        cores=8,
-    ),
-}
+PRESETS = presets(
+    Config(),
+    smoke={
+        "problems": (AutoencoderProblem(16, 64, 4, 64, 8),),
+        "selection": (64, 64),
+        "features": (64, 128),
+        "sweep_tokens": 32,
+        "members": 2,
+        "rounds": 1,
+        "steps": 1,
+        "long_rounds": 1,
+        "large_rounds": 1,
+        "variants": False,
+    },
+    paper={
+        "problems": (SMALL, LARGE, AutoencoderProblem(768, LARGE_FEATURES, 32, 131_072, 256)),
+        "selection": (16_384, LARGE_FEATURES),
+        "features": (512, 2048, 8192, 32_768, 131_072),
+        "sweep_tokens": 8192,
+        "steps": 10,
+        "cores": 8,
+    },
+)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure every part; seconds are medians of a block, one for each round."""
-    from rich.progress import track
-
-    log = workspace.folder("workers") / "log.txt"
-    parts: dict[str, Callable[[], Any]] = {
-        f"against_torch_{number}": lambda number=number: against_torch(config, number, log)
+    log = worker_log(workspace)
+    against = [
+        workspace.cached(f"steps/{number}", lambda number=number: against_torch(config, number, log))
         for number in range(len(config.problems))
-    }
-    parts |= {
-        "population": lambda: population(config, log),
-        "selections": lambda: selections(config),
-        "decoders": lambda: decoders(config),
-        "memory": lambda: memory(config, log),
-    }
-    measured = {
-        name: workspace.cached(name, measure)
-        for name, measure in track(parts.items(), "sae_step", disable=not workspace.progress)
-    }
-    steps = [measured.pop(f"against_torch_{number}") for number in range(len(config.problems))]
-    return {"corpora": {}, "seeds": list(range(config.members)), "steps": steps, **measured}
+    ]
+    return {"steps": against, **in_parts(workspace, (population, selections, decoders, memory), config, log)}
 
 
 def peers(config: Config, problem: AutoencoderProblem) -> dict[str, tuple[AutoencoderProblem, bool]]:
@@ -148,7 +115,7 @@ def against_torch(config: Config, number: int, log: Path) -> dict[str, Any]:
         ours["lexinv, dense codes"] = replace(problem, decode="dense")
     theirs = peers(config, problem)
     rounds, steps = (config.rounds, config.steps) if number == 0 else (config.large_rounds, 1)
-    measured = alternate_with_torch(ours, theirs, log, config.cores, rounds, steps, kind="autoencoder")
+    measured = alternate_with_torch(ours, theirs, log, config.cores, rounds, steps)
     return {"label": problem.label, "tokens": problem.tokens, **measured}
 
 
@@ -156,11 +123,11 @@ def population(config: Config, log: Path) -> dict[str, Any]:
     """A step of all members: ours in one program, PyTorch's runs one after another."""
     problem = replace(config.problems[0], members=config.members)
     sides = {"lexinv": problem}, peers(config, problem) if config.variants else {}
-    measured = alternate_with_torch(*sides, log, config.cores, config.long_rounds, 1, kind="autoencoder")
+    measured = alternate_with_torch(*sides, log, config.cores, config.long_rounds, 1)
     return {"members": config.members, **measured}
 
 
-def selections(config: Config) -> dict[str, Any]:
+def selections(config: Config, _: Path) -> dict[str, Any]:
     """Seconds of selecting N k affinities in each way, by the library and by sorting, and in how many places the two differ."""
     import jax
     import jax.numpy as jnp
@@ -204,7 +171,7 @@ def selections(config: Config) -> dict[str, Any]:
     return {"tokens": tokens, "features": features, "k": k, "seconds": seconds, "differing": differing}
 
 
-def decoders(config: Config) -> dict[str, Any]:
+def decoders(config: Config, _: Path) -> dict[str, Any]:
     """Seconds of decoding k entries of every token and of its gradients, by size: rows gathered, or codes written out and multiplied."""
     import jax
     import jax.numpy as jnp
@@ -233,10 +200,8 @@ def decoders(config: Config) -> dict[str, Any]:
             calls[label] = lambda call=call, v=values, i=indices, d=decoder: jax.block_until_ready(call(v, i, d))
         for label, seconds in take_turns(calls, config.rounds).items():
             rows[label].append(seconds)
-    exponents = {
-        label: [exponent(config.features, times) for times in zip(*found, strict=True)] for label, found in rows.items()
-    }
-    return {"features": list(config.features), "k": k, "tokens": tokens, "seconds": rows, "exponents": exponents}
+    grown = {label: growth(config.features, found) for label, found in rows.items()}
+    return {"k": k, "tokens": tokens, "sweep": grown}
 
 
 def memory(config: Config, log: Path) -> dict[str, Any]:
@@ -244,9 +209,9 @@ def memory(config: Config, log: Path) -> dict[str, Any]:
     problem = config.problems[-1]
     tiny = replace(problem, width=8, features=64, k=2, tokens=8, auxiliary_k=2)
     with Worker(log, config.cores, keep_memory=False) as worker:
-        worker.ask("prepare", label="tiny", problem=tiny, kind="autoencoder")  # imports, and whatever compiling needs
+        worker.ask("prepare", label="tiny", problem=tiny)  # imports, and whatever compiling needs
         before = worker.ask("resident")["VmRSS"]
-        worker.ask("prepare", label="large", problem=problem, kind="autoencoder")
+        worker.ask("prepare", label="large", problem=problem)
         worker.ask("resident")  # what starting and compiling took is not the step's
         worker.ask("block", label="large", steps=2)
         grown = worker.ask("resident")["VmHWM"] - before
@@ -262,136 +227,86 @@ def memory(config: Config, log: Path) -> dict[str, Any]:
     }
 
 
-def judged(*measured: tuple[dict[str, Any], float]) -> bool | None:
-    """Whether every ratio of medians reaches its threshold; None for too few rounds."""
-    if any(found["by_round"].n < ENOUGH_ROUNDS for found, _ in measured):
-        return None
-    return all(found["ratio"] >= least for found, least in measured)
-
-
-def over_torch(measured: dict[str, Any], side: str = "lexinv") -> dict[str, dict[str, Any]] | None:
-    """Times of PyTorch's sides over ours; None without PyTorch."""
-    seconds = measured["seconds"]
-    peers = {label: ratio(times, seconds[side]) for label, times in seconds.items() if label.startswith("torch")}
-    return peers or None
-
-
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """Our own promises about speed and memory. The ratio of medians decides; too few rounds or too small a size cannot tell."""
-    first, members = results["steps"][0], results["population"]
-    speeds = {step["label"]: over_torch(step) for step in results["steps"]}
-    speed, together = over_torch(first), over_torch(members)
-    found, store, decoding = results["selections"], results["memory"], results["decoders"]
-    faster = {SELECTIONS[name]: ratio(times["sorting"], times["lexinv"]) for name, times in found["seconds"].items()}
+    """Our own promises about speed and memory; too small a size is not judged."""
+    first, members, found = results["steps"][0], results["population"], results["selections"]
+    store, decoding, n = results["memory"], results["decoders"], results["population"]["members"]
+    others = {
+        f"{peer} at {step['label']}": ratio
+        for step in results["steps"][1:]
+        for peer, ratio in over_ours(step["seconds"]).items()
+    }
     shares = {f"planned, {label}": size / store["floor"] for label, size in store["planned"].items()}
-    shares["grown by"] = store["resident"] / store["floor"]
-    mine = max(shares["planned, entries"], shares["grown by"])
-    gains = [ratio(d, e) for d, e in zip(decoding["seconds"]["dense"], decoding["seconds"]["entries"], strict=True)]
-    wins = [size for size, gain in zip(decoding["features"], gains, strict=True) if gain["ratio"] > 1]
-    limits = {"torch, dense": DENSE, "torch, embedding_bag": BAG}
-    n, missing = members["members"], first["left_out"]
+    entries, dense = (decoding["sweep"][label] for label in ("entries", "dense"))
+    gains = {
+        f"F={size}": times(*seconds)
+        for size, *seconds in zip(entries["sizes"], dense["seconds"], entries["seconds"], strict=True)
+    }
     return [
-        Claim(
+        *speed(
             "not_slower_than_torch",
             f"Tokens per second of our TopK step with aux_k over PyTorch {first['torch']}, which decodes by a dense product or by "
             f"embedding_bag, on the same cores; judged at {first['label']}.",
-            SOURCE,
-            None,
-            {label: peers or missing for label, peers in speeds.items()},
-            f"ratio of medians at least {DENSE} to dense and {BAG} to embedding_bag",
-            speed and judged(*((speed[label], least) for label, least in limits.items() if label in speed)),
+            {**over_ours(first["seconds"]), **others},
+            {"torch, dense": 1.0, "torch, embedding_bag": 0.9},
         ),
-        Claim(
+        *speed(
             "population_faster",
             f"Throughput of {n} seeds trained as one population over that of {n} runs in PyTorch.",
-            SOURCE,
-            None,
-            together or members["left_out"] or None,
-            f"ratio of medians at least {POPULATION} to both",
-            together and judged(*((peer, POPULATION) for peer in together.values())),
+            over_ours(members["seconds"]),
+            1.3,
         ),
-        Claim(
+        *speed(
             "selections_beat_sorting",
-            f"Time of selecting by sorting over ours, {found['k']} x {found['tokens']} of [{found['tokens']}, {found['features']}] "
-            "affinities.",
-            SOURCE,
-            None,
-            faster,
-            f"ratio of medians at least {SORTING:g} for the batch and for each feature",
-            judged(*((faster[SELECTIONS[name]], SORTING) for name in ("batch", "feature"))),
+            f"Selecting {found['k']} x {found['tokens']} of [{found['tokens']}, {found['features']}] affinities, ours against sorting.",
+            {SELECTIONS[name]: times(one["sorting"], one["lexinv"]) for name, one in found["seconds"].items()},
+            {SELECTIONS[name]: SORTING for name in ("batch", "feature")},
         ),
-        Claim(
+        *promise(
             "memory_within",
             f"Peak memory of our step at {store['label']}, planned by the compiler and by which a process grows, over that of parameters, "
             "Adam's moments and two arrays [tokens, features], our reading of the activations of a batch: dense steps hold pre-activations "
             "and their gradient.",
-            SOURCE,
-            None,
-            shares,
-            f"planned with entries and grown by at most {MEMORY}",
-            mine <= MEMORY if store["features"] >= LARGE_FEATURES else None,
+            {**shares, "grown by": store["resident"] / store["floor"]} if store["features"] >= LARGE_FEATURES else {},
+            {"planned, entries": below(MEMORY), "grown by": below(MEMORY)},
+            "ratio of bytes",
+            over="one compilation",
         ),
-        Claim(
+        *speed(
             "sparse_wins_at_large_f",
-            f"Decoding {decoding['k']} entries of each of {decoding['tokens']} tokens, with gradients, is faster by gathering rows than "
-            f"by a dense product at F={decoding['features'][-1]} (faster at F in {wins}).",
-            SOURCE,
-            None,
-            {f"F={size}": gain for size, gain in zip(decoding["features"], gains, strict=True)},
-            f"ratio of medians above 1 at F={decoding['features'][-1]}",
-            gains[-1]["ratio"] > 1 if gains[-1]["by_round"].n >= ENOUGH_ROUNDS else None,
+            f"Decoding {decoding['k']} entries of each of {decoding['tokens']} tokens, with gradients, by gathering rows against a dense "
+            f"product at F={entries['sizes'][-1]}.",
+            gains,
+            {f"F={entries['sizes'][-1]}": 1.0},
         ),
     ]
 
 
-def bars(axes: Axes, values: dict[str, float], colors: list[str], form: str = " %.2f") -> None:
-    """Horizontal bars with their values, the first on top."""
-    axes.bar_label(axes.barh(list(values), list(values.values()), color=colors, height=0.6), fmt=form, fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.18)
-    axes.grid(visible=False, axis="y")
-
-
 def figure(results: dict[str, Any]) -> Figure:
     """Steps against PyTorch, selections against sorting, decoders by size, memory."""
-    drawn, (steps, selecting, decoding, store) = panels(2, 2, width=5.2)
-    with styled():
-        times = {
-            f"{label}\n{step['label']}": 1e3 * median(seconds)
-            for step in results["steps"]
-            for label, seconds in step["seconds"].items()
-        }
-        members = results["population"]
-        for label, seconds in members["seconds"].items():
-            times[f"{label}\n{members['members']} seeds of the first"] = 1e3 * median(seconds)
-        bars(steps, times, [BLUE if label.startswith("lexinv") else VERMILION for label in times], " %.0f")
-        steps.set(title="Train step", xlabel="milliseconds", xscale="log")
-        steps.tick_params(axis="y", labelsize=6)
-        found = results["selections"]
-        gains = {SELECTIONS[k]: ratio(t["sorting"], t["lexinv"])["ratio"] for k, t in found["seconds"].items()}
-        bars(selecting, gains, [GREEN] * len(gains), " %.1f")
-        selecting.axvline(SORTING, color=GREY, linestyle="--", linewidth=1)
-        selecting.set(title="Selecting", xlabel="times as fast as by sorting")
-        sweep = results["decoders"]
-        for (label, rows), color in zip(sweep["seconds"].items(), PALETTE, strict=False):
-            name = f"{label}: exponent {interval(sweep['exponents'][label]).mean:.2f}"
-            decoding.loglog(sweep["features"], [1e3 * median(row) for row in rows], "o-", color=color, label=name)
-        decoding.set(title=f"Decoding {sweep['k']} entries", xlabel="features F", ylabel="milliseconds with gradients")
-        decoding.legend()
-        held = results["memory"]
-        sizes = {
-            "parameters, moments,\ntwo [tokens, features]": held["floor"],
-            "planned, entries": held["planned"]["entries"],
-            "process grows by": held["resident"],
-        }
-        if "dense" in held["planned"]:
-            sizes["planned, dense codes"] = held["planned"]["dense"]
-        bars(
-            store,
-            {label: size / 2**20 for label, size in sizes.items()},
-            [GREY, BLUE, SKY, ORANGE][: len(sizes)],
-            " %.0f",
-        )
-        store.axvline(MEMORY * held["floor"] / 2**20, color=GREY, linestyle="--", linewidth=1)
-        store.set(title=f"Memory of a step\n{held['label']}", xlabel="MiB")
+    found, decoding, held = results["selections"], results["decoders"], results["memory"]
+    titles = ("Train step", "Selecting", f"Decoding {decoding['k']} entries", f"Memory of a step\n{held['label']}")
+    drawn, (steps, selecting, growing, store) = panels(2, 2, width=5.2, titles=titles)
+    members = results["population"]
+    measured = {step["label"]: step for step in results["steps"]}
+    measured[f"{members['members']} seeds of the first"] = members
+    seconds = {
+        f"{side}\n{label}": rounds for label, step in measured.items() for side, rounds in step["seconds"].items()
+    }
+    bars(steps, seconds, [BLUE if label.startswith("lexinv") else VERMILION for label in seconds])
+    steps.set(xlabel="seconds")
+    steps.tick_params(axis="y", labelsize=6)
+    gains = {SELECTIONS[name]: times(one["sorting"], one["lexinv"]) for name, one in found["seconds"].items()}
+    bars(selecting, gains, GREEN, "{:.1f}")
+    mark(selecting, SORTING)
+    selecting.set(xlabel="times as fast as by sorting")
+    by_size(growing, decoding["sweep"])
+    growing.set(xlabel="features F", ylabel="seconds with gradients")
+    sizes = {"parameters, moments,\ntwo [tokens, features]": held["floor"], "process grows by": held["resident"]}
+    sizes |= {f"planned, {label}": size for label, size in held["planned"].items()}
+    bars(
+        store, {label: size / 2**20 for label, size in sizes.items()}, [GREY, SKY, BLUE, ORANGE][: len(sizes)], "{:.0f}"
+    )
+    mark(store, MEMORY * held["floor"] / 2**20)
+    store.set(xlabel="MiB")
     return drawn

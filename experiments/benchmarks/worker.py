@@ -12,28 +12,16 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import experiments
-from experiments.benchmarks.autoencoder_problem import (
-    AutoencoderProblem,
-    jax_autoencoder_step,
-    planned_bytes,
-    torch_autoencoder_step,
-)
-from experiments.benchmarks.forgetting_problem import ForgettingProblem, jax_steps, torch_steps
-from experiments.benchmarks.merging_problem import (
-    MatchingProblem,
-    MergingProblem,
-    jax_forward,
-    jax_matching,
-    timed_start,
-    torch_forward,
-    torch_matching,
-)
-from experiments.benchmarks.problems import Problem, jax_problem, jax_step, torch_step
+from experiments.benchmarks import autoencoder_problem as autoencoder
+from experiments.benchmarks import forgetting_problem as forgetting
+from experiments.benchmarks import merging_problem as merging
+from experiments.benchmarks import problems as language_model
+from experiments.benchmarks.problems import Problem, planned_bytes
 from experiments.benchmarks.scaling_problem import compiled_program
 from experiments.harness.config import from_json, to_json
 from lexinv.training.mesh import MeshConfig
@@ -45,6 +33,15 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "67108864",
 }
+# By problem: a step of ours, and PyTorch's, which may be compiled.
+MAKERS: dict[type, tuple[Callable[[Any], Callable[[], Any]], Callable[[Any, bool], Callable[[], Any]]]] = {
+    Problem: (language_model.jax_step, language_model.torch_step),
+    forgetting.ForgettingProblem: (forgetting.jax_steps, forgetting.torch_steps),
+    autoencoder.AutoencoderProblem: (autoencoder.jax_autoencoder_step, autoencoder.torch_autoencoder_step),
+    merging.MergingProblem: (merging.jax_forward, merging.torch_forward),
+    merging.MatchingProblem: (merging.jax_matching, merging.torch_matching),
+}
+PARSED = {kind.__name__: kind for kind in (*MAKERS, MeshConfig)}
 
 
 class WorkerError(RuntimeError):
@@ -73,34 +70,36 @@ def environment(
     return {**variables, **(ALLOCATOR if keep_memory else {}), **shared, "PYTHONPATH": path}
 
 
-class Worker:
-    """A started worker; leaving its `with` block ends it. It ends by itself when this process is gone."""
+def packed(value: Any) -> Any:
+    """As JSON: a problem with the name of its class."""
+    return {"kind": type(value).__name__, "value": to_json(value)} if is_dataclass(value) else value
 
-    def __init__(
-        self,
-        log: Path,
-        cores: int,
-        compilation_cache: Path | None = None,
-        keep_memory: bool = True,
-        fake_devices: int = 0,
-    ):
+
+def unpacked(value: Any) -> Any:
+    return from_json(PARSED[value["kind"]], value["value"]) if isinstance(value, dict) else value
+
+
+class Worker:
+    """A started worker; leaving its `with` block ends it. It ends by itself when this process is gone. Takes what `environment` takes."""
+
+    def __init__(self, log: Path, cores: int, *arguments: Any, **variables: Any):
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.benchmarks.worker", str(cores)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                env=environment(compilation_cache, keep_memory, fake_devices),
+                env=environment(*arguments, **variables),
                 text=True,
             )
         self.log = log
 
     def ask(self, request: str, **arguments: Any) -> Any:
-        """The answer to one of `Bench`'s requests. Raises `WorkerError`."""
+        """The answer to one of the requests that `main` knows. Raises `WorkerError`."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with suppress(BrokenPipeError):
-            values = {name: to_json(value) for name, value in arguments.items()}
+            values = {name: packed(value) for name, value in arguments.items()}
             print(json.dumps({"request": request, "arguments": values}), file=self.process.stdin)
             self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -126,47 +125,36 @@ class Worker:
 
 @dataclass
 class Bench:
-    """The worker's side: prepared steps by label; each call does one step and waits until it is done."""
+    """The worker's side: prepared calls by label, each with the number of steps that it does and waits for."""
 
-    prepared: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    prepared: dict[str, tuple[Callable[[], Any], int]] = field(default_factory=dict)
     idle_since: tuple[float, float] | None = None
 
     def prepare(
-        self,
-        label: str,
-        problem: Any,
-        library: Literal["jax", "torch"] = "jax",
-        compiled: bool = False,
-        kind: Literal["language_model", "forgetting", "autoencoder", "merging", "matching"] = "language_model",
+        self, label: str, problem: Any, library: Literal["jax", "torch"] = "jax", compiled: bool = False
     ) -> float:
         """Make a step ready under `label`; seconds that its first call took, which compiles."""
-        parse, makers = {
-            "language_model": (Problem, {"jax": jax_step, "torch": torch_step}),
-            "forgetting": (ForgettingProblem, {"jax": jax_steps, "torch": torch_steps}),
-            "autoencoder": (AutoencoderProblem, {"jax": jax_autoencoder_step, "torch": torch_autoencoder_step}),
-            "merging": (MergingProblem, {"jax": jax_forward, "torch": torch_forward}),
-            "matching": (MatchingProblem, {"jax": jax_matching, "torch": torch_matching}),
-        }[kind]
+        ours, theirs = MAKERS[type(problem)]
         start = time.perf_counter()
-        step = makers[library](from_json(parse, problem), compiled)
-        step()
+        call = ours(problem) if library == "jax" else theirs(problem, compiled)
+        call()
         seconds = time.perf_counter() - start
-        step()
-        self.prepared[label] = step
+        call()
+        self.prepared[label] = call, getattr(problem, "steps", 1)
         return seconds
 
     def block(self, label: str, steps: int) -> dict[str, Any]:
-        """Do `steps` steps: wall clock of each, processor seconds per step, and both clocks since the last block."""
-        step, seconds, began = self.prepared[label], [], self.clock()
+        """Call it `steps` times: seconds of a step in each call, processor seconds per step, and both clocks since the last block."""
+        (call, each), seconds, began = self.prepared[label], [], self.clock()
         waited = [now - before for now, before in zip(began, self.idle_since or began, strict=True)]
         for _ in range(steps):
             start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
+            call()
+            seconds.append((time.perf_counter() - start) / each)
         self.idle_since = self.clock()
         return {
             "seconds": seconds,
-            "processor_seconds": (self.idle_since[1] - began[1]) / steps,
+            "processor_seconds": (self.idle_since[1] - began[1]) / steps / each,
             "waited": waited,
         }
 
@@ -174,63 +162,18 @@ class Bench:
         """Wall clock and processor seconds of all threads of this process."""
         return time.perf_counter(), time.process_time()
 
-    def start(self, problem: Any) -> dict[str, Any]:
-        """Seconds that a forward pass with merging takes until it has run once, by part, and how many programs further calls make."""
-        return timed_start(from_json(MergingProblem, problem))
 
-    def memory(self, problem: Any) -> int:
-        """Peak bytes of the compiled step: temporaries, arguments and outputs, less the outputs written over donated arguments."""
-        import jax
+def planned(problem: Any) -> int:
+    """Peak bytes of a compiled train step; nothing is run."""
+    lowered = autoencoder.lowered if isinstance(problem, autoencoder.AutoencoderProblem) else language_model.lowered
+    return planned_bytes(lowered(problem))
 
-        start, step, batches = jax_problem(from_json(Problem, problem))
-        state = jax.eval_shape(start, jax.random.key(0))
-        analysis = step.lower(state, batches).compile().memory_analysis()
-        return (
-            analysis.temp_size_in_bytes
-            + analysis.argument_size_in_bytes
-            + analysis.output_size_in_bytes
-            - analysis.alias_size_in_bytes
-        )
 
-    def planned(self, problem: Any) -> int:
-        """Peak bytes of an autoencoder's compiled step; nothing is run."""
-        return planned_bytes(from_json(AutoencoderProblem, problem))
-
-    def program(self, problem: Any, mesh: Any) -> dict[str, Any]:
-        """What one device of a mesh does and holds in a step, as compiled; nothing is run."""
-        return compiled_program(from_json(Problem, problem), from_json(MeshConfig, mesh))
-
-    def resident(self) -> dict[str, int]:
-        """Bytes of memory that this process holds, and the most that it has held since this was last asked."""
-        status = Path("/proc/self/status").read_text()
-        Path("/proc/self/clear_refs").write_text("5")  # the most is from now on counted anew
-        return {name: 1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "VmHWM")}
-
-    def population(
-        self, problem: Any, members: int, steps: int, population: Literal["none", "map", "vmap"]
-    ) -> list[float]:
-        """[seconds that compile, seconds of the steps] of training all members, all at once or, with "none", each in a run of its own."""
-        import jax
-
-        from lexinv.training.population import create_population
-
-        parsed, totals = from_json(Problem, problem), [0.0, 0.0]
-        for seeds in [range(members)] if population != "none" else [[seed] for seed in range(members)]:
-            jax.clear_caches()
-            began = time.perf_counter()
-            start, step, batches = jax_problem(parsed, population)
-            if population == "none":
-                state = jax.jit(start)(jax.random.key(seeds[0]))
-            else:
-                state = create_population(start, seeds)
-                batches = jax.tree.map(lambda leaf: leaf[:, None].repeat(members, axis=1), batches)
-            state, metrics = jax.block_until_ready(step(state, batches))
-            compiled = time.perf_counter()
-            for _ in range(steps - 1):
-                state, metrics = step(state, batches)
-            jax.block_until_ready((state, metrics))
-            totals = [totals[0] + compiled - began, totals[1] + time.perf_counter() - compiled]
-        return totals
+def resident() -> dict[str, int]:
+    """Bytes of memory that this process holds, and the most that it has held since this was last asked."""
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")  # the most is from now on counted anew
+    return {name: 1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "VmHWM")}
 
 
 def main() -> None:
@@ -240,12 +183,20 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
     bench = Bench()
-    names = ("prepare", "block", "memory", "planned", "program", "resident", "population", "start")
-    requests = {name: getattr(bench, name) for name in names}
+    requests: dict[str, Callable[..., Any]] = {
+        "prepare": bench.prepare,
+        "block": bench.block,
+        "planned": planned,
+        "resident": resident,
+        "program": compiled_program,
+        "population": language_model.timed_population,
+        "start": merging.timed_start,
+    }
     for line in sys.stdin:
         asked = json.loads(line)
         try:
-            answer = {"value": requests[asked["request"]](**asked["arguments"])}
+            arguments = {name: unpacked(value) for name, value in asked["arguments"].items()}
+            answer = {"value": requests[asked["request"]](**arguments)}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": type(error).__name__}

@@ -1,0 +1,57 @@
+"""What fields of benchmarks must be together; what each may hold alone is tested for all experiments."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.benchmarks import (
+    forgetting,
+    merging,
+    population,
+    sae_step,
+    scaling,
+    sources_and_tokenizers,
+    train_step,
+)
+from experiments.benchmarks.merging_problem import MatchingProblem
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.validation import InvalidConfig
+
+SCALING, SAE, SOURCES = (module.PRESETS["smoke"] for module in (scaling, sae_step, sources_and_tokenizers))
+MERGING = merging.PRESETS["smoke"]
+
+
+@pytest.mark.parametrize(
+    "config, change, field",
+    [
+        (forgetting.PRESETS["smoke"], {"vocabs": (41, 80)}, "task.vocab"),
+        (MERGING, {"rs": (0, 1)}, "rs"),
+        (MERGING, {"rs": (2,)}, "rs"),
+        (MERGING.problem, {"heads": 3}, "heads"),
+        (MatchingProblem(), {"height": 1}, "height"),
+        (population.PRESETS["smoke"], {"members": 1}, "members"),
+        (population.PRESETS["smoke"], {"trials": 1}, "trials"),
+        (SAE, {"members": 1}, "members"),
+        (SAE, {"selection": (8, 2)}, "selection"),
+        (SAE, {"features": (2, 64)}, "features"),
+        (SAE.problems[0], {"k": 65}, "k"),
+        (SAE.problems[0], {"features": 3}, "features"),
+        (SCALING, {"devices": (1,)}, "devices"),
+        (SCALING, {"devices": (2, 4)}, "devices"),
+        (SCALING, {"devices": (1, 3)}, "devices"),
+        (SCALING, {"vocab": 27}, "devices"),
+        (SCALING, {"model": TransformerConfig(width=64, heads=4, mlp_width=64)}, "devices"),
+        (SCALING, {"model": replace(SCALING.model, bias=True)}, "model"),
+        (SOURCES, {"length": 2}, "length"),
+        (SOURCES, {"loop_symbols": 100}, "loop_symbols"),
+        (SOURCES, {"size": 29}, "size"),
+        (SOURCES, {"whole_texts": (100, 6000)}, "whole_texts"),
+        (SOURCES, {"encoded": 40_000}, "encoded"),
+        (train_step.PRESETS["smoke"], {"members": 1}, "members"),
+        (train_step.TINY, {"microbatches": 3}, "microbatches"),
+    ],
+)
+def test_impossible_configurations_are_refused(config, change, field):
+    with pytest.raises(InvalidConfig) as error:
+        replace(config, **change)
+    assert error.value.field == field
