@@ -77,8 +77,7 @@ def by_paper(items: Iterable[Record]) -> dict[str, list[Judged]]:
     for item in sorted(items, key=lambda item: (families().index(item.experiment.split("/")[0]), item.experiment)):
         by: dict[str, list[dict[str, Any]]] = {}
         for claim in item.claims:
-            key = claim["source"].partition(":")[0]
-            by.setdefault(key if key in papers.entries() else OURS, []).append(claim)
+            by.setdefault(claim["source"].partition(":")[0], []).append(claim)
         controls = by.pop(OURS, [])
         for key, claims in (by or {OURS: []}).items():
             found.setdefault(key, []).append(Judged(item, claims, controls))
@@ -254,7 +253,7 @@ def citation(name: str, preset: str | None = None) -> str:
     Raises `InvalidConfig` for unknown names.
     """
     module = registry.load(name)
-    cited = "\n\n".join(map(papers.bibtex, module.PAPERS)) if hasattr(module, "PAPERS") else module.PAPER.strip()
+    cited = "\n\n".join(map(papers.bibtex, module.PAPERS))
     items = {item.preset: item for item in record.read_records() if item.experiment == name}
     if preset is None and not items:
         return f"{cited}\n\n% {name} has no committed record yet"

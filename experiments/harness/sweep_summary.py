@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.claims import interval
 from experiments.harness.config import config_hash, to_json
+from experiments.harness.intervals import interval
 from experiments.harness.style import BLUE, GREY, PALETTE, VERMILION, panels, styled
 from experiments.harness.sweep_algebra import describe, names, spell, value_at
 from experiments.harness.verify import verdict

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from experiments.harness.claims import Claim
+from experiments.harness.verdicts import OURS, Claim, above
 from experiments.subjects.language_models import train_seeds
 from experiments.harness.training import Training, training_losses
 from lexinv.data.windows import array_windows
@@ -36,7 +36,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.optimizers import OptimizerConfig
 
-PAPER = "@misc{none}"
+PAPERS = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def run(config, workspace):
 
 
 def claims(results):
-    return [Claim("trained", "Models are trained.", "here", None, len(results["models"]), 1, True)]
+    return [Claim("trained", "Models are trained.", OURS, {"models": len(results["models"])}, above(0))]
 
 
 def figure(results):

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from experiments.harness.claims import interval
+from experiments.harness.intervals import interval
 from experiments.harness.style import PALETTE, band, panels, reference
 
 

@@ -10,11 +10,11 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.harness.claims import Claim, below, interval
 from experiments.harness.training import Training
+from experiments.harness.verdicts import OURS, Claim, below
 from lexinv.training.optimizers import OptimizerConfig
 
-PAPER = "@article{nobody, title = {Nothing}}"
+PAPERS = ()
 VOCAB, LENGTH = 11, 12
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
 
@@ -71,8 +71,8 @@ def run(config: Config, workspace: Any) -> dict[str, Any]:
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
-    loss = interval([rows[-1] for rows in results["losses"]])
-    return [Claim("learns", "The last loss is below 100 nats.", "ours", None, loss, "below 100", below(loss, 100.0))]
+    losses = {"last": np.array([rows[-1] for rows in results["losses"]])}
+    return [Claim("learns", "The last loss is below 100 nats.", OURS, losses, below(100.0))]
 
 
 def figure(results: dict[str, Any]) -> Any:
