@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import experiments
-from experiments.harness.workspace import Workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, plain, read_json, write_atomically, write_json
 from lexinv.training.metrics import SPEED_FILE, read_speed
 from lexinv.validation import InvalidConfig, require
 
@@ -115,10 +115,11 @@ def imported_packages() -> dict[str, str]:
 
 
 def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Judge and draw finished results and write the environment, from the results and the sessions alone; returns the claims."""
+    """Judge and draw finished results and write the environment, from these, the sessions and the notes of shared models; returns the claims."""
     sessions = workspace.sessions()
     packages = {name: number for session in sessions for name, number in session.get("packages", {}).items()}
-    elsewhere = sum(arm.get("seconds_elsewhere", 0.0) for arm in results.get("arms", {}).values())
+    models = {file.stem: read_json(file, dict) for file in sorted((workspace.path / "models").glob("*.json"))}
+    elsewhere = sum(model["seconds_elsewhere"] for model in models.values())
     last = {key: value for key, value in sessions[-1].items() if key != "packages"}
     environment = last | {
         "git_dirty": any(session["git_dirty"] for session in sessions),
@@ -127,6 +128,7 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
         "corpora": results.get("corpora", {}),
         "packages": packages,
         "speed": training_speed(workspace.path),
+        "models": models,
     }
     for field in ("git_commit", "device_kind", "cpu"):  # a run may be resumed elsewhere
         if len(values := list(dict.fromkeys(session[field] for session in sessions))) > 1:

@@ -48,11 +48,6 @@ class SharedModels:
     seconds_elsewhere: float
     """What was spent on training them before this run asked for them; it belongs to the cost of every record that rests on them."""
 
-    @property
-    def origin(self) -> dict[str, Any]:
-        """For the results of an arm; the harness adds the seconds to the run's wall clock."""
-        return {"models": self.identity, "seconds_elsewhere": self.seconds_elsewhere}
-
 
 def shared_models(
     content: Mapping[str, Any],

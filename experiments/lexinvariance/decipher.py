@@ -183,7 +183,7 @@ def measure(
     arm: str, text: Text, ciphers: list[Ciphers], read: list[int], config: Config, workspace: Workspace
 ) -> dict[str, Any]:
     """Probe one model per seed on windows of the train split, and judge it on the held-out ones."""
-    models, origin = frozen(arm, text, config, workspace)
+    models = frozen(arm, text, config, workspace)
     probe, rows = make_probing(config.model, ARMS[arm], text.vocab), config.decipher.batch_size
     most = max(each.steps for each in config.decipher.probes) * rows
     probed = []
@@ -201,17 +201,15 @@ def measure(
         "accuracy": [[rounded(seed[p].accuracy) for seed in probed] for p in range(len(config.decipher.probes))],
         "chosen": [(p, seed[p].level) for seed, p in zip(probed, best, strict=True)],
         **judge(keys, text, ciphers, read),
-        **origin,
     }
 
 
-def frozen(arm: str, text: Text, config: Config, workspace: Workspace) -> tuple[Sequence[Params], dict[str, Any]]:
+def frozen(arm: str, text: Text, config: Config, workspace: Workspace) -> Sequence[Params]:
     """The networks to probe, one for each seed: trained, or as training begins."""
     if arm == "untrained":
         keys = [stream(jax.random.key(seed), "parameters") for seed in config.training.seeds]
-        return [initialize(config.model, ARMS[arm], text.vocab, key) for key in keys], {}
-    models = train(float(arm == "lexinvariant"), text, config, workspace)
-    return models.params, models.origin
+        return [initialize(config.model, ARMS[arm], text.vocab, key) for key in keys]
+    return train(float(arm == "lexinvariant"), text, config, workspace).params
 
 
 def reveal(text: Text, cipher: np.ndarray, key: np.ndarray, length: int) -> str:

@@ -126,7 +126,7 @@ def measure(
             scores.append([float(jnp.mean(judged.whole.all(axis=1))), float(jnp.mean(judged.prompt.all(axis=1)))])
         whole, prompt = zip(*scores, strict=True)
         accuracy[name] = {"whole": whole, "prompt": prompt}
-    return {"nats": by_position(models.nats), "accuracy": accuracy, **models.origin}
+    return {"nats": by_position(models.nats), "accuracy": accuracy}
 
 
 def accuracies(results: dict[str, Any], share: float, scoring: str) -> np.ndarray:

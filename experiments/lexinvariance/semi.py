@@ -186,7 +186,7 @@ def measure(
         name: {scoring: [seed[scoring] for seed in seeds] for scoring in Scores._fields}
         for name, seeds in scores.items()
     }
-    return {"nats": by_position(models.nats), "scores": by_scoring, **models.origin}
+    return {"nats": by_position(models.nats), "scores": by_scoring}
 
 
 def suite_scores(results: dict[str, Any], share: float, scoring: str, *groups: str) -> np.ndarray:

@@ -65,7 +65,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return {"attention": list(map(mean_correlation, attention)), "similarity": mean_correlation(similarity)}
 
     arms = measured(workspace, ("shuffled",), seeds, one)
-    return {"corpora": {}, "seeds": seeds, "layer": TEXT_LAYER, "arms": arms | {"models": models.origin}}
+    return {"corpora": {}, "seeds": seeds, "layer": TEXT_LAYER, "arms": arms}
 
 
 @jax.jit

@@ -110,7 +110,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     arms = measured(workspace, ("full", "background", *ARMS), seeds, one)
     left = [token_counts(model.tokens, config.schedule(share))[-1] - 1 for share in config.shares]
     shares = {"shares": config.shares, "left": left}
-    return {"corpora": {}, "seeds": seeds, **shares, "arms": arms | {"models": models.origin}}
+    return {"corpora": {}, "seeds": seeds, **shares, "arms": arms}
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -129,7 +129,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {
         "corpora": {},
         "seeds": list(config.learning.seeds),
-        "arms": {"glyphs": models.origin},
         "unreduced": unreduced,
         "targets": found,
     }

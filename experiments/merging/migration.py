@@ -63,7 +63,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return {name: [types[name] for types in grouped] for name in ("all", *TYPES)}
 
     arms = measured(workspace, ("removed",), seeds, one)
-    return {"corpora": {}, "seeds": seeds, "arms": arms | {"models": models.origin}}
+    return {"corpora": {}, "seeds": seeds, "arms": arms}
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:

@@ -143,7 +143,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By `data/method` and metric [seeds, ratios]; of "unreduced" one ratio, 1. Speed by arm [ratios], of the first seed."""
-    seeds, worlds, origins, corpora = config.glyphs.training.seeds, {}, {}, {}
+    seeds, worlds, corpora = config.glyphs.training.seeds, {}, {}
     for one in config.published:  # a folder that holds no model is refused before anything is trained
         found = open_published(one, len(seeds))
         corpora[one.name] = found.fingerprint
@@ -153,7 +153,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         ("digits", config.digits, config.test_digits),
     ):
         models = vision_models(subject, workspace)
-        origins[f"{data}/models"] = models.origin
         worlds[data] = World(subject.model, models.params, [held_out(subject, seed, count) for seed in seeds])
     names = ("glyphs", "digits", *corpora)
     ratios = {data: config.ratios if data == "glyphs" else config.digit_ratios for data in names}
@@ -178,7 +177,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             for data in names
         },
         "unweighted_ratios": list(config.digit_ratios),
-        "arms": origins | arms,
+        "arms": arms,
         "speed": speeds,
         "pictures": workspace.cached("pictures", lambda: pictures(glyphs.params[0], glyphs.images[0], *chosen)),
     }

@@ -97,7 +97,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return {what: [row[what] for row in rows] for what in rows[0]}
 
     arms = measured(workspace, ("all", *ARMS), seeds, one)
-    return {"corpora": {}, "seeds": seeds, "shares": config.shares, "arms": arms | {"models": models.origin}}
+    return {"corpora": {}, "seeds": seeds, "shares": config.shares, "arms": arms}
 
 
 def cross_entropy(logits: Float[Array, "images classes"], labels: Int[Array, " images"]) -> float:

@@ -138,7 +138,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             name: {"tokens": list(token_counts(model.tokens, removed)), "flops": round(flops(model, removed), 4)}
             for name, removed in (("ratio", by_ratio), ("fixed", fixed))
         },
-        "arms": {"models": models.origin, **arms},
+        "arms": arms,
     }
 
 

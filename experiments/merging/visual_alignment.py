@@ -94,7 +94,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     arms = measured(workspace, ("patches", *ARMS), seeds, one)
     counts = [(config.subject.data.grid // cell) ** 2 for cell in config.cells]
-    return {"corpora": {}, "seeds": seeds, "counts": counts, "arms": arms | {"models": models.origin}}
+    return {"corpora": {}, "seeds": seeds, "counts": counts, "arms": arms}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -75,7 +75,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
     params = dict(zip(seeds, models.params, strict=True))
     arms = measured(workspace, ("all", *CRITERIA), seeds, lambda arm, seed: measure(config, params[seed], arm, seed))
-    return {"corpora": {}, "seeds": seeds, "shares": config.shares, "arms": arms | {"models": models.origin}}
+    return {"corpora": {}, "seeds": seeds, "shares": config.shares, "arms": arms}
 
 
 def measure(config: Config, params: Any, arm: str, seed: int) -> dict[str, Any]:

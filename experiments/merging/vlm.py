@@ -92,7 +92,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             for name, stage in stages.items()
         },
         "measured": seeds,
-        "arms": {"scenes": models.origin},
     }
 
 

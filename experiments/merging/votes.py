@@ -124,7 +124,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "seeds": list(seeds),
         "shares": list(config.majority.shares),
         "arms": {
-            **{f"{name}/models": found.origin for name, found in models.items()},
             **measured(workspace, SUBJECTS, seeds, rank),
             **measured(workspace, ARMS, config.majority.seeds, partial(majority, config.majority)),
         },

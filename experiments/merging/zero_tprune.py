@@ -190,7 +190,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "schedules": [list(pruning.schedule) for pruning in prunings],
         "configurations": [[list(pruning.schedule), pruning.similar] for pruning in tried],
         "arms": {
-            **{f"{name}/models": found.origin for name, found in models.items()},
             **measured(workspace, [f"{subject}/unpruned" for subject in SUBJECTS], seeds, whole),
             **measured(workspace, names, seeds, sweep),
             **measured(workspace, [f"search/{number}" for number in range(len(tried))], seeds, search),

@@ -109,7 +109,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {
         "corpora": fingerprints,
         "seeds": list(seeds),
-        "arms": {"own": subject.origin} if subject.origin else {},
         "page": PAGE,
         "variant": variant,
         "features": trained[0].config.features,

@@ -93,17 +93,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     opened = [open_subject(study, workspace) for study in config.subjects]
     pairs = list(zip(config.subjects, opened, strict=True))
     fingerprints = workspace.pinned("corpora", {s.subject.corpus: subject.fingerprint for s, subject in pairs})
-    found, origins = {}, {}
+    found = {}
     for number, (study, subject) in enumerate(pairs):
         own = study.subject.model in ("own", "minilm")
         name = study.subject.model if own else f"checkpoint-{number}"
         found[name] = measure(name, study, subject, workspace)
-        if subject.origin:
-            origins[name] = subject.origin
     return {
         "corpora": fingerprints,
         "seeds": list(config.seeds),
-        "arms": origins,
         "models": found,
     }
 

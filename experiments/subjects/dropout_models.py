@@ -84,7 +84,6 @@ class Tested(NamedTuple):
     logits: Callable[..., Any]
     nats: list[Any]
     """Of text: an array [windows, time] for each seed."""
-    origin: dict[str, Any]
 
 
 def tested(share: float, text: Text, models: SweptModels, workspace: Workspace) -> Tested:
@@ -93,4 +92,4 @@ def tested(share: float, text: Text, models: SweptModels, workspace: Workspace) 
     chosen = lexicon(share) if share == 1 else STANDARD
     nll, logits = (make(models.model, chosen, text.vocab) for make in (make_nll, make_logits))
     nats = held_out_nats(nll, trained.params, text.held_out, models.evaluation.batch_size)
-    return Tested(trained.params, logits, nats, trained.origin)
+    return Tested(trained.params, logits, nats)

@@ -107,14 +107,13 @@ class HeldOut(NamedTuple):
 
 
 class Subject(Protocol):
-    """A model made ready: `held_out` has windows of their own for every seed. `origin`: for the results, where it was trained before."""
+    """A model made ready: `held_out` has windows of their own for every seed."""
 
     width: int
     source: ActivationSource
     calibration: Float[np.ndarray, "tokens width"]
     held_out: Sequence[HeldOut]
     fingerprint: str
-    origin: dict[str, Any]
 
     def splice(self, edit: Edit) -> Callable[[Any, int], float]:
         """`measure(extra, seed)`: the output with every activation exchanged, on the windows of seed number `seed`.
@@ -140,7 +139,6 @@ class LanguageSubject:
     windows: Sequence[Int[np.ndarray, "windows time"]]
     held_out: Sequence[HeldOut]
     fingerprint: str
-    origin: dict[str, Any]
 
     @property
     def width(self) -> int:
@@ -192,10 +190,10 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         corpus = load_corpus(config.corpus)
         model, lexicon = config.own.transformer, LexiconConfig("standard")
         tokenizer = load_tokenizer(config.tokenizer, corpus)
-        vocab, params, origin = tokenizer.vocab_size, None, {}
+        vocab, params = tokenizer.vocab_size, None
     else:  # a folder that holds no model is refused before a large corpus is fetched
         found = load_language_model(Path(config.model))
-        model, lexicon, vocab, params, origin = found.config, found.lexicon, found.vocab, found.params, {}
+        model, lexicon, vocab, params = found.config, found.lexicon, found.vocab, found.params
         tokenizer = checkpoint_tokenizer(Path(config.model), found.tokenizer)
         corpus = load_corpus(config.corpus)
     train, validation, test = (
@@ -206,8 +204,7 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     require(config.windows <= count, "windows", config.windows, f"at most the {count} of the corpus")
     if params is None:
         identity = {"fingerprint": corpus.fingerprint, "tokenizer": config.tokenizer, "context": config.context}
-        models = shared_seeds(identity, model, lexicon, vocab, train, config.own.training, workspace)
-        params, origin = models.params[0], models.origin
+        params = shared_seeds(identity, model, lexicon, vocab, train, config.own.training, workspace).params[0]
     site = Site(config.layer, "residual_out")
     activations, nll = make_activations(model, lexicon, vocab, site), make_nll(model, lexicon, vocab)
     chosen = np.random.default_rng(0).permutation(count)[: config.windows]
@@ -235,7 +232,6 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         shares,
         held_out,
         corpus.fingerprint,
-        origin,
     )
 
 

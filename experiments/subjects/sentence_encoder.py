@@ -32,7 +32,6 @@ class EncoderSubject:
     passages: Sequence[Passages]
     held_out: Sequence[HeldOut]
     fingerprint: str
-    origin: dict[str, Any]
 
     @property
     def width(self) -> int:
@@ -126,7 +125,6 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
         groups,
         [HeldOut(rows(group), None) for group in groups],
         corpus.fingerprint,
-        {},
     )
 
 

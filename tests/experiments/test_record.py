@@ -44,11 +44,15 @@ def test_models_trained_elsewhere_count(repository, tmp_path, capsys):
     assert main(["run", *PRESET, "--workspace", str(tmp_path / "run")]) == 0
     workspace = Workspace(tmp_path / "run", "hash")
     results = json.loads((tmp_path / "run/results.json").read_text())
-    arms = {"found": {"seconds_elsewhere": 100.0}, "trained here": {"seconds_elsewhere": 0.0}, "none": {}}
+    notes = {"found": {"seconds_elsewhere": 100.0}, "trained-here": {"seconds_elsewhere": 0.0}}
     seconds = []
-    for more in ({}, {"arms": arms}):
-        record.finish(workspace, load("toy/line"), {**results, **more})
-        seconds.append(json.loads((tmp_path / "run/environment.json").read_text())["wall_clock_seconds"])
+    for models in ({}, notes):
+        for name, note in models.items():
+            write_json(tmp_path / f"run/models/{name}.json", note)
+        record.finish(workspace, load("toy/line"), results)
+        environment = json.loads((tmp_path / "run/environment.json").read_text())
+        assert environment["models"] == models
+        seconds.append(environment["wall_clock_seconds"])
     assert seconds[1] - seconds[0] == pytest.approx(100)
 
 

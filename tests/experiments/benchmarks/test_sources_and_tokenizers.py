@@ -1,7 +1,6 @@
 """The benchmark of sources and tokenizers: its loops sample the same source, and its texts are those that it says."""
 
 import numpy as np
-from lexinv.tokenization.sources import digits
 
 from experiments.benchmarks.sources_and_tokenizers import (
     ALPHABET,
@@ -13,6 +12,7 @@ from experiments.benchmarks.sources_and_tokenizers import (
     train_in_pieces,
 )
 from lexinv.data.corpora import Corpus
+from lexinv.data.markov import digits
 from lexinv.tokenization.tokenizers import to_text, train_bpe
 
 
