@@ -33,11 +33,11 @@ shutil.copytree(HERE.parent / "colab", NOTEBOOKS, ignore=shutil.ignore_patterns(
 
 
 def plain_text(app, what, name, obj, options, lines):
-    """Docstrings are plain text with code in backticks: outside of these, bars and stars are no mark-up."""
-    for index, line in enumerate(lines):
-        parts = line.split("`")
-        parts[::2] = [re.sub(r"[|*]", r"\\\g<0>", part) for part in parts[::2]]
-        lines[index] = "`".join(parts)
+    """Docstrings are plain text with code in backticks: nothing else in them is mark-up, and indentation is for the eye."""
+    parts = re.split(r"`([^`\n]+)`", "\n".join(line.strip() for line in lines))
+    parts[::2] = [re.sub(r"[|*`]", r"\\\g<0>", text) for text in parts[::2]]
+    parts[1::2] = [rf"\ ``{code}``\ " for code in parts[1::2]]
+    lines[:] = "".join(parts).split("\n")
 
 
 def setup(app):

@@ -115,7 +115,7 @@ def imported_packages() -> dict[str, str]:
 
 
 def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Judge and draw finished results and write the environment, from these, the sessions and the notes of shared models; returns the claims."""
+    """Judge and draw finished results and write the environment; returns the claims."""
     sessions = workspace.sessions()
     packages = {name: number for session in sessions for name, number in session.get("packages", {}).items()}
     models = {file.stem: read_json(file, dict) for file in sorted((workspace.path / "models").glob("*.json"))}
