@@ -14,7 +14,7 @@ import numpy as np
 from lexinv.validation import InvalidConfig, choose, require
 
 PAIR_CHARACTERS = 80
-"""Characters of `"key": "value", `; the braces take the place of the last comma and space."""
+"""Characters of `"key": "value",` and a space; the braces take the place of the last comma and space."""
 UUID_CHARACTERS = 36
 MARKS = ("*", "&")
 PLACEMENTS = ("random", "clustered")
