@@ -179,6 +179,7 @@ def test_python_stdlib_is_source_without_tests():
     assert 8e6 < sum(len(read()) for read in found.values()) < 20e6
 
 
+@pytest.mark.long
 def test_python_docs_are_topics_and_docstrings():
     found = documents.python_docs().documents()
     assert "has_key" not in found and "lambda" in found["topic/lambda"]()

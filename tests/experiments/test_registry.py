@@ -30,6 +30,7 @@ assert not backends_are_initialized(), "sweep"
 """
 
 
+@pytest.mark.long
 def test_neither_importing_nor_sweeping_starts_a_backend(toy):
     """A TPU belongs to the process whose backend has started: the trials of a sweep could not have it."""
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, timeout=120)

@@ -9,7 +9,7 @@ import pytest
 from experiments.harness.registry import discover
 
 NAMES = sorted(discover())
-SECONDS = 30
+SECONDS = 120
 """Processor seconds of a smoke run at most, with nothing compiled before."""
 
 

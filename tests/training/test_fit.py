@@ -126,6 +126,7 @@ def test_complete_run_is_not_computed_again(tmp_path, undisturbed):
     assert_equal(run(tmp_path / "run", STEPS, never), undisturbed[1])
 
 
+@pytest.mark.long
 def test_kill_9_at_a_random_moment(tmp_path, train_step):
     delay = random.uniform(0.0, 0.5)
     process = start(tmp_path / "killed", 10**6, 10)
@@ -145,6 +146,7 @@ def test_kill_9_at_a_random_moment(tmp_path, train_step):
     assert metrics[0] == metrics[1], f"killed {delay:.3f} s after the first checkpoint"
 
 
+@pytest.mark.long
 def test_sigterm_leaves_a_complete_checkpoint_and_exit_code_143(tmp_path, train_step):
     process, metrics = start(tmp_path / "ended", 10**6), tmp_path / "ended" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)

@@ -10,6 +10,8 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, below
 from lexinv.training.optimizers import OptimizerConfig
@@ -29,7 +31,6 @@ PRESETS = {"smoke": Config()}
 
 def run(config: Config, workspace: Any) -> dict[str, Any]:
     import jax
-    import numpy as np
 
     from experiments.harness.training import training_losses
     from experiments.subjects.language_models import train_seeds
