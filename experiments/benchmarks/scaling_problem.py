@@ -7,7 +7,7 @@ from experiments.harness.programs import collective_bytes, matrix_flops
 from lexinv.training.mesh import MeshConfig
 
 
-def compiled_program(problem: Problem, config: MeshConfig) -> dict[str, Any]:
+def compiled_program(problem: Problem, mesh: MeshConfig) -> dict[str, Any]:
     """Of one device and one step: FLOPs of matrix products, bytes of state and temporaries, bytes of collectives by kind.
 
     Needs so many devices, real or fake; nothing is run.
@@ -20,13 +20,13 @@ def compiled_program(problem: Problem, config: MeshConfig) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     start, step, batches = jax_problem(problem)
-    mesh = make_mesh(config)
+    devices = make_mesh(mesh)
     state = jax.eval_shape(start, jax.random.key(0))
-    placed = jax.tree.map(place, state, state_shardings(state, mesh))
-    batch = {name: place(leaf, batch_sharding(mesh)) for name, leaf in batches.items()}
+    placed = jax.tree.map(place, state, state_shardings(state, devices))
+    batch = {name: place(leaf, batch_sharding(devices)) for name, leaf in batches.items()}
     compiled = step.lower(placed, batch).compile()
     memory, program = compiled.memory_analysis(), compiled.as_text()
-    rows = sum(leaf.nbytes for leaf in batches.values()) // config.batch_parts
+    rows = sum(leaf.nbytes for leaf in batches.values()) // mesh.batch_parts
     return {
         "flops": matrix_flops(program),
         "state_bytes": memory.argument_size_in_bytes - rows,

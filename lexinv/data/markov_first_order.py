@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 from lexinv.data.markov import random_kernel
 from lexinv.data.symbols import require_symbols
@@ -31,7 +31,7 @@ def dirichlet_source(rng: Key[Array, ""], vocab: int, concentration: float | Flo
     return MarkovSource(jnp.log(transition), jnp.log(stationary_distribution(transition)))
 
 
-def estimate_source(tokens: Int[np.ndarray, " time"], vocab: int, pseudocount: float = 0.5) -> MarkovSource:
+def estimate_source(tokens: Integer[np.ndarray, " time"], vocab: int, pseudocount: float = 0.5) -> MarkovSource:
     """The bigram model of a text, every cell of its table starting with `pseudocount`; the first symbol has the text's frequencies.
 
     Raises `InvalidConfig` for an empty text, a token that is not below `vocab`, and a pseudocount that is not positive.
