@@ -106,6 +106,7 @@ def test_close_sees_a_changed_digit():
     assert not close(recorded, [{"measured": {"mean": 0.5}, "verdict": "refuted"}])
 
 
+@pytest.mark.long
 def test_figure_is_drawn_from_results(item):
     signature = b"\x89PNG\r\n\x1a\n"
     assert (item.folder / "figure.png").read_bytes().startswith(signature)
