@@ -20,6 +20,12 @@ FOLDERS = sorted(file.parent for file in record.RECORDS.glob("*/*/*/config.json"
 ROOM = 0.5
 
 
+@pytest.fixture(autouse=True, scope="module")
+def imported():
+    """All experiments, which takes seconds that belong to no single test."""
+    return [load(name) for name in NAMES]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_face(name):
     module = load(name)
