@@ -20,8 +20,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
+import matplotlib.pyplot  # noqa: F401  (with scipy the slowest of what is imported late: not for the budget of the first test that draws)
 import platformdirs
 import pytest
+import scipy.stats  # noqa: F401
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

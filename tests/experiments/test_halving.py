@@ -55,6 +55,7 @@ def test_losses_are_of_all_trainings_in_their_order_and_of_all_seeds(tmp_path):
     assert losses(tmp_path) == [2.0, float("inf"), 0.5]
 
 
+@pytest.mark.long
 def test_stopped_trials_stay_so_until_they_are_wanted(cli, toy):
     sweep = ("sweep", "toy/learning", "smoke", "--workspace", "s", "--grid", "slope=0.5,2,3")
     halving = ("--halving", "2", "--first-rung", "10")
@@ -82,7 +83,7 @@ def test_stopped_trials_stay_so_until_they_are_wanted(cli, toy):
         ("--halving 2 --first-rung 0", "--first-rung = 0.*at least 1"),
         ("--halving 2", "--first-rung = None.*where --halving is given"),
         ("--first-rung 5", "--first-rung = 5.*where --halving is given"),
-        ("--halving 2 --first-rung 5 --emit slurm", "--halving = 2.*neither --emit"),
+        ("--halving 2 --first-rung 5 --emit slurm", "--halving = 2.*not with --emit"),
     ],
 )
 def test_bad_input_is_refused(cli, options, message):

@@ -98,6 +98,7 @@ def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli):
     assert [row["value"] for row in json.loads(Path("s/summary.json").read_text())["trials"]] == [None, None]
 
 
+@pytest.mark.long
 def test_a_sweep_over_a_whole_part_is_summed_up(cli):
     grid = 'noise={"scale":0.1,"kind":"normal"},{"scale":0.0,"kind":"uniform"}'
     code, out, _ = cli(*SWEEP, *HERE, "--grid", grid, "--metric", "slopes.0")
@@ -413,6 +414,7 @@ def cluster(toy, monkeypatch) -> Iterator[str]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_cluster_resumes_what_it_loses(cluster, toy):
     """Stopped once as a whole; then one trial loses the worker that supervises it, and another is killed itself."""
     options = ("--grid", "slope=3,4", "--executor", f"ray:{cluster}")
