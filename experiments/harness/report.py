@@ -15,7 +15,6 @@ WORDS = {"holds": "hold", "refuted": "refuted", "open": "open"}
 BEGIN, END = "<!-- papers: written by `python -m experiments report` -->", "<!-- end of papers -->"
 # The record that stands for an experiment in the pages and in `cite`: the largest one there is.
 PREFERENCE = ("paper", "cpu", "quick", "smoke")
-COLUMNS = "| claim | place | published | measured | threshold | verdict |\n|---|---|---|---|---|---|"
 
 
 class Judged(NamedTuple):
@@ -164,29 +163,27 @@ def section(one: Judged) -> str:
     if path := notebook(family):
         lines.append(f"Notebook: [{path}](../../{path})\n")
     lines.append(f"![{name}](../../experiments/records/{name}/{item.preset}/figure.png)\n")
-    for label, claims in (("", one.claims), ("Controls, ours:\n", one.controls)):
+    for label, claims in (("### What the paper says", one.claims), ("### Controls, ours", one.controls)):
         if claims:
-            lines.append("\n".join([label, COLUMNS, *map(row, claims), ""]))
+            lines += [f"{label}\n", *map(block, claims)]
     return "\n".join([*lines, cell(facts(item)), ""])
 
 
-def row(claim: dict[str, Any]) -> str:
-    """A claim as a row of a table; where several things are judged, what became of each that does not hold."""
-    unit = f" ({claim['unit']}; over {claim['over']})" if claim["unit"] else f" (over {claim['over']})"
-    word = claim["verdict"]
-    others = [f"{part}: {verdict}" for part, verdict in claim["parts"].items() if verdict != "holds"]
-    word += f" ({', '.join(others)})" if others and len(claim["parts"]) > 1 else ""
-    place = claim["source"].partition(":")[2].strip() or "-"
-    statement = f"`{claim['name']}`: {claim['statement']}"
-    cells = [
-        statement,
-        place,
-        number(claim["published"]),
-        number(claim["measured"]) + unit,
-        number(claim["threshold"]),
-        word,
-    ]
-    return "| " + " | ".join(map(cell, cells)) + " |"
+def block(claim: dict[str, Any]) -> str:
+    """A claim with its verdict first, and a table of what was measured: a row for each part that is judged or stands beside."""
+    place, published = claim["source"].partition(":")[2].strip(), number(claim["published"])
+    said = [f"Threshold: {number(claim['threshold'])}"]
+    said += [f"published: {published}"] if claim["published"] is not None else []
+    said += [place] if place else []
+    rows = "".join(
+        f"| {cell(part)} | {number(value)} | {claim['parts'].get(part, '-')} |\n"
+        for part, value in claim["measured"].items()
+    )
+    unit = cell(f"{claim['unit']}, over {claim['over']}" if claim["unit"] else f"over {claim['over']}")
+    return (
+        f"**{claim['verdict']}** `{claim['name']}`: {cell(claim['statement'])}\n\n"
+        f"| {unit} | measured | verdict |\n|---|---|---|\n{rows}\n{cell('; '.join(said))}.\n"
+    )
 
 
 def facts(item: Record) -> str:
