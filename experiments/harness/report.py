@@ -66,6 +66,7 @@ def pages() -> dict[str, str]:
     found = by_paper(shown.values())
     return {
         "README.md": f"{before}{BEGIN}\n{table(found)}{END}{after}",
+        "docs/papers/index.md": index(found),
         **{f"docs/papers/{key}.md": paper_page(key, judged) for key, judged in found.items()},
     }
 
@@ -115,6 +116,16 @@ def table(found: dict[str, list[Judged]]) -> str:
         claims = [claim for one in judged for claim in (one.controls if key == OURS else one.claims)]
         lines.append(f"| [{cell(heading(key))}](docs/papers/{key}.md) | {names} | {tally(claims)} |")
     return "\n".join(lines) + "\n\n"
+
+
+def index(found: dict[str, list[Judged]]) -> str:
+    """The list of papers in the documentation, under the questions that they belong to."""
+    parts = ["# Papers\n"]
+    for family in families():
+        keys = [key for key, judged in found.items() if judged[0].item.experiment.split("/")[0] == family]
+        if keys:
+            parts.append("\n".join([f"## {question(family)}\n", "```{toctree}", ":maxdepth: 1\n", *keys, "```\n"]))
+    return "\n".join(parts)
 
 
 def heading(key: str) -> str:
