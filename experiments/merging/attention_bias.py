@@ -24,6 +24,7 @@ from experiments.subjects.scene_pruning import TEXT_LAYER, encode_images, layer_
 from lexinv.data.scenes import Questions
 from lexinv.merging.bipartite import cosine_similarity
 from lexinv.nn.vision_language import SYSTEM
+from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count
 
@@ -73,7 +74,7 @@ def in_random_order(
     visual: Float[Array, "scenes patches width"], key: Array
 ) -> tuple[Float[Array, "scenes patches width"], Float[Array, "scenes patches"]]:
     """The tokens of each scene in an order of its own, and their cosines to their mean."""
-    keys = jax.random.split(key, visual.shape[0])
+    keys = jax.random.split(threefry(key), visual.shape[0])
     visual = jax.vmap(lambda one, k: jax.random.permutation(k, one))(visual, keys)
     with_mean = jnp.concatenate([jnp.mean(visual, axis=1, keepdims=True), visual], axis=1)
     return visual, jax.vmap(lambda x: cosine_similarity(x)[0, 1:])(with_mean)

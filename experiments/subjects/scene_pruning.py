@@ -29,6 +29,7 @@ from lexinv.nn.vision_language import (
     encode,
     without_image,
 )
+from lexinv.randomness import threefry
 
 TEXT_LAYER = 2
 """FastV scores tokens by the attention of this layer, counted from 1, which is K = 2 of its paper."""
@@ -170,7 +171,7 @@ def views_of(encoded: Encoded, key: jax.Array) -> View:
     count, patches = encoded.visual.shape[:2]
     received = jnp.mean(encoded.attention, axis=(1, 2))[:, 1:]
     cls = jnp.mean(encoded.cls_attention, axis=1)
-    return View(encoded.visual, cls, received, jnp.zeros((count, patches)), jax.random.split(key, count))
+    return View(encoded.visual, cls, received, jnp.zeros((count, patches)), jax.random.split(threefry(key), count))
 
 
 @jax.jit
