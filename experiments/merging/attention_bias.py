@@ -55,8 +55,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Rank correlation of score and slot, mean over questions and scenes: of attention [seeds][layers], of similarity [seeds]."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
 
     def one(_: str, seed: int) -> dict[str, Any]:
         scenes, questions = held_out(config.subject, seed, config.scenes)

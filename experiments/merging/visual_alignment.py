@@ -71,8 +71,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Mutual information of token and object in nats and accuracy of probes: [seeds][counts] of every arm; of all patches [seeds]."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         drawn = held_out(config.subject, seed, sum(config.scenes))
