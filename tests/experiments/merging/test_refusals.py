@@ -58,7 +58,7 @@ POOLED = replace(GLYPHS, model=replace(GLYPHS.model, pool="mean"))
         ("spectral_distance", "noises", {"noises": (0.3, 0.01)}),
         ("spectral_distance", "noises", {"noises": (0.1, 0.01, 0.0)}),
         ("text_encoder", "window", {"window": 8}),
-        ("text_encoder", "pairs", {"pairs": 5}),
+        ("text_encoder", "pairs", {"pairs": 1}),
         ("text_encoder", "ratios", {"ratios": (0.8, 0.9)}),
         ("text_encoder", "ratios", {"ratios": (0.9, 0.6)}),
         ("text_encoder", "ratios", {"ratios": (0.8, 0.4)}),
