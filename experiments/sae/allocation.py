@@ -26,8 +26,9 @@ from experiments.subjects.sparse_activations import (
     VARIANTS,
     Setting,
     TrainingConfig,
-    measure,
+    judge_all,
     refer,
+    train,
 )
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.validation import Allowed, Checked, Count, Positive
@@ -115,7 +116,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             found = refer(regime.data, [config.k], config.training, seed)
         else:
             chosen = VARIANTS[kind], regime.data, regime.features, [Setting(config.k)], config.training, seed
-            found = measure(*chosen, f"{arm}/seed-{seed}", workspace, regime.centred)
+            found = judge_all(train(*chosen, f"{arm}/seed-{seed}", workspace, regime.centred))
         return {metric: value for metric, (value,) in found.items()}
 
     arms = [f"{place}/{kind}" for place in places for kind in kinds[place]]

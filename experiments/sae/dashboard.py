@@ -18,14 +18,13 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, 
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace, write_atomically
 from experiments.subjects.activation_autoencoders import (
-    LAW,
     PUBLISHED,
     TINY,
     Autoencoder,
     AutoencodersConfig,
-    laws_of,
     train_variant,
 )
+from experiments.subjects.feature_densities import LAW, draw_law, laws_of
 from experiments.subjects.language_subjects import GPT2, SMALL, LanguageSubject, SubjectConfig, open_language_model
 from experiments.subjects.sparse_activations import NAMES
 from lexinv.data.windows import evaluation_windows
@@ -257,12 +256,7 @@ def draw_ranks(panel: Axes, results: dict[str, Any]) -> None:
     positions = ranks_shown(results["features"]) + 1
     density, alpha, live = np.array(results["densities"][0]), results["alpha"][0], results["live"][0]
     panel.plot(positions, np.where(density > 0, density, np.nan), color=BLUE, label="all features")
-    inside = (positions > MIDDLE[0] * live) & (positions <= MIDDLE[1] * live) & (density > 0)
-    if inside.any():
-        level = np.exp(np.mean(np.log(density[inside]) + alpha * np.log(positions[inside])))
-        panel.plot(
-            positions, level * positions**-alpha, "--", color=GREY, linewidth=1, label=f"Zipf, alpha = {alpha:.2f}"
-        )
+    draw_law(panel, positions, density, alpha, live)
     groups = list(dict.fromkeys(feature["group"] for feature in results["shown"]))
     for group in groups:
         members = [feature for feature in results["shown"] if feature["group"] == group]

@@ -24,8 +24,9 @@ from experiments.subjects.sparse_activations import (
     VARIANTS,
     Setting,
     TrainingConfig,
-    measure,
+    judge_all,
     refer,
+    train,
 )
 from lexinv.sae.synthetic import SyntheticConfig, probabilities
 from lexinv.validation import Checked, Count, NonNegative, NonNegatives, some_of
@@ -95,7 +96,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         if arm == "references":
             return refer(config.data, config.ks, config.training, seed)
         chosen = config.data, config.features, config.settings(arm), config.training
-        return measure(VARIANTS[arm], *chosen, seed, f"{arm}/seed-{seed}", workspace)
+        return judge_all(train(VARIANTS[arm], *chosen, seed, f"{arm}/seed-{seed}", workspace))
 
     return {
         "seeds": list(config.training.seeds),

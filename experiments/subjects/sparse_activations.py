@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.work import Population, Work
+from experiments.harness.work import MapDataset, Population, Work
 from experiments.harness.workspace import Workspace
 from lexinv.sae.autoencoders import (
     decode,
@@ -40,9 +40,6 @@ from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Seeds
-
-if TYPE_CHECKING:
-    import grain
 
 UNDER_USED = 1e-3
 """A feature that fires in fewer tokens than this share is under-used."""
@@ -142,6 +139,7 @@ class Trained(NamedTuple):
     config: AutoencoderConfig
     variant: Variant
     members: list[TrainState]
+    batch: int
     dictionary: Float[Array, "features width"]
     calibration: Tokens
     held_out: Tokens
@@ -157,22 +155,6 @@ def world(
         sample_tokens(data, dictionary, count, stream(key, name)) for name in ("calibration", "held-out")
     )
     return dictionary, calibration, held_out
-
-
-def measure(
-    variant: Variant,
-    data: SyntheticConfig,
-    features: int,
-    settings: Sequence[Setting],
-    training: TrainingConfig,
-    seed: int,
-    name: str,
-    workspace: Workspace,
-    centred: bool = True,
-) -> dict[str, list[float]]:
-    """`train`, and by metric the judgement of each setting."""
-    trained = train(variant, data, features, settings, training, seed, name, workspace, centred)
-    return columns([judge(trained, index, training.batch) for index in range(len(settings))])
 
 
 def train(
@@ -197,7 +179,8 @@ def train(
     dictionary, calibration, held_out = world(data, training, seed)
 
     def states() -> TrainState:
-        state = start_population(
+        budgets = [variant.budgets(setting.k, features, training.batch) for setting in settings]
+        return start_population(
             config,
             optimizer_of(training.optimizer, config, training.steps),
             data,
@@ -206,11 +189,15 @@ def train(
             jnp.stack([key] * count),
             jnp.asarray([setting.k for setting in settings], jnp.float32),
             jnp.asarray([setting.coefficient for setting in settings], jnp.float32),
+            None if variant.zipf is None else jnp.asarray(np.stack(budgets)),
         )
-        if variant.zipf is None:
-            return state
-        budgets = np.stack([variant.budgets(setting.k, features, training.batch) for setting in settings])
-        return state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(budgets)))
+
+    def batches() -> MapDataset:
+        """Element i: fresh activations [steps, tokens, width] for dispatch i."""
+        import grain
+
+        drawn = partial(draw, data, training.steps_per_dispatch, training.batch, dictionary, stream(key, "train"))
+        return grain.MapDataset.range(sys.maxsize).map(lambda i: {"activations": np.asarray(drawn(jnp.int32(i)))})
 
     state = Work(
         name,
@@ -220,11 +207,11 @@ def train(
         ((seed, training.optimizer.learning_rate),) * count,
         states,
         partial(trainer, config, variant.terms(training), training.optimizer, training.steps),
-        lambda: train_batches(data, dictionary, training, stream(key, "train")),
+        batches,
         shared_batches=True,
     ).run()
     members = [member(state, index) for index in range(count)]
-    return Trained(config, variant, members, dictionary, calibration, held_out)
+    return Trained(config, variant, members, training.batch, dictionary, calibration, held_out)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -237,17 +224,17 @@ def start_population(
     keys: Array,
     ks: Float[Array, " members"],
     coefficients: Float[Array, " members"],
+    budgets: Int[Array, "members features"] | None,
 ) -> TrainState:
     """The states before the first step, stacked; compiled once for all seeds. b_dec begins at the mean of `sample` tokens, or at 0."""
 
-    def start(one: tuple[Array, Array, Array]) -> TrainState:
-        key, k, coefficient = one
+    def start(one: tuple[Array, Array, Array, Array | None]) -> TrainState:
+        key, k, coefficient, budgets = one
         tokens = sample_tokens(data, dictionary, max(sample, 1), stream(key, "sample")).activations
         activations = tokens if sample else jnp.zeros_like(tokens)
-        budgets = jnp.zeros(config.features, jnp.int32) if config.method.per == "feature" else None
         return create_autoencoder_state(config, optimizer, activations, k, coefficient, key, budgets)
 
-    return jax.lax.map(start, (keys, ks, coefficients))
+    return jax.lax.map(start, (keys, ks, coefficients, budgets))
 
 
 optimizer_of = cache(make_optimizer)
@@ -275,29 +262,14 @@ def encode_batch(
     return codes, decode(params, codes)
 
 
-def encode_held_out(trained: Trained, member: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def encode_held_out(trained: Trained, member: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Codes [tokens, latents] and reconstructions [tokens, width] of the held-out tokens, in batches as in training."""
     state = trained.members[member]
     parts = [
         encode_batch(trained.config, trained.variant.loss, state.params, state.statistics, x)
-        for x in trained.held_out.activations.reshape(-1, batch, trained.config.width)
+        for x in trained.held_out.activations.reshape(-1, trained.batch, trained.config.width)
     ]
     return np.concatenate([codes for codes, _ in parts]), np.concatenate([found for _, found in parts])
-
-
-def train_batches(
-    data: SyntheticConfig, dictionary: Float[Array, "features width"], training: TrainingConfig, key: Array
-) -> "grain.MapDataset[dict[str, np.ndarray]]":
-    """Element i: fresh activations [steps, tokens, width] for dispatch i."""
-    import grain
-
-    return grain.MapDataset.range(sys.maxsize).map(
-        lambda i: {
-            "activations": np.asarray(
-                draw(data, training.steps_per_dispatch, training.batch, dictionary, key, jnp.int32(i))
-            )
-        }
-    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -323,15 +295,15 @@ def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, 
     }
 
 
-def judge(trained: Trained, member: int, batch: int) -> dict[str, float]:
+def judge(trained: Trained, member: int = 0) -> dict[str, float]:
     """Reconstruction and sparsity in batches as in training, and with thresholds; use of the features; recovery of the true ones.
 
     Thresholds of variants that need one are calibrated on tokens of their own; the others' codes do not depend on the batch.
     """
-    config, held_out, state = trained.config, trained.held_out, trained.members[member]
+    config, batch, held_out, state = trained.config, trained.batch, trained.held_out, trained.members[member]
     params, statistics = state.params, state.statistics
     x, truth = np.asarray(held_out.activations), np.asarray(held_out.codes)
-    z, reconstruction = encode_held_out(trained, member, batch)
+    z, reconstruction = encode_held_out(trained, member)
     sums = start_sums(config.width, config.features)
     for start in range(0, len(x), batch):
         sums = add(sums, *(part[start : start + batch] for part in (x, reconstruction, z)))
@@ -356,6 +328,11 @@ def judge(trained: Trained, member: int, batch: int) -> dict[str, float]:
         "collapse": round(collapse(decoder), 4),
         **{name: round(value, 4) for name, value in recovered.items()},
     }
+
+
+def judge_all(trained: Trained) -> dict[str, list[float]]:
+    """By metric the judgement of each member."""
+    return columns([judge(trained, member) for member in range(len(trained.members))])
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
