@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import curves
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, ORANGE, SKY, band, panels, reference
+from experiments.harness.style import BLUE, GREY, ORANGE, SKY, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, accuracy, held_out, tiny, vision_models
@@ -191,12 +192,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, shares = Arms(results), results["shares"]
     drawn, axes = panels(1, 2, titles=("Classification", "Reconstruction"))
     for panel, what, ylabel in zip(axes, ("nats", "error"), ("cross-entropy, nats", "error / variance"), strict=True):
-        for name, (label, color) in ARMS.items():
-            style = "-" if "package" in name else "--"
-            band(panel, shares, arms[name, what], label, color, marker="o", markersize=3, linestyle=style)
-        panel.set(xscale="log", xlabel="share of patches kept", ylabel=ylabel)
-        panel.set_xticks(shares, [f"{share:g}" for share in shares])
-        panel.minorticks_off()
+        curves(panel, shares, arms, what, ARMS, ticks=True)
+        panel.set(xlabel="share of patches kept", ylabel=ylabel)
     reference(axes[0], arms["all", "nats"].mean(), "all tokens")
     axes[0].set_yscale("log")
     axes[0].legend(axes[0].lines[-1:], ["all tokens"], loc=(0.02, 0.08))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import bars
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
@@ -223,7 +223,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, widths = Arms(results), results["widths"]
     drawn, axes = panels(2, 3, width=4.4, height=3.2)
     for panel, (metric, label) in zip(axes, LABELS.items(), strict=False):
-        draw_regimes(panel, arms, metric)
+        groups = {kind: np.stack([arms[f"{regime}/{kind}", metric] for regime in REGIMES], axis=1) for kind in KINDS}
+        bars(panel, REGIMES, {kind: (NAMES[kind], values) for kind, values in groups.items()})
         panel.set_ylabel(label)
     for place, regime in enumerate(REGIMES):
         for (key, label), color in zip(REFERENCES.items(), (BLACK, GREY), strict=True):
@@ -240,17 +241,5 @@ def figure(results: dict[str, Any]) -> Figure:
     axes[4].set_xticks([], minor=True)
     handles, names = axes[1].get_legend_handles_labels()
     axes[5].set_axis_off()
-    axes[5].legend(handles, names, loc="upper left", title="a dot for each seed, a bar for their mean")
+    axes[5].legend(handles, names, loc="upper left", title="mean, 95 % interval over seeds")
     return drawn
-
-
-def draw_regimes(panel: Axes, arms: Arms, metric: str) -> None:
-    """A point for each seed and the mean, by regime and variant."""
-    for index, kind in enumerate(KINDS):
-        for place, regime in enumerate(REGIMES):
-            values, x = arms[f"{regime}/{kind}", metric], place + (index - 2) * 0.15
-            panel.plot([x] * len(values), values, "o", color=COLORS[kind], markersize=3, alpha=0.5)
-            label = NAMES[kind] if place == 0 else None
-            panel.plot(x, np.mean(values), "_", color=COLORS[kind], markersize=12, markeredgewidth=2, label=label)
-    panel.set_xticks(range(len(REGIMES)), REGIMES)
-    panel.set_ylim(bottom=0)

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, band, panels
+from experiments.harness.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace, write_atomically
 from experiments.subjects.activation_autoencoders import (
@@ -47,6 +48,7 @@ PAPERS = ("ayonrinde2024adaptive",)
 Texts = Annotated[tuple[str, ...], Allowed(all, "texts that are not empty", (("a", ""),))]
 PAGE = "features.html"
 FEATURES, DIRECTIONS, TOKENS = "features", "directions", "tokens"
+GROUPS = {FEATURES: "features", DIRECTIONS: "random directions", TOKENS: "random tokens"}
 GROUP_COLORS = {"most active": VERMILION, "densest": ORANGE, "sparsest": GREEN, "random": PURPLE}
 
 
@@ -142,10 +144,6 @@ def measure(
     slope, quality = fit_middle_zipf(np.sort(found.density)[::-1])
     return {
         "specific": {name: round(float(each.mean()), 5) if len(each) else 0.0 for name, each in shares.items()},
-        "spread": {
-            name: np.histogram(each, config.passages, (0.5 / config.passages, 1 + 0.5 / config.passages))[0].tolist()
-            for name, each in shares.items()
-        },
         "complete": len(shares[FEATURES]),
         "next_raised": round(own, 5),
         "next_raised_by_others": round(others, 5),
@@ -199,7 +197,7 @@ def make_page(
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """How specific features are, and whether their logit effects tell what comes."""
-    shares = {name: np.array([one[name] for one in results["specific"]]) for name in (FEATURES, DIRECTIONS, TOKENS)}
+    shares = {name: np.array([one[name] for one in results["specific"]]) for name in GROUPS}
     dead = [1 - live / results["features"] for live in results["live"]]
     return [
         Claim(
@@ -247,7 +245,8 @@ def figure(results: dict[str, Any]) -> Figure:
     """Densities by rank with the features of the page, and how specific features, random directions and random tokens are."""
     drawn, (ranks, shares) = panels(1, 2, width=4.8, height=3.5)
     draw_ranks(ranks, results)
-    draw_shares(shares, results)
+    dots(shares, {label: [one[name] for one in results["specific"]] for name, label in GROUPS.items()})
+    shares.set(title="How specific they are", xlabel="share of top passages with the same top token, mean of features")
     return drawn
 
 
@@ -271,24 +270,3 @@ def draw_ranks(panel: Axes, results: dict[str, Any]) -> None:
     positive = density[density > 0]
     panel.set_ylim(positive.min() / 2, positive.max() * 2)
     panel.legend(fontsize=7)
-
-
-def draw_shares(panel: Axes, results: dict[str, Any]) -> None:
-    """Distribution of the share over features as a falling cumulative curve, with its 95 % band over seeds."""
-    labels = {
-        FEATURES: ("features", BLUE),
-        DIRECTIONS: ("random directions", VERMILION),
-        TOKENS: ("random tokens", GREY),
-    }
-    for name, (label, color) in labels.items():
-        counts = np.array([one[name] for one in results["spread"]])
-        at_least = counts[:, ::-1].cumsum(axis=1)[:, ::-1] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        x = np.arange(1, counts.shape[1] + 1) / counts.shape[1]
-        band(panel, x, at_least, label, color, marker="o", markersize=3)
-    panel.set(
-        xlabel="share of top passages with the same top token",
-        ylabel="share of features with at least that",
-        ylim=(0, 1.02),
-    )
-    panel.set_title("How specific they are")
-    panel.legend()

@@ -1,4 +1,4 @@
-"""Topics of the position paper on images, and on time: correlations, F1, groups, probes, errors, break-even, by hand or on tiny models."""
+"""Topics of the position paper on images, and on time: correlations, F1, groups, probes, errors, by hand or on tiny models."""
 
 from dataclasses import replace
 from functools import partial
@@ -178,13 +178,6 @@ def test_features_of_reduced_patches(params, arm):
     zero = (features == 0).all(axis=-1).sum(axis=1).tolist()
     different = [len(np.unique(image.round(5), axis=0)) for image in features]
     assert (zero, different) == (([0] * 3, [20] * 3) if arm == "merge" else ([44] * 3, [21] * 3))
-
-
-def test_break_even_by_hand():
-    assert overhead.break_even([16, 64], [0.9, 0.5]) == 16
-    assert overhead.break_even([16, 64], [2.0, 1.0]) is None
-    assert overhead.break_even([16, 64, 256], [2.0, 1.5, 0.5]) == pytest.approx(128)  # half of the way in logarithms
-    assert overhead.break_even([16, 64, 256], [0.9, 1.5, 0.5]) == pytest.approx(128)  # the last time, not the first
 
 
 @pytest.mark.parametrize("name", ["full", *overhead.METHODS])
