@@ -23,6 +23,7 @@ from experiments.harness.style import BLUE, GREY, ORANGE, SKY, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, accuracy, held_out, tiny, vision_models
+from experiments.subjects.reduced_vision import forward
 from lexinv.merging.plan import Plan, merge, unmerge
 from lexinv.merging.ranking import cls_attention, prune_by_score
 from lexinv.merging.reduction import Example, reduction
@@ -89,7 +90,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return {what: round(value, 4) for what, value in found.items()}
 
         if arm == "all":
-            return scored(all_tokens(model, params[seed], images.pixels))
+            return scored(forward(params[seed], images.pixels, key, model)[0])
         rows = []
         for share in config.shares:
             budget = round(share * model.patches) + 1
@@ -105,12 +106,6 @@ def cross_entropy(logits: Float[Array, "images classes"], labels: Int[Array, " i
     """Mean over images, in nats."""
     own = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(labels)[:, None], axis=1)
     return float(-own.mean())
-
-
-@partial(jax.jit, static_argnums=0)
-def all_tokens(config: VisionConfig, params: Any, pixels: Array) -> Float[Array, "images classes"]:
-    """Logits of the whole model."""
-    return classify(config, params, pixels)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

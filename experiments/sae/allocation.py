@@ -17,19 +17,8 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import (
-    LEAST,
-    LONG,
-    NAMES,
-    REFERENCES,
-    TINY,
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    judge_all,
-    refer,
-    train,
-)
+from experiments.subjects.autoencoder_scores import LEAST, REFERENCES, judge_all, refer
+from experiments.subjects.sparse_activations import LONG, NAMES, TINY, VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.validation import Allowed, Checked, Count, Positive
 

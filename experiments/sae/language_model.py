@@ -28,10 +28,11 @@ from experiments.subjects.activation_autoencoders import (
     references,
     train_variant,
 )
+from experiments.subjects.autoencoder_scores import LEAST, columns
 from experiments.subjects.feature_densities import LAW, draw_law, laws_of, ranged
 from experiments.subjects.language_subjects import GPT2, SMALL, Subject, SubjectConfig, open_language_model
 from experiments.subjects.sentence_encoder import open_encoder
-from experiments.subjects.sparse_activations import LEAST, NAMES, VARIANTS, TrainingConfig, columns
+from experiments.subjects.sparse_activations import NAMES, VARIANTS, TrainingConfig
 from lexinv.sae.densities import MIDDLE, ranks_shown
 from lexinv.sae.splicing import cross_entropy_recovered
 from lexinv.validation import Checked, Distinct

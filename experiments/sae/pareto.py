@@ -16,18 +16,8 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import (
-    NAMES,
-    PUBLISHED,
-    REFERENCES,
-    SMOKE,
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    judge_all,
-    refer,
-    train,
-)
+from experiments.subjects.autoencoder_scores import REFERENCES, judge_all, refer
+from experiments.subjects.sparse_activations import NAMES, PUBLISHED, SMOKE, VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.synthetic import SyntheticConfig, probabilities
 from lexinv.validation import Checked, Count, NonNegative, NonNegatives, some_of
 

@@ -18,18 +18,8 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import (
-    LONG,
-    NAMES,
-    TINY,
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    encode_held_out,
-    judge,
-    train,
-    world,
-)
+from experiments.subjects.autoencoder_scores import encode_held_out, judge
+from experiments.subjects.sparse_activations import LONG, NAMES, TINY, VARIANTS, Setting, TrainingConfig, train, world
 from lexinv.sae.metrics import principal_components, recovery
 from lexinv.sae.pursuit import pursue
 from lexinv.sae.synthetic import SyntheticConfig

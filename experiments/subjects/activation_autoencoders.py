@@ -173,33 +173,20 @@ def train_variant(
     """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
     variant, training, setting = VARIANTS[name], config.training, config.setting(name)
     # Codes as entries where they are few: see `experiments.benchmarks.sae_step`. Gathers of a mesh's features would undo it.
-    few = (
-        "most_active" in METHODS[variant.kind].has
-        and config.features >= 100 * config.k
-        and make_mesh(config.mesh).size == 1
-    )
-    shape = AutoencoderConfig(
-        subject.width,
-        config.features,
-        variant.kind,
-        most_active=round(config.k) if few and not variant.loss.multi else 0,
-    )
+    few = config.features >= 100 * config.k and make_mesh(config.mesh).size == 1 and not variant.loss.multi
+    most_active = round(config.k) if few and "most_active" in METHODS[variant.kind].has else 0
+    shape = AutoencoderConfig(subject.width, config.features, variant.kind, most_active=most_active)
     large = training.batch * shape.features > LARGE
     terms, optimizer = variant.terms(training), optimizer_of(training.optimizer, shape, training.steps)
     scale, sample = scale_and_sample(subject.source, config)
-    seeds, spends = training.seeds, variant.zipf is not None
+    seeds, budgets = training.seeds, variant.budgets(setting.k, shape.features, training.batch)
 
     def start(key: Array, k: Array, coefficient: Array) -> TrainState:
-        budgets = jnp.zeros(shape.features, jnp.int32) if spends else None
-        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, budgets)
+        given = None if budgets is None else jnp.asarray(budgets)
+        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, given)
 
     def states() -> TrainState:
-        state = create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
-        if not spends:
-            return state
-        budgets = jnp.asarray(variant.budgets(setting.k, shape.features, training.batch))
-        stacked = jnp.broadcast_to(budgets[None], (len(seeds), shape.features))
-        return state._replace(statistics=state.statistics._replace(budgets=stacked))
+        return create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
 
     source, count = subject.source, training.steps_per_dispatch
     buffer = min(config.buffer_tokens, int(np.sum(source.block_rows)))

@@ -1,10 +1,10 @@
 """Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,10 @@ from experiments.harness.workspace import Workspace
 from lexinv.sae.autoencoders import (
     decode,
     encode,
-    encode_by_threshold,
-    pre_activations,
 )
 from lexinv.sae.budgets import zipf_budgets
-from lexinv.sae.inference import calibrate
 from lexinv.sae.losses import LossConfig, Statistics, budget_of
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Kind, Params
-from lexinv.sae.metrics import (
-    add,
-    collapse,
-    matching_pursuit,
-    principal_components,
-    recovery,
-    start_sums,
-    summarise,
-)
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
 from lexinv.training.population import member
@@ -40,11 +28,6 @@ from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Seeds
-
-UNDER_USED = 1e-3
-"""A feature that fires in fewer tokens than this share is under-used."""
-LEAST = 1e-6
-"""Less than the share of one feature among all: rules are strict, and a share of features that is to be 0 has to be below it."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +85,6 @@ VARIANTS = {
 NAMES = {name: variant.label for name, variant in VARIANTS.items()}
 
 
-REFERENCES = {"pursuit": "oracle: matching pursuit", "components": "principal components"}
-"""What `refer` measures."""
 TINY = {
     "training.steps": 20,
     "training.batch": 64,
@@ -262,16 +243,6 @@ def encode_batch(
     return codes, decode(params, codes)
 
 
-def encode_held_out(trained: Trained, member: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [tokens, latents] and reconstructions [tokens, width] of the held-out tokens, in batches as in training."""
-    state = trained.members[member]
-    parts = [
-        encode_batch(trained.config, trained.variant.loss, state.params, state.statistics, x)
-        for x in trained.held_out.activations.reshape(-1, trained.batch, trained.config.width)
-    ]
-    return np.concatenate([codes for codes, _ in parts]), np.concatenate([found for _, found in parts])
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def draw(
     data: SyntheticConfig, steps: int, batch: int, dictionary: Float[Array, "features width"], key: Array, number: Array
@@ -279,62 +250,3 @@ def draw(
     """Fresh activations of dispatch `number`; compiled once for all seeds and variants."""
     keys = jax.random.split(jax.random.fold_in(key, number), steps)
     return jax.lax.map(lambda one: sample_tokens(data, dictionary, batch, one).activations, keys)
-
-
-def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, seed: int) -> dict[str, list[float]]:
-    """FVU of the principal components of rank k, and of k steps of matching pursuit on the true dictionary, on the held-out tokens."""
-    dictionary, *tokens = world(data, training, seed)
-    fitted, held_out = (np.asarray(part.activations) for part in tokens)
-    ranks = [round(k) for k in ks]
-    total = np.square(held_out - held_out.mean(axis=0)).sum()
-    x, directions = held_out - data.offset, np.asarray(dictionary)
-    pursuit = [np.asarray(matching_pursuit(jnp.asarray(x), dictionary, rank)) @ directions for rank in ranks]
-    return {
-        "components": [round(value, 5) for value in principal_components(fitted, held_out, ranks)],
-        "pursuit": [round(float(np.square(x - found).sum() / total), 5) for found in pursuit],
-    }
-
-
-def judge(trained: Trained, member: int = 0) -> dict[str, float]:
-    """Reconstruction and sparsity in batches as in training, and with thresholds; use of the features; recovery of the true ones.
-
-    Thresholds of variants that need one are calibrated on tokens of their own; the others' codes do not depend on the batch.
-    """
-    config, batch, held_out, state = trained.config, trained.batch, trained.held_out, trained.members[member]
-    params, statistics = state.params, state.statistics
-    x, truth = np.asarray(held_out.activations), np.asarray(held_out.codes)
-    z, reconstruction = encode_held_out(trained, member)
-    sums = start_sums(config.width, config.features)
-    for start in range(0, len(x), batch):
-        sums = add(sums, *(part[start : start + batch] for part in (x, reconstruction, z)))
-    found = alone = summarise(sums)
-    active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
-    correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
-    if config.method.needs == "threshold":
-        affinities = np.maximum(np.asarray(pre_activations(params, trained.calibration.activations)), 0)
-        threshold = calibrate(config, affinities, float(statistics.k), np.asarray(statistics.budgets) / batch)
-        by_threshold = encode_by_threshold(params, held_out.activations, jnp.asarray(threshold))
-        parts = map(np.asarray, (x, decode(params, by_threshold), by_threshold))
-        alone = summarise(add(start_sums(config.width, config.features), *parts))
-    decoder = np.asarray(params["decoder"])
-    recovered = recovery(decoder, np.asarray(trained.dictionary), z, truth)._asdict()
-    return {
-        **{name: round(value, 5) for name, value in found.items()},
-        "under_used": float(np.mean((z != 0).mean(axis=0) < UNDER_USED)),
-        "correlation": round(correlation, 4),
-        "threshold_fvu": round(alone["fvu"], 5),
-        "threshold_l0": round(alone["l0"], 4),
-        "threshold_dead": round(alone["dead"], 5),
-        "collapse": round(collapse(decoder), 4),
-        **{name: round(value, 4) for name, value in recovered.items()},
-    }
-
-
-def judge_all(trained: Trained) -> dict[str, list[float]]:
-    """By metric the judgement of each member."""
-    return columns([judge(trained, member) for member in range(len(trained.members))])
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One dictionary of lists over the rows."""
-    return {name: [row[name] for row in rows] for name in rows[0]}

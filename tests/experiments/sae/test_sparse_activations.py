@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, judge_all, train
+from experiments.subjects.autoencoder_scores import judge_all
+from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import InvalidConfig
