@@ -92,7 +92,7 @@ def run_in_parts(folder: Path) -> Iterator[Work]:
     results = folder / "results.json"
     with workspace.locked(HANDOVER_SECONDS):
         if not results.is_file():
-            with started(workspace, label, Console(quiet=True)):
+            with started(workspace, config, label, Console(quiet=True)):
                 while not results.is_file():
                     try:
                         write_json(

@@ -96,6 +96,26 @@ def describe_session() -> dict[str, Any]:
     }
 
 
+def attention_kernels(config: Any, name: str = "") -> dict[str, str]:
+    """The implementation of attention of every Transformer in a configuration, by its dotted name: what `auto` takes on this device.
+
+    That is for calls with as many tokens as the model has positions, and without a mask.
+    """
+    from lexinv.nn.attention import device_here, implementation_on
+    from lexinv.nn.transformer import TransformerConfig
+
+    if isinstance(config, TransformerConfig):
+        bias = "pairs" if config.positions == "relative" else "none"
+        sizes = config.dtype, config.head_dim, config.max_length, config.causal
+        auto = config.attention == "auto"
+        return {name: implementation_on(device_here(), *sizes, bias) if auto else config.attention}
+    parts = vars(config) if dataclasses.is_dataclass(config) else {}
+    if isinstance(config, tuple):
+        parts = {str(number): part for number, part in enumerate(config)}
+    found = [attention_kernels(part, f"{name}.{field}".strip(".")) for field, part in parts.items()]
+    return {model: kernel for kernels in found for model, kernel in kernels.items()}
+
+
 def processor() -> str:
     """The model name of the processor."""
     try:
@@ -129,6 +149,7 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
         "packages": packages,
         "speed": training_speed(workspace.path),
         "models": models,
+        "folded": [read_json(file, dict) for file in sorted((workspace.path / "folded").glob("*.json"))],
     }
     for field in ("git_commit", "device_kind", "cpu"):  # a run may be resumed elsewhere
         if len(values := list(dict.fromkeys(session[field] for session in sessions))) > 1:

@@ -201,15 +201,18 @@ def facts(item: Record) -> str:
     """Where the numbers of a record come from."""
     environment = item.environment
     corpora = "".join(f", {name} {fingerprint}" for name, fingerprint in environment["corpora"].items())
+    of = f" ({environment['wall_clock_of']})" if "wall_clock_of" in environment else ""
     text = (
         f"Commit {str(environment['git_commit'])[:12]}, config hash {item.config['config_hash']}, seeds {len(environment['seeds'])}, "
-        f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
+        f"{environment['wall_clock_seconds'] / 60:.1f} minutes{of} on {environment['device_count']} x {environment['device_kind']} "
         f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
     )
     if speeds := environment.get("speed"):
         text += f" Training: {spread(speeds, 'tokens_per_second', ',.0f')} tokens/s"
         used = spread(speeds, "utilisation", ".1%")
         text += f", {used} of the devices' peak." if used else "."
+    if "recorded_as" in environment:
+        text += f" Recorded as {environment['recorded_as']}, which has been split since."
     return text + (" The preset has changed since." if changed(item) else "")
 
 

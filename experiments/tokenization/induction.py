@@ -29,6 +29,7 @@ from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.randomness import threefry
 from lexinv.tokenization.bayes import predictive_log_probs
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
@@ -162,7 +163,7 @@ def sequences(order: int, config: Config, name: str, count: int) -> Windows:
         kernel_key, sample_key = jax.random.split(key)
         return sample(sample_key, random_kernel(kernel_key, order, config.symbols), uniform, config.context)
 
-    keys = jax.random.split(stream(jax.random.key(config.seed), f"{name}-order-{order}"), count)
+    keys = jax.random.split(threefry(stream(jax.random.key(config.seed), f"{name}-order-{order}")), count)
     tokens = np.asarray(jax.jit(jax.vmap(draw))(keys)).astype(np.uint8).reshape(-1)
     return array_windows(tokens, config.context)
 

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.corpora import installed, slug
+from experiments.harness.corpora import installed, note_folded, slug
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
-from lexinv.data.tokenizers import LETTERS, load_tokenizer
+from lexinv.data.tokenizers import LETTERS, folded_share, load_tokenizer
 from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
 from lexinv.tokenization.library import train_library_bpe, train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_bpe, train_lzw
@@ -110,8 +110,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
     divisions = [(corpus, seed) for corpus in corpora for seed in config.seeds]
     measured: dict[str, list[dict[str, Any]]] = {corpus.name: [] for corpus in corpora}
+    folded: dict[str, dict[str, float]] = {corpus.name: {} for corpus in corpora}
     for corpus, seed in track(divisions, "real_text", disable=not workspace.progress):
-        train, test = divide(corpus, config.train_characters, config.test_characters, seed)
+        train, test, share = divide(corpus, config.train_characters, config.test_characters, seed)
+        folded[corpus.name][f"seed {seed}"] = share
+        note_folded(workspace, corpus.name, "letters", folded[corpus.name])
         folder = f"{slug(corpus.name)}/seed-{seed}"
 
         def stage(kind: str, folder=folder, train=train, test=test) -> dict[str, Any]:
@@ -146,28 +149,39 @@ def measure(train: np.ndarray, test: np.ndarray, config: Config, kind: str) -> d
     return {"sizes": [t.size for t in trained], "nats": np.round(nats, 5)}
 
 
-def divide(corpus: Corpus, train_characters: int, test_characters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols of a training and a test text from documents drawn without replacement, whatever the corpus's own splits.
+class Division(NamedTuple):
+    """Symbols of two texts, and the share of the characters of their documents that `letters` folds."""
 
-    A space lies between documents. Raises `InvalidConfig` where the corpus has less text.
+    train: np.ndarray
+    test: np.ndarray
+    folded: float
+
+
+def divide(corpus: Corpus, train_characters: int, test_characters: int, seed: int) -> Division:
+    """A training and a test text from documents drawn without replacement, whatever the corpus's own splits.
+
+    A space lies between documents. Raises `InvalidConfig` where the corpus has less text, or more that `letters` folds than it may.
     """
     letters = load_tokenizer("letters", corpus)
     documents = [(split, i) for split in SPLITS for i in range(len(corpus.splits[split]))]
     order = np.random.default_rng(seed).permutation(len(documents)).tolist()
-    drawn = (letters.encode(corpus.splits[split][i]) for split, i in (documents[number] for number in order))
+    drawn = (corpus.splits[split][i] for split, i in (documents[number] for number in order))
+    texts = []
 
     def take(field: str, characters: int) -> np.ndarray:
         pieces, found = [], 0
         while found < characters:
-            document = next(drawn, None)
-            require(document is not None, field, characters, f"less: {corpus.name} has {found} left for it")
-            if len(document):
+            text = next(drawn, None)
+            require(text is not None, field, characters, f"less: {corpus.name} has {found} left for it")
+            texts.append(text)
+            if len(document := letters.encode(text)):
                 pieces += [document, np.array([letters.separator], np.int32)]
                 found += len(document) + 1
         return np.concatenate(pieces)[:characters]
 
     test = take("test_characters", test_characters)
-    return take("train_characters", train_characters), test
+    train = take("train_characters", train_characters)
+    return Division(train, test, folded_share(letters, texts, corpus.name))
 
 
 def tokenizers(kind: str, text: str, sizes: Sequence[int]) -> list[Tokenizer]:
