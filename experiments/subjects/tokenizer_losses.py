@@ -60,8 +60,8 @@ def tokenizer_losses(
 ) -> dict[str, list[float] | float]:
     """By tokenizer and size: loss on held-out text, exact loss of greedy ones, characters per token.
 
-    unigram: the sizes of Unigram, of which it may reach less, and the characters that train it. own_loss: of the source itself on the held-out text; what lies below it
-    is an error or luck.
+    unigram: the sizes of Unigram, which may reach fewer, and the characters that train it. own_loss: of the source itself on the held-out
+    text; what lies below it is an error or luck.
     """
     symbols = kernel.shape[1]
     alphabet = ALPHABET[:symbols]

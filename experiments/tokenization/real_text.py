@@ -5,7 +5,7 @@ experiment C. The text is lower-cased to a-z, full stop, comma and space. Every 
 unigram models and k-grams are all trained on, and those on which they are measured.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.arms import by_metric
 from experiments.harness.corpora import installed, note_folded, slug
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
@@ -125,16 +126,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         with ThreadPoolExecutor(2) as pool:
             measured[corpus.name].append(dict(zip(kinds, pool.map(stage, kinds), strict=True)))
     for name, seeds in measured.items():
-        by_kind = {kind: by_seed(seed[kind] for seed in seeds) for kind in seeds[0]}
+        by_kind = {kind: by_metric([seed[kind] for seed in seeds]) for kind in seeds[0]}
         tokens = {kind: by_kind.pop(kind) for kind in LABELS}
         results["texts"][name] = {**by_kind, "tokens": tokens}
     return results
-
-
-def by_seed(measured: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """One dictionary of rows instead of one dictionary for each seed."""
-    rows = list(measured)
-    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def measure(train: np.ndarray, test: np.ndarray, config: Config, kind: str) -> dict[str, Any]:
@@ -282,23 +277,22 @@ def draw(axes: Axes, found: dict[str, Any], label: str, color: str, **line: Any)
 def figure(results: dict[str, Any]) -> Figure:
     """Cross-entropy against the number of parameters: a line for each tokenizer, the k-grams, and the compressors."""
     drawn, axes = panels(1, len(results["texts"]), width=5.2, height=4.4)
-    with styled():
-        for panel, (corpus, text) in zip(axes, results["texts"].items(), strict=True):
-            for kind, (label, color) in LABELS.items():
-                draw(panel, text["tokens"][kind], label, color, marker="o")
-            kgrams = text["kgrams"]
-            draw(panel, kgrams, "interpolated character k-grams", BLACK, marker="s", linestyle=":")
-            for k, (size, nats) in enumerate(
-                zip(np.mean(kgrams["sizes"], axis=0), np.mean(kgrams["nats"], axis=0), strict=True), 1
-            ):
-                panel.annotate(f"k = {k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
-            for (name, nats), color in zip(text["compressors"].items(), (GREY, BLACK), strict=True):
-                reference(panel, float(np.mean(nats)), f"{name} (learns on the test text)", color)
-            panel.set(
-                title=corpus,
-                xlabel="parameters: tokens, or distinct k-grams",
-                ylabel="nats per character",
-                xscale="log",
-            )
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for panel, (corpus, text) in zip(axes, results["texts"].items(), strict=True):
+        for kind, (label, color) in LABELS.items():
+            draw(panel, text["tokens"][kind], label, color, marker="o")
+        kgrams = text["kgrams"]
+        draw(panel, kgrams, "interpolated character k-grams", BLACK, marker="s", linestyle=":")
+        for k, (size, nats) in enumerate(
+            zip(np.mean(kgrams["sizes"], axis=0), np.mean(kgrams["nats"], axis=0), strict=True), 1
+        ):
+            panel.annotate(f"k = {k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
+        for (name, nats), color in zip(text["compressors"].items(), (GREY, BLACK), strict=True):
+            reference(panel, float(np.mean(nats)), f"{name} (learns on the test text)", color)
+        panel.set(
+            title=corpus,
+            xlabel="parameters: tokens, or distinct k-grams",
+            ylabel="nats per character",
+            xscale="log",
+        )
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn
