@@ -119,7 +119,7 @@ def pool(
 
 
 def load_text_encoder(directory: Path) -> TextEncoder:
-    """The BERT encoder in a directory with config.json and *.safetensors, such as MiniLM (`lexinv.data.minilm`), in float32.
+    """The BERT encoder in a directory with config.json and *.safetensors, such as MiniLM (the asset `minilm`), in float32.
 
     Its pooler and its heads are left out. Raises `InvalidConfig` as `lexinv.nn.pretrained.load_language_model`.
     """
