@@ -145,7 +145,7 @@ def test_one_seed_cannot_tell(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("bogus", "command = 'bogus'.*known: list, run, sweep, plan, verify, report, cite"),
+        ("bogus", "command = 'bogus'.*known: list, assets, run, sweep, plan, verify, report, cite"),
         ("lst", "did you mean 'list'"),
         ("list x", "no arguments"),
         ("report x", "no arguments"),

@@ -279,7 +279,14 @@ def test_bfloat16_does_not_round_the_scale_of_the_logits(output):
         ("rotary_share", {"rotary_share": 0.4}),
         ("rotary_share", {"rotary_share": 1.5}),
         ("rotary_share", {"positions": "none", "rotary_share": 0.5}),
-        ("norm_epsilon", {"norm_epsilon": 1e-5}),
+        ("norm_epsilon", {"norm_epsilon": 0.0}),
+        ("head_width", {"head_width": -2}),
+        ("heads", {"head_width": 3}),
+        ("key_heads", {"heads": 4, "key_heads": 3}),
+        ("key_heads", {"key_heads": -1}),
+        ("rotary_base", {"rotary_base": 0.0}),
+        ("initialization", {"initialization": "mimetic", "gate": "silu"}),
+        ("initialization", {"initialization": "mimetic", "key_heads": 1}),
         ("norm_epsilon", {"norm": "layer", "norm_epsilon": 0.0}),
         *(
             ("initialization", {"initialization": "mimetic", **change})
