@@ -1,7 +1,7 @@
-"""Trains a small language model on meshes of 8 fake devices, kills it again and again, and prints as JSON how it went.
+"""Trains a small language model on meshes of 8 fake devices and kills it again and again: `python preempted.py FOLDER`.
 
-python preempted.py FOLDER. Every start is a fork of this process, which has imported everything and started no JAX backend: a start
-then takes a second and not five.
+Every start is a fork of this process, which has imported everything and started no JAX backend: a start then takes a second and not
+five.
 """
 
 import importlib
@@ -192,4 +192,4 @@ def main() -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main()))
+    (FOLDER / "0.json").write_text(json.dumps(main()))
