@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import models, trainers
 
 from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
-from lexinv.tokenization.encoders import apply_merge, apply_merges
+from lexinv.tokenization.encoders import apply_merge
 from lexinv.tokenization.tokenizers import to_symbols, train_bpe
 from lexinv.validation import InvalidConfig
 
@@ -88,22 +88,6 @@ def test_sequential_phases_see_fresh_text():
     """The first chunk has only 0s, the second only 1s: what the first teaches cannot come from the second."""
     ids = to_symbols("0" * 20 + "1" * 20, "01")
     assert learn_merges_sequentially(ids, 2, 4, 1.0) == [(0, 0), (1, 1)]
-
-
-def test_merges_in_order_are_the_first_learned_first():
-    """Repeatedly merging the earliest-learned pair that is present, leftmost first, is the library's rule."""
-    ids = np.random.default_rng(1).choice(2, 400)
-    merges = learn_merges(ids, 2, 12)
-    rank = {pair: number for number, pair in enumerate(merges)}
-    current = list(np.random.default_rng(2).choice(2, 200))
-    expected = apply_merges(np.array(current), merges, 2)
-    while True:
-        present = [(rank[pair], place) for place, pair in enumerate(itertools.pairwise(current)) if pair in rank]
-        if not present:
-            break
-        number, place = min(present)
-        current[place : place + 2] = [2 + number]
-    assert current == expected.tolist()
 
 
 @pytest.mark.parametrize("size", [1, 0])

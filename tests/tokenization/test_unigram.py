@@ -69,11 +69,6 @@ def test_blocks_cost_what_theorem_2_says(k, length):
     assert exact == pytest.approx(rate + min(k / length, 1) * (single - rate), rel=1e-9)
 
 
-def test_no_tokenization_costs_the_entropy_of_a_symbol():
-    kernel = switching_kernel(3, 0.9, 0.9)
-    assert asymptotic_cross_entropy(characters("01"), kernel) == pytest.approx(np.log(2), rel=1e-12)
-
-
 @pytest.mark.parametrize("vocabulary", [["0", "1", "01", "0110", "11"], ["0", "1", "0101", "011"], ["0", "1", "0001"]])
 @pytest.mark.parametrize("k", [1, 2])
 def test_rates_of_any_greedy_dictionary_are_those_of_a_long_sample(vocabulary, k):
