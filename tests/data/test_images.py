@@ -101,9 +101,3 @@ def test_the_middle_is_cut_and_normalised(shape):
     span = (along[-1] - along[0]) * 0.5
     expected = 3 / (8 * max(shape) / min(shape)) * max(shape) / (max(shape) - 1)
     assert span == pytest.approx(expected, rel=0.25)
-
-
-@pytest.mark.parametrize("changed", [{"size": 0}, {"share": 0.0}, {"share": 1.5}, {"std": (1.0, 0.0, 1.0)}])
-def test_impossible_crops_are_refused(changed):
-    with pytest.raises(InvalidConfig, match="crop"):
-        Crop(**changed)

@@ -13,27 +13,23 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import grain
 import jax
 import numpy as np
-import optax
+from small_model import OPTIMIZER, ROWS, STEPS, language_model, part, refusals, texts, train
 
-from lexinv.nn.language_model import initialize, make_loss
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.losses import LossConfig
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import create_autoencoder_state, make_autoencoder_step
-from lexinv.training.fit import fit
-from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch
 from lexinv.training.metrics import read_metrics
-from lexinv.training.state import TrainState, create_state
-from lexinv.training.step import make_train_step
-from lexinv.validation import InvalidConfig
 
-OPTIMIZER = optax.adam(1e-2, eps=1e-5)  # a gradient that is all rounding shall not become a step
-METADATA = {"config_hash": "0123abcd"}
-STEPS, ROWS, VOCAB, CONTEXT = 6, 16, 16, 12
-MODEL = TransformerConfig(depth=2, width=32, heads=8, mlp_width=64, bias=True)
-ONE, ALL, OTHER = MeshConfig(), MeshConfig(2, 2, 2), MeshConfig(4, 2)
-MESHES = {"one": ONE, "data": MeshConfig(8), "fsdp": MeshConfig(1, 8), "model": MeshConfig(model=8), "all": ALL}
+FOLDER = Path(sys.argv[1])
+ALL, OTHER = MeshConfig(2, 2, 2), MeshConfig(4, 2)
+MESHES = {
+    "one": MeshConfig(),
+    "data": MeshConfig(8),
+    "fsdp": MeshConfig(1, 8),
+    "model": MeshConfig(1, 1, 8),
+    "all": ALL,
+}
 
 
 class Compilations(logging.Handler):
@@ -52,16 +48,12 @@ for name in ("jax._src.dispatch", "jax._src.interpreters.pxla"):
     logging.getLogger(name).propagate = False
 
 
-def train(directory: Path, step, state: TrainState, batch, config: MeshConfig, steps: int = STEPS) -> dict:
-    compiled, data = COMPILATIONS.count, grain.MapDataset.range(1000).map(batch)
-    if config != ONE:
-        mesh = make_mesh(config)
-        state, data = shard_state(state, mesh), data.map(lambda element: shard_batch(element, mesh))
-    options = {"metadata": METADATA, "tokens_per_step": 1, "progress": False}
-    fitted = fit(state, step, data, steps=steps, directory=directory, **options)
+def run(name: str, step, state, config: MeshConfig, steps: int = STEPS, data=texts) -> dict:
+    compiled = COMPILATIONS.count
+    fitted = train(FOLDER / name, step, state, config, steps, data)
     return {
         "params": named(fitted.params, lambda leaf: np.asarray(leaf).tolist()),
-        "losses": [line["loss"] for line in read_metrics(directory / "metrics.jsonl")],
+        "losses": [line["loss"] for line in read_metrics(FOLDER / name / "metrics.jsonl")],
         "compiled": COMPILATIONS.count - compiled,
         "devices": fitted.step.sharding.num_devices,
         "parts": named(fitted.params, part),
@@ -74,66 +66,46 @@ def named(tree, of) -> dict:
     return {path[-1].key: of(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def part(leaf: jax.Array) -> list[int]:
-    """The shape of what one device holds."""
-    return list(leaf.addressable_shards[0].data.shape)
-
-
-def text(index: int):
-    tokens = np.random.default_rng(int(index)).integers(0, VOCAB, (2, ROWS, CONTEXT), np.int32)
-    return {"tokens": tokens, "row": np.tile(np.arange(ROWS, dtype=np.int32), (2, 1))}
-
-
-def language_models(directory: Path, kind: str) -> dict:
+def language_models() -> dict:
     """Every mesh; of one kind also microbatches, a run that stops, and runs that go on elsewhere."""
-    lexicon = LexiconConfig(kind)
-    params = jax.jit(lambda key: initialize(MODEL, lexicon, VOCAB, key))(jax.random.key(0))
-    whole, halves = (make_train_step(make_loss(MODEL, lexicon, VOCAB), OPTIMIZER, microbatches=n) for n in (1, 2))
-
-    def run(name: str, config: MeshConfig, steps: int = STEPS, step=whole) -> dict:
-        return train(directory / name, step, create_state(params, OPTIMIZER, jax.random.key(1)), text, config, steps)
-
-    results = {name: run(name, config) for name, config in MESHES.items()}
-    if kind == "lexinvariant":
-        results["microbatches"] = run("microbatches", MESHES["fsdp"], step=halves)
-        run("resumed", ALL, 2)
-        results["resumed"] = run("resumed", ALL)
-        results |= {f"{name}_goes_on": run(name, OTHER, STEPS + 2) for name in ("one", "model")}
-        results["longer"] = run("longer", ONE, STEPS + 2)
+    results = {}
+    for kind in ("standard", "lexinvariant"):
+        step, start = language_model(kind)
+        results[kind] = {name: run(f"{kind}-{name}", step, start(), config) for name, config in MESHES.items()}
+    halves, _ = language_model(kind, microbatches=2)
+    run("resumed", step, start(), ALL, 2)
+    results[kind] |= {
+        "microbatches": run("microbatches", halves, start(), MESHES["fsdp"]),
+        "resumed": run("resumed", step, start(), ALL),
+        "one_goes_on": run(f"{kind}-one", step, start(), OTHER, STEPS + 2),
+        "model_goes_on": run(f"{kind}-model", step, start(), OTHER, STEPS + 2),
+        "longer": run("longer", step, start(), MESHES["one"], STEPS + 2),
+    }
     return results
 
 
-def autoencoder(directory: Path) -> dict:
+def autoencoder(name: str) -> dict:
     config = AutoencoderConfig(width=8, features=32)
     step = make_autoencoder_step(config, LossConfig(), OPTIMIZER)
-    sample = jax.random.normal(jax.random.key(2), (16, 8))
-
-    def run(name: str) -> dict:
-        state = create_autoencoder_state(config, OPTIMIZER, sample, 4, 0.0, jax.random.key(1))
-        return train(directory / name, step, state, activations, MESHES[name])
-
-    return {name: run(name) for name in ("one", "all")}
+    state = create_autoencoder_state(
+        config, OPTIMIZER, jax.random.normal(jax.random.key(2), (16, 8)), 4, 0.0, jax.random.key(1)
+    )
+    return run(f"autoencoder-{name}", step, state, MESHES[name], data=activations)
 
 
-def activations(index: int):
-    return {"activations": np.random.default_rng(int(index)).normal(size=(2, 16, 8)).astype(np.float32)}
+def activations(held: np.ndarray):
+    def batch(index: int):
+        return {"activations": np.random.default_rng(int(index)).normal(size=(2, ROWS, 8)).astype(np.float32)}
 
-
-def main(directory: Path) -> dict:
-    results = {kind: language_models(directory / kind, kind) for kind in ("standard", "lexinvariant")}
-    results |= {"autoencoder": autoencoder(directory / "autoencoder"), "refused": []}
-    for refuse in (
-        lambda: shard_batch(jax.tree.map(lambda leaf: leaf[:, :6], text(0)), make_mesh(ALL)),
-        lambda: make_mesh(MeshConfig(2, 4, 2)),
-        lambda: make_mesh(MeshConfig(0, 1)),
-        lambda: make_mesh(MeshConfig(model=0)),
-    ):
-        try:
-            refuse()
-        except InvalidConfig as error:
-            results["refused"].append(str(error))
-    return results
+    return grain.MapDataset.range(1000).map(batch)
 
 
 if __name__ == "__main__":
-    (Path(sys.argv[1]) / "0.json").write_text(json.dumps(main(Path(sys.argv[1]))))
+    results = language_models() | {"autoencoder": {name: autoencoder(name) for name in ("one", "all")}}
+    results["refused"] = refusals(
+        lambda: shard_batch({"row": np.zeros((2, 6))}, make_mesh(ALL)),
+        lambda: make_mesh(MeshConfig(2, 4, 2)),
+        lambda: make_mesh(MeshConfig(0, 1)),
+        lambda: make_mesh(MeshConfig(model=0)),
+    )
+    (FOLDER / "0.json").write_text(json.dumps(results))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.multidevice
-STEPS, ROWS = 6, 8
+STEPS, ROWS = 6, 16
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,6 @@ def test_what_does_not_fit_the_processes_is_refused(two):
     for process in two:
         mesh, batch, rows, own = process["refused"]
         assert "data * fsdp * model of all 4 devices of the 2 processes" in mesh
-        assert "the 4 rows of this process" in batch
+        assert "the 8 rows of this process" in batch
         assert "batch_size = 6" in rows and "multiple of the mesh's data * fsdp = 4" in rows
         assert "processes = 2" in own and "not divided over a mesh" in own
