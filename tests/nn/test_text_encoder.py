@@ -16,7 +16,7 @@ from lexinv.merging.bipartite import bipartite_matching
 from lexinv.merging.reduction import reduction
 from lexinv.nn.reduced import Reduced
 from lexinv.nn.text_encoder import embed_tokens, hidden_states, load_text_encoder, pool, sentence_embeddings
-from lexinv.nn.transformer import Block, Transformer, TransformerConfig
+from lexinv.nn.transformer import Transformer, TransformerConfig
 from lexinv.validation import InvalidConfig
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -86,21 +86,6 @@ def test_bert_is_what_its_tensors_say_and_padding_is_not_read(tiny):
     for row, length in ((0, 5), (1, 3)):
         expected = numpy_levels(tensors, np.asarray(TOKENS)[row, :length])
         np.testing.assert_allclose(found[:, row, :length], expected, atol=1e-4)
-
-
-def test_layers_run_one_by_one_and_as_the_spine_s_transformer(tiny):
-    encoder, _ = tiny
-    levels = jax.jit(hidden_states, static_argnums=0)(encoder.config, encoder.params, TOKENS, MASK)
-    x = embed_tokens(encoder.config, encoder.params, TOKENS)
-    apply = jax.jit(Transformer(encoder.config).apply, static_argnames="capture")
-    whole, seen = apply({"params": {"layers": encoder.params["layers"]}}, x, capture=True, mask=MASK)
-    np.testing.assert_allclose(whole, levels[-1], atol=1e-5)
-    np.testing.assert_array_equal(np.asarray(seen["attention_weights"])[:, 1, :, :, 3:], 0.0)
-    block = jax.jit(Block(encoder.config, False).apply)
-    for index in range(DEPTH):
-        layer = jax.tree.map(lambda leaf, index=index: leaf[index], encoder.params["layers"])
-        x = block({"params": layer}, x, None, MASK)[0]
-        np.testing.assert_allclose(x, levels[index + 1], atol=1e-5)
 
 
 def test_sentences_are_means_over_the_mask_at_length_one(tiny):

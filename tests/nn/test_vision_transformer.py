@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from scipy.special import erf
 
 from lexinv.nn.reduced import Reduced, run_layers, unstack
-from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, cut, initialize, load_vision_transformer
+from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initialize, load_vision_transformer
 from lexinv.validation import InvalidConfig
 
 SMALL = VisionConfig(8, 4, 3, 5, layers=replace(LAYERS, depth=2, width=16, heads=2, mlp_width=32))
@@ -71,15 +71,6 @@ run = jax.jit(lambda params, images: classify(SMALL, params, images)[0])
 
 def test_logits_are_those_of_the_definition(params, images):
     np.testing.assert_allclose(run(params, images), by_hand(params, images), rtol=1e-4, atol=1e-4)
-
-
-def test_patches_are_read_row_by_row():
-    image = jnp.arange(2 * 8 * 8 * 3, dtype=jnp.float32).reshape(2, 8, 8, 3)
-    patches = cut(SMALL, image)
-    assert patches.shape == (2, 4, 48)
-    np.testing.assert_array_equal(patches[1, 1], image[1, :4, 4:].reshape(-1))
-    with pytest.raises(InvalidConfig, match="images"):
-        cut(SMALL, image[:, :4])
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -232,7 +223,9 @@ def test_timm_computes_the_same(pool, images, tmp_path):
     np.testing.assert_allclose(classify(config, params, images)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_impossible_reductions_are_refused(params, images):
+def test_impossible_images_and_reductions_are_refused(params, images):
+    with pytest.raises(InvalidConfig, match="images"):
+        classify(SMALL, params, images[:, :4])
     with pytest.raises(InvalidConfig, match="reductions"):
         classify(SMALL, params, images, (None,))
     for field, value in (("causal", True), ("positions", "relative"), ("mixing", "smear")):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenizers import models, trainers
 
 from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
-from lexinv.tokenization.encoders import apply_merge
 from lexinv.tokenization.tokenizers import to_symbols, train_bpe
 from lexinv.validation import InvalidConfig
 
@@ -67,13 +66,6 @@ def test_merges_and_encodings_are_those_of_the_library(text):
 def test_a_long_sample_has_the_merges_of_counting_anew():
     ids = np.random.default_rng(0).choice(4, 3000, p=[0.5, 0.2, 0.2, 0.1])
     assert learn_merges(ids, 4, 60) == counting_anew(ids.tolist(), 4, 60)
-
-
-@given(text=st.text("01", max_size=40))
-def test_a_run_is_merged_from_the_left(text):
-    merged = apply_merge(to_symbols(text, "01"), 1, 1, 2)
-    spelled = "".join("0 1 2".split()[i] for i in merged)
-    assert spelled == text.replace("11", "2")
 
 
 def test_sequential_merges_by_hand():
