@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -152,7 +151,7 @@ def test_a_job_of_several_trials_goes_on_after_a_failure_and_ends_when_stopped(c
     assert cluster.read_text() == "requeue 7_0\n"
 
 
-def test_a_skypilot_task_field_by_field(cli, repository):
+def test_a_skypilot_task_has_its_trials_device_and_bucket(cli, repository):
     options = "--grid slope=1,2 --zip points=5,6 noise.scale=1,2 --seeds 2 --metric slopes --best highest"
     target = "--emit skypilot --bucket gs://our-runs/a/b --accelerator tpu-v5e-8"
     code, out, err = cli(*f"sweep toy/line smoke {options} {target}".split())
@@ -160,30 +159,19 @@ def test_a_skypilot_task_field_by_field(cli, repository):
     text = emitted(out).read_text()
     assert "seq 0 3" in text
     task = yaml.safe_load(text)
-    identity = config_hash(load("toy/line").PRESETS["smoke"])[:8]
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert task == {
-        "name": "toy-line-smoke",
-        "workdir": str(repository),
-        "resources": {
-            "accelerators": "tpu-v5litepod-8",
-            "accelerator_args": {"runtime_version": "v2-alpha-tpuv5-lite"},
-            "use_spot": True,
-            "job_recovery": {"recover_on_exit_codes": [143]},
-        },
-        "envs": {"TRIAL": ""},
-        "file_mounts": {"/bucket": {"source": "gs://our-runs", "mode": "MOUNT_CACHED"}},
-        "setup": "set -e\n"
-        'export PATH="$HOME/.local/bin:$PATH"  # where SkyPilot has uv\n'
-        f"[ -d ~/lexinv ] || uv venv --python {python} ~/lexinv\n"
-        "source ~/lexinv/bin/activate\n"
-        'uv pip install -e ".[tpu]" -c constraints.txt\n',
-        "run": "source ~/lexinv/bin/activate\n"
-        "set -- --metric=slopes --best=highest\n"
-        '[ -z "$TRIAL" ] || set -- --trial="$TRIAL"\n'
-        "python -m experiments sweep toy/line smoke --grid slope=1,2 --zip points=5,6 noise.scale=1,2 "
-        f'--seeds=2 --workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity} "$@"\n',
+    assert (task["name"], task["workdir"], task["envs"]) == ("toy-line-smoke", str(repository), {"TRIAL": ""})
+    assert task["resources"] == {
+        "accelerators": "tpu-v5litepod-8",
+        "accelerator_args": {"runtime_version": "v2-alpha-tpuv5-lite"},
+        "use_spot": True,
+        "job_recovery": {"recover_on_exit_codes": [143]},
     }
+    assert task["file_mounts"] == {"/bucket": {"source": "gs://our-runs", "mode": "MOUNT_CACHED"}}
+    assert 'uv pip install -e ".[tpu]" -c constraints.txt\n' in task["setup"]
+    identity = config_hash(load("toy/line").PRESETS["smoke"])[:8]
+    place = f"--workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity}"
+    assert "set -- --metric=slopes --best=highest\n" in task["run"]
+    assert f'--zip points=5,6 noise.scale=1,2 --seeds=2 {place} "$@"\n' in task["run"]
 
 
 @pytest.mark.parametrize(
@@ -242,9 +230,7 @@ def test_a_commit_that_others_can_get_is_cloned(repository):
         ({"target": "condor"}, "--emit", "skypilot, slurm"),
         ({"bucket": None}, "--bucket", "gs://BUCKET"),
         ({"bucket": "our-runs"}, "--bucket", "gs://BUCKET"),
-        ({"bucket": "ftp://our-runs"}, "--bucket", "gs://BUCKET"),
         ({"bucket": "gs://our-runs/../x"}, "--bucket", "gs://BUCKET"),
-        ({"bucket": "gs://our-runs\n"}, "--bucket", "gs://BUCKET"),
         ({"accelerator": "tpu-v5-8"}, "--accelerator", "did you mean 'tpu-v5e-8'"),
         ({"accelerator": "tpu-v5e-16"}, "--accelerator", "one host, since a trial is one process"),
         ({"accelerator": "tpu-v5e-2"}, "--accelerator", "known: tpu-v5e-1"),

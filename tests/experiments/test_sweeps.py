@@ -131,15 +131,6 @@ def test_files_of_a_finished_trial_that_cannot_be_read_are_written_again_or_name
     }
 
 
-def test_seeds_belong_to_every_trial(cli):
-    code, _, _ = cli("sweep", "toy/line", "smoke", *HERE, "--grid", "slope=3", "--seeds", "2")
-    base = load("toy/line").PRESETS["smoke"]
-    root = Path("runs/toy/line/sweeps", f"smoke-{config_hash(base)[:8]}")
-    assert code == 0
-    trial = folder(root, slope=3.0, seeds=(0, 1))
-    assert json.loads((trial / "results.json").read_text())["seeds"] == [0, 1]
-
-
 def test_ray_is_an_extra(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = cli(*SWEEP, "--grid", "slope=1", "--executor", "ray")

@@ -38,13 +38,11 @@ def around(mean, low=1.0, high=3.0):
         (2.0, 2.5, "differs", True),
         (2.0, 4.1, "outside", False),  # more than a factor of two
         (4.1, 2.0, "outside", False),
-        (2.0, 2000.0, "outside", False),
         (2.0, -2.0, "outside", False),
         (around(2.0, None, None), around(2.5, None, None), "differs", True),
         (around(2.0, None, None), around(2000.0, None, None), "outside", False),
         (around(2.0), 2.0, "within", True),
         (around(2.0), 99.0, "outside", False),
-        (around(2.0), "many", "outside", False),
         (around(1.0, 1.0, 1.0), around(1.0 + 1e-12, 1.0, 1.0), "within", True),  # but for rounding
         (1.0, True, "outside", False),
         ({"a": 1.0}, {"b": 1.0}, "outside", False),
