@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREEN, ORANGE, VERMILION, band, panels, styled
+from experiments.harness.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, band, panels, styled
 from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, Rule, above, below
 from experiments.harness.workspace import Workspace
@@ -305,6 +305,7 @@ def figure(results: dict[str, Any]) -> Figure:
                 right = {label: found["accuracy"][method][name] for name, (label, _) in SCHEDULES.items()}
                 if method == "prune_cls":
                     right[THRESHOLDS[0]] = found["thresholds"]["accuracy"]
-                dots(panel, right, unreduced)
+                dots(panel, right)
+                panel.axvline(unreduced, color=BLACK, linewidth=0.8)
                 panel.set(title=title, xlabel="accuracy")
     return drawn

@@ -345,7 +345,7 @@ def figure(results: dict[str, Any]) -> Figure:
             for place, what in ((column, "distance"), (column + len(LAYOUTS), "purity")):
                 arms = {label: values(results, layout, depth, method, what) for method, label in shown.items()}
                 arms = {label: np.maximum(found, 1e-9) for label, found in arms.items()}
-                lines(axes[place], ticks, arms, dashed=(METHODS["oracle"],))
+                lines(axes[place], ticks, arms)
                 axes[place].set_xticks(ticks, [f"{noise:g}" for noise in results["noises"]])
             tokens = sum(results["layouts"][layout]["sizes"])
             axes[column].set(yscale="log", title=f"{description}\n{tokens} to {left} tokens")
