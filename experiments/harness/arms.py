@@ -23,9 +23,14 @@ def measured(
     """By arm and metric a list over seeds. `measure(arm, seed)` gives numbers or lists by metric; each call is a stage of the run."""
     found = {}
     for arm in arms:
-        rows = [workspace.cached(f"arms/{arm}/{seed}", lambda arm=arm, seed=seed: measure(arm, seed)) for seed in seeds]
-        found[arm] = {metric: [row[metric] for row in rows] for metric in rows[0]}
+        rows = workspace.stages(f"arms/{arm}", map(str, seeds), lambda seed, arm=arm: measure(arm, int(seed)))
+        found[arm] = by_metric(list(rows.values()))
     return found
+
+
+def by_metric(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """A dictionary of lists over seeds instead of a dictionary for each seed."""
+    return {metric: [row[metric] for row in rows] for metric in rows[0]}
 
 
 def train_arms(

@@ -108,8 +108,8 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
-        "glyphs": tiny(GLYPHS),
-        "digits": tiny(DIGITS),
+        "glyphs": tiny(GLYPHS, depth=1),
+        "digits": tiny(DIGITS, depth=1),
         **dict.fromkeys(("methods", "few"), NEEDED),
         **dict.fromkeys(("ratios", "digit_ratios"), (0.8,)),
         **dict.fromkeys(("images", "test_digits"), 64),

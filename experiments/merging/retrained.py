@@ -79,7 +79,7 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
-        "glyphs": tiny(GLYPHS),
+        "glyphs": tiny(GLYPHS, depth=1),
         "methods": ("tome", "pitome"),
         "scheduled": ("tome",),
         "finetuning": tiny(GLYPHS).training,

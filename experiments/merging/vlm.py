@@ -62,7 +62,7 @@ class Config(Checked):
 
 PRESETS = presets(
     Config(),
-    smoke={**SMOKE, "scenes": 16, "ratios": (0.5, 0.1)},
+    smoke={**SMOKE, "scenes": 16, "ratios": (JUDGED,)},
     paper={**PUBLISHED, "scenes": 5000},
 )
 

@@ -71,10 +71,10 @@ DIGITS = VisionSubject(
 )
 
 
-def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
+def tiny(subject: VisionSubject, depth: int = 2) -> VisionSubject:
     """The same with a net and a training that show nothing but that all runs."""
-    layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
-    training = Training(10, 8, seeds, OptimizerConfig(warmup_steps=1), steps_per_dispatch=10)
+    layers = replace(subject.model.layers, depth=depth, width=16, heads=2, mlp_width=32)
+    training = Training(10, 8, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10)
     return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 
