@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from experiments.harness.arms import Arms
 from experiments.harness.intervals import interval
-from experiments.harness.style import PALETTE
+from experiments.harness.style import PALETTE, band
 
 
 def tradeoff(
@@ -73,7 +73,23 @@ def lines(axes: Axes, x: Sequence[float], within: Mapping[str, Any]) -> None:
         axes.vlines(places, values.min(axis=0), values.max(axis=0), color=color, linewidth=1.0, alpha=0.6)
 
 
+<<<<<<< HEAD
+def curves(
+    axes: Axes, x: Sequence[float], arms: Arms, metric: str, labels: Mapping[str, tuple[str, str]], ticks: bool = False
+) -> None:
+    """A line for each arm, labels giving its label and colour, with its 95 % band. ticks: x is logarithmic, and all of it is named."""
+    for arm, (label, color) in labels.items():
+        band(axes, x, arms[arm, metric], label, color, marker="o", markersize=3)
+    if ticks:
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{tick:g}" for tick in x])
+        axes.minorticks_off()
+
+
+def legend_beside(axes: Axes, **texts: Any) -> None:
+=======
 def legend_beside(axes: Axes) -> None:
+>>>>>>> main
     """The legend at the right of a panel, where it covers nothing."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5)
 

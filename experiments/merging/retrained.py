@@ -12,13 +12,12 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms
-from experiments.harness.intervals import interval
+from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, VERMILION, panels, styled
+from experiments.harness.style import panels, styled
 from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
@@ -205,32 +204,20 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 def figure(results: dict[str, Any]) -> Figure:
     """Accuracy of every method before and after fine-tuning, and of the two schedules."""
-    drawn, axes = panels(1, 2, width=5.0, height=4.0)
-    arms = Arms(results)
-    with styled():
-        rows = {"unreduced": "unreduced"} | {LABELS[name]: name for name in results["methods"]}
-        bars(axes[0], arms, rows)
-        axes[0].set_title(f"ratio {results['ratio']}, FLOPs {results['schedules']['ratio']['flops']:.2f} of unreduced")
-        pairs = {
-            f"{LABELS[name]}, {schedule}": f"{name}{suffix}"
+    drawn, axes = panels(1, 2, width=5.4, height=4.4)
+    arms, when = Arms(results), {"before": "off the shelf", "after": "fine-tuned"}
+    groups = {
+        f"ratio {results['ratio']}, FLOPs {results['schedules']['ratio']['flops']:.2f} of unreduced": {
+            name: "unreduced" if name == "unreduced" else LABELS[name] for name in ("unreduced", *results["methods"])
+        },
+        "ratio or fixed number, equal FLOPs": {
+            f"{name}{suffix}": f"{LABELS[name]}, {schedule}"
             for name in results["scheduled"]
-            for schedule, suffix in (("ratio", ""), ("fixed number", "-fixed"))
-        }
-        bars(axes[1], arms, pairs)
-        axes[1].set_title("ratio or fixed number, equal FLOPs")
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            for suffix, schedule in (("", "ratio"), ("-fixed", "fixed number"))
+        },
+    }
+    with styled():
+        for panel, (title, labels) in zip(axes, groups.items(), strict=True):
+            dots(panel, {f"{label}, {said}": arms[arm, w] for arm, label in labels.items() for w, said in when.items()})
+            panel.set(title=title, xlabel="accuracy; seeds, mean, 95 % interval")
     return drawn
-
-
-def bars(axes: Axes, arms: Arms, rows: dict[str, str]) -> None:
-    """Horizontal pairs, before and after, with 95 % intervals and the single seeds as dots. rows: the arm of each label."""
-    for place, arm in enumerate(rows.values()):
-        for shift, (when, color) in enumerate((("before", VERMILION), ("after", BLUE))):
-            values, y = arms[arm, when], place + 0.18 * (2 * shift - 1)
-            found, label = interval(values.tolist()), {"before": "off the shelf", "after": "fine-tuned"}[when]
-            axes.barh(y, found.mean, height=0.34, color=color, label=label if place == 0 else None)
-            axes.plot(values, [y] * len(values), "o", color=GREY, markersize=2.5)
-            if found.low is not None and found.high is not None:
-                axes.plot([found.low, min(found.high, 1.05)], [y, y], color="black", linewidth=0.9)
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="accuracy", xlim=(0, 1.05))
-    axes.invert_yaxis()

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int, Integer
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import curves
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, ORANGE, band, panels, reference
+from experiments.harness.style import BLUE, GREY, ORANGE, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject, held_out, scene_models
@@ -174,11 +175,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, counts = Arms(results), results["counts"]
     drawn, axes = panels(1, 2, titles=("By the token's number", "By the token's vector"))
     for panel, (what, label) in zip(axes, MEASURES.items(), strict=True):
-        for name, (kind, color) in ARMS.items():
-            band(panel, counts, arms[name, what], kind, color, marker="o", markersize=3)
+        curves(panel, counts, arms, what, ARMS, ticks=True)
         reference(panel, arms["patches", what].mean(), "all patches")
-        panel.set(xscale="log", xlabel="tokens", ylabel=label)
-        panel.set_xticks(counts, [str(count) for count in counts])
-        panel.minorticks_off()
+        panel.set(xlabel="tokens", ylabel=label)
     axes[1].legend()
     return drawn

@@ -1,4 +1,4 @@
-"""Topics of the position paper on images, and on time: correlations, F1, groups, probes, errors, break-even, by hand or on tiny models."""
+"""Topics of the position paper on images, and on time: correlations, F1, groups, probes, errors, by hand or on tiny models."""
 
 from dataclasses import replace
 from functools import partial
@@ -177,8 +177,17 @@ def test_features_of_reduced_patches(params, arm):
     assert (zero, different) == (([0] * 3, [20] * 3) if arm == "merge" else ([44] * 3, [21] * 3))
 
 
+<<<<<<< HEAD
+@pytest.mark.parametrize("name", ["full", *overhead.METHODS])
+def test_methods_leave_half(name):
+    config = overhead.Config(depth=2, width=8, heads=2).layers
+    start = jax.jit(jax.vmap(lambda k: Block(config, False).init(k, jnp.zeros((1, 1, 8)), None)["params"]))
+    left = overhead.forward(config, name, start(jax.random.split(KEY, 2)), jax.random.normal(KEY, (2, 8, 8)), KEY)
+    assert left.shape == (2, 8 if name == "full" else 4, 8) and bool(jnp.isfinite(left).all())
+=======
 def test_break_even_by_hand():
     assert overhead.break_even([16, 64], [0.9, 0.5]) == 16
     assert overhead.break_even([16, 64], [2.0, 1.0]) is None
     assert overhead.break_even([16, 64, 256], [2.0, 1.5, 0.5]) == pytest.approx(128)  # half of the way in logarithms
     assert overhead.break_even([16, 64, 256], [0.9, 1.5, 0.5]) == pytest.approx(128)  # the last time, not the first
+>>>>>>> main
