@@ -25,7 +25,6 @@ from lexinv.lexinvariance.part_of_speech import ANSWER, LENGTH, Batch, PosTask, 
 from lexinv.nn.masked_encoder import MaskedEncoder
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.state import create_state
-from lexinv.validation import InvalidConfig
 
 TASK = PosTask(vocab=20, holdout=4, bins=2, head=2)
 MODEL = TransformerConfig(depth=1, width=8, heads=1, mlp_width=8, positions="learned", max_length=LENGTH, causal=False)
@@ -209,18 +208,3 @@ def test_held_out_rows_are_drawn_as_they_say():
     np.testing.assert_allclose(np.cov(fitted.T), np.cov(trained.T), atol=0.3)
     np.testing.assert_allclose(fitted.mean(axis=0), trained.mean(axis=0), atol=0.15)
     np.testing.assert_allclose(np.cov(means.T), np.cov(trained.T) / 10, atol=0.05)
-
-
-@pytest.mark.parametrize(
-    "change, field",
-    [
-        ({"period": -1}, "forgetting.period"),
-        ({"until": -1}, "forgetting.until"),
-        ({"p_random": 1.5}, "forgetting.p_random"),
-        ({"period": 5, "fresh": True}, "forgetting.fresh"),
-    ],
-)
-def test_impossible_forgetting_is_refused(change, field):
-    with pytest.raises(InvalidConfig) as error:
-        Forgetting(**change)
-    assert error.value.field == field
