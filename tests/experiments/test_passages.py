@@ -51,8 +51,3 @@ def test_embeddings_are_compared_by_hand():
     # 0 now has 4 first; 4 and 5 have 0 at the same distance as their neighbours, and the first comes first, as of all for 1.
     assert found["accuracy"] == [pytest.approx(21 / 24, rel=1e-3)]
     assert found["top1"] == [pytest.approx(21 / 24, rel=1e-3)]
-
-
-def test_an_encoder_without_files_reads_text():
-    tokens, mask = untrained().encode(["ab", "é and more"], 8)
-    assert tokens[0, [0, 3]].tolist() == [0, 1] and mask.sum(axis=1).tolist() == [4, 8]
