@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,13 +31,10 @@ def in_parts(workspace: Workspace, parts: Iterable[Callable[..., Any]], config: 
     """What each part measures, `part(config, log, *given)`, by its name; each is a stage of the run. log: of processes that measure."""
     from rich.progress import track
 
-    shown, log = (
-        track(list(parts), "measuring", disable=not workspace.progress),
-        workspace.folder("workers") / "log.txt",
-    )
-    return {
-        part.__name__: workspace.cached(part.__name__, lambda part=part: part(config, log, *given)) for part in shown
-    }
+    log, found = workspace.folder("workers") / "log.txt", {}
+    for part in track(list(parts), "measuring", disable=not workspace.progress):
+        found[part.__name__] = workspace.cached(part.__name__, partial(part, config, log, *given))
+    return found
 
 
 def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str, Any]:
@@ -50,9 +48,9 @@ def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str,
         blocks[label].append(sides[label].ask(block, label=label, steps=steps))
     measured: dict[str, Any] = {"seconds": {}, "processor_seconds": {}, "idle_share": {}}
     for label, done in blocks.items():
-        wall, processor = np.sum([block["waited"] for block in done], axis=0)
-        measured["seconds"][label] = significant([median(block["seconds"]) for block in done])
-        measured["processor_seconds"][label] = significant([block["processor_seconds"] for block in done])
+        wall, processor = np.sum([one["waited"] for one in done], axis=0)
+        measured["seconds"][label] = significant([median(one["seconds"]) for one in done])
+        measured["processor_seconds"][label] = significant([one["processor_seconds"] for one in done])
         measured["idle_share"][label] = significant(processor / wall) if wall > 0 else 0.0
     return measured
 
