@@ -11,12 +11,7 @@ from experiments.harness.registry import discover
 NAMES = sorted(discover())
 SECONDS, BESIDE_COMPILING = 80, 15
 """Processor seconds of a smoke run at most: with nothing compiled before, and without those that the clock shows for compiling."""
-IN_DOUBLE_PRECISION = (
-    "lexinvariance/bayes_decipherer",
-    "tokenization/induction",
-    "sae/progressive",
-    "merging/dense_prediction",
-)
+IN_DOUBLE_PRECISION = ("lexinvariance/semi", "tokenization/not_unigram", "sae/pareto", "merging/migration")
 """The cheapest of each family that trains."""
 
 
