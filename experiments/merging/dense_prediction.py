@@ -87,8 +87,8 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """mIoU of all tokens and of guessing background, [seeds], and of every arm, [seeds][shares], with the patches left."""
-    models, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
-    params, model = dict(zip(seeds, models.params, strict=True)), config.subject.model
+    params, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
+    model = config.subject.model
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         train_key, test_key, head_key, random_key = jax.random.split(stream(jax.random.key(seed), "dense"), 4)

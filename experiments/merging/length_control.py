@@ -36,6 +36,7 @@ from experiments.subjects.thoughts import (
 )
 from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import initialize
+from lexinv.randomness import threefry
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fraction, NonNegatives, Positive, Seeds
@@ -157,7 +158,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     def supervised(learned: Any, given: Any, key: Array, rows: int, chosen: Any) -> tuple[Array, dict[str, Array]]:
         drawn = draw_thoughts(stream(key, "problems"), task, rows)
-        keys = jax.random.split(stream(key, "steps"), rows)
+        keys = jax.random.split(threefry(stream(key, "steps")), rows)
         keep = jax.vmap(chosen, in_axes=(0, None, 0))(drawn, given["value"], keys)
         texts, weights = jax.vmap(partial(cut, task=task))(drawn, keep)
         # As many training tokens as there are in whole texts, up to rounding: where texts are shorter they are more.

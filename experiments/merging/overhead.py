@@ -29,6 +29,7 @@ from lexinv.merging.reduction import Method, reduction
 from lexinv.nn.reduced import Reduction, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.nn.vision_transformer import LAYERS
+from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts, Positive, Seeds
 
@@ -123,7 +124,7 @@ def time_cell(config: Config, batch: int, length: int, seed: int) -> dict[str, l
     key = stream(jax.random.key(seed), "overhead")
     one = jnp.zeros((1, 1, config.width))
     layers = jax.vmap(lambda k: Block(config.layers, False).init(k, one, None)["params"])(
-        jax.random.split(key, config.depth)
+        jax.random.split(threefry(key), config.depth)
     )
     x = jax.random.normal(jax.random.fold_in(key, 1), (batch, length, config.width))
 

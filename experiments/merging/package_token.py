@@ -76,8 +76,8 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Cross-entropy in nats and accuracy of all tokens [seeds]; for every arm [seeds][shares] these and the error of reconstruction."""
-    models, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
-    params, model = dict(zip(seeds, models.params, strict=True)), config.subject.model
+    params, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
+    model = config.subject.model
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         images = held_out(config.subject, seed, config.images)

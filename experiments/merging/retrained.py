@@ -105,7 +105,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By method, `unreduced` among them, the accuracy [seeds] before and after fine-tuning; `-fixed` with the fixed schedule."""
-    models = vision_models(config.glyphs, workspace)
+    models = list(vision_models(config.glyphs, workspace).values())
     images = [held_out(config.glyphs, seed, config.images) for seed in config.finetuning.seeds]
     model, subject = config.glyphs.model, replace(config.glyphs, training=config.finetuning)
     by_ratio = schedule_of(model, config.ratio)
@@ -120,9 +120,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return [accuracy_of(params, own, model, method, schedule) for params, own in pairs]
 
         loss: Callable[..., Any] = make_loss(subject, None if method is None else apply)
-        start = stacked(models.params)
+        start = stacked(models)
         tuned = train(name, start, loss, None, config.finetuning, workspace, tokens=model.tokens)
-        return {"before": accuracies(models.params), "after": accuracies(tuned)}
+        return {"before": accuracies(models), "after": accuracies(tuned)}
 
     runs: dict[str, tuple[str | None, Schedule]] = {"unreduced": (None, ())}
     runs |= {method: (method, by_ratio) for method in config.methods}

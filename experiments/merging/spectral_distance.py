@@ -28,6 +28,7 @@ from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.plan import Plan, merge
 from lexinv.merging.spectral import purity, spectral_distance, token_graph
+from lexinv.randomness import threefry
 from lexinv.validation import Checked, Count, Seeds
 
 PAPERS = ("tran2024accelerating",)
@@ -161,7 +162,7 @@ def measure(config: Config, layout: str) -> dict[str, Any]:
     goal, shape = goal_of(layout, config.tokens), (len(config.noises), len(config.seeds))
     drawn = [draw(layout, config, noise, seed) for noise in config.noises for seed in config.seeds]
     x = jnp.asarray(np.stack([tokens for tokens, _ in drawn]), jnp.float32)
-    keys = jnp.tile(jax.random.split(jax.random.key(0), len(config.seeds)), len(config.noises))
+    keys = jnp.tile(jax.random.split(threefry(jax.random.key(0)), len(config.seeds)), len(config.noises))
     graphs = [token_graph(tokens) for tokens, _ in drawn]
     found: dict[str, Any] = {"goal": goal, "sizes": cluster_sizes(layout, config.tokens)}
     for depth, steps in (("step", 1), ("goal", config.tokens)):

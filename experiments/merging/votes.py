@@ -117,7 +117,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     def rank(subject: str, seed: int) -> dict[str, Any]:
         images = held_out(getattr(config, subject), seed, config.images)
-        return ranking_quality(getattr(config, subject).model, models[subject].params[seeds.index(seed)], images)
+        return ranking_quality(getattr(config, subject).model, models[subject][seed], images)
 
     return {
         "corpora": {},

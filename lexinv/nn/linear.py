@@ -4,6 +4,8 @@ Autodiff of `x @ W` for `x[batch, time, features]` ends, on the CPU, in transpos
 gradients here are the same mathematics as one direct product each, on every device.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -34,18 +36,24 @@ def _linear_backward(saved, gradient):
 linear.defvjp(_linear_forward, _linear_backward)
 
 
-@jax.custom_vjp
-def rms_norm(x: Float[Array, "*batch n"], gain: Float[Array, " n"]) -> Float[Array, "*batch n"]:
-    """Root-mean-square normalisation over the last axis: `gain * x / sqrt(mean(x^2) + 1e-6)` (Zhang and Sennrich 2019, eq. 4)."""
-    return _rms_norm_forward(x, gain)[0]
+RMS_EPSILON = 1e-6
 
 
-def _rms_norm_forward(x, gain):
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + jnp.asarray(1e-6, x.dtype))
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(
+    x: Float[Array, "*batch n"], gain: Float[Array, " n"], epsilon: float = RMS_EPSILON
+) -> Float[Array, "*batch n"]:
+    """Root-mean-square normalisation over the last axis: `gain * x / sqrt(mean(x^2) + epsilon)` (Zhang and Sennrich 2019, eq. 4)."""
+    return _rms_norm_forward(x, gain, epsilon)[0]
+
+
+def _rms_norm_forward(x, gain, epsilon):
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + jnp.asarray(epsilon, x.dtype))
     return x * scale * _as_row(gain, x), (x, gain, scale)
 
 
-def _rms_norm_backward(saved, gradient):
+def _rms_norm_backward(epsilon, saved, gradient):
+    del epsilon
     x, gain, scale = saved
     normalised = x * scale
     to_normalised = gradient * _as_row(gain, x)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import experiments
 from experiments.__main__ import main
 from experiments.harness import record
+from lexinv.data.cache import VERSION
 
 PACKAGES = functools.cache(record.packages_distributions)  # a second of reading that every run would repeat
 PROGRAM_CACHE = (
@@ -212,10 +214,15 @@ def cli(repository, main_in_process) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture(scope="session")
-def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def user_environment(tmp_path_factory: pytest.TempPathFactory, user_cache: Path) -> dict[str, str]:
     """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    kept = user_cache / f"v{VERSION}/assets"  # which no run of the tests should download again
+    kept.mkdir(parents=True, exist_ok=True)
+    (shared / f"cache/v{VERSION}").mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # of another worker
+        (shared / f"cache/v{VERSION}/assets").symlink_to(kept)
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return {"LEXINV_CACHE": str(shared / "cache"), **variables}

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 RUN = [
-    ("bogus", "command = 'bogus'.*known: list, run, sweep, plan, verify, report, cite"),
+    ("bogus", "command = 'bogus'.*known: list, assets, run, sweep, plan, verify, report, cite"),
     ("lst", "did you mean 'list'"),
     ("list x", "no arguments"),
     ("report x", "no arguments"),

@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from experiments.harness.registry import discover
+from lexinv.data.assets import UNAVAILABLE
 
 NAMES = sorted(discover())
-SECONDS, BESIDE_COMPILING = 80, 15
+SECONDS, BESIDE_COMPILING = 100, 25
 """Processor seconds of a smoke run at most: with nothing compiled before, and without those that the clock shows for compiling."""
 IN_DOUBLE_PRECISION = ("lexinvariance/semi", "tokenization/not_unigram", "sae/pareto", "merging/migration")
 """The cheapest of each family that trains."""
@@ -39,6 +40,8 @@ def smoke(tmp_path, monkeypatch, user_environment, as_users_run, main_in_process
         code, out, err = main_in_process("run", name, "smoke", "--workspace", str(tmp_path / "run"))
         spent = time.process_time() - before
         jax.monitoring.unregister_event_duration_listener(listen)
+        if UNAVAILABLE in err:
+            pytest.skip(err)
         assert code == 0, err
         assert "smoke is done" in out
         assert json.loads((tmp_path / "run/claims.json").read_text())

@@ -118,6 +118,15 @@ def test_probability_one_gives_the_table_no_gradient():
     assert (gradient(state.params, 0.5)["table"] != 0).any()
 
 
+@pytest.mark.long
+def test_a_frozen_table_stays_and_the_rest_learns(trained):
+    frozen = train(Forgetting(p_random=0.5, frozen=True))[0]
+    assert_equal(frozen.params["table"], start().params["table"])
+    assert (trained.params["table"] != start().params["table"]).any()
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), frozen.params["model"], start().params["model"])
+    assert max(jax.tree.leaves(moved)) > 0
+
+
 def test_a_replaced_type_is_replaced_in_the_whole_batch():
     table = start().params["table"]
     replaced = table_of_step(jax.random.key(3), table, Forgetting(p_random=0.5), ENCODER.std)

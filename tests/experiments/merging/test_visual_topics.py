@@ -70,6 +70,7 @@ def test_random_orders(small):
     np.testing.assert_allclose(similarity, cosine / np.linalg.norm(shuffled, axis=2), atol=1e-4)
     np.testing.assert_allclose(np.sort(shuffled, axis=1), np.sort(visual, axis=1), atol=1e-6)
     assert np.abs(np.asarray(shuffled - visual)).max() > 0.01
+    np.testing.assert_array_equal(in_random_order(visual, jax.random.key(0, impl="rbg"))[0], shuffled)
     attention = np.stack(attention_of_slots(SUBJECT, params, shuffled, drawn.questions))
     total = attention.sum(axis=-1)
     assert total.shape == (2, 5, 10) and ((total > 0) & (total < 1)).all()
