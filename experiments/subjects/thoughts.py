@@ -24,6 +24,16 @@ from lexinv.validation import Checked, Count, Positive
 ROWS = 100
 """Problems thought through at a time."""
 LEXICON = LexiconConfig()
+TINY = {
+    "task.modulus": 3,
+    "task.numbers": 2,
+    "task.problems": 100,
+    "task.batch_size": 4,
+    "task.steps": 20,
+    "task.depth": 1,
+    "seeds": (0, 1),
+}
+"""Of presets of seconds."""
 PUBLISHED = {
     "task.modulus": 23,
     "task.numbers": 16,
