@@ -15,14 +15,20 @@ from lexinv.validation import InvalidConfig
 
 DECODER, VISION = TransformerConfig(3, 32, 2, 48), VisionConfig(8, 2, 3, 5)
 ANSWERS = VisionLanguageConfig(VISION, DECODER, words=9, answers=6, patch_classes=4)
-UNLIKE_MIMETIC = ({"norm": "layer"}, {"bias": True}, {"residual": "parallel"}, {"rotary_share": 0.5})
+UNLIKE_MIMETIC = (
+    *({"norm": "layer"}, {"bias": True}, {"residual": "parallel"}, {"rotary_share": 0.5}),
+    *({"gate": "silu"}, {"key_heads": 1}),
+)
 REFUSED = [
     (DECODER, "model.depth", 0),
-    (DECODER, "model.heads", 3, {"width": 6, "heads": 2}),
+    (DECODER, "model.heads", 3, {"width": 6, "heads": 2}, {"head_width": 3}),
+    (DECODER, "model.head_width", -2),
+    (DECODER, "model.key_heads", 3, -1),
+    (DECODER, "model.rotary_base", 0.0),
     (DECODER, "model.window", -1, {"window": 3, "causal": False}),
     (DECODER, "model.output", {"output": "tied", "initialization": "mimetic"}),
     (DECODER, "model.rotary_share", 0.2, 1.5, {"positions": "none", "rotary_share": 0.5}),
-    (DECODER, "model.norm_epsilon", 1e-5, {"norm": "layer", "norm_epsilon": 0.0}),
+    (DECODER, "model.norm_epsilon", 0.0, {"norm": "layer", "norm_epsilon": 0.0}),
     (DECODER, "model.initialization", "suffix_match", *({"initialization": "mimetic"} | one for one in UNLIKE_MIMETIC)),
     (VISION, "model.size", 9),
     (VISION, "model.classes", 0),

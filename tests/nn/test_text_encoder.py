@@ -4,14 +4,12 @@ import json
 import math
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.data.minilm import PACKAGE, minilm_directory
 from lexinv.merging.bipartite import bipartite_matching
 from lexinv.merging.reduction import reduction
 from lexinv.nn.reduced import Reduced
@@ -195,12 +193,8 @@ SENTENCES = [
 
 
 @pytest.fixture(scope="module")
-def minilm():
-    try:
-        metadata.distribution(PACKAGE)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"{PACKAGE} is not installed")
-    return load_text_encoder(minilm_directory())
+def minilm(asset):
+    return load_text_encoder(asset("minilm"))
 
 
 def test_minilm_gives_the_embeddings_of_transformers(minilm):
