@@ -8,11 +8,12 @@ import pytest
 from lexinv.data import markov_first_order as markov
 from lexinv.lexinvariance.bayes import bayes_decipher
 from lexinv.lexinvariance.cipher import encipher, score_key, vote_shares
-from lexinv.lexinvariance.counters import counter_nll, in_context_ngram, tune_counter
+from lexinv.lexinvariance.counters import Counter, counter_nll, in_context_ngram, tune_counter
 from lexinv.lexinvariance.metropolis import metropolis_decipher, sample_keys
 from lexinv.validation import InvalidConfig
 
 SOURCE = markov.MarkovSource(jnp.full((3, 3), -jnp.log(3.0)), jnp.full(3, -jnp.log(3.0)))
+COUNTER = Counter(jnp.zeros(1), jnp.ones(1), jnp.ones(1))
 
 
 @pytest.mark.parametrize("slip", [1e-2, 1e-5, 1e-9])
@@ -43,8 +44,8 @@ TEXTS = {
     "score_key": lambda text: score_key(np.arange(3), np.arange(3), text),
 }
 COUNTERS = {
-    "in_context_ngram": lambda text: in_context_ngram(jnp.asarray(text), 3, jnp.zeros(1), jnp.ones(1)),
-    "counter_nll": lambda text: counter_nll(text[None], 3, [0.0], [1.0]),
+    "in_context_ngram": lambda text: in_context_ngram(jnp.asarray(text), 3, COUNTER),
+    "counter_nll": lambda text: counter_nll(text[None], 3, COUNTER),
     "tune_counter": lambda text: tune_counter(text[None], 3, 0),
 }
 
