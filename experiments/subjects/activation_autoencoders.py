@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 
 from experiments.harness.work import Work
 from experiments.harness.workspace import Workspace
+from experiments.subjects.autoencoder_scores import UNDER_USED
 from experiments.subjects.language_subjects import HeldOut, Subject
 from experiments.subjects.sparse_activations import (
     TINY as SPARSE,
 )
 from experiments.subjects.sparse_activations import (
-    UNDER_USED,
     VARIANTS,
     Setting,
     TrainingConfig,
