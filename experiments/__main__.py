@@ -202,8 +202,8 @@ def verify(arguments: list[str], console: Any) -> int:
     )
 
     from experiments.harness.config import config_hash, from_json
-    from experiments.harness.record import finish, git_state, read_records
-    from experiments.harness.report import number
+    from experiments.harness.record import finish, git_state
+    from experiments.harness.report import number, preset_record
     from experiments.harness.shared_models import OWN_MODELS
     from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import (
@@ -211,7 +211,6 @@ def verify(arguments: list[str], console: Any) -> int:
         compare_results,
         describe,
         fresh_folder,
-        preset_record,
         repeats,
         same_environment,
     )
@@ -219,7 +218,7 @@ def verify(arguments: list[str], console: Any) -> int:
 
     prepare_process()
     module = load(names[0])
-    recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
+    recorded = preset_record(*names, *[None][len(names) - 1 :])
     config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
     path = fresh_folder(Path("runs", recorded.experiment), f"verify-{recorded.preset}-{config_hash(config)[:8]}")

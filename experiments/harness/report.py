@@ -15,7 +15,6 @@ WORDS = {"holds": "hold", "refuted": "refuted", "open": "open"}
 BEGIN, END = "<!-- papers: written by `python -m experiments report` -->", "<!-- end of papers -->"
 # The record that stands for an experiment in the pages and in `cite`: the largest one there is.
 PREFERENCE = ("paper", "cpu", "quick", "smoke")
-COLUMNS = "| claim | place | published | measured | threshold | verdict |\n|---|---|---|---|---|---|"
 
 
 class Judged(NamedTuple):
@@ -67,6 +66,7 @@ def pages() -> dict[str, str]:
     found = by_paper(shown.values())
     return {
         "README.md": f"{before}{BEGIN}\n{table(found)}{END}{after}",
+        "docs/papers/index.md": index(found),
         **{f"docs/papers/{key}.md": paper_page(key, judged) for key, judged in found.items()},
     }
 
@@ -118,6 +118,16 @@ def table(found: dict[str, list[Judged]]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def index(found: dict[str, list[Judged]]) -> str:
+    """The list of papers in the documentation, under the questions that they belong to."""
+    parts = ["# Papers\n"]
+    for family in families():
+        keys = [key for key, judged in found.items() if judged[0].item.experiment.split("/")[0] == family]
+        if keys:
+            parts.append("\n".join([f"## {question(family)}\n", "```{toctree}", ":maxdepth: 1\n", *keys, "```\n"]))
+    return "\n".join(parts)
+
+
 def heading(key: str) -> str:
     """A paper's title with its first author and year."""
     if key == OURS:
@@ -164,44 +174,45 @@ def section(one: Judged) -> str:
     if path := notebook(family):
         lines.append(f"Notebook: [{path}](../../{path})\n")
     lines.append(f"![{name}](../../experiments/records/{name}/{item.preset}/figure.png)\n")
-    for label, claims in (("", one.claims), ("Controls, ours:\n", one.controls)):
+    for label, claims in (("### What the paper says", one.claims), ("### Controls, ours", one.controls)):
         if claims:
-            lines.append("\n".join([label, COLUMNS, *map(row, claims), ""]))
+            lines += [f"{label}\n", *map(block, claims)]
     return "\n".join([*lines, cell(facts(item)), ""])
 
 
-def row(claim: dict[str, Any]) -> str:
-    """A claim as a row of a table; where several things are judged, what became of each that does not hold."""
-    unit = f" ({claim['unit']}; over {claim['over']})" if claim["unit"] else f" (over {claim['over']})"
-    word = claim["verdict"]
-    others = [f"{part}: {verdict}" for part, verdict in claim["parts"].items() if verdict != "holds"]
-    word += f" ({', '.join(others)})" if others and len(claim["parts"]) > 1 else ""
-    place = claim["source"].partition(":")[2].strip() or "-"
-    statement = f"`{claim['name']}`: {claim['statement']}"
-    cells = [
-        statement,
-        place,
-        number(claim["published"]),
-        number(claim["measured"]) + unit,
-        number(claim["threshold"]),
-        word,
-    ]
-    return "| " + " | ".join(map(cell, cells)) + " |"
+def block(claim: dict[str, Any]) -> str:
+    """A claim with its verdict first, and a table of what was measured: a row for each part that is judged or stands beside."""
+    place, published = claim["source"].partition(":")[2].strip(), number(claim["published"])
+    said = [f"Threshold: {number(claim['threshold'])}"]
+    said += [f"published: {published}"] if claim["published"] is not None else []
+    said += [place] if place else []
+    rows = "".join(
+        f"| {cell(part)} | {number(value)} | {claim['parts'].get(part, '-')} |\n"
+        for part, value in claim["measured"].items()
+    )
+    unit = cell(f"{claim['unit']}, over {claim['over']}" if claim["unit"] else f"over {claim['over']}")
+    return (
+        f"**{claim['verdict']}** `{claim['name']}`: {cell(claim['statement'])}\n\n"
+        f"| {unit} | measured | verdict |\n|---|---|---|\n{rows}\n{cell('; '.join(said))}.\n"
+    )
 
 
 def facts(item: Record) -> str:
     """Where the numbers of a record come from."""
     environment = item.environment
     corpora = "".join(f", {name} {fingerprint}" for name, fingerprint in environment["corpora"].items())
+    of = f" ({environment['wall_clock_of']})" if "wall_clock_of" in environment else ""
     text = (
         f"Commit {str(environment['git_commit'])[:12]}, config hash {item.config['config_hash']}, seeds {len(environment['seeds'])}, "
-        f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
+        f"{environment['wall_clock_seconds'] / 60:.1f} minutes{of} on {environment['device_count']} x {environment['device_kind']} "
         f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
     )
     if speeds := environment.get("speed"):
         text += f" Training: {spread(speeds, 'tokens_per_second', ',.0f')} tokens/s"
         used = spread(speeds, "utilisation", ".1%")
         text += f", {used} of the devices' peak." if used else "."
+    if "recorded_as" in environment:
+        text += f" Recorded as {environment['recorded_as']}, which has been split since."
     return text + (" The preset has changed since." if changed(item) else "")
 
 
@@ -247,6 +258,15 @@ def preferred(items: list[Record]) -> Record:
     return min(items, key=lambda item: PREFERENCE.index(item.preset) if item.preset in PREFERENCE else len(PREFERENCE))
 
 
+def preset_record(experiment: str, preset: str | None) -> Record:
+    """The record of an experiment, of its largest preset unless one is named. Raises `InvalidConfig` where there is none."""
+    items = {item.preset: item for item in record.read_records() if item.experiment == experiment}
+    if preset is not None:
+        return items[choose("preset", preset, items)]
+    require(bool(items), "experiment", experiment, "one with a committed record")
+    return preferred(list(items.values()))
+
+
 def citation(name: str, preset: str | None = None) -> str:
     """BibTeX of all papers whose claims are judged and of our record of them; without a committed record, of the papers alone.
 
@@ -254,10 +274,9 @@ def citation(name: str, preset: str | None = None) -> str:
     """
     module = registry.load(name)
     cited = "\n\n".join(map(papers.bibtex, module.PAPERS))
-    items = {item.preset: item for item in record.read_records() if item.experiment == name}
-    if preset is None and not items:
+    if preset is None and all(item.experiment != name for item in record.read_records()):
         return f"{cited}\n\n% {name} has no committed record yet"
-    item = preferred(list(items.values())) if preset is None else items[choose("preset", preset, items)]
+    item = preset_record(name, preset)
     environment = item.environment
     commits = ", ".join(environment.get("git_commits", [environment["git_commit"]]))
     fields = {

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from experiments.harness.corpora import note_folded
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import shared_seeds
@@ -196,10 +197,9 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         found, tokenizer = world.model, world.tokenizer
         model, lexicon, vocab, params = found.config, found.lexicon, found.vocab, found.params
         corpus = load_corpus(config.corpus)
-    train, validation, test = (
-        window_source(token_stream(corpus, split, tokenizer), config.context)
-        for split in ("train", "validation", "test")
-    )
+    streams = {split: token_stream(corpus, split, tokenizer) for split in ("train", "validation", "test")}
+    note_folded(workspace, corpus.name, tokenizer.name, {split: stream.folded for split, stream in streams.items()})
+    train, validation, test = (window_source(stream, config.context) for stream in streams.values())
     count = len(train) - 1  # the very last may be padded
     require(config.windows <= count, "windows", config.windows, f"at most the {count} of the corpus")
     if params is None:

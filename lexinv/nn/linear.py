@@ -30,7 +30,7 @@ def _linear_backward(saved, gradient):
     x_rows = x.reshape(-1, x.shape[-1])
     to_x = jax.lax.dot_general(rows, kernel, (((1,), (1,)), ((), ())))
     to_kernel = jax.lax.dot_general(x_rows, rows, (((0,), (0,)), ((), ())))
-    return to_x.reshape(x.shape), to_kernel
+    return to_x.reshape(x.shape).astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
 linear.defvjp(_linear_forward, _linear_backward)
@@ -60,7 +60,7 @@ def _rms_norm_backward(epsilon, saved, gradient):
     projection = jnp.mean(to_normalised * normalised, axis=-1, keepdims=True)
     to_x = scale * (to_normalised - normalised * projection)
     to_gain = jnp.sum(gradient * normalised, axis=tuple(range(x.ndim - 1)))
-    return to_x, to_gain
+    return to_x.astype(x.dtype), to_gain.astype(gain.dtype)
 
 
 def _as_row(gain, x):

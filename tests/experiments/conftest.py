@@ -180,6 +180,16 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def times() -> Callable[[Path], dict[Path, int]]:
+    """When each file below a folder was written last; locks are taken anew by whoever looks."""
+
+    def read(root: Path) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    return read
+
+
+@pytest.fixture
 def main_in_process(capsys) -> Callable[..., tuple[int, str, str]]:
     """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
