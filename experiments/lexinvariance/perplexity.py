@@ -129,7 +129,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     first, *others = config.data.corpora
     names = (first, *filter(installed, others))
-    texts = [prepare(corpus, config.data, len(seeds), config.evaluation.windows) for corpus in names]
+    texts = [prepare(corpus, config.data, len(seeds), config.evaluation.windows, workspace) for corpus in names]
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint for text in texts})
     arms = [Arm(texts[0], "main", kind, config.model, config.training) for kind in KINDS]
     circuit = "comparison" if config.comparison_steps else "main"
