@@ -1,4 +1,4 @@
-"""The command line: list, run, sweep, plan, verify, report, cite."""
+"""The command line: list, assets, run, sweep, plan, verify, report, cite."""
 
 import dataclasses
 import errno
@@ -17,6 +17,7 @@ from lexinv.validation import InvalidConfig, choose, require
 
 USAGE = """\
 python -m experiments list                         every experiment and what it shows
+python -m experiments assets [--fetch NAME ...]    published models and data that experiments stand on, with their licences
 python -m experiments run NAME [PRESET] [options]  start, resume or show a run (--help after NAME lists its options)
 python -m experiments sweep NAME [PRESET] --grid FIELD=V1,V2 ...  run every combination of values (--help after NAME lists the options)
 python -m experiments plan NAME [PRESET] [options]  memory, traffic and speed of training on many devices, without them
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     commands: dict[str, Callable[[list[str], Any], int]] = {
         "list": list_experiments,
+        "assets": assets,
         "run": run,
         "sweep": sweep,
         "plan": plan,
@@ -85,6 +87,13 @@ def list_experiments(arguments: list[str], console: Any) -> int:
     for name, error in unreadable().items():
         console.print(f"{name:{width}}  cannot be read: {error}", markup=False)
     return 0
+
+
+def assets(arguments: list[str], console: Any) -> int:
+    """Print every asset: whether it is in the user's cache, size, licence, what it is. --fetch NAME ... downloads some, or `all`."""
+    from experiments.harness.assets import show
+
+    return show(arguments, console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,8 +202,8 @@ def verify(arguments: list[str], console: Any) -> int:
     )
 
     from experiments.harness.config import config_hash, from_json
-    from experiments.harness.record import finish, git_state, read_records
-    from experiments.harness.report import number
+    from experiments.harness.record import finish, git_state
+    from experiments.harness.report import number, preset_record
     from experiments.harness.shared_models import OWN_MODELS
     from experiments.harness.trial import prepare_process, run_in
     from experiments.harness.verify import (
@@ -202,7 +211,6 @@ def verify(arguments: list[str], console: Any) -> int:
         compare_results,
         describe,
         fresh_folder,
-        preset_record,
         repeats,
         same_environment,
     )
@@ -210,7 +218,7 @@ def verify(arguments: list[str], console: Any) -> int:
 
     prepare_process()
     module = load(names[0])
-    recorded = preset_record(read_records(), *names, *[None][len(names) - 1 :])
+    recorded = preset_record(*names, *[None][len(names) - 1 :])
     config = from_json(module.Config, recorded.config["config"], "the record's config", older=True)
     label = f"{recorded.experiment} {recorded.preset}"
     path = fresh_folder(Path("runs", recorded.experiment), f"verify-{recorded.preset}-{config_hash(config)[:8]}")

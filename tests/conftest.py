@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +33,8 @@ jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
+USER_CACHE = Path(os.environ.get("LEXINV_CACHE") or platformdirs.user_cache_dir("lexinv"))
+
 MEMORY_MAPS = Path("/proc/self/maps")
 MOST_MEMORY_MAPS = 25_000
 BUDGET = 2.0
@@ -55,6 +57,30 @@ def let_go_of_compiled_programs() -> Iterator[None]:
     if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """The user's cache of corpora and assets, whatever a test makes of the environment."""
+    return USER_CACHE
+
+
+@pytest.fixture(scope="session")
+def asset(user_cache: Path) -> Callable[[str], Path]:
+    """The folder of a published model or of data, downloaded once a machine; without a network the test says that it was left out."""
+    from lexinv.data.assets import AssetUnavailable, fetch
+
+    missing: dict[str, str] = {}
+
+    def folder(name: str) -> Path:
+        try:
+            if name not in missing:
+                return fetch(name, user_cache)
+        except AssetUnavailable as error:
+            missing[name] = str(error)
+        pytest.skip(missing[name])
+
+    return folder
 
 
 def processor_seconds() -> float:

@@ -12,9 +12,15 @@ from lexinv.lexinvariance import invariance
 from lexinv.nn import vision_language
 from lexinv.nn.language_model import initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.linear import linear, rms_norm
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig
 from lexinv.precision import double_precision
+from lexinv.sae.autoencoders import AutoencoderConfig
+from lexinv.sae.jumprelu import jump_relu, step
+from lexinv.sae.losses import LossConfig
+from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens
+from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
 from lexinv.tokenization.bayes import predictive_log_probs
 from lexinv.training.state import create_state
 from lexinv.training.step import make_train_step
@@ -69,3 +75,40 @@ def test_sizes_of_tokens_are_float32():
         return vision_language.prompt(config, params, encoded.visual, words).size
 
     assert jax.eval_shape(sizes, KEY, jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 2), jnp.int32)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("drawn", [{}, {"correlation": 0.5, "orthogonal": True, "width": 128}])
+def test_activations_that_autoencoders_are_trained_on_are_float32(drawn):
+    config = SyntheticConfig(**drawn)
+    tokens = jax.eval_shape(lambda key: sample_tokens(config, make_dictionary(config, key), 4, key), KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(tokens)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("kind", ["mutual", "jumprelu"])
+def test_autoencoders_are_trained_on_activations_of_numpy(kind):
+    config = AutoencoderConfig(8, 16, kind)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, 10)
+    state = jax.eval_shape(
+        lambda key: create_autoencoder_state(config, optimizer, jnp.ones((4, 8)), 2.0, 0.1, key), KEY
+    )
+    batches = {"activations": jnp.ones((2, 4, 8))}
+    assert batches["activations"].dtype == jnp.float64
+    after, _ = jax.eval_shape(make_autoencoder_step(config, LossConfig(), optimizer), state, batches)
+    assert jax.tree.leaves(after) == jax.tree.leaves(state)
+
+
+@pytest.mark.parametrize(
+    "function, shapes",
+    [
+        (linear, [(2, 3), (3, 4)]),
+        (rms_norm, [(2, 3), (3,)]),
+        (lambda x, threshold: jump_relu(x, threshold, 0.1), [(2, 3), (3,)]),
+        (lambda x, threshold: step(x, threshold, 0.1), [(2, 3), (3,)]),
+    ],
+    ids=["linear", "rms_norm", "jump_relu", "step"],
+)
+@pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32")])
+def test_gradients_that_are_written_out_have_the_type_of_what_they_are_of(function, shapes, types):
+    inputs = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, types, strict=True)]
+    found = jax.eval_shape(jax.grad(lambda *of: jnp.sum(function(*of)), (0, 1)), *inputs)
+    assert [str(leaf.dtype) for leaf in found] == list(types)

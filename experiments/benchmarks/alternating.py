@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from experiments.benchmarks.worker import Worker, WorkerError
-from experiments.harness.turns import significant
+from experiments.benchmarks.worker import Worker, WorkerError, block, prepare
+from experiments.harness.curves import significant
+from experiments.harness.turns import turns
 from experiments.harness.workspace import Workspace
 from lexinv.validation import Allowed
 
@@ -25,90 +27,88 @@ Sizes = Annotated[
 ]
 
 
-def in_parts(workspace: Workspace, parts: Iterable[Callable[..., Any]], *given: Any) -> dict[str, Any]:
-    """What each part measures, `part(*given)`, by the part's name; each is a stage of the run."""
+def in_parts(workspace: Workspace, parts: Iterable[Callable[..., Any]], config: Any, *given: Any) -> dict[str, Any]:
+    """What each part measures, `part(config, log, *given)`, by its name; each is a stage of the run. log: of processes that measure."""
     from rich.progress import track
 
-    shown = track(list(parts), "measuring", disable=not workspace.progress)
-    return {part.__name__: workspace.cached(part.__name__, lambda part=part: part(*given)) for part in shown}
-
-
-def worker_log(workspace: Workspace) -> Path:
-    """Where the processes that measure leave their messages."""
-    return workspace.folder("workers") / "log.txt"
+    log, found = workspace.folder("workers") / "log.txt", {}
+    for part in track(list(parts), "measuring", disable=not workspace.progress):
+        found[part.__name__] = workspace.cached(part.__name__, partial(part, config, log, *given))
+    return found
 
 
 def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str, Any]:
-    """Blocks of `steps` calls of every prepared side in turn, in the other direction every other round.
+    """Blocks of `steps` calls of every prepared side in turn.
 
     By side: `seconds`, the median of a step in each round; `processor_seconds` of a step, all threads, in each round; and
     `idle_share`, the processor seconds that its process spent per second of waiting for its turn.
     """
     blocks: dict[str, list[dict[str, Any]]] = {label: [] for label in sides}
-    for number in range(rounds):
-        for label in list(sides) if number % 2 == 0 else reversed(list(sides)):
-            blocks[label].append(sides[label].ask("block", label=label, steps=steps))
+    for label in turns(sides, rounds):
+        blocks[label].append(sides[label].ask(block, label=label, steps=steps))
     measured: dict[str, Any] = {"seconds": {}, "processor_seconds": {}, "idle_share": {}}
     for label, done in blocks.items():
-        wall, processor = np.sum([block["waited"] for block in done], axis=0)
-        measured["seconds"][label] = [significant(median(block["seconds"])) for block in done]
-        measured["processor_seconds"][label] = [significant(block["processor_seconds"]) for block in done]
+        wall, processor = np.sum([one["waited"] for one in done], axis=0)
+        measured["seconds"][label] = significant([median(one["seconds"]) for one in done])
+        measured["processor_seconds"][label] = significant([one["processor_seconds"] for one in done])
         measured["idle_share"][label] = significant(processor / wall) if wall > 0 else 0.0
     return measured
 
 
-def alternate_with_torch(
-    ours: Mapping[str, Any],
-    theirs: Mapping[str, tuple[Any, bool]],
-    log: Path,
-    cores: int,
-    rounds: int,
-    steps: int,
-    packages: Sequence[str] = ("torch",),
-) -> dict[str, Any]:
-    """`alternate` with our problems in one process and each of PyTorch's, (problem, whether compiled), in one of its own.
+def in_turns(problems: Mapping[str, Any], log: Path, cores: int, rounds: int, steps: int) -> dict[str, Any]:
+    """`alternate` of our side of problems by label, all in one process."""
+    with Worker(log, cores) as worker:
+        for label, problem in problems.items():
+            worker.ask(prepare, label=label, problem=problem)
+        return alternate(dict.fromkeys(problems, worker), rounds, steps)
 
-    With `torch`, its version or None, and `left_out`, why a side was not measured. packages: that PyTorch's need. Raises `WorkerError`.
+
+def alternate_with_torch(
+    sides: Mapping[str, Any], log: Path, cores: int, rounds: int, steps: int, packages: Sequence[str] = ("torch",)
+) -> dict[str, Any]:
+    """`alternate` of problems by label: those that begin with "lexinv" are ours, in one process, and each of PyTorch's has its own.
+
+    What ends with ".compile" is compiled by PyTorch. With `torch`, its version or None, and `left_out`, why a side was not measured.
+    packages: that PyTorch's sides need. Raises `WorkerError`.
     """
     missing = [name for name in packages if find_spec(name) is None]
-    left_out = dict.fromkeys(theirs, f"{', '.join(missing)} not installed (extra `interop`)") if missing else {}
+    workers, left_out = dict[str, Worker](), dict[str, str]()
     with ExitStack() as stack:
-        jax_worker = stack.enter_context(Worker(log, cores))
-        sides = dict.fromkeys(ours, jax_worker)
-        for label, problem in ours.items():
-            jax_worker.ask("prepare", label=label, problem=problem)
-        for label in [label for label in theirs if label not in left_out]:
-            problem, compiled = theirs[label]
-            worker = stack.enter_context(Worker(log, cores))
-            try:
-                worker.ask("prepare", label=label, problem=problem, library="torch", compiled=compiled)
-                sides[label] = worker
-            except WorkerError as error:
-                if not compiled:  # torch.compile needs a C++ compiler and more: that it does not work is a result
-                    raise
-                left_out[label] = f"failed: {error}"
-        measured = alternate(sides, rounds, steps)
+        ours = stack.enter_context(Worker(log, cores))
+        for label, problem in sides.items():
+            if label.startswith("lexinv"):
+                workers[label] = ours
+                ours.ask(prepare, label=label, problem=problem)
+            elif missing:
+                left_out[label] = f"{', '.join(missing)} not installed (extra `interop`)"
+            else:
+                compiled, worker = label.endswith(".compile"), stack.enter_context(Worker(log, cores))
+                try:
+                    worker.ask(prepare, label=label, problem=problem, library="torch", compiled=compiled)
+                    workers[label] = worker
+                except WorkerError as error:
+                    if not compiled:  # torch.compile needs a C++ compiler and more: that it does not work is a result
+                        raise
+                    left_out[label] = f"failed: {error}"
+        measured = alternate(workers, rounds, steps)
     return {"torch": None if "torch" in missing else version("torch"), "left_out": left_out, **measured}
 
 
 def growth(sizes: Sequence[int], seconds: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Seconds [sizes][rounds] beside their sizes, and b of the least-squares fit seconds = a size^b in logarithms, of each round."""
     slopes = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
-    return {"sizes": list(sizes), "seconds": seconds, "exponents": [significant(float(slope)) for slope in slopes]}
+    return {"sizes": list(sizes), "seconds": seconds, "exponents": significant(slopes)}
 
 
 def size_sweep(
     axes: Mapping[str, Mapping[int, Any]], log: Path, cores: int, rounds: int, steps: int
 ) -> dict[str, dict[str, Any]]:
     """`growth` of a step's seconds along each axis of problems by size, all in one process."""
-    labels: dict[Any, str] = {}
-    with Worker(log, cores) as worker:
-        for problem in (problem for problems in axes.values() for problem in problems.values()):
-            if problem not in labels:  # the base is on every axis, and measured once
-                labels[problem] = str(len(labels))
-                worker.ask("prepare", label=labels[problem], problem=problem)
-        seconds = alternate(dict.fromkeys(labels.values(), worker), rounds, steps)["seconds"]
+    once = list(
+        dict.fromkeys(problem for problems in axes.values() for problem in problems.values())
+    )  # axes share the base
+    seconds = in_turns({str(once.index(problem)): problem for problem in once}, log, cores, rounds, steps)["seconds"]
     return {
-        axis: growth(list(problems), [seconds[labels[problem]] for problem in problems.values()])
+        axis: growth(list(problems), [seconds[str(once.index(problem))] for problem in problems.values()])
         for axis, problems in axes.items()
     }

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.benchmarks.problems import STEPS, torch_device
+from experiments.benchmarks.problems import STEPS, repeated, torch_device
 from lexinv.sae.losses import LossConfig
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import OptimizerConfig
@@ -52,6 +52,40 @@ class AutoencoderProblem(Checked):
         parameters = 2 * self.features * self.width + self.features + self.width
         return 4 * (3 * parameters + 2 * self.tokens * self.features)
 
+    def ours(self) -> Callable[[], Any]:
+        """Our train step of all members. A call gives the state and, as "loss" [1, members], their losses."""
+        import jax
+
+        together = self.members > 1
+        population = "none" if not together else "map" if jax.default_backend() == "cpu" else "vmap"
+        start, step, batches = jax_autoencoder(self, population)
+        params, key = start_params(self, 0), jax.random.key(0)
+        if together:
+            every = [start_params(self, seed) for seed in range(self.members)]
+            params, key = jax.tree.map(lambda *leaves: np.stack(leaves), *every), jax.random.split(key, self.members)
+            start = jax.vmap(start)
+        return repeated(step, jax.jit(start)(params, key), batches)
+
+    def lowered(self) -> Any:
+        """Our train step of one member before it is compiled."""
+        import jax
+
+        start, step, batches = jax_autoencoder(self)
+        return step.lower(jax.eval_shape(start, start_params(self, 0), jax.random.key(0)), batches)
+
+    def theirs(self, compiled: bool) -> Callable[[], np.ndarray]:
+        """The same step in PyTorch as its users write it, on its accelerator if there is one. A call gives the losses of all members."""
+        import torch
+
+        from experiments.benchmarks.torch_autoencoder import make_train_step
+
+        del compiled
+        device = torch_device()
+        x = torch.from_numpy(random_activations(self)).to(device)
+        starts = [start_params(self, seed) for seed in range(self.members)]
+        steps = [make_train_step(self, OPTIMIZER, params, device) for params in starts]
+        return lambda: np.array([step(x).item() for step in steps])
+
 
 def random_activations(problem: AutoencoderProblem) -> np.ndarray:
     """The one batch that every step of a problem is given, float32[tokens, width]."""
@@ -84,55 +118,3 @@ def jax_autoencoder(problem: AutoencoderProblem, population: Literal["none", "ma
 
     step = make_autoencoder_step(config, problem.terms, optimizer, population)
     return start, step, {"activations": random_activations(problem)[None]}
-
-
-def jax_autoencoder_step(problem: AutoencoderProblem) -> Callable[[], Any]:
-    """Our train step of all members. A call gives their losses."""
-    import jax
-
-    together = problem.members > 1
-    population = "none" if not together else "map" if jax.default_backend() == "cpu" else "vmap"
-    start, step, batches = jax_autoencoder(problem, population)
-    batches = jax.device_put(batches)
-    members = [start_params(problem, seed) for seed in range(problem.members)]
-    if together:
-        keys = jax.random.split(jax.random.key(0), problem.members)
-        state = jax.jit(jax.vmap(start))(jax.tree.map(lambda *leaves: np.stack(leaves), *members), keys)
-    else:
-        state = jax.jit(start)(members[0], jax.random.key(0))
-    del members
-
-    def call():
-        nonlocal state
-        state, metrics = step(state, batches)
-        jax.block_until_ready(state)
-        return np.asarray(metrics["loss"])[0]
-
-    return call
-
-
-def lowered(problem: AutoencoderProblem) -> Any:
-    """Our train step of one member before it is compiled."""
-    import jax
-
-    start, step, batches = jax_autoencoder(problem)
-    return step.lower(jax.eval_shape(start, start_params(problem, 0), jax.random.key(0)), batches)
-
-
-def torch_autoencoder_step(problem: AutoencoderProblem, compiled: bool) -> Callable[[], Any]:
-    """The same step in PyTorch as its users write it, on its accelerator if there is one. A call gives the losses of all members."""
-    import torch
-
-    from experiments.benchmarks.torch_autoencoder import make_train_step
-
-    device = torch_device()
-    x = torch.from_numpy(random_activations(problem)).to(device)
-    steps = [
-        make_train_step(problem, OPTIMIZER, start_params(problem, seed), device, compiled)
-        for seed in range(problem.members)
-    ]
-
-    def call():
-        return np.array([step(x).item() for step in steps])
-
-    return call

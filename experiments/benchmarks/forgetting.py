@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, size_sweep, worker_log
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, size_sweep
 from experiments.benchmarks.forgetting_problem import ForgettingProblem
 from experiments.benchmarks.promises import bars, by_size, over_ours, speed
 from experiments.harness.presets import presets
@@ -76,13 +76,14 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Seconds of a step, a median for each round."""
-    return {"steps": config.problem.steps, **in_parts(workspace, (against_torch, sweep), config, worker_log(workspace))}
+    return {"steps": config.problem.steps, **in_parts(workspace, (against_torch, sweep), config)}
 
 
 def against_torch(config: Config, log: Path) -> dict[str, Any]:
     """Ours and PyTorch's, eager and compiled."""
-    theirs = {"torch": (config.problem, False)} | ({"torch.compile": (config.problem, True)} if config.compiled else {})
-    return alternate_with_torch({"lexinv": config.problem}, theirs, log, config.cores, config.rounds, config.calls)
+    labels = ("lexinv", "torch", "torch.compile")[: 3 if config.compiled else 2]
+    sides = dict.fromkeys(labels, config.problem)
+    return alternate_with_torch(sides, log, config.cores, config.rounds, config.calls)
 
 
 def sweep(config: Config, log: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from experiments.benchmarks.problems import torch_device
+from experiments.benchmarks.problems import repeated, torch_device
 from lexinv.lexinvariance.part_of_speech import ANSWER, LENGTH, PosTask, sample, slots
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import Checked, Count
@@ -23,31 +23,27 @@ class ForgettingProblem(Checked):
     period: Count = 200
     steps: Count = 50
 
+    def ours(self) -> Callable[[], Any]:
+        """One dispatch of our steps. A call gives the state and their losses."""
+        import jax
 
-def jax_steps(problem: ForgettingProblem) -> Callable[[], Any]:
-    """One dispatch of our steps."""
-    import jax
+        from lexinv.lexinvariance.forgetting import Forgetting, initialize, make_optimizer, make_step
+        from lexinv.nn.masked_encoder import MaskedEncoder
+        from lexinv.training.state import create_state
 
-    from lexinv.lexinvariance.forgetting import Forgetting, initialize, make_optimizer, make_step
-    from lexinv.nn.masked_encoder import MaskedEncoder
-    from lexinv.training.state import create_state
+        task, key = self.task, jax.random.key(0)
+        encoder = MaskedEncoder(self.model, ANSWER, marks=2, std=STD, vocab=task.types)
+        optimizer = make_optimizer(LEARNING_RATE, WEIGHT_DECAY)
+        draw = partial(sample, slots=slots(task, "val"), count=self.batch_size)
+        step = make_step(encoder, optimizer, Forgetting(self.period), draw)
+        advance = jax.jit(
+            lambda state: jax.lax.scan(lambda state, _: step(state), state, length=self.steps), donate_argnums=0
+        )
+        return repeated(advance, create_state(initialize(key, encoder), optimizer, key))
 
-    task, key = problem.task, jax.random.key(0)
-    encoder = MaskedEncoder(problem.model, ANSWER, marks=2, std=STD, vocab=task.types)
-    optimizer = make_optimizer(LEARNING_RATE, WEIGHT_DECAY)
-    draw = partial(sample, slots=slots(task, "val"), count=problem.batch_size)
-    step = make_step(encoder, optimizer, Forgetting(problem.period), draw)
-    advance = jax.jit(
-        lambda state: jax.lax.scan(lambda state, _: step(state), state, length=problem.steps), donate_argnums=0
-    )
-    state = create_state(initialize(key, encoder), optimizer, key)
-
-    def call():
-        nonlocal state
-        state, losses = advance(state)
-        return jax.block_until_ready((state, losses))
-
-    return call
+    def theirs(self, compiled: bool) -> Callable[[], float]:
+        """The same steps by a loop in PyTorch."""
+        return torch_steps(self, compiled)
 
 
 def torch_steps(problem: ForgettingProblem, compiled: bool) -> Callable[[], Any]:

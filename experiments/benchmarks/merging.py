@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, size_sweep, worker_log
-from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem
-from experiments.benchmarks.promises import bars, by_size, promise, speed, times
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, size_sweep
+from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem, timed_start
+from experiments.benchmarks.promises import bars, by_size, over_ours, promise, speed, times
 from experiments.benchmarks.worker import Worker
+from experiments.harness.curves import significant
 from experiments.harness.intervals import Interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, panels
-from experiments.harness.turns import significant
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
 from lexinv.validation import Checked, Count, Distinct
@@ -88,16 +88,16 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure every part; seconds are medians of a block, one for each round."""
-    return in_parts(workspace, (passes, starts, matching, sweep), config, worker_log(workspace))
+    return in_parts(workspace, (passes, starts, matching, sweep), config)
 
 
 def passes(config: Config, log: Path) -> dict[str, Any]:
     """Ours at every r, and at the judged one with plans made beforehand; PyTorch's at every r."""
     problems = {r: replace(config.problem, r=r) for r in config.rs}
-    ours = {side("lexinv", r): problem for r, problem in problems.items()}
-    ours["lexinv, plans given"] = replace(config.problem, plans="given")
-    theirs = {side("torch", r): (problem, False) for r, problem in problems.items()}
-    measured = alternate_with_torch(ours, theirs, log, config.cores, config.rounds, config.steps)
+    sides = {side("lexinv", r): problem for r, problem in problems.items()}
+    sides["lexinv, plans given"] = replace(config.problem, plans="given")
+    sides |= {side("torch", r): problem for r, problem in problems.items()}
+    measured = alternate_with_torch(sides, log, config.cores, config.rounds, config.steps)
     problem = config.problem
     return {
         "sizes": f"{problem.depth} layers, width {problem.width}, {problem.tokens} tokens, {problem.dtype}",
@@ -119,7 +119,7 @@ def starts(config: Config, log: Path) -> dict[str, list[dict[str, float]]]:
         with TemporaryDirectory() as cache:
             for begun in found.values():
                 with Worker(log, config.cores, Path(cache)) as worker:
-                    seconds = worker.ask("start", problem=config.problem)
+                    seconds = worker.ask(timed_start, problem=config.problem)
                 begun.append({name: significant(value) for name, value in seconds.items()})
     return found
 
@@ -127,9 +127,7 @@ def starts(config: Config, log: Path) -> dict[str, list[dict[str, float]]]:
 def matching(config: Config, log: Path) -> dict[str, Any]:
     """From features on a grid to what merges with what: ours and `tomesd`'s."""
     problem, length = config.matching, (config.cores, config.rounds, config.matching_steps)
-    measured = alternate_with_torch(
-        {"lexinv": problem}, {"tomesd": (problem, False)}, log, *length, packages=("torch", "tomesd")
-    )
+    measured = alternate_with_torch(dict.fromkeys(("lexinv", "tomesd"), problem), log, *length, ("torch", "tomesd"))
     grid = f"{problem.height} x {problem.width}"
     return {"grid": grid, "r": problem.r, "examples": problem.batch_size, **measured}
 
@@ -160,16 +158,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     made = f"r={rs[-1]}"
     cold, warm = (np.array([start["compile"] for start in begun[name]]) for name in STARTS)
     waits = np.array([start["trace"] + start["compile"] for start in begun["first"]])
-    against = {
-        f"r={r}": times(seconds[side("torch", r)], seconds[side("lexinv", r)])
-        for r in rs
-        if side("torch", r) in seconds
-    }
-    tomesd = (
-        {"tomesd": times(alone["seconds"]["tomesd"], alone["seconds"]["lexinv"])}
-        if "tomesd" in alone["seconds"]
-        else {}
-    )
+    both = [r for r in rs if side("torch", r) in seconds]
+    against = {f"r={r}": times(seconds[side("torch", r)], seconds[side("lexinv", r)]) for r in both}
     return [
         *speed(
             "merging_speedup",
@@ -213,7 +203,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "matching_not_slower_than_tomesd",
             f"Matching, ours against tomesd's: r={alone['r']} of {alone['grid']} tokens of {alone['examples']} examples, one of each 2 x 2 "
             "a destination, from features to which merges into which.",
-            tomesd,
+            over_ours(alone["seconds"]),
             1.0,
         ),
     ]

@@ -60,6 +60,24 @@ class MergingProblem(Checked):
         outside = self.across**2 * 3 * PATCH**2 * self.width + self.width * self.classes
         return model_flops(token_counts(self.tokens, self.schedule), self.width, self.mlp_width) + outside
 
+    def ours(self) -> Callable[[], np.ndarray]:
+        """Our forward pass; a call waits for its logits."""
+        forward, arguments = jax_program(self)
+        return lambda: np.asarray(forward(*arguments))
+
+    def theirs(self, compiled: bool) -> Callable[[], np.ndarray]:
+        """The same pass in PyTorch, on its accelerator if there is one."""
+        import torch
+
+        from experiments.benchmarks.torch_merging import VisionTransformer
+
+        del compiled
+        require(self.plans == "made", "plans", self.plans, "'made' in PyTorch")
+        device, dtype = torch_device(), getattr(torch, self.dtype)
+        model = VisionTransformer(self, random_params(self)).to(device, dtype).eval()
+        images = torch.from_numpy(random_images(self)).to(device, dtype)
+        return torch.inference_mode()(lambda: model(images).float().cpu().numpy())
+
 
 @dataclass(frozen=True)
 class MatchingProblem(Checked):
@@ -80,6 +98,38 @@ class MatchingProblem(Checked):
         """Random features, float32[batch, tokens, dim]."""
         shape = (self.batch_size, self.height * self.width, self.dim)
         return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+    def ours(self) -> Callable[[], Any]:
+        """Our matching from features to plans, in one program."""
+        import jax
+
+        from lexinv.merging.bipartite import cosines, grid_matching
+
+        @jax.jit
+        @jax.vmap
+        def match(metric):
+            return grid_matching(cosines(metric), self.r, self.height, self.width)
+
+        metric = jax.device_put(self.metric)
+        return lambda: jax.block_until_ready(match(metric))
+
+    def theirs(self, compiled: bool) -> Callable[[], Any]:
+        """Matching by `tomesd`, which gives functions that merge and unmerge; they are not called."""
+        import torch
+        from tomesd.merge import bipartite_soft_matching_random2d
+
+        del compiled
+        device = torch_device()
+        metric = torch.from_numpy(self.metric).to(device)
+
+        @torch.inference_mode()
+        def call() -> Any:
+            found = bipartite_soft_matching_random2d(metric, self.width, self.height, 2, 2, self.r, no_rand=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return found
+
+        return call
 
 
 def random_images(problem: MergingProblem) -> np.ndarray:
@@ -131,12 +181,6 @@ def jax_program(problem: MergingProblem) -> tuple[Any, tuple[Any, ...]]:
     return jax.jit(lambda *arguments: forward(*arguments)[0]), (*inputs, plans)
 
 
-def jax_forward(problem: MergingProblem) -> Callable[[], np.ndarray]:
-    """Our forward pass; a call waits for its logits."""
-    forward, arguments = jax_program(problem)
-    return lambda: np.asarray(forward(*arguments))
-
-
 def timed_start(problem: MergingProblem) -> dict[str, Any]:
     """Seconds from nothing to the first logits: `prepare` (imports and parameters), `trace`, `compile` (or loading what a cache holds),
     `run`. And `programs`, how many two further calls through `jax.jit` leave in its cache.
@@ -160,58 +204,3 @@ def timed_start(problem: MergingProblem) -> dict[str, Any]:
     for _ in range(2):
         jax.block_until_ready(forward(*arguments))
     return {**seconds, "programs": forward._cache_size()}
-
-
-def jax_matching(problem: MatchingProblem) -> Callable[[], Any]:
-    """Our matching from features to plans, in one program."""
-    import jax
-
-    from lexinv.merging.bipartite import cosines, grid_matching
-
-    @jax.jit
-    @jax.vmap
-    def match(metric):
-        return grid_matching(cosines(metric), problem.r, problem.height, problem.width)
-
-    metric = jax.device_put(problem.metric)
-    return lambda: jax.block_until_ready(match(metric))
-
-
-def torch_forward(problem: MergingProblem, compiled: bool) -> Callable[[], np.ndarray]:
-    """The same pass in PyTorch, on its accelerator if there is one."""
-    import torch
-
-    from experiments.benchmarks.torch_merging import VisionTransformer
-
-    require(problem.plans == "made", "plans", problem.plans, "'made' in PyTorch")
-    device = torch_device()
-    model = VisionTransformer(problem, random_params(problem)).to(device, getattr(torch, problem.dtype)).eval()
-    forward = torch.compile(model) if compiled else model
-    images = torch.from_numpy(random_images(problem)).to(device, getattr(torch, problem.dtype))
-
-    def call() -> np.ndarray:
-        with torch.inference_mode():
-            return forward(images).float().cpu().numpy()
-
-    return call
-
-
-def torch_matching(problem: MatchingProblem, compiled: bool) -> Callable[[], Any]:
-    """Matching by `tomesd`, which gives functions that merge and unmerge; they are not called."""
-    import torch
-    from tomesd.merge import bipartite_soft_matching_random2d
-
-    del compiled
-    device = torch_device()
-    metric = torch.from_numpy(problem.metric).to(device)
-
-    def call() -> Any:
-        with torch.inference_mode():
-            found = bipartite_soft_matching_random2d(
-                metric, problem.width, problem.height, 2, 2, problem.r, no_rand=True
-            )
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            return found
-
-    return call

@@ -1,15 +1,11 @@
 """Several seeds as one population against runs one after another, from start to exit; and what Ray adds to a trial of a sweep.
 
-What a user waits for: processes, from start to exit, with imports, initialisation, compiling, all steps and the last checkpoint.
-`benchmarks/train_step` measures populations too, but of a tiny model and inside one process that is warm: compiling and steps alone. Here
-the model is that of an experiment's cpu preset, and each of the runs one after another is a process of its own.
-
-On the CPU a population computes its members one after another, so that it saves starting and compiling, and no step: the longer the runs,
-the less it is worth. So the start and the steps are timed apart, and the ratio is told for longer runs too.
+What a user waits for: processes, from start to exit, with imports, compiling, all steps and the last checkpoint; the model is that of an
+experiment's cpu preset (`benchmarks/train_step` measures a tiny one inside a process that is warm). On the CPU a population saves starting
+and compiling and no step, so that the longer the runs, the less it is worth: start and steps are timed apart, and the ratio is told for
+longer runs too.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,15 +19,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.population_training import NAME, TrainingProblem
+from experiments.benchmarks.population_training import NAME, TrainingProblem, train_in
 from experiments.benchmarks.promises import bars, promise
-from experiments.benchmarks.worker import environment
-from experiments.harness.config import config_hash, to_json
+from experiments.benchmarks.worker import environment, started
+from experiments.harness.config import config_hash
 from experiments.harness.executors import Executor, Status, connect, run_processes, run_ray
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, band, panels, reference
 from experiments.harness.verdicts import Claim, above, below
-from experiments.harness.workspace import Workspace, open_workspace, write_json
+from experiments.harness.workspace import Workspace, open_workspace
 from experiments.subjects.text import MUON, PUBLISHED_MODEL, PUBLISHED_TRAINING, SUFFIX_MATCH
 from lexinv.validation import Checked, Count, CountOrZero, require
 
@@ -136,21 +132,19 @@ def timed_process(problem: TrainingProblem, seeds: Sequence[int], log: Path, cac
     Steps are seen in the process's metrics, where each stands when it is done.
     """
     variables = environment(cache) | ({} if cache else {"JAX_ENABLE_COMPILATION_CACHE": "0"})
-    with TemporaryDirectory() as folder, open(log, "ab") as file:
+    with TemporaryDirectory() as folder:
         asked = replace(problem, training=replace(problem.training, seeds=tuple(seeds)))
-        write_json(Path(folder, "problem.json"), to_json(asked))
         metrics, seen = Path(folder, NAME, "metrics.jsonl"), dict[int, float]()
         began = time.perf_counter()
-        command = [sys.executable, "-m", "experiments.benchmarks.population_training", folder]
-        process = subprocess.Popen(command, env=variables, stdout=file, stderr=file)
-        while process.poll() is None:
+        process = started(variables, train_in, Path(folder), asked, log)
+        while process.is_alive():
             time.sleep(POLL_SECONDS)
             count = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
             if count and count not in seen:
                 seen[count] = time.perf_counter()
         ended = time.perf_counter()
-        if process.returncode:
-            raise RuntimeError(f"a training ended with code {process.returncode}; see {log}")
+        if process.exitcode:
+            raise RuntimeError(f"a training ended with code {process.exitcode}; see {log}")
         # Too short steps for the clock, as in the smoke preset, are all at the end.
         first, last = min(seen.values(), default=ended), max(seen.values(), default=ended)
         return [round(seconds, 3) for seconds in (first - began, last - first, ended - last)]

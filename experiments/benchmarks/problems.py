@@ -37,6 +37,51 @@ class Problem(Checked):
         """Tokens of a step."""
         return self.batch_size * self.context
 
+    @property
+    def batch(self) -> np.ndarray:
+        """The one batch that every step is given, int32[batch, time]."""
+        shape = (self.batch_size, self.context)
+        return np.random.default_rng(0).integers(self.vocab, size=shape, dtype=np.int32)
+
+    @property
+    def params(self) -> Any:
+        """Any small numbers, so that no initialisation is compiled."""
+        import jax
+
+        shapes = jax.eval_shape(jax_problem(self)[0], jax.random.key(0)).params
+        generator = np.random.default_rng(0)
+        return jax.tree.map(lambda leaf: 0.1 * generator.standard_normal(leaf.shape, np.float32), shapes)
+
+    def ours(self) -> Callable[[], Any]:
+        """Our train step."""
+        import jax
+
+        from lexinv.training.optimizers import make_optimizer
+        from lexinv.training.state import create_state
+
+        _, step, batches = jax_problem(self)
+        return repeated(step, create_state(self.params, make_optimizer(OPTIMIZER, STEPS), jax.random.key(0)), batches)
+
+    def lowered(self) -> Any:
+        """Our train step before it is compiled."""
+        import jax
+
+        start, step, batches = jax_problem(self)
+        return step.lower(jax.eval_shape(start, jax.random.key(0)), batches)
+
+    def theirs(self, compiled: bool) -> Callable[[], float]:
+        """The same step in PyTorch; a call gives its loss."""
+        import torch
+
+        from experiments.benchmarks.torch_language_model import LanguageModel, make_train_step
+
+        device = torch_device()
+        step = make_train_step(
+            LanguageModel(self.model, self.params).to(device), OPTIMIZER, self.microbatches, compiled
+        )
+        tokens = torch.from_numpy(self.batch).long().to(device)
+        return lambda: step(tokens).item()
+
 
 def jax_problem(problem: Problem, population: Literal["none", "map", "vmap"] = "none"):
     """(start(key) -> state, the train step, its batches [1, B, ...]) of a problem, nothing compiled."""
@@ -53,51 +98,21 @@ def jax_problem(problem: Problem, population: Literal["none", "map", "vmap"] = "
     loss = make_loss(problem.model, problem.lexicon, problem.vocab)
     step = make_train_step(loss, optimizer, microbatches=problem.microbatches, population=population)
     rows = np.arange(problem.batch_size, dtype=np.int32)
-    return start, step, {"tokens": random_tokens(problem)[None], "row": rows[None]}
+    return start, step, {"tokens": problem.batch[None], "row": rows[None]}
 
 
-def random_tokens(problem: Problem) -> np.ndarray:
-    """The one batch that every step of a problem is given, int32[batch, time]."""
-    shape = (problem.batch_size, problem.context)
-    return np.random.default_rng(0).integers(problem.vocab, size=shape, dtype=np.int32)
-
-
-def jax_step(problem: Problem) -> Callable[[], Any]:
-    """Our train step."""
+def repeated(step: Callable[..., tuple[Any, Any]], state: Any, *given: Any) -> Callable[[], tuple[Any, Any]]:
+    """A call does the step once more, from where the last one ended, and waits: the state and what the step measured."""
     import jax
 
-    from lexinv.training.optimizers import make_optimizer
-    from lexinv.training.state import create_state
+    given = jax.device_put(given)
 
-    start, step, batches = jax_problem(problem)
-    key, generator = jax.random.key(0), np.random.default_rng(0)
-    # No initialisation is compiled here: any small numbers do.
-    params = jax.tree.map(
-        lambda leaf: 0.1 * generator.standard_normal(leaf.shape, np.float32), jax.eval_shape(start, key).params
-    )
-    state, batches = create_state(params, make_optimizer(OPTIMIZER, STEPS), key), jax.device_put(batches)
-
-    def call():
+    def call() -> tuple[Any, Any]:
         nonlocal state
-        state, metrics = step(state, batches)
-        return jax.block_until_ready((state, metrics))
+        state, found = step(state, *given)
+        return jax.block_until_ready((state, found))
 
     return call
-
-
-def lowered(problem: Problem) -> Any:
-    """Our train step before it is compiled."""
-    import jax
-
-    start, step, batches = jax_problem(problem)
-    return step.lower(jax.eval_shape(start, jax.random.key(0)), batches)
-
-
-def planned_bytes(lowered: Any) -> int:
-    """Peak bytes of a program as the compiler plans them: temporaries, arguments, and outputs that do not take an argument's place."""
-    plan = lowered.compile().memory_analysis()
-    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
-    return held - plan.alias_size_in_bytes
 
 
 def timed_population(
@@ -134,23 +149,3 @@ def torch_device() -> Any:
     if hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def torch_step(problem: Problem, compiled: bool) -> Callable[[], Any]:
-    """The same step in PyTorch."""
-    import torch
-
-    from experiments.benchmarks.torch_language_model import LanguageModel, make_train_step
-
-    device = torch_device()
-    model = LanguageModel(problem.model, problem.vocab).to(device)
-    step = make_train_step(model, OPTIMIZER, problem.microbatches, compiled)
-    tokens = torch.from_numpy(random_tokens(problem)).long().to(device)
-
-    def call():
-        loss = step(tokens)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return loss
-
-    return call

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import Sizes, alternate_with_torch, growth, in_parts, worker_log
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, growth, in_parts
 from experiments.benchmarks.autoencoder_problem import AutoencoderProblem
 from experiments.benchmarks.promises import bars, by_size, mark, over_ours, promise, speed, times
-from experiments.benchmarks.worker import Worker
+from experiments.benchmarks.worker import Worker, block, planned, prepare, resident
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, panels
 from experiments.harness.turns import take_turns
@@ -93,38 +93,39 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure every part; seconds are medians of a block, one for each round."""
-    log = worker_log(workspace)
+    log = workspace.folder("workers") / "log.txt"
     against = [
         workspace.cached(f"steps/{number}", lambda number=number: against_torch(config, number, log))
         for number in range(len(config.problems))
     ]
-    return {"steps": against, **in_parts(workspace, (population, selections, decoders, memory), config, log)}
+    return {"steps": against, **in_parts(workspace, (population, selections, decoders, memory), config)}
 
 
-def peers(config: Config, problem: AutoencoderProblem) -> dict[str, tuple[AutoencoderProblem, bool]]:
-    """PyTorch's sides, none of them compiled."""
-    sides = {"torch, dense": (replace(problem, decode="dense"), False), "torch, embedding_bag": (problem, False)}
-    return sides if config.variants else {"torch, dense": sides["torch, dense"]}
+def sides(config: Config, problem: AutoencoderProblem, variants: bool) -> dict[str, AutoencoderProblem]:
+    """Our step with codes as entries and with dense ones; PyTorch's with a dense decoder and with embedding_bag."""
+    dense = replace(problem, decode="dense")
+    found = {"lexinv": problem} | ({"lexinv, dense codes": dense} if variants else {})
+    return found | {"torch, dense": dense} | ({"torch, embedding_bag": problem} if config.variants else {})
 
 
 def against_torch(config: Config, number: int, log: Path) -> dict[str, Any]:
-    """Our step with codes as entries (of the first problem also with dense ones), PyTorch's with a dense decoder and embedding_bag."""
+    """The step of one of the problems, of the first in all ways."""
     problem = config.problems[number]
-    ours = {"lexinv": problem}
-    if config.variants and number == 0:
-        ours["lexinv, dense codes"] = replace(problem, decode="dense")
-    theirs = peers(config, problem)
     rounds, steps = (config.rounds, config.steps) if number == 0 else (config.large_rounds, 1)
-    measured = alternate_with_torch(ours, theirs, log, config.cores, rounds, steps)
+    measured = alternate_with_torch(
+        sides(config, problem, config.variants and number == 0), log, config.cores, rounds, steps
+    )
     return {"label": problem.label, "tokens": problem.tokens, **measured}
 
 
 def population(config: Config, log: Path) -> dict[str, Any]:
     """A step of all members: ours in one program, PyTorch's runs one after another."""
     problem = replace(config.problems[0], members=config.members)
-    sides = {"lexinv": problem}, peers(config, problem) if config.variants else {}
-    measured = alternate_with_torch(*sides, log, config.cores, config.long_rounds, 1)
-    return {"members": config.members, **measured}
+    compared = sides(config, problem, False) if config.variants else {"lexinv": problem}
+    return {
+        "members": config.members,
+        **alternate_with_torch(compared, log, config.cores, config.long_rounds, 1),
+    }
 
 
 def selections(config: Config, _: Path) -> dict[str, Any]:
@@ -209,20 +210,20 @@ def memory(config: Config, log: Path) -> dict[str, Any]:
     problem = config.problems[-1]
     tiny = replace(problem, width=8, features=64, k=2, tokens=8, auxiliary_k=2)
     with Worker(log, config.cores, keep_memory=False) as worker:
-        worker.ask("prepare", label="tiny", problem=tiny)  # imports, and whatever compiling needs
-        before = worker.ask("resident")["VmRSS"]
-        worker.ask("prepare", label="large", problem=problem)
-        worker.ask("resident")  # what starting and compiling took is not the step's
-        worker.ask("block", label="large", steps=2)
-        grown = worker.ask("resident")["VmHWM"] - before
-        planned = {"entries": worker.ask("planned", problem=problem)}
+        worker.ask(prepare, label="tiny", problem=tiny)  # imports, and whatever compiling needs
+        before = worker.ask(resident)["VmRSS"]
+        worker.ask(prepare, label="large", problem=problem)
+        worker.ask(resident)  # what starting and compiling took is not the step's
+        worker.ask(block, label="large", steps=2)
+        grown = worker.ask(resident)["VmHWM"] - before
+        sizes = {"entries": worker.ask(planned, problem=problem)}
         if config.variants:
-            planned["dense"] = worker.ask("planned", problem=replace(problem, decode="dense"))
+            sizes["dense"] = worker.ask(planned, problem=replace(problem, decode="dense"))
     return {
         "label": problem.label,
         "features": problem.features,
         "floor": problem.floor_bytes,
-        "planned": planned,
+        "planned": sizes,
         "resident": grown,
     }
 

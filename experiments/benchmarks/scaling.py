@@ -1,23 +1,24 @@
 """Weak scaling over 1 to 8 devices, read from the compiled step: FLOPs, memory and traffic of each device; no clock.
 
-Three meshes: data-parallel, fully sharded and tensor-parallel. For the first two each device keeps its rows, so that the batch grows with
-the devices; for the third the batch stays that of one device and the work on it is divided. The devices are fake ones of the CPU, for
-which XLA partitions a program as for any others; traffic is the bytes of what its collective operations give a device. Three things are
-of the CPU alone: gradients of divided parameters are summed whole where accelerators scatter the sum, each use of a parameter or an
-activation is summed apart where they add first, and nothing is bfloat16.
+On data-parallel and fully sharded meshes the batch grows with the devices; on tensor-parallel ones the work on one batch is divided. The
+devices are fake ones of the CPU. Three things are of the CPU alone: gradients of divided parameters are summed whole where accelerators
+scatter the sum, each use of a parameter or an activation is summed apart where they add first, and nothing is bfloat16.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import worker_log
 from experiments.benchmarks.problems import Problem, jax_problem
 from experiments.benchmarks.worker import Worker
 from experiments.harness.presets import presets
+from experiments.harness.programs import of_device
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, panels
 from experiments.harness.verdicts import OURS, Claim, Rule, below, between
 from experiments.harness.workspace import Workspace
@@ -25,6 +26,7 @@ from experiments.subjects.text import PUBLISHED_MODEL, SUFFIX_MATCH
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.mesh import MeshConfig
+from lexinv.training.state import parameter_count
 from lexinv.validation import Checked, Count, Distinct
 
 PAPERS = ("shoeybi2019megatron", "rajbhandari2020zero")
@@ -35,9 +37,7 @@ SLACK = 0.02
 EQUAL, NO_MORE = between(1 - SLACK, 1 + SLACK), below(1 + SLACK)
 UNIT = "measured over predicted"
 Program = dict[str, Any]
-"""Of one device: what `scaling_problem.compiled_program` reads."""
-Ratio = Callable[[str, Program, Program, int], float]
-"""Measured over predicted: `ratio(lexicon, program, program of one device, devices)`."""
+"""Of one device: what `compiled_program` reads."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ PRESETS = presets(
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By lexicon and mesh axis: what one device does and holds, a list over numbers of devices, and the sizes behind the predictions."""
     model = config.model
-    with Worker(worker_log(workspace), cores=2, fake_devices=max(config.devices)) as worker:
+    with Worker(workspace.folder("workers") / "log.txt", cores=2, fake_devices=max(config.devices)) as worker:
         programs = {
-            kind: workspace.cached(kind, lambda problem=problem: by_axis(problem, config.devices, worker))
+            kind: workspace.cached(kind, partial(by_axis, problem, config.devices, worker))
             for kind, problem in config.problems.items()
         }
     return {
@@ -113,23 +113,32 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def parameters(problem: Problem) -> int:
     """How many numbers are learned."""
-    import jax
-
-    from lexinv.training.state import parameter_count
-
     return parameter_count(jax.eval_shape(jax_problem(problem)[0], jax.random.key(0)).params)
 
 
 def by_axis(problem: Problem, devices: tuple[int, ...], worker: Worker) -> dict[str, list[Program]]:
     """What `compiled_program` reads of each mesh. On one device all are the same."""
-    alone = worker.ask("program", problem=problem, mesh=MeshConfig())
+    alone = worker.ask(compiled_program, problem=problem, mesh=MeshConfig())
     found: dict[str, list[Program]] = {axis: [alone] for axis in AXES}
     for axis in AXES:
         for count in devices[1:]:
             rows = problem.batch_size * (1 if axis == "model" else count)
             mesh = MeshConfig(**{axis: count})
-            found[axis].append(worker.ask("program", problem=replace(problem, batch_size=rows), mesh=mesh))
+            found[axis].append(worker.ask(compiled_program, problem=replace(problem, batch_size=rows), mesh=mesh))
     return found
+
+
+def compiled_program(problem: Problem, mesh: MeshConfig) -> Program:
+    """Of one device and one step: FLOPs of matrix products, bytes of state and temporaries, bytes of collectives by kind."""
+    start, step, batches = jax_problem(problem)
+    device = of_device(step, jax.eval_shape(start, jax.random.key(0)), batches, mesh)
+    rows = sum(leaf.nbytes for leaf in batches.values()) // mesh.batch_parts
+    return {
+        "flops": device.matrix_flops,
+        "state_bytes": device.argument_bytes - rows,
+        "temporary_bytes": device.temporary_bytes,
+        "collectives": device.collectives,
+    }
 
 
 SUMS = ("all-reduce", "reduce-scatter")
@@ -141,125 +150,81 @@ def traffic(program: Program, kinds: tuple[str, ...] | None = None, other: bool 
     return sum(size for kind, size in found if kinds is None or (kind in kinds) != other)
 
 
-def claims(results: dict[str, Any]) -> list[Claim]:
-    """Ratios of what is measured to what is predicted."""
-    sizes, devices = results["sizes"], results["devices"][1:]
+SAID = {  # by name whose statement it is, and what it says
+    "same_work": (
+        ZERO,
+        "A data-parallel or fully sharded device does as many FLOPs as one that is alone with its rows.",
+    ),
+    "divided_work": (
+        MEGATRON,
+        "N tensor-parallel devices each do 1 / N of the FLOPs of one, but for the matrix before the logits.",
+    ),
+    "gradients_summed": (TRAFFIC, "All that data-parallel devices exchange is the gradient, once."),
+    "sharded_gradients_summed": (TRAFFIC, "Fully sharded devices sum the same gradient."),
+    "parameters_gathered": (
+        TRAFFIC,
+        "All else that they exchange are the parameters, gathered at most twice, forward and backward: 0.5 is once.",
+    ),
+    "activations_summed": (
+        MEGATRON,
+        "Tensor-parallel devices sum the residual stream's size twice a layer forward and, for each product apart where the paper sums "
+        "the three of attention's backward at once, four times backward, and twice for the lexicon.",
+    ),
+    "sharded_state": (ZERO, "Parameters and moments of N fully sharded devices take 1 / N of the bytes of one."),
+    "divided_state": (MEGATRON, "So do those of N tensor-parallel devices, but for what is whole on each."),
+    "same_memory": (
+        OURS,
+        "Temporaries of a device do not grow with the batch, by no more than the summed gradient and the gathered parameters.",
+    ),
+}
+RULES = dict.fromkeys(SAID, EQUAL) | {"parameters_gathered": between(0.5, 1 + SLACK), "same_memory": NO_MORE}
+
+
+def ratios(sizes: dict[str, Any], kind: str, axis: str, count: int, program: Program, one: Program) -> dict[str, float]:
+    """By claim what one of `count` devices does and holds over what is predicted from `one` that is alone."""
     tokens, width, depth = sizes["tokens"], sizes["width"], sizes["depth"]
-    residual = 4 * tokens * width
-    kept = {  # of the tensor-parallel model, whole on every device: the matrix before the logits, gains, BOS and a scale
-        "flops": 6 * tokens * width**2,
-        "state_bytes": 12 * (width**2 + (2 * depth + 1) * width + width + 1),
+    parameters = 4 * sizes["parameters"][kind]
+    gradients = parameters + (
+        4 * sizes["vocab"] * width if kind == "standard" else 0
+    )  # a table's are summed apart for its two uses
+    if axis == "model":  # whole on every device: the matrix before the logits, gains, BOS and a scale
+        whole = {"flops": 6 * tokens * width**2, "state_bytes": 12 * (width**2 + (2 * depth + 2) * width + 1)}
+        work, state = (program[each] / (kept + (one[each] - kept) / count) for each, kept in whole.items())
+        summed = traffic(program) / ((6 * depth + 2) * 4 * tokens * width)
+        return {"divided_work": work, "activations_summed": summed, "divided_state": state}
+    copies = 1 if axis == "data" else 2
+    found = {
+        "same_work": program["flops"] / one["flops"],
+        "same_memory": program["temporary_bytes"] / (one["temporary_bytes"] + copies * parameters),
+    }
+    if axis == "data":
+        return found | {"gradients_summed": traffic(program) / gradients}
+    return found | {
+        "sharded_gradients_summed": traffic(program, SUMS) / gradients,
+        "parameters_gathered": traffic(program, SUMS, other=True) / (2 * parameters),
+        "sharded_state": program["state_bytes"] * count / one["state_bytes"],
     }
 
-    def parameters(kind: str) -> int:
-        return 4 * sizes["parameters"][kind]
 
-    def gradients(kind: str) -> int:
-        """Bytes; the table's are summed apart for its two uses."""
-        return parameters(kind) + (4 * sizes["vocab"] * width if kind == "standard" else 0)
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """By lexicon the ratio that is nearest to a bound of the rule or farthest beyond it, over numbers of devices and meshes."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in SAID}
+    for axis, (kind, programs) in product(AXES, results["programs"].items()):
+        one, *others = programs[axis]
+        for count, program in zip(results["devices"][1:], others, strict=True):
+            for name, ratio in ratios(results["sizes"], kind, axis, count, program, one).items():
+                label = f"{AXES[axis]}, {kind}" if name == "same_memory" else kind
+                found[name].setdefault(label, []).append(ratio)
 
-    def divided(quantity: str) -> Ratio:
-        return lambda _, p, one, n: p[quantity] / (kept[quantity] + (one[quantity] - kept[quantity]) / n)
+    def nearest(values: list[float], rule: Rule) -> float:
+        return min(values, key=lambda value: min(value - rule.low, rule.high - value))
 
-    def nearest(axes: tuple[str, ...], ratio: Ratio, rule: Rule) -> dict[str, float]:
-        """By lexicon the ratio that is nearest to a bound of the rule or farthest beyond it, over numbers of devices and meshes."""
-        return {
-            kind: min(
-                (
-                    ratio(kind, program, programs[axis][0], count)
-                    for axis in axes
-                    for program, count in zip(programs[axis][1:], devices, strict=True)
-                ),
-                key=lambda value: min(value - rule.low, rule.high - value),
-            )
-            for kind, programs in results["programs"].items()
-        }
-
-    def judged(
-        name: str, statement: str, source: str, axes: tuple[str, ...], ratio: Ratio, rule: Rule = EQUAL
-    ) -> Claim:
-        return Claim(name, statement, source, nearest(axes, ratio, rule), rule, UNIT, over="one compilation")
-
-    held = {
-        f"{AXES[axis]}, {kind}": ratio
-        for axis, copies in {"data": 1, "fsdp": 2}.items()
-        for kind, ratio in nearest(
-            (axis,),
-            lambda kind, p, one, n, copies=copies: (
-                p["temporary_bytes"] / (one["temporary_bytes"] + copies * parameters(kind))
-            ),
-            NO_MORE,
-        ).items()
-    }
-    return [
-        judged(
-            "same_work",
-            "A data-parallel or fully sharded device does as many FLOPs as one that is alone with its rows.",
-            ZERO,
-            ("data", "fsdp"),
-            lambda _, p, one, n: p["flops"] / one["flops"],
-        ),
-        judged(
-            "divided_work",
-            "N tensor-parallel devices each do 1 / N of the FLOPs of one, but for the matrix before the logits.",
-            MEGATRON,
-            ("model",),
-            divided("flops"),
-        ),
-        judged(
-            "gradients_summed",
-            "All that data-parallel devices exchange is the gradient, once.",
-            TRAFFIC,
-            ("data",),
-            lambda kind, p, one, n: traffic(p) / gradients(kind),
-        ),
-        judged(
-            "sharded_gradients_summed",
-            "Fully sharded devices sum the same gradient.",
-            TRAFFIC,
-            ("fsdp",),
-            lambda kind, p, one, n: traffic(p, SUMS) / gradients(kind),
-        ),
-        judged(
-            "parameters_gathered",
-            "All else that they exchange are the parameters, gathered at most twice, forward and backward: 0.5 is once.",
-            TRAFFIC,
-            ("fsdp",),
-            lambda kind, p, one, n: traffic(p, SUMS, other=True) / (2 * parameters(kind)),
-            between(0.5, 1 + SLACK),
-        ),
-        judged(
-            "activations_summed",
-            "Tensor-parallel devices sum the residual stream's size twice a layer forward and, for each product apart where the paper sums "
-            "the three of attention's backward at once, four times backward, and twice for the lexicon.",
-            MEGATRON,
-            ("model",),
-            lambda _, p, one, n: traffic(p) / ((6 * depth + 2) * residual),
-        ),
-        judged(
-            "sharded_state",
-            "Parameters and moments of N fully sharded devices take 1 / N of the bytes of one.",
-            ZERO,
-            ("fsdp",),
-            lambda _, p, one, n: p["state_bytes"] * n / one["state_bytes"],
-        ),
-        judged(
-            "divided_state",
-            "So do those of N tensor-parallel devices, but for what is whole on each.",
-            MEGATRON,
-            ("model",),
-            divided("state_bytes"),
-        ),
-        Claim(
-            "same_memory",
-            "Temporaries of a device do not grow with the batch, by no more than the summed gradient and the gathered parameters.",
-            OURS,
-            held,
-            NO_MORE,
-            UNIT,
-            over="one compilation",
-        ),
-    ]
+    judged = []
+    for name, (source, statement) in SAID.items():
+        rule = RULES[name]
+        measured = {label: nearest(values, rule) for label, values in found[name].items()}
+        judged.append(Claim(name, statement, source, measured, rule, UNIT, over="one compilation"))
+    return judged
 
 
 def figure(results: dict[str, Any]) -> Figure:

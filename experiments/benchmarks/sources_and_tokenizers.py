@@ -7,6 +7,7 @@ one core; XLA and the library use all that they find.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import Sizes, growth, in_parts
 from experiments.benchmarks.promises import bars, by_size, speed, times
+from experiments.harness.curves import significant
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREY, panels
-from experiments.harness.turns import significant, take_turns
+from experiments.harness.turns import take_turns
 from experiments.harness.verdicts import Claim
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
@@ -117,7 +119,7 @@ def read(corpora: Sequence[Corpus], characters: int) -> tuple[str, bool]:
     return to_text(np.resize(np.concatenate(pieces), characters), ALPHABET), found < characters
 
 
-def samplers(config: Config, _: str) -> dict[str, Any]:
+def samplers(config: Config, *_: Any) -> dict[str, Any]:
     """Symbols per second of every sampler of the same source, in each round."""
     import jax
     import jax.numpy as jnp
@@ -150,7 +152,7 @@ def samplers(config: Config, _: str) -> dict[str, Any]:
     for call, _ in sides.values():
         call()  # compiles
     seconds = take_turns({label: call for label, (call, _) in sides.items()}, config.rounds)
-    rates = {label: [significant(symbols / t) for t in seconds[label]] for label, (_, symbols) in sides.items()}
+    rates = {label: significant([symbols / t for t in seconds[label]]) for label, (_, symbols) in sides.items()}
     return {"contexts": len(kernel), "symbols": total, "rates": rates}
 
 
@@ -203,7 +205,7 @@ def train_in_pieces(text: str, size: int) -> Any:
     return model
 
 
-def trainers(config: Config, text: str) -> dict[str, Any]:
+def trainers(config: Config, _: Path, text: str) -> dict[str, Any]:
     """Seconds of every trainer by length of the text; of the library without words or pieces on texts that are short enough for it."""
     makers: dict[str, Callable[[str], Any]] = {
         "LZW": lambda t: train_lzw(t, config.size, ALPHABET),
@@ -226,7 +228,7 @@ def by_length(
     return {label: growth(lengths, [found[label] for found in by_size]) for label in makers}
 
 
-def encoders(config: Config, text: str) -> dict[str, Any]:
+def encoders(config: Config, _: Path, text: str) -> dict[str, Any]:
     """Seconds of encoding a text of `encoded` characters, and of one unigram cross-entropy on its tokens, in each round."""
     text = text[: config.encoded]
     lzw, bpe = train_lzw(text, config.size, ALPHABET), train_bpe(text, config.size, ALPHABET)

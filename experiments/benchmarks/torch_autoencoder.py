@@ -57,18 +57,16 @@ def make_train_step(
     config: OptimizerConfig,
     params: Mapping[str, np.ndarray],
     device: torch.device,
-    compiled: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """`step(x) -> loss`: gradient tangent to the decoder's rows, clipping to the global norm, Adam, rows back to norm 1."""
     model = TopK(problem, params).to(device)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, betas=(config.b1, config.b2), eps=config.epsilon, fused=True
     )
-    loss_of = torch.compile(model) if compiled else model
 
     def step(x: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(x)
+        loss = model(x)
         loss.backward()
         with torch.no_grad():
             rows, gradient = model.decoder, model.decoder.grad

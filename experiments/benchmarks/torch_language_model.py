@@ -17,13 +17,6 @@ from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import require
 
 
-def linear(n: int, m: int, scale: float = 1.0) -> nn.Linear:
-    """A map without bias, kernel ~ N(0, scale^2 / n)."""
-    layer = nn.Linear(n, m, bias=False)
-    nn.init.normal_(layer.weight, std=scale * n**-0.5)
-    return layer
-
-
 class Block(nn.Module):
     """One pre-norm layer; see `lexinv.nn.transformer.Block`."""
 
@@ -32,10 +25,10 @@ class Block(nn.Module):
         self.heads, width = config.heads, config.width
         self.attention_norm = nn.RMSNorm(width, eps=1e-6)
         self.mlp_norm = nn.RMSNorm(width, eps=1e-6)
-        self.query_key_value = linear(width, 3 * width)
-        self.output = linear(width, width)
-        self.mlp_in = linear(width, config.mlp_width)
-        self.mlp_out = linear(config.mlp_width, width, (2 * config.depth) ** -0.5)
+        sizes = {"query_key_value": (width, 3 * width), "output": (width, width)}
+        sizes |= {"mlp_in": (width, config.mlp_width), "mlp_out": (config.mlp_width, width)}
+        for name, size in sizes.items():
+            setattr(self, name, nn.Linear(*size, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         projected = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
@@ -46,21 +39,31 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Mean nats per token of tokens[batch, time] under the standard model with learned positions and a tied table."""
+    """Mean nats per token of tokens[batch, time] under the standard model with learned positions and a tied table.
 
-    def __init__(self, config: TransformerConfig, vocab: int):
+    params: as of `lexinv.nn.language_model.initialize`.
+    """
+
+    def __init__(self, config: TransformerConfig, params: Mapping[str, Any]):
         super().__init__()
         plain = config.positions == "learned" and config.mixing == "none" and config.causal
         require(plain, "model.positions", config.positions, "'learned', causal and without mixing in PyTorch")
-        width = config.width
+        width, model, transformer = config.width, params["model"], params["model"]["transformer"]
         self.dtype = getattr(torch, config.dtype)
-        self.table = nn.Parameter(torch.randn(vocab, width))
-        self.bos = nn.Parameter(torch.randn(width))
-        self.positions = nn.Parameter(0.02 * torch.randn(config.max_length, width))
+        self.table, self.bos = parameter(params["table"]), parameter(model["bos"])
+        self.positions, self.logit_scale = parameter(transformer["positions"]), parameter(model["logit_scale"])
         self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.final_norm = nn.RMSNorm(width, eps=1e-6)
-        self.readout = linear(width, width)
-        self.logit_scale = nn.Parameter(torch.ones(()))
+        self.final_norm, self.readout = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, width, bias=False)
+        self.final_norm.weight, self.readout.weight = parameter(transformer["final_norm"]), kernel(model["readout"])
+        stacked = transformer["layers"]
+        for index, layer in enumerate(self.layers):
+            attention = {name: value[index] for name, value in stacked["attention"].items()}
+            fused = np.concatenate([attention[name] for name in ("query", "key", "value")], axis=1)
+            layer.query_key_value.weight, layer.output.weight = kernel(fused), kernel(attention["output"])
+            for name in ("mlp_in", "mlp_out"):
+                getattr(layer, name).weight = kernel(stacked[name][index])
+            for name in ("attention_norm", "mlp_norm"):
+                getattr(layer, name).weight = parameter(stacked[name][index])
 
     def forward(self, tokens: Tensor) -> Tensor:
         lower = self.dtype != torch.float32
@@ -73,30 +76,14 @@ class LanguageModel(nn.Module):
             logits = F.linear(features * features.shape[-1] ** -0.5, self.table)
         return F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
 
-    @torch.no_grad()
-    def load(self, params: Mapping[str, Any]) -> None:
-        """Take over the parameters of `lexinv.nn.language_model.initialize`."""
 
-        def set_to(parameter: Tensor, value: Any) -> None:
-            parameter.copy_(torch.from_numpy(np.array(value)))
+def parameter(value: Any) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(np.asarray(value)))
 
-        model, transformer = params["model"], params["model"]["transformer"]
-        set_to(self.table, params["table"])
-        set_to(self.bos, model["bos"])
-        set_to(self.positions, transformer["positions"])
-        set_to(self.final_norm.weight, transformer["final_norm"])
-        set_to(self.readout.weight, np.asarray(model["readout"]).T)
-        set_to(self.logit_scale, model["logit_scale"])
-        stacked = transformer["layers"]
-        for index, layer in enumerate(self.layers):
-            attention = {name: np.asarray(kernel[index]).T for name, kernel in stacked["attention"].items()}
-            projections = [attention[name] for name in ("query", "key", "value")]
-            set_to(layer.query_key_value.weight, np.concatenate(projections))
-            set_to(layer.output.weight, attention["output"])
-            for name in ("mlp_in", "mlp_out"):
-                set_to(getattr(layer, name).weight, np.asarray(stacked[name][index]).T)
-            for name in ("attention_norm", "mlp_norm"):
-                set_to(getattr(layer, name).weight, stacked[name][index])
+
+def kernel(value: Any) -> nn.Parameter:
+    """Of a linear map: ours is [in, out], PyTorch's [out, in]."""
+    return parameter(np.ascontiguousarray(np.asarray(value).T))
 
 
 def make_train_step(

@@ -17,20 +17,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import (
-    Sizes,
-    alternate,
-    alternate_with_torch,
-    in_parts,
-    size_sweep,
-    worker_log,
-)
-from experiments.benchmarks.problems import Problem
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns, size_sweep
+from experiments.benchmarks.problems import Problem, timed_population
 from experiments.benchmarks.promises import bars, by_size, mark, over_ours, promise, speed, times
-from experiments.benchmarks.worker import Worker, environment
+from experiments.benchmarks.worker import Worker, environment, planned, prepare
 from experiments.harness.intervals import Interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, ORANGE, SKY, VERMILION, panels
+from experiments.harness.turns import turns
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
 from lexinv.nn.lexicon import LexiconConfig
@@ -131,21 +125,21 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     parts = against_torch, overhead, memory, population, start_up, sweep
     used = "map" if jax.default_backend() == "cpu" else "vmap"  # as in harness.language_models
-    return {"used_population": used, **in_parts(workspace, parts, config, worker_log(workspace))}
+    return {"used_population": used, **in_parts(workspace, parts, config)}
 
 
 def against_torch(config: Config, log: Path) -> dict[str, Any]:
     """Our standard step, and without what speeds it up on the CPU; PyTorch eager, with the same microbatches, and compiled."""
     problem = config.problem
     whole = replace(problem, microbatches=1)
-    ours, theirs = {"lexinv": problem}, {"torch": (whole, False)}
+    sides = {"lexinv": problem, "torch": whole}
     if config.variants:
-        ours["lexinv, full attention"] = replace(problem, model=replace(problem.model, attention="dot_product"))
-        theirs["torch.compile"] = whole, True
+        full = replace(problem, model=replace(problem.model, attention="dot_product"))
+        sides |= {"lexinv, full attention": full, "torch.compile": whole}
     if config.variants and problem.microbatches > 1:
-        ours["lexinv, whole batch"] = whole
-        theirs["torch, microbatches"] = problem, False
-    measured = alternate_with_torch(ours, theirs, log, config.cores, config.rounds, config.steps)
+        sides |= {"lexinv, whole batch": whole, "torch, microbatches": problem}
+    sides = dict(sorted(sides.items()))  # ours first, "lexinv" and "torch" before their variants
+    measured = alternate_with_torch(sides, log, config.cores, config.rounds, config.steps)
     return {"tokens": problem.tokens, **measured}
 
 
@@ -155,14 +149,15 @@ def lexinvariant(problem: Problem) -> Problem:
 
 def overhead(config: Config, log: Path) -> list[dict[str, Any]]:
     """Lexinvariant and standard step in turn, for each problem."""
-    measured = []
-    for problem in config.overhead:
-        with Worker(log, config.cores) as worker:
-            for label, variant in (("standard", problem), ("lexinvariant", lexinvariant(problem))):
-                worker.ask("prepare", label=label, problem=variant)
-            times = alternate(dict.fromkeys(("standard", "lexinvariant"), worker), config.rounds, config.steps)
-        measured.append({"vocab": problem.vocab, "tokens": problem.tokens, **times})
-    return measured
+    size = log, config.cores, config.rounds, config.steps
+    return [
+        {
+            "vocab": problem.vocab,
+            "tokens": problem.tokens,
+            **in_turns({"standard": problem, "lexinvariant": lexinvariant(problem)}, *size),
+        }
+        for problem in config.overhead
+    ]
 
 
 def memory(config: Config, log: Path) -> dict[str, Any]:
@@ -174,7 +169,7 @@ def memory(config: Config, log: Path) -> dict[str, Any]:
         "lexinvariant, blockwise": lexinvariant(problem),
     }
     with Worker(log, config.cores) as worker:
-        sizes = {label: worker.ask("planned", problem=step) for label, step in steps.items()}
+        sizes = {label: worker.ask(planned, problem=step) for label, step in steps.items()}
     shape = f"V={problem.vocab}, D={problem.model.width}, B={problem.batch_size}, T={problem.context}"
     return {"vocab": problem.vocab, "shape": shape, "bytes": sizes}
 
@@ -184,10 +179,9 @@ def population(config: Config, log: Path) -> dict[str, Any]:
     measured: dict[str, list[list[float]]] = {"none": [], "map": [], "vmap": []}
     size = {"members": config.members, "steps": config.population_steps}
     with Worker(log, config.cores) as worker:
-        for number in range(config.population_rounds):
-            for kind in list(measured) if number % 2 == 0 else reversed(list(measured)):
-                seconds = worker.ask("population", problem=config.population, population=kind, **size)
-                measured[kind].append([round(value, 4) for value in seconds])
+        for kind in turns(measured, config.population_rounds):
+            seconds = worker.ask(timed_population, problem=config.population, population=kind, **size)
+            measured[kind].append([round(value, 4) for value in seconds])
     return {**size, "seconds": measured}
 
 
@@ -211,7 +205,7 @@ def start_up(config: Config, log: Path) -> dict[str, list[float]]:
         with TemporaryDirectory() as cache:
             for name in ("first step", "first step, cached"):
                 with Worker(log, config.cores, Path(cache)) as worker:
-                    seconds[name].append(round(worker.ask("prepare", label=name, problem=config.problem), 4))
+                    seconds[name].append(round(worker.ask(prepare, label=name, problem=config.problem), 4))
     return seconds
 
 

@@ -1,31 +1,21 @@
-"""A process of its own in which train steps are prepared and timed: one request as a line of JSON in, one answer out.
+"""A process of its own in which problems are prepared and timed: one call in, one answer out.
 
 Every library that is compared gets such a process, with the same cores and the same settings of the memory allocator, and waits for its
-next request without computing anything.
+next call without computing anything. A problem is a configuration with `ours()` and `theirs(compiled)`, which make a step ready.
 """
 
-import json
 import os
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, is_dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import experiments
-from experiments.benchmarks import autoencoder_problem as autoencoder
-from experiments.benchmarks import forgetting_problem as forgetting
-from experiments.benchmarks import merging_problem as merging
-from experiments.benchmarks import problems as language_model
-from experiments.benchmarks.problems import Problem, planned_bytes
-from experiments.benchmarks.scaling_problem import compiled_program
-from experiments.harness.config import from_json, to_json
-from lexinv.training.mesh import MeshConfig
 
+SPAWN = get_context("spawn")
 # What lexinv.training.allocator does, for processes of any library: buffers are kept, not returned and faulted in again.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "3",
@@ -33,15 +23,6 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "67108864",
 }
-# By problem: a step of ours, and PyTorch's, which may be compiled.
-MAKERS: dict[type, tuple[Callable[[Any], Callable[[], Any]], Callable[[Any, bool], Callable[[], Any]]]] = {
-    Problem: (language_model.jax_step, language_model.torch_step),
-    forgetting.ForgettingProblem: (forgetting.jax_steps, forgetting.torch_steps),
-    autoencoder.AutoencoderProblem: (autoencoder.jax_autoencoder_step, autoencoder.torch_autoencoder_step),
-    merging.MergingProblem: (merging.jax_forward, merging.torch_forward),
-    merging.MatchingProblem: (merging.jax_matching, merging.torch_matching),
-}
-PARSED = {kind.__name__: kind for kind in (*MAKERS, MeshConfig)}
 
 
 class WorkerError(RuntimeError):
@@ -70,103 +51,109 @@ def environment(
     return {**variables, **(ALLOCATOR if keep_memory else {}), **shared, "PYTHONPATH": path}
 
 
-def packed(value: Any) -> Any:
-    """As JSON: a problem with the name of its class."""
-    return {"kind": type(value).__name__, "value": to_json(value)} if is_dataclass(value) else value
-
-
-def unpacked(value: Any) -> Any:
-    return from_json(PARSED[value["kind"]], value["value"]) if isinstance(value, dict) else value
-
-
 class Worker:
     """A started worker; leaving its `with` block ends it. It ends by itself when this process is gone. Takes what `environment` takes."""
 
     def __init__(self, log: Path, cores: int, *arguments: Any, **variables: Any):
-        with open(log, "ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "experiments.benchmarks.worker", str(cores)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                env=environment(*arguments, **variables),
-                text=True,
-            )
         self.log = log
+        self.connection, other_end = SPAWN.Pipe()
+        self.process = started(environment(*arguments, **variables), serve, other_end, log, cores)
+        other_end.close()
 
-    def ask(self, request: str, **arguments: Any) -> Any:
-        """The answer to one of the requests that `main` knows. Raises `WorkerError`."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with suppress(BrokenPipeError):
-            values = {name: packed(value) for name, value in arguments.items()}
-            print(json.dumps({"request": request, "arguments": values}), file=self.process.stdin)
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise self.failure("the process ended")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise self.failure(answer["error"])
-        return answer["value"]
-
-    def failure(self, message: str) -> WorkerError:
-        error = WorkerError(message)
-        error.add_note(f"see {self.log}")  # apart from the message, which may enter a record
-        return error
+    def ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
+        """What a function of ours gives there. Raises `WorkerError`."""
+        value, failed = None, "the process ended"
+        with suppress(EOFError, OSError):
+            self.connection.send((call, arguments))
+            value, failed = self.connection.recv()
+        if failed:
+            error = WorkerError(failed)
+            error.add_note(f"see {self.log}")  # apart from the message, which may enter a record
+            raise error
+        return value
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()  # nothing in it is worth waiting for
-        self.process.communicate()
+        self.process.join()
 
 
-@dataclass
-class Bench:
-    """The worker's side: prepared calls by label, each with the number of steps that it does and waits for."""
+def started(variables: dict[str, str], target: Callable[..., None], *given: Any) -> Any:
+    """A process of its own that calls `target(*given)` and ends; it has these variables from the first, for the allocator."""
+    process, ours = SPAWN.Process(target=target, args=given, daemon=True), dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(variables)
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(ours)
+    return process
 
-    prepared: dict[str, tuple[Callable[[], Any], int]] = field(default_factory=dict)
-    idle_since: tuple[float, float] | None = None
 
-    def prepare(
-        self, label: str, problem: Any, library: Literal["jax", "torch"] = "jax", compiled: bool = False
-    ) -> float:
-        """Make a step ready under `label`; seconds that its first call took, which compiles."""
-        ours, theirs = MAKERS[type(problem)]
+def write_to(log: Path) -> None:
+    """What this process and its libraries print goes to the log."""
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def serve(connection: Any, log: Path, cores: int) -> None:
+    """The worker's side: answer calls until the other end is gone."""
+    write_to(log)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    with suppress(EOFError):
+        while True:
+            call, arguments = connection.recv()
+            try:
+                connection.send((call(**arguments), None))
+            except Exception as error:
+                traceback.print_exc()
+                connection.send((None, type(error).__name__))
+
+
+_prepared: dict[str, tuple[Callable[[], Any], int]] = {}
+"""In a worker: steps by label, each with the number of steps that a call does and waits for."""
+_idle_since: list[tuple[float, float]] = []
+"""In a worker: both clocks at the end of the last block."""
+
+
+def prepare(label: str, problem: Any, library: Literal["jax", "torch"] = "jax", compiled: bool = False) -> float:
+    """Make a problem ready under `label`; seconds that its first call took, which compiles."""
+    start = time.perf_counter()
+    call = problem.ours() if library == "jax" else problem.theirs(compiled)
+    call()
+    seconds = time.perf_counter() - start
+    call()
+    _prepared[label] = call, getattr(problem, "steps", 1)
+    return seconds
+
+
+def block(label: str, steps: int) -> dict[str, Any]:
+    """Call it `steps` times: seconds of a step in each call, processor seconds per step, and both clocks since the last block."""
+    (call, each), seconds, began = _prepared[label], [], clocks()
+    waited = [now - before for now, before in zip(began, *_idle_since or [began], strict=True)]
+    for _ in range(steps):
         start = time.perf_counter()
-        call = ours(problem) if library == "jax" else theirs(problem, compiled)
         call()
-        seconds = time.perf_counter() - start
-        call()
-        self.prepared[label] = call, getattr(problem, "steps", 1)
-        return seconds
+        seconds.append((time.perf_counter() - start) / each)
+    _idle_since[:] = [clocks()]
+    return {"seconds": seconds, "processor_seconds": (_idle_since[0][1] - began[1]) / steps / each, "waited": waited}
 
-    def block(self, label: str, steps: int) -> dict[str, Any]:
-        """Call it `steps` times: seconds of a step in each call, processor seconds per step, and both clocks since the last block."""
-        (call, each), seconds, began = self.prepared[label], [], self.clock()
-        waited = [now - before for now, before in zip(began, self.idle_since or began, strict=True)]
-        for _ in range(steps):
-            start = time.perf_counter()
-            call()
-            seconds.append((time.perf_counter() - start) / each)
-        self.idle_since = self.clock()
-        return {
-            "seconds": seconds,
-            "processor_seconds": (self.idle_since[1] - began[1]) / steps / each,
-            "waited": waited,
-        }
 
-    def clock(self) -> tuple[float, float]:
-        """Wall clock and processor seconds of all threads of this process."""
-        return time.perf_counter(), time.process_time()
+def clocks() -> tuple[float, float]:
+    """Wall clock and processor seconds of all threads of this process."""
+    return time.perf_counter(), time.process_time()
 
 
 def planned(problem: Any) -> int:
-    """Peak bytes of a compiled train step; nothing is run."""
-    lowered = autoencoder.lowered if isinstance(problem, autoencoder.AutoencoderProblem) else language_model.lowered
-    return planned_bytes(lowered(problem))
+    """Peak bytes of a step as the compiler plans them: temporaries, arguments, and outputs that do not take an argument's place."""
+    plan = problem.lowered().compile().memory_analysis()
+    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return held - plan.alias_size_in_bytes
 
 
 def resident() -> dict[str, int]:
@@ -174,34 +161,3 @@ def resident() -> dict[str, int]:
     status = Path("/proc/self/status").read_text()
     Path("/proc/self/clear_refs").write_text("5")  # the most is from now on counted anew
     return {name: 1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "VmHWM")}
-
-
-def main() -> None:
-    """Answer requests until the input ends. What libraries print goes to the log, not among the answers."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
-    bench = Bench()
-    requests: dict[str, Callable[..., Any]] = {
-        "prepare": bench.prepare,
-        "block": bench.block,
-        "planned": planned,
-        "resident": resident,
-        "program": compiled_program,
-        "population": language_model.timed_population,
-        "start": merging.timed_start,
-    }
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            arguments = {name: unpacked(value) for name, value in asked["arguments"].items()}
-            answer = {"value": requests[asked["request"]](**arguments)}
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": type(error).__name__}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

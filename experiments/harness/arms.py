@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from experiments.harness.training import Training, initial, train
+from experiments.harness.training import Training, train
 from experiments.harness.work import Members, Params
 from experiments.harness.workspace import Workspace
 from lexinv.training.metrics import read_metrics
@@ -23,43 +23,14 @@ def measured(
     """By arm and metric a list over seeds. `measure(arm, seed)` gives numbers or lists by metric; each call is a stage of the run."""
     found = {}
     for arm in arms:
-        rows = [workspace.cached(f"arms/{arm}/{seed}", lambda arm=arm, seed=seed: measure(arm, seed)) for seed in seeds]
-        found[arm] = {metric: [row[metric] for row in rows] for metric in rows[0]}
+        rows = workspace.stages(f"arms/{arm}", map(str, seeds), lambda seed, arm=arm: measure(arm, int(seed)))
+        found[arm] = by_metric(list(rows.values()))
     return found
 
 
-def trained(
-    workspace: Workspace,
-    arms: Mapping[str, Callable[..., tuple[Array, dict[str, Array]]]],
-    start: Callable[[Key[Array, ""]], Params],
-    training: Training,
-    given: Mapping[str, Any] | None = None,
-    tokens: int = 1,
-) -> dict[str, list[tuple[Params, int]]]:
-    """Models of every arm as [(params, seed), ...], trained on batches that their losses draw; resumes in the folders arms/ARM.
-
-    An arm is its `loss(params, key, progress) -> (loss, metrics)`, progress being the share of the steps that are done. Arms of one loss
-    are one population: what they differ in are numbers, a tree for each of them in `given`, which the loss is then called with at the end.
-    All arms of a seed begin with the same parameters and have the same keys, so that they can be compared seed by seed.
-    """
-    count, seeds = len(training.seeds), training.seeds
-    found: dict[str, list[tuple[Params, int]]] = {}
-    for loss in dict.fromkeys(arms.values()):
-        names = [arm for arm, own in arms.items() if own == loss]
-        gifts = [] if given is None else [jax.tree.map(jnp.asarray, given[arm]) for arm in names]
-        members = tuple((seed, training.optimizer.learning_rate) for _ in names for seed in seeds)
-        learned = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *[initial(start, seeds)] * len(names))
-        fixed = [jax.tree.map(lambda *leaves: jnp.repeat(jnp.stack(leaves), count, axis=0), *gifts)] if gifts else []
-
-        def drawn(params: Params, batch: Any, key: Key[Array, ""], loss: Any = loss) -> Any:
-            progress = batch["step"][0] / training.steps
-            return loss(params["learned"], key, progress, *jax.lax.stop_gradient(params["given"]))
-
-        begun = {"learned": learned, "given": fixed}
-        trees = train(f"arms/{names[0]}", begun, drawn, None, training, workspace, members=members, tokens=tokens)
-        for index, (tree, (seed, _)) in enumerate(zip(trees, members, strict=True)):
-            found.setdefault(names[index // count], []).append((tree["learned"], seed))
-    return {arm: found[arm] for arm in arms}
+def by_metric(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """A dictionary of lists over seeds instead of a dictionary for each seed."""
+    return {metric: [row[metric] for row in rows] for metric in rows[0]}
 
 
 def train_arms(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from experiments.harness.arms import Arms
 from experiments.harness.intervals import interval
-from experiments.harness.style import PALETTE
+from experiments.harness.style import PALETTE, band
 
 
 def tradeoff(
@@ -17,7 +17,6 @@ def tradeoff(
     x: str,
     y: str,
     labels: Mapping[str, str],
-    dashed: Sequence[str] = (),
     ticks: Sequence[float] = (),
 ) -> None:
     """A line for each labelled arm that there is through its settings: the mean over seeds of y against that of x, with the range of y."""
@@ -25,8 +24,8 @@ def tradeoff(
         if arm not in arms:
             continue
         across, values = arms[arm, x].mean(axis=0), arms[arm, y]
-        order, style = np.argsort(across), "s--" if arm in dashed else "o-"
-        axes.plot(across[order], values.mean(axis=0)[order], style, color=color, markersize=3.5, label=label)
+        order = np.argsort(across)
+        axes.plot(across[order], values.mean(axis=0)[order], "o-", color=color, markersize=3.5, label=label)
         axes.vlines(across, values.min(axis=0), values.max(axis=0), color=color, linewidth=0.8, alpha=0.6)
     axes.set(xscale="log")
     if ticks:
@@ -48,21 +47,19 @@ def bars(axes: Axes, groups: Sequence[str], within: Mapping[str, tuple[str, Any]
     axes.set_xticks(range(len(groups)), groups)
 
 
-def dots(axes: Axes, values: Mapping[str, Any], zero: float | None = None) -> None:
-    """A row for each label, from the top: every seed as a dot, the mean with its 95 % interval. zero: a vertical line to compare with."""
+def dots(axes: Axes, values: Mapping[str, Any]) -> None:
+    """A row for each label, from the top: every seed as a dot, the mean with its 95 % interval."""
     for row, seeds in enumerate(values.values()):
         found, color = interval(seeds), PALETTE[row % len(PALETTE)]
         axes.plot(seeds, [row] * len(seeds), ".", color=color, alpha=0.5, markersize=5)
         axes.plot(found.mean, row, "D", color=color, markersize=4.5)
         if found.low is not None and found.high is not None:
             axes.hlines(row, found.low, found.high, color=color, linewidth=1.6)
-    if zero is not None:
-        axes.axvline(zero, color="black", linewidth=0.8)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
 
 
-def lines(axes: Axes, x: Sequence[float], within: Mapping[str, Any], dashed: Sequence[str] = ()) -> None:
+def lines(axes: Axes, x: Sequence[float], within: Mapping[str, Any]) -> None:
     """A line for each label through the means over seeds of [seeds, points], and at each point the range of the seeds, side by side.
 
     None in place of values takes a colour and draws nothing, so that panels with and without an arm look alike.
@@ -72,11 +69,29 @@ def lines(axes: Axes, x: Sequence[float], within: Mapping[str, Any], dashed: Seq
         if values is None:
             continue
         values, places = np.asarray(values, np.float64), np.asarray(x) + step * (index - (len(within) - 1) / 2)
-        style = "o--" if label in dashed else "o-"
-        axes.plot(places, values.mean(axis=0), style, color=color, label=label, markersize=3, linewidth=1.4)
+        axes.plot(places, values.mean(axis=0), "o-", color=color, label=label, markersize=3, linewidth=1.4)
         axes.vlines(places, values.min(axis=0), values.max(axis=0), color=color, linewidth=1.0, alpha=0.6)
 
 
-def legend_beside(axes: Axes, **texts: Any) -> None:
+def curves(
+    axes: Axes, x: Sequence[float], arms: Arms, metric: str, labels: Mapping[str, tuple[str, str]], ticks: bool = False
+) -> None:
+    """A line for each arm, labels giving its label and colour, with its 95 % band. ticks: x is logarithmic, and all of it is named."""
+    for arm, (label, color) in labels.items():
+        band(axes, x, arms[arm, metric], label, color, marker="o", markersize=3)
+    if ticks:
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{tick:g}" for tick in x])
+        axes.minorticks_off()
+
+
+def legend_beside(axes: Axes) -> None:
     """The legend at the right of a panel, where it covers nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5, **texts)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5)
+
+
+def medians(axes: Axes, x: Any, values: Any, label: str, color: str) -> None:
+    """A line through the medians over seeds of [seeds, points], and the range of the seeds as a band."""
+    values = np.asarray(values, np.float64)
+    axes.plot(x, np.median(values, axis=0), label=label, color=color)
+    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.18, linewidth=0)

@@ -54,6 +54,7 @@ def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda conf
     from experiments.harness.config import config_hash
     from experiments.harness.record import finish
     from experiments.harness.report import claim_lines
+    from experiments.harness.style import styled
     from experiments.harness.trial import run_in
     from experiments.harness.workspace import open_workspace, read_json
 
@@ -65,4 +66,5 @@ def reproduce(name: str, preset: str, change: Callable[[Any], Any] = lambda conf
         run_in(workspace, module, config, f"{name} {preset}", Console(soft_wrap=True))
         results = read_json(folder / "results.json", dict)
         claims = finish(workspace, module, results)
-    return Reproduction(results, claim_lines(claims), module.figure(results), folder)
+    with styled():
+        return Reproduction(results, claim_lines(claims), module.figure(results), folder)

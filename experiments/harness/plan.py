@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 
-from experiments.harness.programs import collective_bytes, matrix_flops
+from experiments.harness.programs import Device, of_device
 from experiments.harness.workspace import Workspace
 from lexinv.nn.flops import PEAK_FLOPS
 from lexinv.training.mesh import MeshConfig
@@ -56,20 +56,17 @@ def parse(config: Any, arguments: Sequence[str], program: str) -> tuple[Any, Pla
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One step of one member. Bytes are of one device, as XLA's compiler for the CPU has them; collectives: bytes by kind.
+    """One step of one member, as compiled for the CPU.
 
-    flops: of all devices, by `lexinv.nn.flops`, 0 where nobody has counted them. device_flops: of the matrix products of one device, as
-    compiled, with the optimiser's, with what is recomputed, and with what several devices all do.
+    flops: of all devices, by `lexinv.nn.flops`, 0 where nobody has counted them. Those of `device` are with the optimiser's, with what is
+    recomputed, and with what several devices all do.
     """
 
     name: str
     mesh: MeshConfig
     parameters: int
-    state_bytes: int
-    temporary_bytes: int
     flops: float
-    device_flops: float
-    collectives: dict[str, int]
+    device: Device
 
 
 class Found(BaseException):
@@ -108,7 +105,7 @@ def _trains(module: ModuleType, seen: set[str]) -> bool:
 
     seen.add(module.__name__)
     values = list(vars(module).values())
-    if any(value is way for value in values for way in (arms.trained, arms.train_arms, training.train, work.Work)):
+    if any(value is way for value in values for way in (arms.train_arms, training.train, work.Work)):
         return True
     names = {str(getattr(value, "__module__", None) or getattr(value, "__name__", "")) for value in values}
     ours = {name for name in names if name.startswith("experiments.") and not name.startswith("experiments.harness")}
@@ -119,7 +116,6 @@ def plan_of(work: "Work", options: PlanOptions) -> Plan:
     """The plan of one member's step: data-parallel where the training names no mesh, on one device where batches are drawn in it."""
     import jax
 
-    from lexinv.training.mesh import batch_sharding, make_mesh, state_shardings
     from lexinv.training.state import parameter_count
 
     state, batch = work.one
@@ -130,40 +126,24 @@ def plan_of(work: "Work", options: PlanOptions) -> Plan:
         require(work.batch_size % options.devices == 0, "--devices", options.devices, parts)
     fits = mesh.devices == (1 if work.drawn else options.devices)
     require(fits, "--devices", options.devices, f"those of training.mesh, {mesh.devices}")
-    devices = make_mesh(mesh)
-
-    def place(leaf: Any, sharding: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
     step: Any = work.step("none")
-    placed = jax.tree.map(place, state, state_shardings(state, devices))
     once = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
-    rows = jax.tree.map(lambda leaf: place(leaf, batch_sharding(devices)), once)
-    compiled = step.lower(placed, rows).compile()
-    memory, program = compiled.memory_analysis(), compiled.as_text()
-    return Plan(
-        work.name,
-        mesh,
-        parameter_count(state.params),
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        work.flops_per_token * work.tokens * work.batch_size,
-        matrix_flops(program),
-        collective_bytes(program),
-    )
+    device = of_device(step, state, once, mesh)
+    flops = work.flops_per_token * work.tokens * work.batch_size
+    return Plan(work.name, mesh, parameter_count(state.params), flops, device)
 
 
 def describe(plan: Plan, options: PlanOptions) -> list[str]:
     """The plan in lines for the terminal."""
-    traffic = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in plan.collectives.items()) or "none"
+    traffic = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in plan.device.collectives.items()) or "none"
     counted = f"{plan.flops:.3g} FLOPs" if plan.flops else "FLOPs not counted"
-    speed = options.utilisation * PEAK_FLOPS[options.device_kind] / max(plan.device_flops, 1.0)
+    speed = options.utilisation * PEAK_FLOPS[options.device_kind] / max(plan.device.matrix_flops, 1.0)
     return [
         f"{plan.name}: mesh data {plan.mesh.data}, fsdp {plan.mesh.fsdp}, model {plan.mesh.model}: {plan.mesh.devices} devices",
         f"parameters {plan.parameters:,}",
-        f"each device: state and batch {plan.state_bytes / 2**20:,.1f} MiB,"
-        f" temporary {plan.temporary_bytes / 2**20:,.1f} MiB (as compiled for the CPU)",
-        f"a step: {counted}; matrix products of a device: {plan.device_flops:.3g}",
+        f"each device: state and batch {plan.device.argument_bytes / 2**20:,.1f} MiB,"
+        f" temporary {plan.device.temporary_bytes / 2**20:,.1f} MiB (as compiled for the CPU)",
+        f"a step: {counted}; matrix products of a device: {plan.device.matrix_flops:.3g}",
         f"collectives of a device: {traffic}",
         f"at {options.utilisation:.0%} of {options.device_kind}'s peak: {speed:.3g} steps/s",
     ]

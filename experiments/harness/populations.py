@@ -1,12 +1,9 @@
 """The executor `population`: the trials of a sweep in this process, and those of their trainings that run the same program as one.
 
-A trial runs until it needs a training that others may share. There it is left, and when every trial has come so far, trainings whose
-steps compile to the same program are done as one population, each from its own start and on its own batches: one compile, one dispatch.
-Each trial gets its members in its own run folder, as if it had trained them there, and is started again: it finds what it has done so far
-and goes on. So a trial computes again, after every training, what it does not keep in a stage of its workspace. The numbers are those of a
-trial alone up to rounding, since XLA compiles loops over few members otherwise than over many, and vmapped members otherwise than one.
-
-Everything runs in the main thread, in an order that does not depend on the clock, and what is stopped anywhere resumes.
+A trial runs until it needs a training that others may share, and is left there. When every trial has come so far, trainings whose steps
+compile to the same program are done as one population, each from its own start and on its own batches. Each trial gets its members in its
+own run folder, as if it had trained them there, and is started again: it computes again what it does not keep in a stage. The numbers are
+those of a trial alone up to rounding. All runs in the main thread, in an order without a clock, and what is stopped anywhere resumes.
 """
 
 import hashlib
@@ -92,7 +89,7 @@ def run_in_parts(folder: Path) -> Iterator[Work]:
     results = folder / "results.json"
     with workspace.locked(HANDOVER_SECONDS):
         if not results.is_file():
-            with started(workspace, label, Console(quiet=True)):
+            with started(workspace, config, label, Console(quiet=True)):
                 while not results.is_file():
                     try:
                         write_json(

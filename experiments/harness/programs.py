@@ -3,6 +3,11 @@
 import math
 import re
 from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from lexinv.training.mesh import MeshConfig, batch_sharding, make_mesh, state_shardings
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
@@ -12,6 +17,30 @@ DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]", re.M)
 COMMENT = re.compile(r"/\*.*?\*/")
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+
+
+class Device(NamedTuple):
+    """What one device does in a step and holds, in bytes, as XLA's compiler for these devices has it; collectives: bytes by kind."""
+
+    matrix_flops: int
+    argument_bytes: int
+    temporary_bytes: int
+    collectives: dict[str, int]
+
+
+def of_device(step: Any, state: Any, batch: Any, mesh: MeshConfig) -> Device:
+    """A jitted step compiled for states and batches of these shapes on a mesh, for which there have to be devices; nothing is run."""
+    devices = make_mesh(mesh)
+
+    def place(leaf: Any, sharding: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    placed = jax.tree.map(place, state, state_shardings(state, devices))
+    rows = jax.tree.map(lambda leaf: place(leaf, batch_sharding(devices)), batch)
+    compiled = step.lower(placed, rows).compile()
+    memory, program = compiled.memory_analysis(), compiled.as_text()
+    sizes = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return Device(matrix_flops(program), *sizes, collective_bytes(program))
 
 
 def collective_bytes(program: str) -> dict[str, int]:

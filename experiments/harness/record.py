@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import platform
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 import experiments
 from experiments.harness.workspace import Workspace, plain, read_json, write_atomically, write_json
 from lexinv.training.metrics import SPEED_FILE, read_speed
-from lexinv.validation import InvalidConfig, require
+from lexinv.validation import require
 
 REPOSITORY = Path(experiments.__file__).parents[1]
 RECORDS = Path(experiments.__file__).parent / "records"
@@ -96,6 +95,26 @@ def describe_session() -> dict[str, Any]:
     }
 
 
+def attention_kernels(config: Any, name: str = "") -> dict[str, str]:
+    """The implementation of attention of every Transformer in a configuration, by its dotted name: what `auto` takes on this device.
+
+    That is for calls with as many tokens as the model has positions, and without a mask.
+    """
+    from lexinv.nn.attention import device_here, implementation_on
+    from lexinv.nn.transformer import TransformerConfig
+
+    if isinstance(config, TransformerConfig):
+        bias = "pairs" if config.positions == "relative" else "none"
+        sizes = config.dtype, config.head_dim, config.max_length, config.causal
+        auto = config.attention == "auto"
+        return {name: implementation_on(device_here(), *sizes, bias) if auto else config.attention}
+    parts = vars(config) if dataclasses.is_dataclass(config) else {}
+    if isinstance(config, tuple):
+        parts = {str(number): part for number, part in enumerate(config)}
+    found = [attention_kernels(part, f"{name}.{field}".strip(".")) for field, part in parts.items()]
+    return {model: kernel for kernels in found for model, kernel in kernels.items()}
+
+
 def processor() -> str:
     """The model name of the processor."""
     try:
@@ -129,6 +148,8 @@ def finish(workspace: Workspace, module: ModuleType, results: dict[str, Any]) ->
         "packages": packages,
         "speed": training_speed(workspace.path),
         "models": models,
+        "folded": [read_json(file, dict) for file in sorted((workspace.path / "folded").glob("*.json"))],
+        "assets": {file.stem: read_json(file, dict) for file in sorted((workspace.path / "assets").glob("*.json"))},
     }
     for field in ("git_commit", "device_kind", "cpu"):  # a run may be resumed elsewhere
         if len(values := list(dict.fromkeys(session[field] for session in sessions))) > 1:
@@ -209,22 +230,14 @@ def read_records() -> list[Record]:
 def read_record(folder: Path) -> Record:
     """The record in a folder; the experiment and the preset are the folder's, and config.json has to agree."""
 
-    def read(name: str, kind: type) -> Any:
-        path = folder / f"{name}.json"
-        try:
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise InvalidConfig("record", str(path), f"a JSON file ({error})") from None
-        require(isinstance(value, kind), "record", str(path), f"JSON of type {kind.__name__}")
-        return value
-
     experiment, preset = "/".join(folder.parts[-3:-1]), folder.name
-    config = read("config", dict)
+    config = read_json(folder / "config.json", dict)
     held = (config.get("experiment"), config.get("preset"))
     require(held == (experiment, preset), "record", str(folder / "config.json"), f"{experiment} {preset}, not {held}")
-    environment = read("environment", dict)
+    environment = read_json(folder / "environment.json", dict)
     missing = ENVIRONMENT - environment.keys()
     require(
         not missing, "record", str(folder / "environment.json"), f"an environment with {', '.join(sorted(missing))}"
     )
-    return Record(folder, experiment, preset, config, environment, read("results", dict), read("claims", list))
+    results, claims = read_json(folder / "results.json", dict), read_json(folder / "claims.json", list)
+    return Record(folder, experiment, preset, config, environment, results, claims)

@@ -201,15 +201,18 @@ def facts(item: Record) -> str:
     """Where the numbers of a record come from."""
     environment = item.environment
     corpora = "".join(f", {name} {fingerprint}" for name, fingerprint in environment["corpora"].items())
+    of = f" ({environment['wall_clock_of']})" if "wall_clock_of" in environment else ""
     text = (
         f"Commit {str(environment['git_commit'])[:12]}, config hash {item.config['config_hash']}, seeds {len(environment['seeds'])}, "
-        f"{environment['wall_clock_seconds'] / 60:.1f} minutes on {environment['device_count']} x {environment['device_kind']} "
+        f"{environment['wall_clock_seconds'] / 60:.1f} minutes{of} on {environment['device_count']} x {environment['device_kind']} "
         f"({environment.get('cpu', 'unknown processor')}), jax {environment['packages'].get('jax', 'unknown')}{corpora}."
     )
     if speeds := environment.get("speed"):
         text += f" Training: {spread(speeds, 'tokens_per_second', ',.0f')} tokens/s"
         used = spread(speeds, "utilisation", ".1%")
         text += f", {used} of the devices' peak." if used else "."
+    if "recorded_as" in environment:
+        text += f" Recorded as {environment['recorded_as']}, which has been split since."
     return text + (" The preset has changed since." if changed(item) else "")
 
 
@@ -255,6 +258,15 @@ def preferred(items: list[Record]) -> Record:
     return min(items, key=lambda item: PREFERENCE.index(item.preset) if item.preset in PREFERENCE else len(PREFERENCE))
 
 
+def preset_record(experiment: str, preset: str | None) -> Record:
+    """The record of an experiment, of its largest preset unless one is named. Raises `InvalidConfig` where there is none."""
+    items = {item.preset: item for item in record.read_records() if item.experiment == experiment}
+    if preset is not None:
+        return items[choose("preset", preset, items)]
+    require(bool(items), "experiment", experiment, "one with a committed record")
+    return preferred(list(items.values()))
+
+
 def citation(name: str, preset: str | None = None) -> str:
     """BibTeX of all papers whose claims are judged and of our record of them; without a committed record, of the papers alone.
 
@@ -262,10 +274,9 @@ def citation(name: str, preset: str | None = None) -> str:
     """
     module = registry.load(name)
     cited = "\n\n".join(map(papers.bibtex, module.PAPERS))
-    items = {item.preset: item for item in record.read_records() if item.experiment == name}
-    if preset is None and not items:
+    if preset is None and all(item.experiment != name for item in record.read_records()):
         return f"{cited}\n\n% {name} has no committed record yet"
-    item = preferred(list(items.values())) if preset is None else items[choose("preset", preset, items)]
+    item = preset_record(name, preset)
     environment = item.environment
     commits = ", ".join(environment.get("git_commits", [environment["git_commit"]]))
     fields = {

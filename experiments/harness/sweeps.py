@@ -8,15 +8,11 @@ Other fields are trials; with `--executor population` those of the same shapes t
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.table import Table
-from rich.text import Text
 
 from experiments.harness.config import config_hash
 from experiments.harness.executors import Report, Status, connect, run_processes, run_ray
@@ -32,12 +28,12 @@ from experiments.harness.sweep_algebra import (
     seed_overrides,
     zipped,
 )
+from experiments.harness.sweep_trials import Trial, live_table
 from experiments.harness.trial import HANDOVER_SECONDS, finished
 from experiments.harness.trial import main as run_trial_here
-from experiments.harness.verify import verdict
 from experiments.harness.workspace import Workspace, open_workspace, read_json
 from lexinv.folders import expanded
-from lexinv.validation import InvalidConfig, choose, require
+from lexinv.validation import choose, require
 
 
 @dataclasses.dataclass
@@ -121,44 +117,6 @@ class Options:
         for names, used, allowed in idle:
             for name in names:
                 require(used or getattr(self, name) is None, f"--{name}", getattr(self, name), allowed)
-
-
-@dataclasses.dataclass
-class Trial:
-    """One configuration of a sweep and where it stands."""
-
-    folder: Path
-    overrides: dict[str, Any]
-    config: Any
-    status: Status = "waiting"
-    started: float = 0.0
-    ended: float | None = None
-    trouble: str | None = None
-    """Of a trial that has failed although it is finished: which of its files cannot be read."""
-    claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """Of a finished trial."""
-    wall_clock: float | None = None
-    """Of all starts of a finished trial."""
-
-    def __post_init__(self) -> None:
-        self.stand(self.status)
-
-    def stand(self, status: Status) -> None:
-        """Note the status, and of a finished trial what it found."""
-        self.status = status
-        if status != "done":
-            return
-        try:
-            self.claims = read_json(self.folder / "claims.json", list)
-            self.wall_clock = read_json(self.folder / "environment.json", dict)["wall_clock_seconds"]
-        except InvalidConfig as error:
-            self.status, self.trouble = "failed", str(error)
-
-    def seconds(self) -> float | None:
-        """Wall clock of all its starts if it is finished, of this start otherwise; None before it starts."""
-        if self.status == "done" or not self.started:
-            return self.wall_clock
-        return (self.ended or time.monotonic()) - self.started
 
 
 def sweep(name: str, preset: str, module: Any, arguments: list[str], console: Any) -> int:
@@ -251,25 +209,12 @@ def emit_recipe(
     arguments += [f"--seeds={options.seeds}"] * (options.seeds is not None)
     given = {"workers": options.workers, "metric": options.metric, "best": options.best}
     whole = [f"--{option}={value}" for option, value in given.items() if value is not None]
-    launch = Launch(
-        str(options.emit),
-        name,
-        preset,
-        arguments,
-        path,
-        trials,
-        whole,
-        options.workers,
-        options.bucket,
-        options.accelerator,
-    )
-    file, command = emit(launch)
-    console.print(f"{len(trials)} trials: {file}", markup=False)
-    console.print(f"start it with: {command}", markup=False)
+    how = {field: getattr(options, field) for field in ("workers", "bucket", "accelerator")}
+    file, command = emit(Launch(str(options.emit), name, preset, arguments, path, trials, whole, **how))
+    said = [f"{len(trials)} trials: {file}", f"start it with: {command}"]
     if options.emit == "slurm":
-        console.print(
-            "afterwards, this command without --emit finds the trials finished and sums them up", markup=False
-        )
+        said.append("afterwards, this command without --emit finds the trials finished and sums them up")
+    console.print("\n".join(said), markup=False)
     return 0
 
 
@@ -321,43 +266,3 @@ def read_resource(text: str) -> tuple[str, float]:
         value = -1.0
     require(bool(name) and 0 <= value < float("inf"), "--resources", text, "NAME=AMOUNT, such as GPU=1")
     return name, value
-
-
-ORDER: tuple[Status, ...] = ("running", "failed", "waiting", "stopped", "done")
-
-
-@contextmanager
-def live_table(trials: list[Trial], console: Any) -> Iterator[Report]:
-    """A table of the trials while they run, those that need attention first; without a terminal a line for each that ends."""
-    from rich.live import Live
-
-    by_folder = {trial.folder: trial for trial in trials}
-
-    def report(folder: Path, status: Status) -> None:
-        trial = by_folder[folder]
-        trial.stand(status)
-        if status == "running":
-            trial.started = time.monotonic()
-            return
-        trial.ended = time.monotonic()
-        if not console.is_terminal:
-            console.print(f"{status}: {describe(trial.overrides)}", markup=False)
-
-    live = Live(console=console, get_renderable=lambda: table(trials), refresh_per_second=2, redirect_stdout=False)
-    with live:
-        yield report
-    if not console.is_terminal:
-        console.line()
-
-
-def table(trials: list[Trial]) -> Any:
-    """The state of every trial for the terminal."""
-    counts = {status: sum(trial.status == status for trial in trials) for status in ORDER}
-    shown = Table("trial", "overrides", "status", "seconds", "claims held", box=None)
-    shown.caption = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    for trial in sorted(trials, key=lambda trial: ORDER.index(trial.status)):
-        seconds, verdicts = trial.seconds(), [verdict(claim) for claim in trial.claims]
-        held = f"{verdicts.count('holds')} of {len(verdicts)}" if verdicts else ""
-        clock = "" if seconds is None else f"{seconds:.0f}"
-        shown.add_row(trial.folder.name[:8], Text(describe(trial.overrides)), trial.status, clock, held)
-    return shown

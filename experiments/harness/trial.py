@@ -76,18 +76,18 @@ def run_in(workspace: Any, module: Any, config: Any, label: str, console: Any) -
     results = workspace.path / "results.json"
     if agree(results.is_file):
         return True
-    with started(workspace, label, console):
+    with started(workspace, config, label, console):
         write_json(results, finite(module.run(config, workspace), "results"))
     return False
 
 
 @contextmanager
-def started(workspace: Any, label: str, console: Any) -> Iterator[None]:
+def started(workspace: Any, config: Any, label: str, console: Any) -> Iterator[None]:
     """One start of a run: it is in sessions.json with its wall clock, and with the packages that it has imported in the end."""
-    from experiments.harness.record import describe_session, imported_packages
+    from experiments.harness.record import attention_kernels, describe_session, imported_packages
 
     console.print(f"{'resuming' if workspace.sessions() else 'running'} {label} in {workspace.path}", markup=False)
-    with workspace.session(describe_session()) as session:
+    with workspace.session(describe_session() | {"attention": attention_kernels(config)}) as session:
         try:
             yield
         finally:

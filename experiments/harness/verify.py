@@ -111,15 +111,22 @@ def _lasting(results: Any) -> Any:
     return kept
 
 
-def _leaves(recorded: Any, found: Any, place: str, beside: float = 0.0) -> Iterator[tuple[str, Any, Any, float]]:
-    """The place of every recorded value, the value, the new one, and the largest number that both have in the list that they are in."""
-    if isinstance(recorded, dict) and isinstance(found, dict):
+def _leaves(
+    recorded: Any, found: Any, place: str, beside: float = 0.0, intervals: bool = False
+) -> Iterator[tuple[str, Any, Any, float]]:
+    """The place of every recorded value, the value, the new one, and the largest number that both have beside them.
+
+    beside: that of what they are in; of a list its own. intervals: they are values, and so are objects with other
+    members than the new ones.
+    """
+    both = isinstance(recorded, dict) and isinstance(found, dict)
+    if both and not (intervals and (recorded.keys() == INTERVAL or recorded.keys() != found.keys())):
         for name, value in recorded.items():
-            yield from _leaves(value, found.get(name), f"{place}.{name}")
+            yield from _leaves(value, found.get(name), f"{place}.{name}", beside, intervals)
     elif isinstance(recorded, list) and isinstance(found, list) and len(recorded) == len(found):
-        beside = min(max(map(_size, side), default=0.0) for side in (recorded, found))
+        beside = max(beside, min(max(map(_size, side), default=0.0) for side in (recorded, found)))
         for index, (one, other) in enumerate(zip(recorded, found, strict=True)):
-            yield from _leaves(one, other, f"{place}[{index}]", beside)
+            yield from _leaves(one, other, f"{place}[{index}]", beside, intervals)
     else:
         yield place, recorded, found, beside
 
@@ -138,37 +145,24 @@ def compare_claims(recorded: list[dict[str, Any]], found: list[dict[str, Any]]) 
             rows.append(Comparison(name, claim["measured"], None, "outside"))
             continue
         beside = min(_largest(claim["measured"]), _largest(other["measured"]))
-        rows += _compare(name, claim["measured"], other["measured"], beside)
+        leaves = _leaves(claim["measured"], other["measured"], name, beside, intervals=True)
+        rows += [Comparison(*leaf[:3], _outcome(*leaf[1:])) for leaf in leaves]
         if verdict(claim) != verdict(other):
             rows.append(Comparison(f"{name} (verdict)", verdict(claim), verdict(other), "outside"))
     return rows + [Comparison(name, None, claim["measured"], "outside") for name, claim in new.items()]
 
 
-def _compare(name: str, recorded: Any, found: Any, beside: float) -> Iterator[Comparison]:
-    if _identical(recorded, found):
-        yield Comparison(name, recorded, found, "equal")
-    elif isinstance(recorded, dict) and recorded.keys() == INTERVAL:
-        mean = found["mean"] if isinstance(found, dict) and found.keys() == INTERVAL else found
-        yield Comparison(name, recorded, found, _place(recorded, mean, beside))
-    elif isinstance(recorded, dict) and isinstance(found, dict) and recorded.keys() == found.keys():
-        for key in recorded:
-            yield from _compare(f"{name}.{key}", recorded[key], found[key], beside)
-    elif isinstance(recorded, list) and isinstance(found, list) and len(recorded) == len(found):
-        for index, pair in enumerate(zip(recorded, found, strict=True)):
-            yield from _compare(f"{name}[{index}]", *pair, beside)
-    else:
-        yield Comparison(name, recorded, found, "differs" if _roughly(recorded, found, beside) else "outside")
-
-
-def _place(recorded: dict[str, Any], mean: Any, beside: float) -> Outcome:
+def _outcome(recorded: Any, found: Any, beside: float) -> Outcome:
     """Where a number lies in a recorded interval; ends are met but for rounding. A single run's has no ends."""
-    if not _numbers(recorded["mean"], mean):
-        return "outside"
-    low, high = recorded["low"], recorded["high"]
-    if low is None:
-        return "differs" if _roughly(recorded["mean"], mean, beside) else "outside"
-    inside = low <= mean <= high or any(math.isclose(mean, end, rel_tol=1e-9, abs_tol=1e-12) for end in (low, high))
-    return "within" if inside else "outside"
+    if _identical(recorded, found):
+        return "equal"
+    if isinstance(recorded, dict) and recorded.keys() == INTERVAL:
+        low, high, recorded = recorded["low"], recorded["high"], recorded["mean"]
+        found = found["mean"] if isinstance(found, dict) and found.keys() == INTERVAL else found
+        if low is not None and _numbers(recorded, found):
+            ends = any(math.isclose(found, end, rel_tol=1e-9, abs_tol=1e-12) for end in (low, high))
+            return "within" if low <= found <= high or ends else "outside"
+    return "differs" if _roughly(recorded, found, beside) else "outside"
 
 
 def _numbers(*values: Any) -> bool:
@@ -214,13 +208,3 @@ def fresh_folder(parent: Path, name: str) -> Path:
             return folder
         except FileExistsError:  # of an earlier try, or of one that runs now
             number += 1
-
-
-def preset_record(records: list[Record], experiment: str, preset: str | None) -> Record:
-    """The record of an experiment, of its largest preset unless one is named. Raises `InvalidConfig` where there is none."""
-    from experiments.harness.report import preferred
-    from lexinv.validation import choose, require
-
-    items = {item.preset: item for item in records if item.experiment == experiment}
-    require(bool(items), "verify", experiment, "an experiment with a committed record")
-    return preferred(list(items.values())) if preset is None else items[choose("preset", preset, items)]

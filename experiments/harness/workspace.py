@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +159,10 @@ class Workspace:
             return value
 
         return agree(written)
+
+    def stages(self, prefix: str, names: Iterable[str], compute: Callable[[str], Any]) -> dict[str, Any]:
+        """`compute(name)` by name, each the stage prefix/name."""
+        return {name: self.cached(f"{prefix}/{name}", lambda name=name: compute(name)) for name in names}
 
     def pinned(self, name: str, value: Any) -> Any:
         """`value`, which must be what it was when the run began; `InvalidConfig` otherwise.

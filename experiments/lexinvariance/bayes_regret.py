@@ -31,6 +31,7 @@ from lexinv.lexinvariance.bayes import (
     sequences_at_once,
 )
 from lexinv.precision import double_precision
+from lexinv.randomness import threefry
 from lexinv.validation import Checked, Count, Counts, Distinct, Seeds
 
 PAPERS = ("huang2023lexinvariant",)
@@ -108,7 +109,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def decipher(config: Config, vocab: int, concentration: float, times: np.ndarray) -> dict[str, Any]:
     """Means over the texts of each seed [seeds, ...]; largest excess of any regret over its bound."""
     with double_precision():
-        rngs = jnp.stack([jax.random.key(seed) for seed in config.seeds])
+        rngs = threefry(jnp.stack([jax.random.key(seed) for seed in config.seeds]))
         count = (config.sequences, config.adversarial)
         measured = Measurement(*map(np.asarray, measure(rngs, vocab, concentration, config.length, *count)))
     excess = (measured.regret - regret_bound(vocab, measured.symbols)).max((0, 2))

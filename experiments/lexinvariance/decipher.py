@@ -107,7 +107,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Accuracy of every probe by level and position, shares of text and key that are deciphered, and one passage; by seed."""
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     seeds = config.training.seeds
-    text = prepare(config.data.corpora[0], config.data, len(seeds), config.decipher.windows)
+    text = prepare(config.data.corpora[0], config.data, len(seeds), config.decipher.windows, workspace)
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint})
     ciphers = [encipher_windows(windows, text.vocab, seed) for windows, seed in zip(text.held_out, seeds, strict=True)]
     read = [*config.decipher.read, config.data.context - 1]

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, band, panels, styled
+from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, band, panels, styled
 from experiments.harness.verdicts import OURS, Claim, above, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.forgetful_encoders import CONTROLS, Arm, PosEncoders, draw_sets, follow, slug
@@ -22,7 +22,7 @@ from lexinv.lexinvariance.part_of_speech import PosTask
 from lexinv.validation import Count, CountOrZero, Share
 
 PAPERS = ("anand2025dual",)
-STRUCTURAL = "holdout initial"
+STRUCTURAL = "holdout initial in context"
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class Config(PosEncoders):
     temporary_period: Count = 20
     temporary_until: CountOrZero = 1050
     p_random: Share = 0.1
+    fine_tuning_steps: Count = 1050
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield from super().checks()
         whole = self.temporary_until % self.evaluate_every == 0 and self.temporary_until < self.steps
         yield whole, "temporary_until", "a multiple of evaluate_every, below steps"
+        tuned = self.fine_tuning_steps % self.evaluate_every == 0
+        yield tuned, "fine_tuning_steps", f"a multiple of {self.evaluate_every}"
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -47,6 +50,7 @@ class Config(PosEncoders):
             "active": Arm(Forgetting(self.period)),
             "temporary": Arm(Forgetting(self.temporary_period, self.temporary_until)),
             "probabilistic": Arm(Forgetting(p_random=self.p_random)),
+            "fine-tuned": Arm(Forgetting(p_random=self.p_random, frozen=True), steps=self.fine_tuning_steps),
             "lexinvariant": Arm(Forgetting(fresh=True)),
             "active, all moments": Arm(Forgetting(self.period, reset="all")),
             "vanilla, output bias": Arm(Forgetting(), bias=True),
@@ -66,6 +70,7 @@ PRESETS = presets(
         "period": 10,
         "temporary_period": 5,
         "temporary_until": 20,
+        "fine_tuning_steps": 20,
         "evaluate_every": 20,
         "sequences": 50,
     },
@@ -81,6 +86,7 @@ PRESETS = presets(
         "period": 1000,
         "temporary_period": 10,
         "temporary_until": 1000,
+        "fine_tuning_steps": 1000,
         "evaluate_every": 500,
         "sequences": 10_000,
     },
@@ -117,28 +123,19 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         return followed(results, arm, kind)[:, -1]
 
     falls = {kind: followed(results, "vanilla", kind).max(axis=1) - last("vanilla", kind) for kind in CONTROLS}
-    controls = "holdout fitted", f"{STRUCTURAL} in context"
     switched = followed(results, "temporary", "head_switch")
     stop = results["steps"].index(results["temporary_until"])
     return [
         Claim(
             "structural_rises_and_falls",
-            "Under ordinary training the accuracy on held-out tokens rises and then falls; judged on vectors from the initial distribution "
-            "among the whole vocabulary, the controls beside it.",
+            "Under ordinary training the accuracy on held-out tokens rises and then falls; judged among the tokens that the sequence "
+            "shows, since among the whole vocabulary a new vector loses to trained ones that have grown long. Beside it that measure, "
+            "and vectors of other distributions.",
             "anand2025dual: abstract",
             falls,
             {STRUCTURAL: above(0.3)},
             "highest accuracy minus the last",
             "structural in-context learning is transient",
-        ),
-        Claim(
-            "fall_survives_controls",
-            "That fall is a loss of the strategy and not of the measure: it is also seen with vectors from the Gaussian fitted to the "
-            "trained embeddings, and when only tokens that the sequence shows can be answered.",
-            OURS,
-            {kind: falls[kind] for kind in controls},
-            above(0.3),
-            "highest accuracy minus the last",
         ),
         Claim(
             "active_keeps_structural",
@@ -178,6 +175,19 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "a dual process strategy",
         ),
         Claim(
+            "fine_tuning_is_dual",
+            "Probabilistic forgetting as fine-tuning, the table frozen, turns an ordinarily trained model to the context: frequent tokens "
+            "of switched class follow the slot more often than before, held-out tokens are answered, and ordinary sequences still are.",
+            "anand2025dual",
+            {
+                "switched above vanilla": last("fine-tuned", "head_switch") - last("vanilla", "head_switch"),
+                "held-out": last("fine-tuned"),
+                "val": last("fine-tuned", "val"),
+            },
+            {"switched above vanilla": above(0.1), "held-out": above(0.8), "val": above(0.9)},
+            "accuracy",
+        ),
+        Claim(
             "rare_tokens_in_context_frequent_in_weights",
             "Where slot and embedding disagree, rare tokens are answered by the slot more often than frequent ones, under ordinary "
             "training and under temporary forgetting.",
@@ -192,7 +202,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "What forgetting keeps is not a matter of the held-out vectors' distribution: the same with vectors from the Gaussian fitted "
             "to the trained embeddings.",
             OURS,
-            {arm: last(arm, "holdout fitted") for arm in ("active", "temporary")},
+            {arm: last(arm, "holdout fitted in context") for arm in ("active", "temporary")},
             {"active": above(0.9), "temporary": above(0.8)},
             "accuracy",
         ),
@@ -214,9 +224,10 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "output_bias_hurts_held_out",
-            "With an output bias, which sinks for tokens that are never targets, ordinary training is worse on held-out tokens.",
+            "With an output bias, which sinks for tokens that are never targets, ordinary training is worse on held-out tokens among the "
+            "whole vocabulary.",
             OURS,
-            {"vanilla": last("vanilla") - last("vanilla, output bias")},
+            {"vanilla": last("vanilla", "holdout initial") - last("vanilla, output bias", "holdout initial")},
             above(0),
             "accuracy without minus with bias",
         ),
@@ -229,6 +240,7 @@ COLORS = {
     "temporary": GREEN,
     "probabilistic": PURPLE,
     "lexinvariant": ORANGE,
+    "fine-tuned": GREY,
 }
 SETS = {
     "val": "Ordinary sequences",
@@ -246,7 +258,9 @@ def figure(results: dict[str, Any]) -> Figure:
     with styled():
         for panel, kind in zip(axes, SETS, strict=False):
             for arm, color in COLORS.items():
-                band(panel, steps, followed(results, arm, kind), arm, color)
+                rows = followed(results, arm, kind)
+                after = steps[-1] if arm == "fine-tuned" else 0
+                band(panel, [after + step for step in steps[: rows.shape[1]]], rows, arm, color)
             panel.axvline(results["temporary_until"], color=GREEN, linewidth=0.8, linestyle=":")
             panel.set(xlabel="step (dotted: temporary forgetting ends)", ylabel="all three masks right")
         for kind, style in (("initial", "-"), ("fitted", "--"), ("means", ":")):

@@ -69,7 +69,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Nats per token of text by position, and accuracies on every task, by share and seed."""
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     seeds = config.training.seeds
-    text = prepare(config.data.corpora[0], config.data, len(seeds), config.evaluation.windows)
+    text = prepare(config.data.corpora[0], config.data, len(seeds), config.evaluation.windows, workspace)
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint})
     tasks = [draw_tasks(config, text, seed) for seed in seeds]
     return {

@@ -61,7 +61,7 @@ class Config(InterventionConfig):
 PRESETS = presets(
     Config(),
     smoke={
-        "variables": (12, 16),
+        "variables": (12,),
         "latent_variables": (12,),
         "environments": (2, 6, 12, 16),
         "many": 256,

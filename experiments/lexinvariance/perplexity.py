@@ -128,7 +128,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Train and evaluate every kind; nats per token by position and along the training, one row per seed."""
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     seeds = config.training.seeds
-    text = prepare(config.data.corpora[0], config.data, len(seeds), config.evaluation.windows)
+    text = prepare(config.data.corpora[0], config.data, len(seeds), config.evaluation.windows, workspace)
     return {
         "corpora": workspace.pinned("corpora", {text.name: text.fingerprint}),
         "seeds": list(seeds),

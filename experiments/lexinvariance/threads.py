@@ -45,6 +45,7 @@ PRESETS = presets(
         "models.model.width": 32,
         "models.model.mlp_width": 32,
         "models.training.steps": 4,
+        "models.training.seeds": (0, 1),
         "models.training.batch_size": 4,
         "models.training.optimizer.warmup_steps": 2,
         "models.task": TaskConfig(

@@ -96,7 +96,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     seeds, corpora = config.training.seeds, (config.code, config.prose)
     texts = {
-        (corpus, tokenizer): prepare(corpus, config.data(tokenizer), len(seeds), config.evaluation.windows)
+        (corpus, tokenizer): prepare(corpus, config.data(tokenizer), len(seeds), config.evaluation.windows, workspace)
         for corpus in corpora
         for tokenizer in config.tokenizers
     }

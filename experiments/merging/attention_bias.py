@@ -24,6 +24,7 @@ from experiments.subjects.scene_pruning import TEXT_LAYER, encode_images, layer_
 from lexinv.data.scenes import Questions
 from lexinv.merging.bipartite import cosine_similarity
 from lexinv.nn.vision_language import SYSTEM
+from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count
 
@@ -54,8 +55,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Rank correlation of score and slot, mean over questions and scenes: of attention [seeds][layers], of similarity [seeds]."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
 
     def one(_: str, seed: int) -> dict[str, Any]:
         scenes, questions = held_out(config.subject, seed, config.scenes)
@@ -73,7 +73,7 @@ def in_random_order(
     visual: Float[Array, "scenes patches width"], key: Array
 ) -> tuple[Float[Array, "scenes patches width"], Float[Array, "scenes patches"]]:
     """The tokens of each scene in an order of its own, and their cosines to their mean."""
-    keys = jax.random.split(key, visual.shape[0])
+    keys = jax.random.split(threefry(key), visual.shape[0])
     visual = jax.vmap(lambda one, k: jax.random.permutation(k, one))(visual, keys)
     with_mean = jnp.concatenate([jnp.mean(visual, axis=1, keepdims=True), visual], axis=1)
     return visual, jax.vmap(lambda x: cosine_similarity(x)[0, 1:])(with_mean)

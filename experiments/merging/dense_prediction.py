@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import curves
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, ORANGE, VERMILION, band, panels, reference
+from experiments.harness.style import BLUE, GREY, ORANGE, VERMILION, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, tiny, vision_models
@@ -87,8 +88,8 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """mIoU of all tokens and of guessing background, [seeds], and of every arm, [seeds][shares], with the patches left."""
-    models, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
-    params, model = dict(zip(seeds, models.params, strict=True)), config.subject.model
+    params, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
+    model = config.subject.model
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         train_key, test_key, head_key, random_key = jax.random.split(stream(jax.random.key(seed), "dense"), 4)
@@ -208,8 +209,7 @@ def figure(results: dict[str, Any]) -> Figure:
     """mIoU against the patches that are left."""
     arms = Arms(results)
     drawn, (axes,) = panels(width=5, titles=("A label for every pixel",))
-    for name, (label, color) in ARMS.items():
-        band(axes, results["left"], arms[name, "miou"], label, color, marker="o", markersize=3)
+    curves(axes, results["left"], arms, "miou", ARMS)
     reference(axes, arms["full", "miou"].mean(), "all tokens")
     reference(axes, arms["background", "miou"].mean(), "background only", VERMILION)
     axes.set(xlabel="patches left of the last layer", ylabel="mIoU")

@@ -1,14 +1,10 @@
 """How many tokens each layer keeps, learned at given FLOPs with the model frozen: DiffRate against schedules by hand and thresholds.
 
-Chen et al. 2023 (DiffRate), method card token-merging, section DiffRate. The trained glyph models of `merging/off_the_shelf` are frozen.
-Learned are, for every layer but the first, logits over the numbers of patches that may stay; in training a mask with straight-through
-gradient stands for removal (`lexinv.merging.rates`), and the loss is the cross-entropy and penalty (FLOPs - target)^2, FLOPs relative to
-the unreduced model. The numbers that come out are a static schedule, judged with tokens really removed: pruned, which is what the mask
-does, and merged (DiffRate's merging of the same tokens). Against it: a ratio per layer and a fixed number per layer at each seed's learned
-FLOPs, and one learned threshold per layer, whose count follows the image (at the same FLOPs).
-
-DiffRate learns a rate of pruning and one of merging per block; here is one rate. CLS alone is read after the last attention, so that
-learned rates may drop all but one patch before the last MLP, which no schedule by hand does.
+Learned are, for every layer but the first, logits over the numbers of patches that may stay (`lexinv.merging.rates`; here one rate, not
+one of pruning and one of merging); the loss is the cross-entropy and penalty (FLOPs - target)^2, FLOPs relative to the unreduced model.
+The numbers that come out are judged with tokens really removed, pruned or merged. Against them, at each seed's FLOPs: a ratio per layer, a
+fixed number per layer, and one learned threshold per layer, whose count follows the image. CLS alone is read after the last attention, so
+that learned rates may drop all but one patch before the last MLP, which no schedule by hand does.
 """
 
 from collections.abc import Sequence
@@ -21,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREEN, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, band, panels, styled
 from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, Rule, above, below
 from experiments.harness.workspace import Workspace
@@ -47,7 +43,6 @@ from lexinv.merging.costs import relative_flops
 from lexinv.merging.rates import Mask, learned_counts, mask_by_rank, mask_by_threshold, masked_classify
 from lexinv.merging.schedules import even_schedules, ratio_schedules, token_counts
 from lexinv.nn.vision_transformer import VisionConfig
-from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
@@ -60,8 +55,6 @@ SCHEDULES = {"learned": ("learned rates", BLUE), "ratio": ("ratio", VERMILION), 
 THRESHOLDS = ("learned thresholds", GREEN)
 TOLERANCE = 0.02
 """Of FLOPs: absolute from the target, relative between arms."""
-POINTS = 50
-"""Of a training's course in results."""
 
 
 @dataclass(frozen=True)
@@ -118,20 +111,14 @@ PRESETS = presets(
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By target: what each seed learned, and accuracy and FLOPs of every arm on held-out images."""
     models = vision_models(config.glyphs, workspace)
-    images = [held_out(config.glyphs, seed, config.images) for seed in config.learning.seeds]
-    subjects = list(zip(models.params, images, strict=True))
+    subjects = [(params, held_out(config.glyphs, seed, config.images)) for seed, params in models.items()]
     unreduced = workspace.cached("unreduced", lambda: [accuracy_of(*own, config.glyphs.model) for own in subjects])
     found = {}
     for target in config.targets:
         rates = workspace.cached(f"rates-{target}", partial(judge_rates, config, subjects, target, workspace))
         judge = partial(judge_thresholds, config, subjects, target, rates["flops"]["learned"], workspace)
         found[str(target)] = {**rates, "thresholds": workspace.cached(f"thresholds-{target}", judge)}
-    return {
-        "corpora": {},
-        "seeds": list(config.learning.seeds),
-        "unreduced": unreduced,
-        "targets": found,
-    }
+    return {"corpora": {}, "seeds": list(config.learning.seeds), "unreduced": unreduced, "targets": found}
 
 
 Subjects = Sequence[tuple[Params, Images]]
@@ -173,31 +160,21 @@ def make_loss(config: Config, target: float) -> LossFn:
 
 def learn(
     config: Config, subjects: Subjects, target: float, name: str, start: Array, workspace: Workspace
-) -> tuple[list[Array], dict[str, Any]]:
-    """(what each seed learned, the course of FLOPs [seeds, points] in training)."""
-    seeds, arm = len(subjects), f"{name}-{target}"
-    params = {
-        "learned": jnp.broadcast_to(start, (seeds, *start.shape)),
-        "frozen": stacked([params for params, _ in subjects]),
-    }
-    tokens = config.glyphs.model.tokens
-    found = train(arm, params, make_loss(config, target), None, config.learning, workspace, tokens=tokens)
-    logged = [line for line in read_metrics(workspace.folder(arm) / "metrics.jsonl") if "flops" in line]
-    logged = logged[:: max(1, len(logged) // POINTS)]
-    course = {
-        "steps": [line["step"] for line in logged],
-        "flops": np.round(np.array([line["flops"] for line in logged]).T, 4).tolist(),
-    }
-    return [tree["learned"] for tree in found], course
+) -> list[Array]:
+    """What each seed learned."""
+    frozen = stacked([params for params, _ in subjects])
+    params = {"learned": jnp.broadcast_to(start, (len(subjects), *start.shape)), "frozen": frozen}
+    loss, tokens = make_loss(config, target), config.glyphs.model.tokens
+    found = train(f"{name}-{target}", params, loss, None, config.learning, workspace, tokens=tokens)
+    return [tree["learned"] for tree in found]
 
 
 def judge_rates(config: Config, subjects: Subjects, target: float, workspace: Workspace) -> dict[str, Any]:
     """Learned counts as a schedule, and the schedules by hand at each seed's FLOPs: counts, FLOPs, accuracy by method."""
     model = config.glyphs.model
     start = jnp.zeros((model.layers.depth - 1, model.patches))
-    learned, course = learn(config, subjects, target, "rates", start, workspace)
     schedules: dict[str, list[Schedule]] = {name: [] for name in SCHEDULES}
-    for logits in learned:
+    for logits in learn(config, subjects, target, "rates", start, workspace):
         left = [model.patches, *[int(count) for count in jax.jit(learned_counts)(logits)]]
         schedules["learned"].append(tuple(before - after for before, after in pairwise(left)))
         goal = flops(model, schedules["learned"][-1])
@@ -211,7 +188,6 @@ def judge_rates(config: Config, subjects: Subjects, target: float, workspace: Wo
         "tokens": {n: [list(token_counts(model.tokens, s)) for s in by_seed] for n, by_seed in schedules.items()},
         "flops": {n: [round(flops(model, s), 5) for s in by_seed] for n, by_seed in schedules.items()},
         "accuracy": {m: {n: accuracies(m, by_seed) for n, by_seed in schedules.items()} for m in METHODS},
-        "course": course,
     }
 
 
@@ -225,7 +201,7 @@ def judge_thresholds(
     """
     model = config.glyphs.model
     start = jnp.full(model.layers.depth - 1, config.threshold)
-    learned, course = learn(config, subjects, target, "thresholds", start, workspace)
+    learned = learn(config, subjects, target, "thresholds", start, workspace)
 
     @jax.jit
     def forward(params: Params, thresholds: Array, pixels: Array) -> tuple[Array, Array, Array]:
@@ -253,10 +229,9 @@ def judge_thresholds(
                 "accuracy": round(accuracy(jnp.asarray(logits), images.labels), 5),
                 "flops": round(float(spent.mean()), 5),
                 "tokens": np.round([model.tokens, *(kept.mean(0) + model.protected)], 2).tolist(),
-                "thresholds": [round(float(one), 3) for one in thresholds],
             }
         )
-    return {name: [row[name] for row in rows] for name in rows[0]} | {"course": course}
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
@@ -314,43 +289,23 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """For each target tokens per layer, accuracy of every seed, pruned and merged, and the course of FLOPs in training."""
-    targets: dict[str, Any] = results["targets"]
-    drawn, axes = panels(len(targets), 4, width=3.7, height=3.0)
+    """For each target tokens per layer, and accuracy of every seed, pruned and merged; lines: unreduced."""
+    targets, unreduced = results["targets"], float(np.mean(results["unreduced"]))
+    drawn, axes = panels(len(targets), 3, width=4.4, height=3.0)
     with styled():
         for row, (target, found) in enumerate(targets.items()):
-            tokens, pruned, merged, course = axes[4 * row : 4 * row + 4]
+            tokens, *accuracies = axes[3 * row : 3 * row + 3]
             arms = {name: found["tokens"][name] for name in SCHEDULES} | {"thresholds": found["thresholds"]["tokens"]}
             for name, counts in arms.items():
                 label, color = SCHEDULES.get(name, THRESHOLDS)
                 band(tokens, range(len(counts[0])), counts, label, color, marker="o", markersize=3)
             tokens.set(xlabel="layers passed", ylabel="tokens", title=f"FLOPs {target}: tokens left")
             tokens.legend(fontsize=7)
-            for panel, method in ((pruned, "prune_cls"), (merged, "diffrate")):
-                right = {name: found["accuracy"][method][name] for name in SCHEDULES}
+            for panel, (method, title) in zip(accuracies, METHODS.items(), strict=True):
+                right = {label: found["accuracy"][method][name] for name, (label, _) in SCHEDULES.items()}
                 if method == "prune_cls":
-                    right["thresholds"] = found["thresholds"]["accuracy"]
-                accuracies(panel, right)
-                reference(panel, float(np.mean(results["unreduced"])), "unreduced, mean")
-                panel.set(title=METHODS[method], ylabel="accuracy (dashed: unreduced)")
-            for one, (label, color) in (
-                (found["course"], SCHEDULES["learned"]),
-                (found["thresholds"]["course"], THRESHOLDS),
-            ):
-                band(course, one["steps"], one["flops"], label, color)
-            reference(course, float(target), f"target {target}")
-            course.set(xlabel="step", ylabel="FLOPs of unreduced", title="FLOPs while learning")
-            course.legend(fontsize=7)
+                    right[THRESHOLDS[0]] = found["thresholds"]["accuracy"]
+                dots(panel, right)
+                panel.axvline(unreduced, color=BLACK, linewidth=0.8)
+                panel.set(title=title, xlabel="accuracy")
     return drawn
-
-
-def accuracies(axes: Axes, arms: dict[str, list[float]]) -> None:
-    """A column for each arm; dots are seeds, a line joins those of one seed, and the diamond is the mean."""
-    for seed in np.array(list(arms.values())).T:
-        axes.plot(range(len(arms)), seed, "-", color="#BBBBBB", linewidth=0.8, zorder=1)
-    for place, (name, values) in enumerate(arms.items()):
-        color = SCHEDULES.get(name, THRESHOLDS)[1]
-        axes.plot([place] * len(values), values, ".", color=color, markersize=6)
-        axes.plot(place, np.mean(values), "D", color=color, markersize=6)
-    axes.set_xticks(range(len(arms)), [SCHEDULES.get(name, THRESHOLDS)[0].replace(" ", "\n") for name in arms])
-    axes.set_xlim(-0.5, len(arms) - 0.5)

@@ -26,6 +26,7 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.thoughts import (
     LEXICON,
     PUBLISHED,
+    TINY,
     Sums,
     Thought,
     draw_thoughts,
@@ -36,6 +37,7 @@ from experiments.subjects.thoughts import (
 )
 from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import initialize
+from lexinv.randomness import threefry
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fraction, NonNegatives, Positive, Seeds
@@ -77,19 +79,13 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
-        "task.modulus": 3,
-        "task.numbers": 2,
+        **TINY,
         "task.fillers": 1,
-        "task.problems": 100,
-        "task.batch_size": 4,
-        "task.steps": 20,
-        "task.depth": 1,
         "task.width": 8,
         "penalties": (0.5,),
         "kept": (1, 3),
         "samples": 2,
         "steps": 20,
-        "seeds": (0, 1),
     },
     quick={"seeds": (0, 1, 2)},
     paper={
@@ -157,7 +153,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     def supervised(learned: Any, given: Any, key: Array, rows: int, chosen: Any) -> tuple[Array, dict[str, Array]]:
         drawn = draw_thoughts(stream(key, "problems"), task, rows)
-        keys = jax.random.split(stream(key, "steps"), rows)
+        keys = jax.random.split(threefry(stream(key, "steps")), rows)
         keep = jax.vmap(chosen, in_axes=(0, None, 0))(drawn, given["value"], keys)
         texts, weights = jax.vmap(partial(cut, task=task))(drawn, keep)
         # As many training tokens as there are in whole texts, up to rounding: where texts are shorter they are more.
@@ -176,14 +172,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         parts = (losses(learned, texts).reshape(*grouped, -1), weights.reshape(*grouped, -1), reward.reshape(grouped))
         return reinforce(*parts), {"right": jnp.mean(right), "length": jnp.mean(length)}
 
-    def training(steps: int, learning_rate: float) -> Training:
-        return Training(
-            steps,
-            rows,
-            seeds,
-            OptimizerConfig(learning_rate=learning_rate, warmup_steps=steps // 10),
-            steps_per_dispatch=20,
-        )
+    def training(steps: int, rate: float) -> Training:
+        optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=steps // 10)
+        return Training(steps, rows, seeds, optimizer, steps_per_dispatch=20)
 
     def train(name: str, starts: dict[str, Any], loss: Any, training: Training) -> dict[str, list[Any]]:
         return train_arms(f"length_control/{name}", names, starts, loss, training, workspace, task.whole)

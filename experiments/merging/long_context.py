@@ -30,6 +30,7 @@ from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import BOS, Params, initialize, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.randomness import threefry
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts, Positive, Seeds
@@ -142,7 +143,7 @@ def answer(
     received = jnp.sum(attention[:batch, 1:-1].reshape(batch, count, 2), axis=2)
     table = params["table"]
     vectors = jnp.mean(table[questions.pairs], axis=2)
-    chance = jax.vmap(lambda key: random(key, count))(jax.random.split(key, batch))
+    chance = jax.vmap(lambda key: random(key, count))(jax.random.split(threefry(key), batch))
     scores = {
         "oracle": chance + jax.nn.one_hot(questions.needle, count),
         "similarity": jax.vmap(relevance)(vectors, table[query]),
@@ -181,7 +182,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     def loss(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         draw = partial(draw_text, length=config.length, keys=config.keys, values=config.values)
-        texts = jax.vmap(draw)(jax.random.split(key, config.batch_size))
+        texts = jax.vmap(draw)(jax.random.split(threefry(key), config.batch_size))
         losses = nll(params, {"tokens": texts, "row": jnp.arange(config.batch_size)}, key)
         return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
 
@@ -203,7 +204,7 @@ def ask_all(config: Config, count: int, params: Params, key: Key[Array, ""]) -> 
     """Accuracy by arm and depth [DEPTHS] over all items, whose needles stand at even depths."""
     model = replace(config.model(), attention="dot_product")
     depths = (jnp.arange(config.items, dtype=jnp.float32) + 0.5) / config.items
-    keys = jax.random.split(key, config.items)
+    keys = jax.random.split(threefry(key), config.items)
 
     def some(part: tuple[Array, Array]) -> dict[str, Array]:
         keys, depths = part

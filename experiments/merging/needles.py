@@ -26,6 +26,7 @@ from experiments.harness.workspace import Workspace
 from lexinv.merging.methods import keep
 from lexinv.merging.plan import merge
 from lexinv.nn.attention import size_bias
+from lexinv.randomness import threefry
 from lexinv.validation import Checked, Count, Fractions, NonNegative, Seeds
 
 PAPERS = ("alvar2025divprune",)
@@ -115,7 +116,7 @@ def answered(config: Config, arm: str, seed: int) -> dict[str, list[float]]:
     """Accuracy on rare and on large objects, by share kept."""
     method, _, spoilt = arm.partition("-")
     drawn = [draw_scene(config, config.outliers if spoilt else 0, seed, n) for n in range(config.scenes)]
-    keys = jax.random.split(jax.random.key(seed), config.scenes)
+    keys = jax.random.split(threefry(jax.random.key(seed)), config.scenes)
     scenes = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
     right, sizes = np.asarray(_answers(config, method, scenes, keys)), np.array(config.objects)
     kinds = {"rare": sizes == 1, "large": sizes >= 4}

@@ -22,7 +22,7 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, panels, referenc
 from experiments.harness.training import Training, initial, stacked
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.subjects.thoughts import LEXICON, PUBLISHED, Sums, draw_thoughts, solve, written
+from experiments.subjects.thoughts import LEXICON, PUBLISHED, TINY, Sums, draw_thoughts, solve, written
 from lexinv.merging.selective_loss import selective_cross_entropy
 from lexinv.nn.language_model import initialize
 from lexinv.training.optimizers import OptimizerConfig
@@ -51,17 +51,7 @@ class Config(Checked):
 
 PRESETS = presets(
     Config(),
-    smoke={
-        "task.modulus": 3,
-        "task.numbers": 2,
-        "task.fillers": 2,
-        "task.problems": 100,
-        "task.batch_size": 4,
-        "task.steps": 20,
-        "task.depth": 1,
-        "task.width": 16,
-        "seeds": (0, 1),
-    },
+    smoke={**TINY, "task.fillers": 2, "task.width": 16},
     quick={"seeds": (0, 1, 2)},
     paper={**PUBLISHED, "task.steps": 10_000, "seeds": tuple(range(10))},
 )

@@ -17,11 +17,13 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import curves
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, ORANGE, SKY, band, panels, reference
+from experiments.harness.style import BLUE, GREY, ORANGE, SKY, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, accuracy, held_out, tiny, vision_models
+from experiments.subjects.reduced_vision import forward
 from lexinv.merging.plan import Plan, merge, unmerge
 from lexinv.merging.ranking import cls_attention, prune_by_score
 from lexinv.merging.reduction import Example, reduction
@@ -76,8 +78,8 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Cross-entropy in nats and accuracy of all tokens [seeds]; for every arm [seeds][shares] these and the error of reconstruction."""
-    models, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
-    params, model = dict(zip(seeds, models.params, strict=True)), config.subject.model
+    params, seeds = vision_models(config.subject, workspace), config.subject.training.seeds
+    model = config.subject.model
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         images = held_out(config.subject, seed, config.images)
@@ -88,7 +90,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return {what: round(value, 4) for what, value in found.items()}
 
         if arm == "all":
-            return scored(all_tokens(model, params[seed], images.pixels))
+            return scored(forward(params[seed], images.pixels, key, model)[0])
         rows = []
         for share in config.shares:
             budget = round(share * model.patches) + 1
@@ -104,12 +106,6 @@ def cross_entropy(logits: Float[Array, "images classes"], labels: Int[Array, " i
     """Mean over images, in nats."""
     own = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(labels)[:, None], axis=1)
     return float(-own.mean())
-
-
-@partial(jax.jit, static_argnums=0)
-def all_tokens(config: VisionConfig, params: Any, pixels: Array) -> Float[Array, "images classes"]:
-    """Logits of the whole model."""
-    return classify(config, params, pixels)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -191,12 +187,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, shares = Arms(results), results["shares"]
     drawn, axes = panels(1, 2, titles=("Classification", "Reconstruction"))
     for panel, what, ylabel in zip(axes, ("nats", "error"), ("cross-entropy, nats", "error / variance"), strict=True):
-        for name, (label, color) in ARMS.items():
-            style = "-" if "package" in name else "--"
-            band(panel, shares, arms[name, what], label, color, marker="o", markersize=3, linestyle=style)
-        panel.set(xscale="log", xlabel="share of patches kept", ylabel=ylabel)
-        panel.set_xticks(shares, [f"{share:g}" for share in shares])
-        panel.minorticks_off()
+        curves(panel, shares, arms, what, ARMS, ticks=True)
+        panel.set(xlabel="share of patches kept", ylabel=ylabel)
     reference(axes[0], arms["all", "nats"].mean(), "all tokens")
     axes[0].set_yscale("log")
     axes[0].legend(axes[0].lines[-1:], ["all tokens"], loc=(0.02, 0.08))

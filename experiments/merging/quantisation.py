@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.assets import asset
 from experiments.harness.figures import bars
 from experiments.harness.presets import presets
 from experiments.harness.style import panels
@@ -23,7 +24,6 @@ from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.sentence_encoder import encode, paragraphs
 from lexinv.data.corpora import load_corpus
-from lexinv.data.minilm import minilm_directory
 from lexinv.merging.quantisation import largest_norms, quantise
 from lexinv.nn.attention import attention
 from lexinv.nn.linear import linear
@@ -79,7 +79,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     corpus, seeds = load_corpus(config.corpus), config.seeds
     corpora = {config.corpus: corpus.fingerprint}
     workspace.pinned("corpora", corpora)
-    encoder = load_text_encoder(minilm_directory())
+    encoder = load_text_encoder(asset("minilm", workspace))
     texts = list(paragraphs(corpus, "test"))
     most = len(texts) // len(seeds)
     require(config.passages <= most, "passages", config.passages, f"at most {most}")

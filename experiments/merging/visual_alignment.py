@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int, Integer
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import curves
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, ORANGE, band, panels, reference
+from experiments.harness.style import BLUE, GREY, ORANGE, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject, held_out, scene_models
@@ -26,6 +27,7 @@ from experiments.subjects.scene_pruning import encode_images
 from lexinv.merging.agreement import mutual_information
 from lexinv.merging.density_peaks import density_peaks, euclidean_distance
 from lexinv.merging.plan import Plan, merge
+from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts
 
@@ -70,8 +72,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Mutual information of token and object in nats and accuracy of probes: [seeds][counts] of every arm; of all patches [seeds]."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
 
     def one(arm: str, seed: int) -> dict[str, Any]:
         drawn = held_out(config.subject, seed, sum(config.scenes))
@@ -118,7 +119,7 @@ def group(
             return Plan(regular.assign[order], regular.weight, anchor)
         return regular
 
-    plans = jax.vmap(plan)(visual, jax.random.split(key, visual.shape[0]))
+    plans = jax.vmap(plan)(visual, jax.random.split(threefry(key), visual.shape[0]))
     return plans.assign, jax.vmap(merge)(plans, visual)[0]
 
 
@@ -174,11 +175,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, counts = Arms(results), results["counts"]
     drawn, axes = panels(1, 2, titles=("By the token's number", "By the token's vector"))
     for panel, (what, label) in zip(axes, MEASURES.items(), strict=True):
-        for name, (kind, color) in ARMS.items():
-            band(panel, counts, arms[name, what], kind, color, marker="o", markersize=3)
+        curves(panel, counts, arms, what, ARMS, ticks=True)
         reference(panel, arms["patches", what].mean(), "all patches")
-        panel.set(xscale="log", xlabel="tokens", ylabel=label)
-        panel.set_xticks(counts, [str(count) for count in counts])
-        panel.minorticks_off()
+        panel.set(xlabel="tokens", ylabel=label)
     axes[1].legend()
     return drawn

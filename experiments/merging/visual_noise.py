@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import curves
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREY, ORANGE, band, panels, reference
+from experiments.harness.style import BLUE, GREY, ORANGE, panels, reference
 from experiments.harness.verdicts import Claim, above
 from experiments.harness.workspace import Workspace
 from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, HeldOut, SceneSubject, scene_models
@@ -72,8 +73,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm and half: F1 of yes and the rate of yes above half, [seeds] of all tokens and [seeds][shares] of every criterion."""
-    models, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
-    params = dict(zip(seeds, models.params, strict=True))
+    params, seeds = scene_models(config.subject, workspace), config.subject.training.seeds
     arms = measured(workspace, ("all", *CRITERIA), seeds, lambda arm, seed: measure(config, params[seed], arm, seed))
     return {"corpora": {}, "seeds": seeds, "shares": config.shares, "arms": arms}
 
@@ -157,11 +157,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, shares = Arms(results), results["shares"]
     drawn, axes = panels(1, 2, titles=("Presence questions", "Bias towards yes"))
     for panel, what, label in zip(axes, ("f1", "bias"), ("F1 of yes", "rate of yes less that of truth"), strict=True):
-        for name, (criterion, color) in CRITERIA.items():
-            band(panel, shares, arms[name, f"judge {what}"], criterion, color, marker="o", markersize=3)
+        curves(panel, shares, arms, f"judge {what}", CRITERIA, ticks=True)
         reference(panel, arms["all", f"judge {what}"].mean(), "all tokens")
-        panel.set(xscale="log", xlabel="share of visual tokens kept", ylabel=label)
-        panel.set_xticks(shares, [f"{share:g}" for share in shares])
-        panel.minorticks_off()
+        panel.set(xlabel="share of visual tokens kept", ylabel=label)
     axes[0].legend()
     return drawn

@@ -1,10 +1,9 @@
 """Which visual tokens a vision-language model needs, by method, question and layer: DivPrune and ToDRE on generated scenes.
 
-Alvar et al. 2025 (DivPrune) and Li et al. 2025 (ToDRE); method cards divprune, todre. One toy model answers questions
-about coloured shapes, some a single patch (`rare`), some many (`dominant`); all tokens are pruned at test time only. Stage 1 keeps a share
-of the visual tokens before the decoder; stage 2 removes all of them from a late layer on. CLS was trained to name the largest object and
-nothing else, as captions name their subject: that it looks there is our doing. The text's attention is that of the question itself, for
-which a pass over all tokens comes first; it is not in the multiply-adds. The system token counts as image-free context, not as text.
+One toy model answers questions about coloured shapes, some a single patch (`rare`), some many (`dominant`); all tokens are pruned at test
+time only. Stage 1 keeps a share of the visual tokens before the decoder; stage 2 removes all of them from a late layer on. CLS was trained
+to name the largest object and nothing else, as captions name their subject: that it looks there is our doing. The text's attention is that
+of the question itself, for which a pass over all tokens comes first. The system token counts as image-free context, not as text.
 """
 
 from collections.abc import Callable
@@ -14,27 +13,27 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import by
 from experiments.harness.figures import legend_beside, lines
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, VERMILION, panels, reference, styled
+from experiments.harness.style import BLACK, panels, reference, styled
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject, scene_models
 from experiments.subjects.scene_measurements import JUDGED, OUTLIERS, TAU, TAUS, measure
-from experiments.subjects.scene_pruning import TEXT_LAYER, flops
+from experiments.subjects.scene_pruning import TEXT_LAYER
 from lexinv.data.scenes import chance
 from lexinv.merging.k_center import check_layer
 from lexinv.validation import Checked, Count, Fractions
 
-PAPERS = ("alvar2025divprune", "li2025todre")
+PAPERS = ("alvar2025divprune", "li2025todre", "kong2025token")
 STAGE_TWO = "li2025todre: times of the stages"
 PAPER_TAUS = (0.03, 0.05, 0.1, 0.15)
-ANSWERS = (1, 16, 64)
-TYPES = ("rare", "dominant", "count", "presence")
+TYPES = {"rare": "colour, one patch", "dominant": "colour, largest object", "count": "count", "presence": "presence"}
+PLATEAU = 0.02
+"""How far below that of all tokens an accuracy may be after what the image says has moved into the text."""
 
 
 @dataclass(frozen=True)
@@ -63,34 +62,24 @@ class Config(Checked):
 
 PRESETS = presets(
     Config(),
-    smoke={**SMOKE, "scenes": 16, "ratios": (0.5, 0.1)},
+    smoke={**SMOKE, "scenes": 16, "ratios": (JUDGED,)},
     paper={**PUBLISHED, "scenes": 5000},
 )
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Per seed: accuracy by method, ratio and type of question; by layer of removal; of both stages; with gaps closed; with outliers."""
-    models = scene_models(config.subject, workspace)
-    counts = {str(ratio): config.kept(ratio) for ratio in config.ratios}
+    """Per seed: accuracy by method, ratio and type of question; by layer of removal; with gaps closed; with outliers."""
+    subject, counts = config.subject, {str(ratio): config.kept(ratio) for ratio in config.ratios}
     seeds = [
-        workspace.cached(f"seed-{seed}", partial(measure, config.subject, params, seed, config.scenes, counts))
-        for seed, params in zip(config.subject.training.seeds, models.params, strict=True)
+        workspace.cached(f"seed-{seed}", partial(measure, subject, params, seed, config.scenes, counts))
+        for seed, params in scene_models(subject, workspace).items()
     ]
-    subject, patches = config.subject, config.subject.data.patches
-    check = check_layer(subject.depth)
-    stages = {"neither": (patches, None), "first": (config.kept(JUDGED), None)}
-    stages |= {"second": (patches, check), "both": (config.kept(JUDGED), check)}
     return {
         "corpora": {},
         "seeds": list(subject.training.seeds),
         "ratios": list(config.ratios),
         "depth": subject.depth,
         "chance": chance(subject.data),
-        "flops": {str(ratio): flops(subject, config.kept(ratio)) / flops(subject, patches) for ratio in config.ratios},
-        "stage_flops": {
-            name: {str(answer): flops(subject, *stage, answer) / 1e6 for answer in ANSWERS}
-            for name, stage in stages.items()
-        },
         "measured": seeds,
     }
 
@@ -139,7 +128,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         for name in ("divprune", "random", "filtered")
     }
     mended = each(lambda s: s["outliers"]["filtered"]["rare"] - s["outliers"]["divprune"]["rare"])
-    closed = each(lambda s: s["closed"]["divprune"][str(JUDGED)]["all"])
+    middle = removal[:, depth // 2]
     at = f"at {JUDGED:.0%} of the visual tokens"
     rivals = ("cls", "random")
     return [
@@ -204,6 +193,18 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "share that is left of the accuracy above that of the text alone",
         ),
         Claim(
+            "image_has_moved_by_mid_depth",
+            f"C9: Visual tokens can go from the middle of the decoder on, layer {depth // 2 + 1} of {depth}, while the image as a whole is "
+            "needed.",
+            "kong2025token: section 4",
+            {
+                f"removed from the middle - all + {PLATEAU}": middle - removal[:, -1] + PLATEAU,
+                f"all - no image - {PLATEAU}": removal[:, -1] - removal[:, 0] - PLATEAU,
+            },
+            above(0),
+            "accuracy over all questions",
+        ),
+        Claim(
             "a_tv_falls_with_depth",
             "The text's attention to visual tokens fades.",
             "li2025todre: information migration",
@@ -243,7 +244,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "closing_gaps_is_harmless",
             f"Closing the gaps in the positions of DivPrune's tokens, as its released code does, changes nothing {at}.",
             OURS,
-            {"kept less closed": of(results, "divprune", "all") - closed},
+            {"kept less closed": of(results, "divprune", "all") - each(lambda s: s["closed"])},
             between(-0.01, 0.01),
             "difference of accuracy over all questions",
         ),
@@ -278,85 +279,39 @@ GROUPS = {
         "random": "random",
     },
 }
-LABELS = {
-    "rare": "colour, one patch",
-    "dominant": "colour, largest object",
-    "count": "count",
-    "presence": "presence",
-}
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Accuracy by ratio for each type of question; below, layers of removal with a_tv, stage 2 by threshold, both stages, positions."""
+    """Accuracy by ratio for each type of question; below, layers of removal with a_tv, and stage 2 by threshold."""
     drawn, axes = panels(3, 4, width=3.5, height=2.8)
     ratios, depth, seeds = results["ratios"], results["depth"], results["measured"]
     places = np.log(ratios)
-
-    def by_ratio(panel: Axes, arms: dict[str, Any], dashed: tuple[str, ...] = ()) -> None:
-        lines(panel, places, arms, dashed)
-        panel.set_xticks(places, [f"{ratio:g}" for ratio in ratios])
-        panel.set_xlabel("share of visual tokens kept")
-
     with styled():
         for row, group in enumerate(GROUPS.values()):
-            for panel, kind in zip(axes[4 * row :], TYPES, strict=False):
+            for panel, (kind, title) in zip(axes[4 * row :], TYPES.items(), strict=False):
                 arms = {m: np.stack([of(results, m, kind, ratio) for ratio in ratios], axis=1) for m in group}
-                by_ratio(panel, {group[m]: values for m, values in arms.items()})
+                lines(panel, places, {group[m]: values for m, values in arms.items()})
                 reference(panel, float(np.mean([seed["full"][kind] for seed in seeds])), "all tokens", BLACK)
                 blind = "colour" if kind in ("rare", "dominant") else kind
                 reference(panel, results["chance"][blind], "blind guess")
-                panel.set(title=LABELS[kind], ylim=(0, 1.04))
+                panel.set_xticks(places, [f"{ratio:g}" for ratio in ratios])
+                panel.set(title=title, xlabel="share of visual tokens kept", ylim=(0, 1.04))
             axes[4 * row].set_ylabel("accuracy, mean and range")
             legend_beside(axes[4 * row + 3])
-        removed, stage_two, stages, positions = axes[8:]
-        found = {kind: after_removal(results, kind) for kind in TYPES}
-        lines(removed, range(depth + 1), found)
+        removed, stage_two, *rest = axes[8:]
+        lines(removed, range(depth + 1), {kind: after_removal(results, kind) for kind in TYPES})
         attention = shares(results)
         removed.plot(range(depth), attention.mean(axis=0), "k:", label="a_tv")
         removed.fill_between(range(depth), attention.min(axis=0), attention.max(axis=0), color="black", alpha=0.12)
         removed.set(title="all visual tokens removed", xlabel="before layer", ylabel="accuracy, a_tv", ylim=(0, 1.04))
         removed.legend(fontsize=7, loc="lower right")
         checked = [seed["layers"]["all"]["check"] for seed in seeds]
-        arms = {
-            what: [check[key] for check in checked]
-            for what, key in (("accuracy", "accuracy"), ("removed", "withdrawn"))
-        }
-        lines(stage_two, np.log(TAUS), arms)
+        lines(stage_two, np.log(TAUS), {what: [check[what] for check in checked] for what in ("accuracy", "withdrawn")})
         stage_two.set_xticks(np.log(TAUS[::2]), [f"{tau:g}" for tau in TAUS[::2]])
         stage_two.set(
             title=f"stage 2 at layer {check_layer(depth)}", xlabel="threshold on a_tv", ylabel="share of questions"
         )
         stage_two.legend(fontsize=7, loc="center left")
-        draw_stages(stages, results)
-        arms = {}
-        for method, label in (("divprune", "DivPrune"), ("random", "random")):
-            arms[f"{label}, gaps kept"] = np.stack([of(results, method, "all", ratio) for ratio in ratios], axis=1)
-            rows = [[seed["closed"][method][str(ratio)]["all"] for ratio in ratios] for seed in seeds]
-            arms[f"{label}, gaps closed"] = rows
-        by_ratio(positions, arms, tuple(name for name in arms if name.endswith("closed")))
-        positions.set(title="positions", ylabel="accuracy, all questions")
-        legend_beside(positions)
+        for panel in rest:
+            panel.set_axis_off()
     return drawn
-
-
-def draw_stages(axes: Axes, results: dict[str, Any]) -> None:
-    """Multiply-adds for answers of several lengths, with the accuracies; the second stage removes at its layer whatever a_tv is."""
-    stages, width = results["stage_flops"], 0.2
-    accuracy = stage_accuracy(results)
-    for place, (name, color) in enumerate(zip(stages, (GREY, BLUE, VERMILION, GREEN), strict=True)):
-        heights = [stages[name][str(answer)] for answer in ANSWERS]
-        at = np.arange(3) + width * (place - 1.5)
-        axes.bar(at, heights, width, label=f"{name} ({accuracy[name]:.1%})", color=color)
-    axes.set_xticks(range(3), [str(answer) for answer in ANSWERS])
-    axes.set(title="stages, removal always", xlabel="length of the answer", ylabel="million multiply-adds")
-    axes.legend(fontsize=7)
-
-
-def stage_accuracy(results: dict[str, Any]) -> dict[str, float]:
-    """Mean accuracy with neither stage, with one, with both, where the second removes at its layer whatever a_tv is."""
-    check = check_layer(results["depth"])
-    stages = {"neither": ("all", -1), "first": ("first", -1), "second": ("all", check), "both": ("first", check)}
-    return {
-        name: float(np.mean([seed["layers"][which]["accuracy"][layer]["all"] for seed in results["measured"]]))
-        for name, (which, layer) in stages.items()
-    }

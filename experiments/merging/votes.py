@@ -1,14 +1,12 @@
 """What the votes of PageRank rank first on the attention graph: the object's patches, layer by layer, and a majority that votes for itself.
 
-Wang et al. 2024 (Zero-TPrune); method card zero-tprune, its ranking-only and its majority-group figure. Nothing is pruned in the trained
-models. Heads are combined by the root mean square as in the method, all of them or those that the published filter keeps; CLS starts with
-more weight than patches.
+Wang et al. 2024 (Zero-TPrune). Nothing is pruned in the trained models. Heads are combined by the root mean square as in the method, all of
+them; CLS starts with more weight than patches.
 
 The majority is constructed: two groups of tokens that attend to themselves. Attention is exp(logit) over rows: `WITHIN_OBJECT` from
 object to object, `WITHIN_BACKGROUND` from background to background, 1 across, each times the exponential of Gaussian noise. Keys of the
 background are one vector with noise; parts of the object are different from one another. The chain of the two groups has a closed
-solution: with mass p from a background token to the object and q back, the object holds p / (p + q) of the importance. The object's token
-outranks a background token where objects (WITHIN_OBJECT - 1) > backgrounds (WITHIN_BACKGROUND - 1).
+solution: with mass p from a background token to the object and q back, the object holds p / (p + q) of the importance.
 """
 
 from dataclasses import dataclass
@@ -44,7 +42,6 @@ from lexinv.merging.pagerank import (
     among,
     favour_cls,
     importance,
-    keep_heads,
     root_mean_square,
     similarity_prune,
     weighted_pagerank,
@@ -117,7 +114,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     def rank(subject: str, seed: int) -> dict[str, Any]:
         images = held_out(getattr(config, subject), seed, config.images)
-        return ranking_quality(getattr(config, subject).model, models[subject].params[seeds.index(seed)], images)
+        return ranking_quality(getattr(config, subject).model, models[subject][seed], images)
 
     return {
         "corpora": {},
@@ -133,16 +130,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def ranking_quality(model: VisionConfig, params: Any, images: Images) -> dict[str, Any]:
     """Chance that a patch of the glyph ranks above one of the background, nothing pruned; 0.5 is no order at all; images are averaged.
 
-    [layers, VOTES] for `pagerank` on all heads and for `filtered` ones; [layers] for attention received (`column`) and that of CLS (`cls`).
+    [layers, VOTES] for `pagerank`; [layers] for attention received (`column`) and that of CLS (`cls`).
     """
     found = np.round(_ranking(model, params, jax.tree.map(lambda leaf: leaf[:RANKED], images)), 4)
-    pagerank, filtered, rest = np.split(found, [len(VOTES), 2 * len(VOTES)], axis=1)
-    return {
-        "pagerank": pagerank.tolist(),
-        "filtered": filtered.tolist(),
-        "column": rest[:, 0].tolist(),
-        "cls": rest[:, 1].tolist(),
-    }
+    return {"pagerank": found[:, : len(VOTES)].tolist(), "column": found[:, -2].tolist(), "cls": found[:, -1].tolist()}
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -161,10 +152,7 @@ def _ranking(model: VisionConfig, params: Any, images: Images) -> Array:
         _, after = jax.lax.scan(step, start, length=max(VOTES))
         by_votes = jnp.concatenate([start[None], after])[jnp.array(VOTES)]
         every_head = jnp.ones(attention.shape[0], bool)
-        filters = (lambda scores: every_head, keep_heads)
-        return jnp.concatenate(
-            [jax.vmap(lambda s, keep=keep: root_mean_square(s, keep(s)))(by_votes) for keep in filters]
-        )
+        return jax.vmap(lambda scores: root_mean_square(scores, every_head))(by_votes)
 
     def watch(seen: Seen) -> Reduced:
         def of_image(attention: Array, region: Array) -> Array:
@@ -293,28 +281,26 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """The area under the ROC curve against votes by layer, with all heads and with the filter; the majority."""
+    """The area under the ROC curve against votes by layer; the majority."""
     arms, shares = Arms(results), results["shares"]
-    drawn, axes = panels(1, 5, width=3.3, height=3.4)
+    drawn, (*ranked, crowd) = panels(1, 3, width=4.0, height=3.4)
     with styled():
-        for row, (subject, title) in enumerate(SUBJECTS.items()):
-            for column, (metric, what) in enumerate((("pagerank", "all heads"), ("filtered", "published filter"))):
-                panel = axes[2 * row + column]
-                draw_votes(panel, arms[subject, metric])
-                reference(panel, float(np.mean(arms[subject, "column"])), "attention received", BLACK)
-                reference(panel, float(np.mean(arms[subject, "cls"])), "CLS attention", GREY)
-                panel.set(title=f"{title}\n{what}", xlabel="votes", ylim=(0.2, 1.02))
-        axes[0].set_ylabel("area under ROC curve")
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=8)
+        for panel, (subject, title) in zip(ranked, SUBJECTS.items(), strict=True):
+            draw_votes(panel, arms[subject, "pagerank"])
+            reference(panel, float(np.mean(arms[subject, "column"])), "attention received", BLACK)
+            reference(panel, float(np.mean(arms[subject, "cls"])), "CLS attention", GREY)
+            panel.set(title=title, xlabel="votes", ylim=(0.2, 1.02))
+        ranked[0].set_ylabel("area under ROC curve")
+        drawn.legend(*ranked[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=8)
         for arm, (label, color) in ARMS.items():
-            band(axes[4], shares, arms[arm, "ratio"], label, color, marker="o", markersize=3)
+            band(crowd, shares, arms[arm, "ratio"], label, color, marker="o", markersize=3)
             predicted = arms[arm, "predicted"].mean(axis=0)
             chain = "chain of two states" if arm == "alone" else None
-            axes[4].plot(shares, predicted, color=BLACK, linestyle=":", linewidth=1.2, label=chain)
-        axes[4].axhline(1.0, color=BLACK, linewidth=0.8)
-        axes[4].set(title="A majority\nvotes for itself", xlabel="share of the background", yscale="log")
-        axes[4].set_ylabel("importance, object over background")
-        axes[4].legend(fontsize=7)
+            crowd.plot(shares, predicted, color=BLACK, linestyle=":", linewidth=1.2, label=chain)
+        crowd.axhline(1.0, color=BLACK, linewidth=0.8)
+        crowd.set(title="A majority votes for itself", xlabel="share of the background", yscale="log")
+        crowd.set_ylabel("importance, object over background")
+        crowd.legend(fontsize=7)
     return drawn
 
 

@@ -1,16 +1,14 @@
 """Zero-TPrune, its ablations and its rivals at equal FLOPs on small Vision Transformers, and a random search of where to prune.
 
-Wang et al. 2024 (Zero-TPrune), its ablation; method card zero-tprune, small reproduction. The shared models on a small glyph with a
-distractor and on a large one that covers most patches are pruned without training: all methods remove as many tokens in the same layers, so
-that all cost the same. Nothing is trained after pruning.
+Wang et al. 2024. The shared models on a small glyph with a distractor and on a large one that covers most patches are pruned without
+training: all methods remove as many tokens in the same layers, so that all cost the same.
 
-The head filter keeps heads whose scores have a variance in the published limits, [0.01, 0.7]. A pilot on one seed showed that they do not
-carry over to such small models: here a head that looks at the glyph gives all its attention to a few patches, has a variance far above
-0.7, and is dropped, and what is left ranks the background first. The stages are therefore compared with all heads.
+The head filter keeps heads whose scores have a variance in the published limits, [0.01, 0.7]. They do not carry over to such small models:
+here a head that looks at the glyph gives all its attention to a few patches, has a variance far above 0.7, and is dropped, and what is left
+ranks the background first. The stages are therefore compared with all heads.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, by, measured
@@ -34,17 +31,17 @@ from experiments.subjects.glyph_classifiers import (
     LARGE,
     SUBJECTS,
     VisionSubject,
+    accuracy,
     draw,
     held_out,
     one_seed,
     tiny,
     vision_models,
 )
-from experiments.subjects.reduced_vision import Schedule, at_flops, flops
-from lexinv.data.glyphs import GLYPH, Images
-from lexinv.merging.methods import reductions
+from experiments.subjects.reduced_vision import Schedule, at_flops, flops, forward
+from lexinv.data.glyphs import Images
 from lexinv.merging.schedules import staged_schedules
-from lexinv.nn.vision_transformer import VisionConfig, classify
+from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fraction, Fractions, Share
 
@@ -149,7 +146,7 @@ PRESETS = presets(
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By `subject/method` accuracy and share of the glyph's patches kept [seeds, budgets]; `search/n`: accuracy [seeds] on all heads."""
+    """By `subject/method` accuracy [seeds, budgets]; `search/n`: accuracy [seeds] on all heads."""
     model, seeds = config.small.model, config.small.training.seeds
     models = {name: vision_models(getattr(config, name), workspace) for name in SUBJECTS}
     prunings = [config.pruning(share) for share in config.kept_flops]
@@ -160,27 +157,23 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     def images(subject: str, seed: int) -> Images:
         return held_out(getattr(config, subject), seed, config.images)
 
-    def judge(subject: str, seed: int, own: Images, method: str, pruning: Pruning) -> tuple[float, float]:
-        key = stream(jax.random.key(seed), "pruning")
-        return judged(models[subject].params[seeds.index(seed)], own, key, model, method, pruning)
+    def judge(subject: str, seed: int, own: Images, method: str, pruning: Pruning) -> float:
+        return judged(models[subject][seed], own, stream(jax.random.key(seed), "pruning"), model, method, pruning)
 
     def sweep(arm: str, seed: int) -> dict[str, list[float]]:
         subject, method = arm.split("/")
-        rows = [judge(subject, seed, images(subject, seed), method, pruning) for pruning in prunings]
-        return {"accuracy": [right for right, _ in rows], "glyph": [share for _, share in rows]}
+        return {"accuracy": [judge(subject, seed, images(subject, seed), method, pruning) for pruning in prunings]}
 
     def search(arm: str, seed: int) -> dict[str, float]:
-        calibration = draw(config.small, config.calibration, stream(jax.random.key(seed), "calibration"))
         chosen = "zero_tprune_all_heads", tried[int(arm.split("/")[1])]
-        return {
-            "calibration": judge("small", seed, calibration, *chosen)[0],
-            "accuracy": judge("small", seed, images("small", seed), *chosen)[0],
-        }
+        calibration = draw(config.small, config.calibration, stream(jax.random.key(seed), "calibration"))
+        sets = {"calibration": calibration, "accuracy": images("small", seed)}
+        return {name: judge("small", seed, own, *chosen) for name, own in sets.items()}
 
     def whole(arm: str, seed: int) -> dict[str, float]:
         subject = arm.split("/")[0]
         untouched = Pruning((0,) * model.layers.depth, 0.0)
-        return {"accuracy": judge(subject, seed, images(subject, seed), "tome", untouched)[0]}
+        return {"accuracy": judge(subject, seed, images(subject, seed), "tome", untouched)}
 
     names = [f"{subject}/{method}" for subject in SUBJECTS for method in {**RIVALS, **STAGES}]
     return {
@@ -197,31 +190,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-@partial(jax.jit, static_argnames=("model", "method", "pruning"))
-def _judged(
-    params: Any, images: Images, key: Key[Array, ""], model: VisionConfig, method: str, pruning: Pruning
-) -> tuple[Array, Array]:
-    layers = reductions(method, pruning.schedule, model.layers.depth, model.protected, key, similar=pruning.similar)
-    logits, plans = classify(model, params, images.pixels, layers)
-    rows, tokens = len(images.labels), jnp.arange(model.tokens, dtype=jnp.int32)
-    start = jnp.broadcast_to(tokens, (rows, model.tokens))
-    anchors = functools.reduce(lambda a, b: jnp.take_along_axis(a, b, axis=1), [start, *(p.anchor for p in plans)])
-    kept = jnp.zeros((rows, model.tokens), bool).at[jnp.arange(rows)[:, None], anchors].set(True)
-    glyph = images.regions == GLYPH
-    share = jnp.sum(kept[:, model.protected :] & glyph, axis=1) / jnp.sum(glyph, axis=1)
-    return jnp.argmax(logits, axis=1) == images.labels, share
-
-
 def judged(
     params: Any, images: Images, key: Key[Array, ""], model: VisionConfig, method: str, pruning: Pruning
-) -> tuple[float, float]:
-    """(accuracy, share of the glyph's patches kept) of a method. A patch that merges counts as kept where it is its target's anchor."""
-    parts = []
-    for number, start in enumerate(range(0, len(images.labels), CHUNK)):
-        chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + CHUNK], images)
-        parts.append(_judged(params, chunk, jax.random.fold_in(key, number), model, method, pruning))
-    right, share = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return round(float(right.mean()), 4), round(float(share.mean()), 4)
+) -> float:
+    """The accuracy of a method."""
+    reduced = partial(forward, params, model=model, method=method, schedule=pruning.schedule, similar=pruning.similar)
+    chunks = enumerate(range(0, len(images.labels), CHUNK))
+    logits = [reduced(images.pixels[at : at + CHUNK], jax.random.fold_in(key, number))[0] for number, at in chunks]
+    return round(accuracy(jnp.concatenate(logits), images.labels), 4)
 
 
 def draw_prunings(model: VisionConfig, kept_flops: float, number: int, seed: int) -> list[Pruning]:
@@ -241,12 +217,12 @@ def draw_prunings(model: VisionConfig, kept_flops: float, number: int, seed: int
 def claims(results: dict[str, Any]) -> list[Claim]:
     """The method against its rivals, with and without its head filter; then its stages, with all heads; then the search."""
     arms, budgets = Arms(results), np.array(results["kept_flops"])
-    full, whole, ours = "zero_tprune", "zero_tprune_all_heads", SUBJECTS
+    full, whole, alone = "zero_tprune", "zero_tprune_all_heads", "zero_tprune_no_similarity"
     bold = budgets <= AGGRESSIVE + 0.01
 
-    def lead(subject: str, method: str, other: str, metric: str = "accuracy") -> np.ndarray:
+    def lead(subject: str, method: str, other: str) -> np.ndarray:
         """[seeds, budgets]."""
-        return arms[f"{subject}/{method}", metric] - arms[f"{subject}/{other}", metric]
+        return arms[f"{subject}/{method}", "accuracy"] - arms[f"{subject}/{other}", "accuracy"]
 
     def at_two_budgets(
         name: str, statement: str, source: str, difference: np.ndarray, published: str | None = None
@@ -256,17 +232,20 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         rule: Rule = above(0).but(max(len(parts) - 2, 0))
         return Claim(name, statement, source, parts, rule, "difference of accuracy, by share of the FLOPs", published)
 
-    def means(make: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
-        return {subject: make(subject).mean(axis=1) for subject in SUBJECTS}
-
     tested, calibration = (
         np.stack([arms[f"search/{n}", metric] for n in range(len(results["configurations"]))])
         for metric in ("accuracy", "calibration")
     )
     chosen = np.take_along_axis(tested, calibration.argmax(axis=0)[None], axis=0)[0]
-    stage = {subject: lead(subject, whole, "zero_tprune_no_similarity") for subject in SUBJECTS}
-    least = f"{budgets[-1]:.2f} of the FLOPs"
-    unverified = "on ImageNet (from reading notes, unverified)"
+    filtering = "Dropping heads of low and of high variance, with the published limits, helps"
+    combining = "The root mean square over heads is better than the mean"
+    voting = "Importance by PageRank beats the mean attention that a token receives, all heads, no S-stage"
+    gain = "+0.3 points on ImageNet (from reading notes, unverified)"
+    ablations = (
+        ("head_filter_helps", filtering, ABLATION, full, whole, f"{gain} with the root mean square"),
+        ("root_mean_square_helps", combining, ABLATION, whole, "zero_tprune_mean", f"{gain} with the head filter"),
+        ("pagerank_above_column_mean", voting, OURS, alone, "prune_received", None),
+    )
     return [
         *[
             at_two_budgets(
@@ -282,73 +261,33 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             for rival, how in (("cls", "by CLS attention"), ("random", "at random"))
         ],
         *[
-            at_two_budgets(
-                f"head_filter_helps_{subject}",
-                f"Dropping heads of low and of high variance, with the published limits, helps ({ours[subject]}).",
-                ABLATION,
-                lead(subject, full, whole),
-                f"+0.3 points with the root mean square {unverified}",
-            )
-            for subject in SUBJECTS
-        ],
-        *[
-            at_two_budgets(
-                f"root_mean_square_helps_{subject}",
-                f"The root mean square over heads is better than the mean ({ours[subject]}).",
-                ABLATION,
-                lead(subject, whole, "zero_tprune_mean"),
-                f"+0.3 points with the head filter {unverified}",
-            )
-            for subject in SUBJECTS
+            at_two_budgets(f"{name}_{subject}", f"{what} ({title}).", source, lead(subject, method, other), published)
+            for name, what, source, method, other, published in ablations
+            for subject, title in SUBJECTS.items()
         ],
         at_two_budgets(
             "similarity_stage_helps_large_objects",
             "Where the object covers most patches, dropping near-duplicates first helps (all heads).",
             ABLATION,
-            stage["large"],
+            lead("large", whole, alone),
             "+0.5 points on ImageNet, all images (from reading notes, unverified)",
-        ),
-        Claim(
-            "similarity_stage_adds_most_on_large_objects",
-            "The S-stage adds more there than on a small object.",
-            OURS,
-            {"large less small": (stage["large"] - stage["small"]).mean(axis=1)},
-            above(0),
-            "difference of the gains in accuracy, mean over budgets",
         ),
         Claim(
             "i_prime_s_i_not_below_i_s",
             "Similarity before importance is not worse than after it (all heads).",
             "wang2024zerotprune: order of the stages",
-            means(lambda subject: lead(subject, whole, "zero_tprune_importance_first")),
+            {s: lead(s, whole, "zero_tprune_importance_first").mean(axis=1) for s in SUBJECTS},
             above(-0.01),
             "accuracy of I'-S-I less that of I-S, mean over budgets",
         ),
-        *[
-            at_two_budgets(
-                f"pagerank_above_column_mean_{subject}",
-                f"Importance by PageRank beats the mean attention that a token receives ({ours[subject]}, all heads, no S-stage).",
-                OURS,
-                lead(subject, "zero_tprune_no_similarity", "prune_received"),
-            )
-            for subject in SUBJECTS
-        ],
         Claim(
             "tome_above_at_half",
-            f"Under the most aggressive reduction merging is better ({least}).",
+            f"Under the most aggressive reduction merging is better ({budgets[-1]:.2f} of the FLOPs).",
             "wang2024zerotprune: limits",
             {subject: lead(subject, "tome", whole)[:, -1] for subject in SUBJECTS},
             above(0),
             "accuracy of ToMe less that of all heads",
             "admitted for large models and a reduction by half",
-        ),
-        Claim(
-            "keeps_the_object",
-            f"Zero-TPrune keeps more of the small glyph's patches than random pruning does ({least}, all heads).",
-            OURS,
-            {"difference": lead("small", whole, "prune_random", "glyph")[:, -1]},
-            above(0),
-            "share of the glyph's patches kept",
         ),
         Claim(
             "search_beats_default",
@@ -362,23 +301,17 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Against FLOPs: accuracy of the rivals and of the stages on both subjects, and what is kept of the small glyph."""
+    """Accuracy against FLOPs of the rivals and of the stages, on both subjects."""
     arms, shares = Arms(results), results["kept_flops"]
-    drawn, axes = panels(2, 3, width=4.2, height=3.2)
-
-    def draw_arms(panel: Axes, subject: str, labels: dict[str, str], metric: str = "accuracy") -> None:
-        lines(panel, shares, {label: arms[f"{subject}/{name}", metric] for name, label in labels.items()})
-        panel.set(xlabel="share of the FLOPs")
-
+    drawn, axes = panels(2, 2, width=4.2, height=3.2)
     with styled():
         for place, (subject, title) in enumerate(SUBJECTS.items()):
             for row, (labels, what) in enumerate(((RIVALS, "rivals"), (STAGES, "stages"))):
-                panel = axes[3 * row + place]
-                draw_arms(panel, subject, labels)
+                panel = axes[2 * row + place]
+                lines(panel, shares, {label: arms[f"{subject}/{name}", "accuracy"] for name, label in labels.items()})
                 reference(panel, float(np.mean(arms[f"{subject}/unpruned", "accuracy"])), "not pruned")
-                panel.set(title=f"{title}: {what}", ylabel="accuracy, mean and range of seeds")
-        for row, labels in enumerate((RIVALS, STAGES)):
-            draw_arms(axes[3 * row + 2], "small", labels, "glyph")
-            axes[3 * row + 2].set(title="what is kept of the small glyph", ylabel="share of its patches")
-            legend_beside(axes[3 * row + 2])
+                panel.set(title=f"{title}: {what}", xlabel="share of the FLOPs")
+                panel.set_ylabel("accuracy, mean and range of seeds")
+        for panel in axes[1::2]:
+            legend_beside(panel)
     return drawn

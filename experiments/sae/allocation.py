@@ -9,26 +9,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
+from experiments.harness.figures import bars
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import (
-    LEAST,
-    LONG,
-    NAMES,
-    REFERENCES,
-    TINY,
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    measure,
-    refer,
-)
+from experiments.subjects.autoencoder_scores import LEAST, REFERENCES, judge_all, refer
+from experiments.subjects.sparse_activations import LONG, NAMES, TINY, VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.validation import Allowed, Checked, Count, Positive
 
@@ -115,7 +105,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             found = refer(regime.data, [config.k], config.training, seed)
         else:
             chosen = VARIANTS[kind], regime.data, regime.features, [Setting(config.k)], config.training, seed
-            found = measure(*chosen, f"{arm}/seed-{seed}", workspace, regime.centred)
+            found = judge_all(train(*chosen, f"{arm}/seed-{seed}", workspace, regime.centred))
         return {metric: value for metric, (value,) in found.items()}
 
     arms = [f"{place}/{kind}" for place in places for kind in kinds[place]]
@@ -222,7 +212,8 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, widths = Arms(results), results["widths"]
     drawn, axes = panels(2, 3, width=4.4, height=3.2)
     for panel, (metric, label) in zip(axes, LABELS.items(), strict=False):
-        draw_regimes(panel, arms, metric)
+        groups = {kind: np.stack([arms[f"{regime}/{kind}", metric] for regime in REGIMES], axis=1) for kind in KINDS}
+        bars(panel, REGIMES, {kind: (NAMES[kind], values) for kind, values in groups.items()})
         panel.set_ylabel(label)
     for place, regime in enumerate(REGIMES):
         for (key, label), color in zip(REFERENCES.items(), (BLACK, GREY), strict=True):
@@ -239,17 +230,5 @@ def figure(results: dict[str, Any]) -> Figure:
     axes[4].set_xticks([], minor=True)
     handles, names = axes[1].get_legend_handles_labels()
     axes[5].set_axis_off()
-    axes[5].legend(handles, names, loc="upper left", title="a dot for each seed, a bar for their mean")
+    axes[5].legend(handles, names, loc="upper left", title="mean, 95 % interval over seeds")
     return drawn
-
-
-def draw_regimes(panel: Axes, arms: Arms, metric: str) -> None:
-    """A point for each seed and the mean, by regime and variant."""
-    for index, kind in enumerate(KINDS):
-        for place, regime in enumerate(REGIMES):
-            values, x = arms[f"{regime}/{kind}", metric], place + (index - 2) * 0.15
-            panel.plot([x] * len(values), values, "o", color=COLORS[kind], markersize=3, alpha=0.5)
-            label = NAMES[kind] if place == 0 else None
-            panel.plot(x, np.mean(values), "_", color=COLORS[kind], markersize=12, markeredgewidth=2, label=label)
-    panel.set_xticks(range(len(REGIMES)), REGIMES)
-    panel.set_ylim(bottom=0)

@@ -13,19 +13,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, band, panels
+from experiments.harness.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace, write_atomically
 from experiments.subjects.activation_autoencoders import (
-    LAW,
     PUBLISHED,
     TINY,
     Autoencoder,
     AutoencodersConfig,
-    laws_of,
     train_variant,
 )
+from experiments.subjects.feature_densities import LAW, draw_law, laws_of
 from experiments.subjects.language_subjects import GPT2, SMALL, LanguageSubject, SubjectConfig, open_language_model
 from experiments.subjects.sparse_activations import NAMES
 from lexinv.data.windows import evaluation_windows
@@ -48,6 +48,7 @@ PAPERS = ("ayonrinde2024adaptive",)
 Texts = Annotated[tuple[str, ...], Allowed(all, "texts that are not empty", (("a", ""),))]
 PAGE = "features.html"
 FEATURES, DIRECTIONS, TOKENS = "features", "directions", "tokens"
+GROUPS = {FEATURES: "features", DIRECTIONS: "random directions", TOKENS: "random tokens"}
 GROUP_COLORS = {"most active": VERMILION, "densest": ORANGE, "sparsest": GREEN, "random": PURPLE}
 
 
@@ -143,10 +144,6 @@ def measure(
     slope, quality = fit_middle_zipf(np.sort(found.density)[::-1])
     return {
         "specific": {name: round(float(each.mean()), 5) if len(each) else 0.0 for name, each in shares.items()},
-        "spread": {
-            name: np.histogram(each, config.passages, (0.5 / config.passages, 1 + 0.5 / config.passages))[0].tolist()
-            for name, each in shares.items()
-        },
         "complete": len(shares[FEATURES]),
         "next_raised": round(own, 5),
         "next_raised_by_others": round(others, 5),
@@ -200,7 +197,7 @@ def make_page(
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """How specific features are, and whether their logit effects tell what comes."""
-    shares = {name: np.array([one[name] for one in results["specific"]]) for name in (FEATURES, DIRECTIONS, TOKENS)}
+    shares = {name: np.array([one[name] for one in results["specific"]]) for name in GROUPS}
     dead = [1 - live / results["features"] for live in results["live"]]
     return [
         Claim(
@@ -248,7 +245,8 @@ def figure(results: dict[str, Any]) -> Figure:
     """Densities by rank with the features of the page, and how specific features, random directions and random tokens are."""
     drawn, (ranks, shares) = panels(1, 2, width=4.8, height=3.5)
     draw_ranks(ranks, results)
-    draw_shares(shares, results)
+    dots(shares, {label: [one[name] for one in results["specific"]] for name, label in GROUPS.items()})
+    shares.set(title="How specific they are", xlabel="top passages with the same top token")
     return drawn
 
 
@@ -257,12 +255,7 @@ def draw_ranks(panel: Axes, results: dict[str, Any]) -> None:
     positions = ranks_shown(results["features"]) + 1
     density, alpha, live = np.array(results["densities"][0]), results["alpha"][0], results["live"][0]
     panel.plot(positions, np.where(density > 0, density, np.nan), color=BLUE, label="all features")
-    inside = (positions > MIDDLE[0] * live) & (positions <= MIDDLE[1] * live) & (density > 0)
-    if inside.any():
-        level = np.exp(np.mean(np.log(density[inside]) + alpha * np.log(positions[inside])))
-        panel.plot(
-            positions, level * positions**-alpha, "--", color=GREY, linewidth=1, label=f"Zipf, alpha = {alpha:.2f}"
-        )
+    draw_law(panel, positions, density, alpha, live)
     groups = list(dict.fromkeys(feature["group"] for feature in results["shown"]))
     for group in groups:
         members = [feature for feature in results["shown"] if feature["group"] == group]
@@ -277,24 +270,3 @@ def draw_ranks(panel: Axes, results: dict[str, Any]) -> None:
     positive = density[density > 0]
     panel.set_ylim(positive.min() / 2, positive.max() * 2)
     panel.legend(fontsize=7)
-
-
-def draw_shares(panel: Axes, results: dict[str, Any]) -> None:
-    """Distribution of the share over features as a falling cumulative curve, with its 95 % band over seeds."""
-    labels = {
-        FEATURES: ("features", BLUE),
-        DIRECTIONS: ("random directions", VERMILION),
-        TOKENS: ("random tokens", GREY),
-    }
-    for name, (label, color) in labels.items():
-        counts = np.array([one[name] for one in results["spread"]])
-        at_least = counts[:, ::-1].cumsum(axis=1)[:, ::-1] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        x = np.arange(1, counts.shape[1] + 1) / counts.shape[1]
-        band(panel, x, at_least, label, color, marker="o", markersize=3)
-    panel.set(
-        xlabel="share of top passages with the same top token",
-        ylabel="share of features with at least that",
-        ylim=(0, 1.02),
-    )
-    panel.set_title("How specific they are")
-    panel.legend()

@@ -14,24 +14,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.figures import bars
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels
+from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels, reference
 from experiments.harness.sweep_algebra import override
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.activation_autoencoders import (
-    LAW,
     PUBLISHED,
     TINY,
     AutoencodersConfig,
     judge,
-    laws_of,
     references,
     train_variant,
 )
+from experiments.subjects.autoencoder_scores import LEAST, columns
+from experiments.subjects.feature_densities import LAW, draw_law, laws_of, ranged
 from experiments.subjects.language_subjects import GPT2, SMALL, Subject, SubjectConfig, open_language_model
 from experiments.subjects.sentence_encoder import open_encoder
-from experiments.subjects.sparse_activations import LEAST, NAMES, VARIANTS, TrainingConfig, columns
+from experiments.subjects.sparse_activations import NAMES, VARIANTS, TrainingConfig
 from lexinv.sae.densities import MIDDLE, ranks_shown
 from lexinv.sae.splicing import cross_entropy_recovered
 from lexinv.validation import Checked, Distinct
@@ -90,8 +91,10 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By model: variants with every metric as a list over seeds, references, and the model's own losses."""
-    opened = [open_subject(study, workspace) for study in config.subjects]
-    pairs = list(zip(config.subjects, opened, strict=True))
+    pairs = []
+    for study in config.subjects:
+        opened = open_encoder if study.subject.model == "minilm" else open_language_model
+        pairs.append((study, opened(study.subject, study.autoencoders.tokens, len(config.seeds), workspace)))
     fingerprints = workspace.pinned("corpora", {s.subject.corpus: subject.fingerprint for s, subject in pairs})
     found = {}
     for number, (study, subject) in enumerate(pairs):
@@ -103,13 +106,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "models": found,
     }
-
-
-def open_subject(study: Study, workspace: Workspace) -> Subject:
-    """The model, with text enough for what is judged of each seed."""
-    config = study.autoencoders
-    opened = open_encoder if study.subject.model == "minilm" else open_language_model
-    return opened(study.subject, config.tokens, len(config.training.seeds), workspace)
 
 
 def measure(label: str, study: Study, subject: Subject, workspace: Workspace) -> dict[str, Any]:
@@ -175,8 +171,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         for ablation in ("zero", "mean")
         if (shares := recovered(models[name], "mutual", ablation))
     }
-    judged = [
-        Claim(
+    rows = [
+        (
             "mutual_below_topk",
             "Mutual Choice leaves less unexplained than TopK with as many latents per token, on held-out text.",
             ABSTRACT,
@@ -185,7 +181,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "FVU of TopK minus that of Mutual Choice",
             "better reconstruction at equal sparsity",
         ),
-        Claim(
+        (
             "threshold_mode_l0",
             "With a threshold calibrated on other text, each token by itself, Mutual Choice keeps its sparsity.",
             OURS,
@@ -193,7 +189,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             between(0.95, 1.05).mean,
             "L0 over k",
         ),
-        Claim(
+        (
             "densities_follow_zipf",
             f"Densities of Mutual Choice's features follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of "
             "those that fire, better than an exponential one.",
@@ -203,62 +199,50 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "R^2 of the line through log density against log rank, and that minus R^2 of the line against rank",
             "a Zipf law except at the low end",
         ),
+        (
+            "feature_choice_no_dead",
+            "Feature Choice has no feature that never fires on the held-out tokens.",
+            REVIEWS,
+            {
+                name: np.maximum(of(name, "feature_zipf", "batch_dead"), of(name, "feature_zipf", "dead"))
+                for name in having["feature_zipf"]
+            },
+            below(LEAST).every_seed,
+            "share of dead features, the larger of that in batches as in training and that with thresholds",
+            "zero dead features",
+        ),
+        (
+            "zipf_not_worse",
+            "aux_zipf leaves no more dead features, and no more in fewer than one of 1000 tokens, than aux_k does with Mutual Choice.",
+            REVIEWS,
+            {
+                f"{name}, {metric}": of(name, "mutual_zipf", metric) - of(name, "mutual", metric)
+                for name in having["mutual_zipf"]
+                for metric in ("batch_dead", "batch_under_used")
+            },
+            below(LEAST).mean,
+            "share with aux_zipf minus share with aux_k",
+            "aux_zipf generalises aux_k to under-used features",
+        ),
+        (
+            "harder_tokens_use_more",
+            "Mutual Choice gives more features to tokens at which the language model's loss is higher.",
+            ABSTRACT,
+            {name: of(name, "mutual", "harder_more") for name in language},
+            above(0),
+            "Spearman correlation of the number of active features with the loss of predicting the next token",
+            "more features on harder tokens",
+        ),
+        (
+            "ce_recovered",
+            "A language model that goes on from the reconstructions of Mutual Choice keeps nearly all that the activations are worth.",
+            OURS,
+            kept,
+            {label: above(0.9) for label in kept if label.endswith("zero")},
+            "share of the cross-entropy recovered, against zeros and against the mean activation",
+        ),
     ]
-    if having["feature_zipf"]:
-        judged.append(
-            Claim(
-                "feature_choice_no_dead",
-                "Feature Choice has no feature that never fires on the held-out tokens.",
-                REVIEWS,
-                {
-                    name: np.maximum(of(name, "feature_zipf", "batch_dead"), of(name, "feature_zipf", "dead"))
-                    for name in having["feature_zipf"]
-                },
-                below(LEAST).every_seed,
-                "share of dead features, the larger of that in batches as in training and that with thresholds",
-                "zero dead features",
-            )
-        )
-    if having["mutual_zipf"]:
-        judged.append(
-            Claim(
-                "zipf_not_worse",
-                "aux_zipf leaves no more dead features, and no more in fewer than one of 1000 tokens, than aux_k does with Mutual Choice.",
-                REVIEWS,
-                {
-                    f"{name}, {metric}": of(name, "mutual_zipf", metric) - of(name, "mutual", metric)
-                    for name in having["mutual_zipf"]
-                    for metric in ("batch_dead", "batch_under_used")
-                },
-                below(LEAST).mean,
-                "share with aux_zipf minus share with aux_k",
-                "aux_zipf generalises aux_k to under-used features",
-            )
-        )
-    if language:
-        judged.append(
-            Claim(
-                "harder_tokens_use_more",
-                "Mutual Choice gives more features to tokens at which the language model's loss is higher.",
-                ABSTRACT,
-                {name: of(name, "mutual", "harder_more") for name in language},
-                above(0),
-                "Spearman correlation of the number of active features with the loss of predicting the next token",
-                "more features on harder tokens",
-            )
-        )
-    if worth := {label: above(0.9) for label in kept if label.endswith("zero")}:
-        judged.append(
-            Claim(
-                "ce_recovered",
-                "A language model that goes on from the reconstructions of Mutual Choice keeps nearly all that the activations are worth.",
-                OURS,
-                kept,
-                worth,
-                "share of the cross-entropy recovered, against zeros and against the mean activation",
-            )
-        )
-    return judged
+    return [Claim(*row) for row in rows if row[3] and row[4]]
 
 
 def figure(results: dict[str, Any]) -> Figure:
@@ -267,52 +251,38 @@ def figure(results: dict[str, Any]) -> Figure:
     drawn, axes = panels(len(models), 4, width=3.7, height=3.4)
     for row, (name, model) in enumerate(models.items()):
         reconstruction, density, output, harder = axes[4 * row : 4 * row + 4]
-        title = {"own": "Own language model", "minilm": "MiniLM"}.get(name, name)
         draw_reconstruction(reconstruction, model)
+        title = {"own": "Own language model", "minilm": "MiniLM"}.get(name, name)
         reconstruction.set_title(f"{title}: D = {model['width']}, F = {model['features']}")
         draw_densities(density, model)
         draw_output(output, model)
-        if model["predicts"]:
-            draw_difficulty(harder, model)
-        else:
+        if not model["predicts"]:
             harder.set_axis_off()
-    axes[0].legend(fontsize=6.5)
+            continue
+        for variant, found in model["variants"].items():
+            values = np.array(found["l0_by_loss"])
+            ranged(harder, np.arange(1, values.shape[1] + 1), values, COLORS[variant], NAMES[variant])
+        harder.set(xlabel="tenth of the loss (10: hardest)", ylabel="active latents (L0)", title="Harder tokens")
+    axes[0].legend(fontsize=6.5, loc="lower left")
     axes[1].legend(fontsize=6.5, loc="lower left")
     return drawn
 
 
-def draw_reconstruction(panel: Axes, model: dict[str, Any]) -> None:
-    """FVU by variant, a point for each seed: in batches as in training, and each token by itself."""
-    for place, (variant, found) in enumerate(model["variants"].items()):
-        color = COLORS[variant]
-        panel.plot([place - 0.1] * len(found["batch_fvu"]), found["batch_fvu"], "o", color=color, markersize=4)
-        hollow = {"markerfacecolor": "none"}
-        panel.plot([place + 0.1] * len(found["fvu"]), found["fvu"], "s", color=color, markersize=4, **hollow)
-    for name, label, style in (("components", "principal components", "--"), ("random", "random directions", ":")):
-        value = float(np.mean(model["references"][name]))
-        panel.axhline(value, color=GREY, linestyle=style, linewidth=1, label=f"{label}, {model['k']:g} a token")
-    panel.plot([], [], "o", color=GREY, markersize=4, label="as in training")
-    panel.plot([], [], "s", color=GREY, markersize=4, markerfacecolor="none", label="each token by itself")
-    name_variants(panel, model, [f"L0 {np.mean(found['batch_l0']):.1f}" for found in model["variants"].values()])
-    panel.set(ylabel="fraction of variance unexplained")
-    panel.set_ylim(bottom=0)
-
-
-def name_variants(panel: Axes, model: dict[str, Any], below: list[str]) -> None:
-    """Ticks with the variants' names, and a second line below each."""
+def by_variant(panel: Axes, model: dict[str, Any], within: dict[str, list[Any]]) -> None:
+    """Bars by variant. within: by label the values over seeds of each variant."""
     names = [NAMES[variant].replace(" Choice", "") for variant in model["variants"]]
-    labels = [f"{name}\n{line}" if line else name for name, line in zip(names, below, strict=True)]
-    panel.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
-    panel.set_xlim(-0.5, len(labels) - 0.5)
+    bars(panel, names, {label: (label, np.transpose(values)) for label, values in within.items()})
+    panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
 
 
-def ranged(panel: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
-    """The mean of [seeds, points] with the range, where all are positive."""
-    there = (values > 0).all(axis=0)
-    panel.plot(x[there], values.mean(axis=0)[there], color=color, label=label, linewidth=1.3)
-    panel.fill_between(
-        x[there], *(end(axis=0)[there] for end in (values.min, values.max)), color=color, alpha=0.2, lw=0
-    )
+def draw_reconstruction(panel: Axes, model: dict[str, Any]) -> None:
+    """FVU by variant: in batches as in training, and each token by itself."""
+    ways = {"as in training": "batch_fvu", "each token by itself": "fvu"}
+    found = model["variants"].values()
+    by_variant(panel, model, {label: [one[metric] for one in found] for label, metric in ways.items()})
+    for name, label, color in (("components", "principal components", GREY), ("random", "random directions", BLACK)):
+        reference(panel, float(np.mean(model["references"][name])), f"{label}, {model['k']:g} a token", color)
+    panel.set(ylabel="fraction of variance unexplained")
 
 
 def draw_densities(panel: Axes, model: dict[str, Any]) -> None:
@@ -322,48 +292,21 @@ def draw_densities(panel: Axes, model: dict[str, Any]) -> None:
         if variant != "jumprelu":
             ranged(panel, ranks, np.array(found["densities"]), COLORS[variant], NAMES[variant])
     mutual = model["variants"]["mutual"]
-    alpha, mean = float(np.mean(mutual["alpha"])), np.mean(mutual["densities"], axis=0)
     live = round(float(np.mean(1 - np.array(mutual["dead"]))) * model["features"])
-    inside = (ranks > MIDDLE[0] * live) & (ranks <= MIDDLE[1] * live) & (mean > 0)
-    if inside.any():
-        level = np.exp(np.mean(np.log(mean[inside]) + alpha * np.log(ranks[inside])))
-        panel.plot(
-            ranks[inside], level * ranks[inside] ** -alpha, "--", color=BLACK, label=f"Zipf, alpha = {alpha:.2f}"
-        )
+    draw_law(panel, ranks, np.mean(mutual["densities"], axis=0), float(np.mean(mutual["alpha"])), live)
     panel.set(xlabel="rank", ylabel="density", xscale="log", yscale="log", title="How often features fire")
 
 
 def draw_output(panel: Axes, model: dict[str, Any]) -> None:
     """Cross-entropy recovered of a language model; cosine of a sentence's embedding of an encoder."""
-    for place, variant in enumerate(model["variants"]):
-        if model["predicts"]:
-            for ablation, marker in (("zero", "o"), ("mean", "s")):
-                values = recovered(model, variant, ablation)
-                hollow = {"markerfacecolor": "none"} if ablation == "mean" else {}
-                panel.plot([place] * len(values), values, marker, color=COLORS[variant], markersize=4, **hollow)
-        else:
-            values = model["variants"][variant]["output"]
-            panel.plot([place] * len(values), values, "o", color=COLORS[variant], markersize=4)
-    name_variants(panel, model, [""] * len(model["variants"]))
+    ablations = {"zero": "zeros", "mean": "the mean"}
     if model["predicts"]:
-        panel.plot([], [], "o", color=GREY, markersize=4, label="against zeros")
-        panel.plot([], [], "s", color=GREY, markersize=4, markerfacecolor="none", label="against the mean")
-        panel.set(ylabel="cross-entropy recovered", title="The model on reconstructions")
-        panel.legend()
+        shares = {a: [recovered(model, variant, a) for variant in model["variants"]] for a in ablations}
+        by_variant(panel, model, {f"against {ablations[a]}": found for a, found in shares.items() if found[0]})
+        panel.set(ylabel="cross-entropy recovered", title="The model on reconstructions", ylim=(None, 1.25))
     else:
-        for name in ("zero", "mean"):
-            value = float(np.mean(model["outputs"][name]))
-            style = ":" if name == "zero" else "--"
-            panel.axhline(
-                value, color=GREY, linestyle=style, linewidth=1, label="zeros" if name == "zero" else "the mean"
-            )
-        panel.set(ylabel="cosine of embeddings", title="Sentences on reconstructions")
-        panel.legend()
-
-
-def draw_difficulty(panel: Axes, model: dict[str, Any]) -> None:
-    """Number of active features by tenths of the loss, mean and range over seeds."""
-    for variant, found in model["variants"].items():
-        values = np.array(found["l0_by_loss"])
-        ranged(panel, np.arange(1, values.shape[1] + 1), values, COLORS[variant], NAMES[variant])
-    panel.set(xlabel="tenth of the loss (10: hardest)", ylabel="active latents (L0)", title="Harder tokens")
+        by_variant(panel, model, {"reconstructions": [one["output"] for one in model["variants"].values()]})
+        for (name, label), color in zip(ablations.items(), (GREY, BLACK), strict=True):
+            reference(panel, float(np.mean(model["outputs"][name])), label, color)
+        panel.set(ylabel="cosine of embeddings", title="Sentences on reconstructions", ylim=(None, 1.25))
+    panel.legend(ncols=2, loc="upper center")

@@ -16,17 +16,8 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import (
-    NAMES,
-    PUBLISHED,
-    REFERENCES,
-    SMOKE,
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    measure,
-    refer,
-)
+from experiments.subjects.autoencoder_scores import REFERENCES, judge_all, refer
+from experiments.subjects.sparse_activations import NAMES, PUBLISHED, SMOKE, VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.synthetic import SyntheticConfig, probabilities
 from lexinv.validation import Checked, Count, NonNegative, NonNegatives, some_of
 
@@ -95,7 +86,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         if arm == "references":
             return refer(config.data, config.ks, config.training, seed)
         chosen = config.data, config.features, config.settings(arm), config.training
-        return measure(VARIANTS[arm], *chosen, seed, f"{arm}/seed-{seed}", workspace)
+        return judge_all(train(VARIANTS[arm], *chosen, seed, f"{arm}/seed-{seed}", workspace))
 
     return {
         "seeds": list(config.training.seeds),

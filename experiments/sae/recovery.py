@@ -18,18 +18,8 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import (
-    LONG,
-    NAMES,
-    TINY,
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    encode_held_out,
-    judge,
-    train,
-    world,
-)
+from experiments.subjects.autoencoder_scores import encode_held_out, judge
+from experiments.subjects.sparse_activations import LONG, NAMES, TINY, VARIANTS, Setting, TrainingConfig, train, world
 from lexinv.sae.metrics import principal_components, recovery
 from lexinv.sae.pursuit import pursue
 from lexinv.sae.synthetic import SyntheticConfig
@@ -137,7 +127,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return recover(config, regime, kind, seed, f"{arm}/seed-{seed}", workspace)
         settings = [config.setting(kind, config.orthogonal_k)]
         arguments = VARIANTS[kind], regime.data, regime.features, settings, config.check, seed
-        return {"mcc": judge(train(*arguments, f"{arm}/seed-{seed}", workspace), 0, config.check.batch)["mcc"]}
+        return {"mcc": judge(train(*arguments, f"{arm}/seed-{seed}", workspace))["mcc"]}
 
     arms = [f"{name}/{kind}" for name in (*REGIMES, "orthogonal") for kind in config.variants]
     arms += [f"{name}/references" for name in REGIMES]
@@ -155,10 +145,10 @@ def recover(
     """The judgement of one autoencoder, and FVU, L0 and F1 of matching pursuit on its decoder, at the encoder's own L0."""
     training, settings = config.training, [config.setting(variant, config.k)]
     trained = train(VARIANTS[variant], regime.data, regime.features, settings, training, seed, name, workspace)
-    judged, params = judge(trained, 0, training.batch), trained.members[0].params
+    judged, params = judge(trained), trained.members[0].params
     centred = trained.held_out.activations - params["decoder_bias"][None]
     calibration = trained.calibration.activations - params["decoder_bias"][None]
-    codes, _ = encode_held_out(trained, 0, training.batch)
+    codes, _ = encode_held_out(trained)
     l0 = float((codes != 0).sum(axis=1).mean())
     found = pursue(centred, calibration, params["decoder"], l0, config.pursuit_steps)
     pursuit = judge_pursuit(centred, params["decoder"], found, trained.dictionary, trained.held_out.codes)

@@ -1,6 +1,6 @@
 """Sparse autoencoders trained on the activations of a model, several seeds as one population, and judged on held-out text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Annotated, Any
@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from experiments.harness.verdicts import above
 from experiments.harness.work import Work
 from experiments.harness.workspace import Workspace
+from experiments.subjects.autoencoder_scores import UNDER_USED
 from experiments.subjects.language_subjects import HeldOut, Subject
 from experiments.subjects.sparse_activations import (
-    UNDER_USED,
+    TINY as SPARSE,
+)
+from experiments.subjects.sparse_activations import (
     VARIANTS,
     Setting,
     TrainingConfig,
@@ -25,8 +27,8 @@ from experiments.subjects.sparse_activations import (
     trainer,
 )
 from lexinv.sae.activation_streams import ActivationSource, shuffled
-from lexinv.sae.autoencoders import pre_activations
-from lexinv.sae.densities import compare_laws, fit_middle_zipf, ranks_shown
+from lexinv.sae.autoencoders import decode, pre_activations
+from lexinv.sae.densities import fit_middle_zipf, ranks_shown
 from lexinv.sae.difficulty import difficulty_use
 from lexinv.sae.inference import Threshold, calibrate, encode_alone, make_reconstruct
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Params
@@ -91,16 +93,7 @@ class AutoencodersConfig(Checked):
         return Setting(self.k, {"jumprelu": self.jumprelu, "relu": self.relu}.get(variant, 0.0))
 
 
-TINY = {
-    "features": 32,
-    "k": 4.0,
-    "training.steps": 20,
-    "training.batch": 128,
-    "training.optimizer.warmup_steps": 2,
-    "training.held_out": 4,
-    "training.steps_per_dispatch": 10,
-    "training.seeds": (0, 1),
-}
+TINY = {"features": 32, "k": 4.0, **SPARSE, "training.batch": 128}
 """Of presets of seconds."""
 PUBLISHED = {
     "features": 2**15,
@@ -156,6 +149,9 @@ class Autoencoder:
         return edit
 
 
+rebuild = jax.jit(decode)
+
+
 @cache
 def _encode_alone(config: AutoencoderConfig, k: int | None) -> Callable[..., Array]:
     return jax.jit(lambda params, x, threshold: encode_alone(config, params, x, threshold, k))
@@ -177,33 +173,20 @@ def train_variant(
     """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
     variant, training, setting = VARIANTS[name], config.training, config.setting(name)
     # Codes as entries where they are few: see `experiments.benchmarks.sae_step`. Gathers of a mesh's features would undo it.
-    few = (
-        "most_active" in METHODS[variant.kind].has
-        and config.features >= 100 * config.k
-        and make_mesh(config.mesh).size == 1
-    )
-    shape = AutoencoderConfig(
-        subject.width,
-        config.features,
-        variant.kind,
-        most_active=round(config.k) if few and not variant.loss.multi else 0,
-    )
+    few = config.features >= 100 * config.k and make_mesh(config.mesh).size == 1 and not variant.loss.multi
+    most_active = round(config.k) if few and "most_active" in METHODS[variant.kind].has else 0
+    shape = AutoencoderConfig(subject.width, config.features, variant.kind, most_active=most_active)
     large = training.batch * shape.features > LARGE
     terms, optimizer = variant.terms(training), optimizer_of(training.optimizer, shape, training.steps)
     scale, sample = scale_and_sample(subject.source, config)
-    seeds, spends = training.seeds, variant.zipf is not None
+    seeds, budgets = training.seeds, variant.budgets(setting.k, shape.features, training.batch)
 
     def start(key: Array, k: Array, coefficient: Array) -> TrainState:
-        budgets = jnp.zeros(shape.features, jnp.int32) if spends else None
-        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, budgets)
+        given = None if budgets is None else jnp.asarray(budgets)
+        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, given)
 
     def states() -> TrainState:
-        state = create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
-        if not spends:
-            return state
-        budgets = jnp.asarray(variant.budgets(setting.k, shape.features, training.batch))
-        stacked = jnp.broadcast_to(budgets[None], (len(seeds), shape.features))
-        return state._replace(statistics=state.statistics._replace(budgets=stacked))
+        return create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
 
     source, count = subject.source, training.steps_per_dispatch
     buffer = min(config.buffer_tokens, int(np.sum(source.block_rows)))
@@ -274,7 +257,7 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
         )
         in_batches = add(in_batches, x, reconstruction, z)
         z = autoencoder.codes(held_out.rows[start : start + batch])
-        alone = add(alone, x, np.asarray(_decode(state.params, z)), z)
+        alone = add(alone, x, np.asarray(rebuild(state.params, z)), z)
         active.append((z != 0).sum(axis=1))
     densities = np.sort(alone.fired / alone.tokens)[::-1]
     counts = np.concatenate(active)
@@ -282,39 +265,18 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
     result = {name: round(value, 5) for name, value in found.items()}
     result |= {f"batch_{name}": round(batched[name], 5) for name in ("fvu", "l0", "dead")}
     slope, quality = fit_middle_zipf(densities)
+    by_difficulty: dict[str, Any] = {"harder_more": None, "l0_by_loss": None}
+    if held_out.losses is not None:
+        use = difficulty_use(counts, held_out.losses[: len(counts)])
+        by_difficulty = {"harder_more": round(use.spearman, 4), "l0_by_loss": np.round(use.l0, 3).tolist()}
     return result | {
         "under_used": round(float(np.mean(densities < UNDER_USED)), 5),
         "batch_under_used": round(float(np.mean(in_batches.fired / in_batches.tokens < UNDER_USED)), 5),
         "alpha": round(slope, 4),
         "zipf_r2": round(quality, 4),
         "densities": [float(f"{value:.4g}") for value in densities[ranks_shown(config.features)]],
-        **difficulty(counts, None if held_out.losses is None else held_out.losses[: len(counts)]),
+        **by_difficulty,
     }
-
-
-@jax.jit
-def _decode(params: Params, z: Float[Array, "tokens features"]) -> Float[Array, "tokens width"]:
-    return z @ params["decoder"] + params["decoder_bias"][None]
-
-
-LAW = {"R^2 of a Zipf law": above(0.9), "minus R^2 of an exponential law": above(0)}
-"""Where what `laws_of` gives has to lie."""
-
-
-def laws_of(found: Mapping[str, Any], features: int) -> dict[str, np.ndarray]:
-    """`compare_laws` for each seed, of densities at the ranks shown and the share of dead features."""
-    live = [round((1 - dead) * features) for dead in found["dead"]]
-    each = [compare_laws(np.array(row), count, features) for row, count in zip(found["densities"], live, strict=True)]
-    zipf, exponential = np.array(each).T
-    return dict(zip(LAW, (zipf, zipf - exponential), strict=True))
-
-
-def difficulty(active: Int[np.ndarray, " tokens"], losses: Float[np.ndarray, " tokens"] | None) -> dict[str, Any]:
-    """See `judge`; 0 for a constant number of features."""
-    if losses is None:
-        return {"harder_more": None, "l0_by_loss": None}
-    found = difficulty_use(active, losses)
-    return {"harder_more": round(found.spearman, 4), "l0_by_loss": np.round(found.l0, 3).tolist()}
 
 
 def references(subject: Subject, config: AutoencodersConfig, seed: int, most: int = 4096) -> dict[str, float]:

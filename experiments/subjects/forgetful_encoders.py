@@ -5,7 +5,7 @@ Anand et al. 2024 (arXiv 2406.00053), the synthetic setting; method card dual-pr
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ class PosEncoders(Checked):
     model: TransformerConfig = MODEL
     steps: Count = 7000
     batch_size: Count = 64
-    seeds: Seeds = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2, 3, 4, 5)
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 1.0
     std: Positive = 0.3
@@ -77,10 +77,11 @@ class PosEncoders(Checked):
 
 @dataclass(frozen=True)
 class Arm:
-    """One model, trained with every seed."""
+    """One model, trained with every seed: from the start, or fine-tuned for `steps` steps from where vanilla training ended."""
 
     forgetting: Forgetting
     bias: bool = False
+    steps: int | None = None
 
 
 def slug(arm: str) -> str:
@@ -114,17 +115,52 @@ def follow(
     workspace: Workspace,
 ) -> dict[str, Any]:
     """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch."""
+    encoder = MaskedEncoder(config.model, ANSWER, marks=2, std=config.std, vocab=config.task.types, bias=arm.bias)
+    judged = evaluation(encoder, arm.forgetting.fresh, config)
+    trained_on, held_out = sets
+    sets_followed = jax.tree.map(lambda leaf: leaf[:, : len(FOLLOWED)], trained_on), held_out
+
+    def followed(states: TrainState) -> dict[str, Any]:
+        return dict(zip(("trained", "unseen"), jax.device_get(judged(states, sets_followed)), strict=True))
+
+    states = work(name, arm, encoder, followed, config, workspace).run()
+    at_end = np.round(np.array(jax.device_get(judged(states, sets)[0]), np.float64), 4).T
+    courses = evaluations(slug(name), workspace)
+    trained, unseen = (np.round(np.array(courses[part], np.float64), 4) for part in ("trained", "unseen"))
+    return {
+        "accuracy": {
+            **{kind: trained[:, :, index] for index, kind in enumerate(FOLLOWED)},
+            **{kind: unseen[:, :, index] for index, kind in enumerate(CONTROLS)},
+        },
+        "by_bin": dict(zip(kinds(config.task)[len(FOLLOWED) :], at_end[len(FOLLOWED) :], strict=True)),
+    }
+
+
+def work(
+    name: str,
+    arm: Arm,
+    encoder: MaskedEncoder,
+    followed: Callable[[TrainState], dict[str, Any]],
+    config: PosEncoders,
+    workspace: Workspace,
+) -> Work:
+    """The training of one arm with all seeds."""
     import grain
 
-    task, every = config.task, config.evaluate_every
-    encoder = MaskedEncoder(config.model, ANSWER, marks=2, std=config.std, vocab=task.types, bias=arm.bias)
     optimizer = make_optimizer(config.learning_rate, config.weight_decay)
-    training = partial(sample, slots=part_of_speech.slots(task, "val"), count=config.batch_size)
+    training = partial(sample, slots=part_of_speech.slots(config.task, "val"), count=config.batch_size)
     step = make_step(encoder, optimizer, arm.forgetting, training)
-    evaluate = make_evaluation(encoder, arm.forgetting.fresh, config)
 
     def start(key: jax.Array) -> TrainState:
         return create_state(initialize(stream(key, "parameters"), encoder), optimizer, key)
+
+    def anew(trained: TrainState) -> TrainState:
+        return create_state(trained.params, optimizer, stream(trained.key, "fine-tuning"))
+
+    begin = partial(create_population, start, config.seeds)
+    if arm.steps is not None:
+        vanilla = work("vanilla", Arm(Forgetting()), encoder, followed, config, workspace).run()
+        begin = partial(jax.vmap(anew), vanilla)
 
     def dispatched(population: Population) -> TrainStep:
         def alone(state: TrainState, numbers: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -138,42 +174,31 @@ def follow(
         ways = {"none": alone, "map": one_after_another, "vmap": jax.vmap(alone, (0, None), (0, 1))}
         return jax.jit(ways[population], donate_argnums=0)
 
-    judged = jax.jit(lambda states, sets: jax.lax.map(lambda each: evaluate(*each), (states, *sets)))
-    trained_on, held_out = sets
-    sets_followed = jax.tree.map(lambda leaf: leaf[:, : len(FOLLOWED)], trained_on), held_out
-    numbers = {"step": np.zeros((every, 1), np.int32)}  # as many as there are steps in a dispatch
-    states = Work(
+    numbers = {"step": np.zeros((config.evaluate_every, 1), np.int32)}  # as many as there are steps in a dispatch
+    return Work(
         slug(name),
         workspace,
-        config.steps,
+        arm.steps or config.steps,
         config.batch_size,
         tuple((seed, config.learning_rate) for seed in config.seeds),
-        lambda: create_population(start, config.seeds),
+        begin,
         dispatched,
         lambda: grain.MapDataset.range(MOST).map(lambda _: numbers),
         shared_batches=True,
         drawn=True,
         tokens=part_of_speech.LENGTH,
-        evaluate=lambda states: dict(
-            zip(("trained", "unseen"), jax.device_get(judged(states, sets_followed)), strict=True)
-        ),
-    ).run()
-    at_end = np.round(np.array(jax.device_get(judged(states, sets)[0]), np.float64), 4).T
-    courses = evaluations(slug(name), workspace)
-    trained, unseen = (np.round(np.array(courses[part], np.float64), 4) for part in ("trained", "unseen"))
-    return {
-        "accuracy": {
-            **{kind: trained[:, :, index] for index, kind in enumerate(FOLLOWED)},
-            **{kind: unseen[:, :, index] for index, kind in enumerate(CONTROLS)},
-        },
-        "by_bin": dict(zip(kinds(task)[len(FOLLOWED) :], at_end[len(FOLLOWED) :], strict=True)),
-    }
+        evaluate=followed,
+    )
 
 
-def make_evaluation(
+@cache
+def evaluation(
     encoder: MaskedEncoder, fresh: bool, config: PosEncoders
-) -> Callable[[TrainState, Batch, Batch], tuple[jax.Array, jax.Array]]:
-    """`evaluate(state, sets, held_out)`: accuracy on each set among the whole vocabulary, and on held-out tokens as CONTROLS lists."""
+) -> Callable[[TrainState, tuple[Batch, Batch]], tuple[jax.Array, jax.Array]]:
+    """`judged(states, (sets, held_out))`, [seeds, sets]: accuracy among the whole vocabulary, and on held-out tokens as CONTROLS lists.
+
+    Compiled once for all arms of one kind of model.
+    """
 
     def evaluate(state: TrainState, sets: Batch, held_out: Batch) -> tuple[jax.Array, jax.Array]:
         key, table = stream(state.key, "evaluation"), state.params["table"]
@@ -191,4 +216,4 @@ def make_evaluation(
         tables = [with_held_out(stream(key, rows), table, seen, rows, config.std) for rows in HELD_OUT]
         return jax.lax.map(accuracy, sets), jax.lax.map(both_scorings, jnp.stack(tables)).reshape(-1)
 
-    return evaluate
+    return jax.jit(lambda states, sets: jax.lax.map(lambda each: evaluate(*each), (states, *sets)))

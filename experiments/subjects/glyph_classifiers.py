@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.shared_models import shared_models
 from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.glyphs import GlyphConfig, Images, sample_images
@@ -71,10 +71,10 @@ DIGITS = VisionSubject(
 )
 
 
-def tiny(subject: VisionSubject, seeds: tuple[int, ...] = (0, 1)) -> VisionSubject:
+def tiny(subject: VisionSubject, depth: int = 2) -> VisionSubject:
     """The same with a net and a training that show nothing but that all runs."""
-    layers = replace(subject.model.layers, depth=2, width=16, heads=2, mlp_width=32)
-    training = Training(10, 8, seeds, OptimizerConfig(warmup_steps=1), steps_per_dispatch=10)
+    layers = replace(subject.model.layers, depth=depth, width=16, heads=2, mlp_width=32)
+    training = Training(10, 8, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10)
     return replace(subject, model=replace(subject.model, layers=layers), training=training)
 
 
@@ -83,14 +83,15 @@ def one_seed(subject: VisionSubject) -> VisionSubject:
     return replace(subject, training=replace(subject.training, seeds=subject.training.seeds[:1]))
 
 
-def vision_models(subject: VisionSubject, workspace: Workspace) -> SharedModels:
-    """The subject's models, one for each seed, from the user's cache or trained now. Raises `lexinv.training.fit.NonFiniteLoss`."""
+def vision_models(subject: VisionSubject, workspace: Workspace) -> dict[int, Params]:
+    """The subject's models by seed, from the user's cache or trained now. Raises `lexinv.training.fit.NonFiniteLoss`."""
 
     def trained(shared: Workspace) -> list[Params]:
         start, tokens = partial(initialize, subject.model), subject.model.tokens
         return train("vision", start, make_loss(subject), None, subject.training, shared, tokens=tokens)
 
-    return shared_models({"subject": asdict(subject), "images": fingerprint(subject)}, trained, workspace)
+    content = {"subject": asdict(subject), "images": fingerprint(subject)}
+    return dict(zip(subject.training.seeds, shared_models(content, trained, workspace).params, strict=True))
 
 
 def make_loss(subject: VisionSubject, apply: Any = None) -> LossFn:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lexinv.data.corpora import Corpus
 from lexinv.data.fertility import fertility
-from lexinv.data.tokenizers import load_tokenizer
+from lexinv.data.tokenizers import folded_share, load_tokenizer
 from lexinv.lexinvariance import haystack_scores, haystacks
 from lexinv.lexinvariance.haystack_solvers import Solver, hop_error, middle_blind, perfect, window_limited
 from lexinv.validation import Checked, Count, Counts, Share
@@ -90,7 +90,7 @@ def planted(config: SolverConfig, seed: int) -> dict[str, Any]:
 
 
 def fertilities(config: TokenizerConfig, corpora: dict[str, Corpus], seed: int) -> dict[str, dict[str, float]]:
-    """Tokens per 80 characters, the size of a pair, of every tokenizer on every kind of text."""
+    """Tokens per 80 characters, the size of a pair, of every tokenizer on every kind of text. Raises `InvalidConfig` for lossy ones."""
     rng = np.random.default_rng((seed, 1))
 
     def excerpt(name: str) -> list[str]:
@@ -104,13 +104,16 @@ def fertilities(config: TokenizerConfig, corpora: dict[str, Corpus], seed: int) 
         "digits": ["".join(map(str, rng.integers(0, 10, config.characters)))],
         "UUIDs": [haystacks.single_needle(rng, config.characters // haystacks.PAIR_CHARACTERS, 0.0).haystack],
     }
-    encoders = {label(name, corpus): load_tokenizer(name, corpora[corpus]).encode for name, corpus in config.tokenizers}
+    loaded = {label(name, corpus): load_tokenizer(name, corpora[corpus]) for name, corpus in config.tokenizers}
+    for tokenizer in loaded.values():
+        for kind, text in texts.items():
+            folded_share(tokenizer, text, kind)  # refuses one that does not keep such a text
     return {
         tokenizer: {
-            kind: haystacks.PAIR_CHARACTERS / fertility(encode, text).characters_per_token
+            kind: haystacks.PAIR_CHARACTERS / fertility(chosen.encode, text).characters_per_token
             for kind, text in texts.items()
         }
-        for tokenizer, encode in encoders.items()
+        for tokenizer, chosen in loaded.items()
     }
 
 

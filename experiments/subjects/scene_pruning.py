@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.training import Params
-from experiments.subjects.scene_answerers import WORDS, Asked, SceneSubject, ask_together
+from experiments.subjects.scene_answerers import Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
-from lexinv.merging.costs import block_flops, decode_flops
 from lexinv.merging.k_center import attention_share, withdraws
 from lexinv.merging.methods import keep as select
 from lexinv.merging.plan import Plan, merge
@@ -29,6 +28,7 @@ from lexinv.nn.vision_language import (
     encode,
     without_image,
 )
+from lexinv.randomness import threefry
 
 TEXT_LAYER = 2
 """FastV scores tokens by the attention of this layer, counted from 1, which is K = 2 of its paper."""
@@ -78,10 +78,7 @@ def keep_tokens(method: str, keep: int, views: View) -> Kept:
     return jax.vmap(one)(views)
 
 
-@partial(jax.jit, static_argnames=("config",))
-def encode_images(config: VisionLanguageConfig, params: Params, images: jax.Array) -> Encoded:
-    """Compiled."""
-    return encode(config, params, images)
+encode_images = jax.jit(encode, static_argnames=("config",))
 
 
 @partial(jax.jit, static_argnames=("subject", "sized"))
@@ -170,7 +167,7 @@ def views_of(encoded: Encoded, key: jax.Array) -> View:
     count, patches = encoded.visual.shape[:2]
     received = jnp.mean(encoded.attention, axis=(1, 2))[:, 1:]
     cls = jnp.mean(encoded.cls_attention, axis=1)
-    return View(encoded.visual, cls, received, jnp.zeros((count, patches)), jax.random.split(key, count))
+    return View(encoded.visual, cls, received, jnp.zeros((count, patches)), jax.random.split(threefry(key), count))
 
 
 @jax.jit
@@ -198,10 +195,7 @@ def answers(
     return right_answers(params, run_layers(subject, params, asked, sized=True), questions)
 
 
-Grouped = dict[str, float]
-
-
-def group(data: SceneConfig, questions: Questions, right: np.ndarray) -> Grouped:
+def group(data: SceneConfig, questions: Questions, right: np.ndarray) -> dict[str, float]:
     """Accuracy by type of question: colour of objects of the fewest and of the most patches, counts, presence, and the mean of all.
 
     right: [scenes, questions].
@@ -260,15 +254,3 @@ def _look(weights, visual, words, thresholds) -> tuple[jax.Array, jax.Array]:
     over_questions = jax.vmap(one, (None, 0))
     share, decided = jax.vmap(over_questions, (0, None))(weights, words)
     return share, jnp.moveaxis(decided, -1, 0)
-
-
-def flops(subject: SceneSubject, visual: int, removed_at: int | None = None, answer: int = 0) -> int:
-    """Multiply-adds of the decoder on system token, `visual` tokens and a question, and then on `answer` tokens one by one.
-
-    removed_at: the layer from which on the visual tokens are gone, also from the cache.
-    """
-    text, width, mlp = SYSTEM + WORDS, subject.width, 2 * subject.width
-    stop = subject.depth if removed_at is None else removed_at
-    parts = ((visual + text, stop), (text, subject.depth - stop))
-    read = sum(layers * int(block_flops(n, n, width, mlp)) for n, layers in parts)
-    return read + sum(decode_flops(n, answer, width, mlp, layers) for n, layers in parts)

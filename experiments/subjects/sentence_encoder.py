@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_subjects import BLOCK, Edit, HeldOut, SubjectConfig, blocks, kept
 from experiments.subjects.passages import Passages, encode, paragraphs
 from lexinv.data.corpora import load_corpus
-from lexinv.data.minilm import minilm_directory
 from lexinv.nn.text_encoder import Params, TextEncoder, embed_tokens, load_text_encoder, pool
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.sae.activation_streams import ActivationSource, ComputedActivations
@@ -76,11 +76,10 @@ def _layers(config: TransformerConfig, params: Params, x: Array, mask: Array, st
 def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Workspace) -> EncoderSubject:
     """MiniLM, and its activations on the corpus's paragraphs: at least `tokens` for each of `seeds`, and as many for calibration.
 
-    `config.windows` paragraphs of the training split are trained on, the next ones calibrate. Raises `InvalidConfig` where the pip package
-    is missing, the corpus has too little text, or the model too few layers.
+    `config.windows` paragraphs of the training split are trained on, the next ones calibrate. Raises `InvalidConfig` where MiniLM
+    cannot be had, the corpus has too little text, or the model too few layers.
     """
-    del workspace  # nothing is trained
-    encoder = load_text_encoder(minilm_directory())
+    encoder = load_text_encoder(asset("minilm", workspace))
     depth = encoder.config.depth
     require(config.layer < depth - 1, "layer", config.layer, f"below {depth - 1}: later layers must read it")
     corpus = load_corpus(config.corpus)

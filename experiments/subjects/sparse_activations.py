@@ -1,10 +1,10 @@
 """Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from experiments.harness.work import Population, Work
+from experiments.harness.work import MapDataset, Population, Work
 from experiments.harness.workspace import Workspace
 from lexinv.sae.autoencoders import (
     decode,
     encode,
-    encode_by_threshold,
-    pre_activations,
 )
 from lexinv.sae.budgets import zipf_budgets
-from lexinv.sae.inference import calibrate
 from lexinv.sae.losses import LossConfig, Statistics, budget_of
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Kind, Params
-from lexinv.sae.metrics import (
-    add,
-    collapse,
-    matching_pursuit,
-    principal_components,
-    recovery,
-    start_sums,
-    summarise,
-)
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
 from lexinv.training.population import member
@@ -40,14 +28,6 @@ from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Seeds
-
-if TYPE_CHECKING:
-    import grain
-
-UNDER_USED = 1e-3
-"""A feature that fires in fewer tokens than this share is under-used."""
-LEAST = 1e-6
-"""Less than the share of one feature among all: rules are strict, and a share of features that is to be 0 has to be below it."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +85,6 @@ VARIANTS = {
 NAMES = {name: variant.label for name, variant in VARIANTS.items()}
 
 
-REFERENCES = {"pursuit": "oracle: matching pursuit", "components": "principal components"}
-"""What `refer` measures."""
 TINY = {
     "training.steps": 20,
     "training.batch": 64,
@@ -142,6 +120,7 @@ class Trained(NamedTuple):
     config: AutoencoderConfig
     variant: Variant
     members: list[TrainState]
+    batch: int
     dictionary: Float[Array, "features width"]
     calibration: Tokens
     held_out: Tokens
@@ -157,22 +136,6 @@ def world(
         sample_tokens(data, dictionary, count, stream(key, name)) for name in ("calibration", "held-out")
     )
     return dictionary, calibration, held_out
-
-
-def measure(
-    variant: Variant,
-    data: SyntheticConfig,
-    features: int,
-    settings: Sequence[Setting],
-    training: TrainingConfig,
-    seed: int,
-    name: str,
-    workspace: Workspace,
-    centred: bool = True,
-) -> dict[str, list[float]]:
-    """`train`, and by metric the judgement of each setting."""
-    trained = train(variant, data, features, settings, training, seed, name, workspace, centred)
-    return columns([judge(trained, index, training.batch) for index in range(len(settings))])
 
 
 def train(
@@ -197,7 +160,8 @@ def train(
     dictionary, calibration, held_out = world(data, training, seed)
 
     def states() -> TrainState:
-        state = start_population(
+        budgets = [variant.budgets(setting.k, features, training.batch) for setting in settings]
+        return start_population(
             config,
             optimizer_of(training.optimizer, config, training.steps),
             data,
@@ -206,11 +170,15 @@ def train(
             jnp.stack([key] * count),
             jnp.asarray([setting.k for setting in settings], jnp.float32),
             jnp.asarray([setting.coefficient for setting in settings], jnp.float32),
+            None if variant.zipf is None else jnp.asarray(np.stack(budgets)),
         )
-        if variant.zipf is None:
-            return state
-        budgets = np.stack([variant.budgets(setting.k, features, training.batch) for setting in settings])
-        return state._replace(statistics=state.statistics._replace(budgets=jnp.asarray(budgets)))
+
+    def batches() -> MapDataset:
+        """Element i: fresh activations [steps, tokens, width] for dispatch i."""
+        import grain
+
+        drawn = partial(draw, data, training.steps_per_dispatch, training.batch, dictionary, stream(key, "train"))
+        return grain.MapDataset.range(sys.maxsize).map(lambda i: {"activations": np.asarray(drawn(jnp.int32(i)))})
 
     state = Work(
         name,
@@ -220,11 +188,11 @@ def train(
         ((seed, training.optimizer.learning_rate),) * count,
         states,
         partial(trainer, config, variant.terms(training), training.optimizer, training.steps),
-        lambda: train_batches(data, dictionary, training, stream(key, "train")),
+        batches,
         shared_batches=True,
     ).run()
     members = [member(state, index) for index in range(count)]
-    return Trained(config, variant, members, dictionary, calibration, held_out)
+    return Trained(config, variant, members, training.batch, dictionary, calibration, held_out)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -237,17 +205,17 @@ def start_population(
     keys: Array,
     ks: Float[Array, " members"],
     coefficients: Float[Array, " members"],
+    budgets: Int[Array, "members features"] | None,
 ) -> TrainState:
     """The states before the first step, stacked; compiled once for all seeds. b_dec begins at the mean of `sample` tokens, or at 0."""
 
-    def start(one: tuple[Array, Array, Array]) -> TrainState:
-        key, k, coefficient = one
+    def start(one: tuple[Array, Array, Array, Array | None]) -> TrainState:
+        key, k, coefficient, budgets = one
         tokens = sample_tokens(data, dictionary, max(sample, 1), stream(key, "sample")).activations
         activations = tokens if sample else jnp.zeros_like(tokens)
-        budgets = jnp.zeros(config.features, jnp.int32) if config.method.per == "feature" else None
         return create_autoencoder_state(config, optimizer, activations, k, coefficient, key, budgets)
 
-    return jax.lax.map(start, (keys, ks, coefficients))
+    return jax.lax.map(start, (keys, ks, coefficients, budgets))
 
 
 optimizer_of = cache(make_optimizer)
@@ -275,31 +243,6 @@ def encode_batch(
     return codes, decode(params, codes)
 
 
-def encode_held_out(trained: Trained, member: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [tokens, latents] and reconstructions [tokens, width] of the held-out tokens, in batches as in training."""
-    state = trained.members[member]
-    parts = [
-        encode_batch(trained.config, trained.variant.loss, state.params, state.statistics, x)
-        for x in trained.held_out.activations.reshape(-1, batch, trained.config.width)
-    ]
-    return np.concatenate([codes for codes, _ in parts]), np.concatenate([found for _, found in parts])
-
-
-def train_batches(
-    data: SyntheticConfig, dictionary: Float[Array, "features width"], training: TrainingConfig, key: Array
-) -> "grain.MapDataset[dict[str, np.ndarray]]":
-    """Element i: fresh activations [steps, tokens, width] for dispatch i."""
-    import grain
-
-    return grain.MapDataset.range(sys.maxsize).map(
-        lambda i: {
-            "activations": np.asarray(
-                draw(data, training.steps_per_dispatch, training.batch, dictionary, key, jnp.int32(i))
-            )
-        }
-    )
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def draw(
     data: SyntheticConfig, steps: int, batch: int, dictionary: Float[Array, "features width"], key: Array, number: Array
@@ -307,57 +250,3 @@ def draw(
     """Fresh activations of dispatch `number`; compiled once for all seeds and variants."""
     keys = jax.random.split(jax.random.fold_in(key, number), steps)
     return jax.lax.map(lambda one: sample_tokens(data, dictionary, batch, one).activations, keys)
-
-
-def refer(data: SyntheticConfig, ks: Sequence[float], training: TrainingConfig, seed: int) -> dict[str, list[float]]:
-    """FVU of the principal components of rank k, and of k steps of matching pursuit on the true dictionary, on the held-out tokens."""
-    dictionary, *tokens = world(data, training, seed)
-    fitted, held_out = (np.asarray(part.activations) for part in tokens)
-    ranks = [round(k) for k in ks]
-    total = np.square(held_out - held_out.mean(axis=0)).sum()
-    x, directions = held_out - data.offset, np.asarray(dictionary)
-    pursuit = [np.asarray(matching_pursuit(jnp.asarray(x), dictionary, rank)) @ directions for rank in ranks]
-    return {
-        "components": [round(value, 5) for value in principal_components(fitted, held_out, ranks)],
-        "pursuit": [round(float(np.square(x - found).sum() / total), 5) for found in pursuit],
-    }
-
-
-def judge(trained: Trained, member: int, batch: int) -> dict[str, float]:
-    """Reconstruction and sparsity in batches as in training, and with thresholds; use of the features; recovery of the true ones.
-
-    Thresholds of variants that need one are calibrated on tokens of their own; the others' codes do not depend on the batch.
-    """
-    config, held_out, state = trained.config, trained.held_out, trained.members[member]
-    params, statistics = state.params, state.statistics
-    x, truth = np.asarray(held_out.activations), np.asarray(held_out.codes)
-    z, reconstruction = encode_held_out(trained, member, batch)
-    sums = start_sums(config.width, config.features)
-    for start in range(0, len(x), batch):
-        sums = add(sums, *(part[start : start + batch] for part in (x, reconstruction, z)))
-    found = alone = summarise(sums)
-    active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
-    correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
-    if config.method.needs == "threshold":
-        affinities = np.maximum(np.asarray(pre_activations(params, trained.calibration.activations)), 0)
-        threshold = calibrate(config, affinities, float(statistics.k), np.asarray(statistics.budgets) / batch)
-        by_threshold = encode_by_threshold(params, held_out.activations, jnp.asarray(threshold))
-        parts = map(np.asarray, (x, decode(params, by_threshold), by_threshold))
-        alone = summarise(add(start_sums(config.width, config.features), *parts))
-    decoder = np.asarray(params["decoder"])
-    recovered = recovery(decoder, np.asarray(trained.dictionary), z, truth)._asdict()
-    return {
-        **{name: round(value, 5) for name, value in found.items()},
-        "under_used": float(np.mean((z != 0).mean(axis=0) < UNDER_USED)),
-        "correlation": round(correlation, 4),
-        "threshold_fvu": round(alone["fvu"], 5),
-        "threshold_l0": round(alone["l0"], 4),
-        "threshold_dead": round(alone["dead"], 5),
-        "collapse": round(collapse(decoder), 4),
-        **{name: round(value, 4) for name, value in recovered.items()},
-    }
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One dictionary of lists over the rows."""
-    return {name: [row[name] for row in rows] for name in rows[0]}

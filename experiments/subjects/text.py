@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.harness.corpora import note_folded
 from experiments.harness.training import Training
+from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer, load_tokenizer
 from lexinv.data.windows import Packing, Windows, evaluation_windows, token_stream, window_source
@@ -107,13 +109,13 @@ class Text:
     tokenizer: Tokenizer
 
 
-def prepare(name: str, data: DataConfig, seeds: int, windows: int) -> Text:
+def prepare(name: str, data: DataConfig, seeds: int, windows: int, workspace: Workspace) -> Text:
     """Load, tokenize and cut a corpus; refuses a context or a number of held-out windows that it cannot fill."""
     corpus = load_corpus(name)
     tokenizer = load_tokenizer(data.tokenizer, corpus)
-    train, held_out = (
-        window_source(token_stream(corpus, split, tokenizer), data.context, data.packing) for split in ("train", "test")
-    )
+    streams = {split: token_stream(corpus, split, tokenizer) for split in ("train", "test")}
+    note_folded(workspace, name, data.tokenizer, {split: stream.folded for split, stream in streams.items()})
+    train, held_out = (window_source(stream, data.context, data.packing) for stream in streams.values())
     each = max(min(windows, (len(held_out) - 1) // seeds), 1)  # the last window may be padded
     shares = evaluation_windows(held_out, seeds * each, seed=0).reshape(seeds, each, -1)
     return Text(name, corpus.fingerprint, tokenizer.vocab_size, train, list(shares), tokenizer)

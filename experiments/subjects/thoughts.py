@@ -17,12 +17,23 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from lexinv.nn.language_model import make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Positive
 
 ROWS = 100
 """Problems thought through at a time."""
 LEXICON = LexiconConfig()
+TINY = {
+    "task.modulus": 3,
+    "task.numbers": 2,
+    "task.problems": 100,
+    "task.batch_size": 4,
+    "task.steps": 20,
+    "task.depth": 1,
+    "seeds": (0, 1),
+}
+"""Of presets of seconds."""
 PUBLISHED = {
     "task.modulus": 23,
     "task.numbers": 16,
@@ -115,7 +126,7 @@ def draw_thought(key: Key[Array, ""], task: Sums) -> Thought:
 
 def draw_thoughts(key: Key[Array, ""], task: Sums, rows: int) -> Thought:
     """`rows` of them."""
-    return jax.vmap(partial(draw_thought, task=task))(jax.random.split(key, rows))
+    return jax.vmap(partial(draw_thought, task=task))(jax.random.split(threefry(key), rows))
 
 
 def written(thought: Thought, kept: Int[Array, " kept"], task: Sums) -> Int[Array, " time"]:

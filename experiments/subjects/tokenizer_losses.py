@@ -60,8 +60,8 @@ def tokenizer_losses(
 ) -> dict[str, list[float] | float]:
     """By tokenizer and size: loss on held-out text, exact loss of greedy ones, characters per token.
 
-    unigram: the sizes of Unigram and the characters that train it. own_loss: of the source itself on the held-out text; what lies below it
-    is an error or luck.
+    unigram: the sizes of Unigram, which may reach fewer, and the characters that train it. own_loss: of the source itself on the held-out
+    text; what lies below it is an error or luck.
     """
     symbols = kernel.shape[1]
     alphabet = ALPHABET[:symbols]
@@ -85,6 +85,8 @@ def tokenizer_losses(
             for tokenizer, test in zip(tokenizers, tests, strict=True)
         ]
         result[f"{kind}_characters_per_token"] = [len(found["test"]) / len(test) for test in tests]
+        if kind == "unigram":
+            result["unigram_reached"] = [float(tokenizer.size) for tokenizer in tokenizers]
         if tokenizers[0].encoder == "greedy":
             result[f"{kind}_exact"] = [asymptotic_cross_entropy(tokenizer, kernel) for tokenizer in tokenizers]
     own = negative_log_likelihood(kernel, to_symbols(found["test"], alphabet))[order(kernel) :]

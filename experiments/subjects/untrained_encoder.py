@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lexinv.nn.text_encoder import TextEncoder
 from lexinv.nn.transformer import Block, TransformerConfig
+from lexinv.randomness import threefry
 
 
 def untrained() -> TextEncoder:
@@ -43,7 +44,7 @@ def untrained() -> TextEncoder:
         "norm": jnp.ones(config.width),
         "norm_bias": jnp.zeros(config.width),
         "layers": jax.jit(jax.vmap(lambda key: Block(config, False).init(key, one, None)["params"]))(
-            jax.random.split(layer_key, config.depth)
+            jax.random.split(threefry(layer_key), config.depth)
         ),
     }
     return TextEncoder(config, len(vocabulary), params, tokenizer)

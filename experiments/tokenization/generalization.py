@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference, styled
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, band, panels, reference
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.markov_sources import ALPHABET, SourceConfig, describe, texts
@@ -179,29 +179,28 @@ def figure(results: dict[str, Any]) -> Figure:
         1, 3, titles=("Dictionary of substrings", "One dictionary, two encoders", "Trained dictionaries")
     )
     memorised, trapped, trained = axes
-    with styled():
-        for text, label, color in (("train", "on the text it holds", BLUE), ("test", "on fresh text", VERMILION)):
-            band(memorised, results["lengths"], arms["memorised", text], label, color, **dots)
-        for name, label, color in (("greedy", "greedy", VERMILION), ("minimum_length", "fewest tokens", BLUE)):
-            band(trapped, results["slips"], arms["trap", name], label, color, **dots)
-        trapped.plot(results["slips"], results["trap_greedy_exact"], "x", color=BLACK, label="greedy, exact")
-        rates = [source["entropy_rate"] for source in results["cyclic"]]
-        trapped.plot(results["slips"], rates, color=BLACK, linestyle="--", linewidth=1, label="entropy rate")
-        reference(trapped, results["cyclic"][0]["stationary_entropy"], "H(π)", GREY)
-        styles = {"greedy": "-", "minimum_length": "--", "merges": ":"}
-        for kind, color in (("lzw", GREEN), ("bpe", ORANGE)):
-            for name in ENCODERS[kind]:
-                label = f"{kind.upper()}, {name.replace('_', ' ')}"
-                band(trained, results["sizes"], arms[kind, name], label, color, linestyle=styles[name], **dots)
-        reference(memorised, results["source"]["stationary_entropy"], "H(π)", GREY)
-        for panel, label in ((memorised, "length of the substrings"), (trained, "dictionary size")):
-            reference(panel, results["source"]["entropy_rate"], "entropy rate", BLACK)
-            panel.set_xscale("log", base=2)
-            panel.set_xlabel(label)
-        trapped.set(xlabel="probability of a slip of the cycle", xscale="log", yscale="log")
-        for panel in axes:
-            panel.set_ylabel("nats per character")
-        memorised.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, 0.85))
-        trapped.legend(fontsize=7)
-        trained.legend(fontsize=7)
+    for text, label, color in (("train", "on the text it holds", BLUE), ("test", "on fresh text", VERMILION)):
+        band(memorised, results["lengths"], arms["memorised", text], label, color, **dots)
+    for name, label, color in (("greedy", "greedy", VERMILION), ("minimum_length", "fewest tokens", BLUE)):
+        band(trapped, results["slips"], arms["trap", name], label, color, **dots)
+    trapped.plot(results["slips"], results["trap_greedy_exact"], "x", color=BLACK, label="greedy, exact")
+    rates = [source["entropy_rate"] for source in results["cyclic"]]
+    trapped.plot(results["slips"], rates, color=BLACK, linestyle="--", linewidth=1, label="entropy rate")
+    reference(trapped, results["cyclic"][0]["stationary_entropy"], "H(π)", GREY)
+    styles = {"greedy": "-", "minimum_length": "--", "merges": ":"}
+    for kind, color in (("lzw", GREEN), ("bpe", ORANGE)):
+        for name in ENCODERS[kind]:
+            label = f"{kind.upper()}, {name.replace('_', ' ')}"
+            band(trained, results["sizes"], arms[kind, name], label, color, linestyle=styles[name], **dots)
+    reference(memorised, results["source"]["stationary_entropy"], "H(π)", GREY)
+    for panel, label in ((memorised, "length of the substrings"), (trained, "dictionary size")):
+        reference(panel, results["source"]["entropy_rate"], "entropy rate", BLACK)
+        panel.set_xscale("log", base=2)
+        panel.set_xlabel(label)
+    trapped.set(xlabel="probability of a slip of the cycle", xscale="log", yscale="log")
+    for panel in axes:
+        panel.set_ylabel("nats per character")
+    memorised.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, 0.85))
+    trapped.legend(fontsize=7)
+    trained.legend(fontsize=7)
     return drawn

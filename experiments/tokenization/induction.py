@@ -1,10 +1,9 @@
 """With a short convolution, two layers predict Markov sources drawn anew for every sequence nearly as well as the exact Bayes predictor.
 
 Rajaraman et al. 2024 (arXiv 2407.17686), order-k sources in context, two layers with relative positions; method card
-theory-of-tokenization, random order-k source. Rows of the kernel are Dirichlet(1) and the first k symbols uniform, so that the best
-possible loss at every position is known. The plain Transformer of that paper needs thousands of steps for k = 2. Within our budget a
-convolution on queries and keys, which sees the last symbols without a layer for it, was chosen by a short pilot (order 2, one seed: 0.496
-nats late in the window, Bayes 0.493, plain 0.589, in-context frequencies 0.605); both are trained alike.
+theory-of-tokenization. Rows of the kernel are Dirichlet(1) and the first k symbols uniform, so that the best possible loss at every
+position is known. The paper's plain Transformer needs thousands of steps for k = 2. Within our budget a convolution on queries and keys
+was chosen by a pilot (order 2, one seed: 0.496 nats late in the window, Bayes 0.493, plain 0.589, in-context frequencies 0.605).
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.curves import bins, by_position, by_tens
 from experiments.harness.presets import presets
-from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference, styled
+from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, band, panels, reference
 from experiments.harness.training import Training, training_losses
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
@@ -29,6 +28,7 @@ from lexinv.data.windows import Windows, array_windows
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.randomness import threefry
 from lexinv.tokenization.bayes import predictive_log_probs
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
@@ -111,10 +111,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "corpora": {},
         "seeds": config.training.seeds,
         "context": config.context,
-        "orders": {
-            f"{order}": workspace.cached(f"orders/{order}", lambda order=order: measure(order, config, workspace))
-            for order in config.orders
-        },
+        "orders": workspace.stages(
+            "orders", map(str, config.orders), lambda order: measure(int(order), config, workspace)
+        ),
     }
 
 
@@ -162,7 +161,7 @@ def sequences(order: int, config: Config, name: str, count: int) -> Windows:
         kernel_key, sample_key = jax.random.split(key)
         return sample(sample_key, random_kernel(kernel_key, order, config.symbols), uniform, config.context)
 
-    keys = jax.random.split(stream(jax.random.key(config.seed), f"{name}-order-{order}"), count)
+    keys = jax.random.split(threefry(stream(jax.random.key(config.seed), f"{name}-order-{order}")), count)
     tokens = np.asarray(jax.jit(jax.vmap(draw))(keys)).astype(np.uint8).reshape(-1)
     return array_windows(tokens, config.context)
 
@@ -189,7 +188,6 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     """That sources are learned in context, how near to the best possible, and what the convolution has to do with it."""
     orders = results["orders"]
     left = {arm: {f"order {k}": share_left(found, arm) for k, found in orders.items()} for arm in ARMS}
-    arms = [arm for found in orders.values() for arm in found["arms"].values()]
     unit = "share of the way from in-context frequencies to Bayes that is left in the last quarter of the context"
     return [
         Claim(
@@ -217,15 +215,6 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             above(0),
             f"{unit}: plain minus convolution",
         ),
-        Claim(
-            "never_below_bayes",
-            "No model is below the exact Bayes predictor.",
-            OURS,
-            {"least of all models": min(float(np.min(np.add(a["excess"], 3 * np.array(a["error"])))) for a in arms)},
-            above(0),
-            "excess over the whole context plus 3 standard errors, nats per symbol",
-            over="models and seeds",
-        ),
     ]
 
 
@@ -234,24 +223,21 @@ def figure(results: dict[str, Any]) -> Figure:
     orders = results["orders"]
     drawn, axes = panels(3, len(orders), width=4.6, height=2.5)
     x, binned = bins(results["context"], max(results["context"] // 32, 1))
-    with styled():
-        for column, (k, found) in enumerate(orders.items()):
-            position, above_bayes, training = axes[column :: len(orders)]
-            bayes, best, frequencies = binned(found["bayes"]), "Bayes, the order known", "in-context frequencies"
-            for (arm, label), color in zip(ARMS.items(), (BLUE, VERMILION), strict=True):
-                nats, losses = binned(found["arms"][arm]["nats"]), found["arms"][arm]["training_loss"]
-                band(position, x, nats, label, color)
-                band(above_bayes, x, nats - bayes, label, color)
-                band(training, 10 * (1 + np.arange(len(losses[0]))), losses, label, color)
-            for name, label, color in (("unigram", frequencies, GREY), ("bayes", best, GREEN)):
-                nats = binned(found[name])
-                band(position, x, nats, label, color, linestyle="--", linewidth=1.2)
-                reference(training, float(np.mean(found[name])), label, color)
-            band(above_bayes, x, binned(found["unigram"]) - bayes, frequencies, GREY, linestyle="--")
-            position.set(
-                title=f"A new source of order {k} in every sequence", xlabel="position", ylabel="nats per symbol"
-            )
-            above_bayes.set(xlabel="position", ylabel="nats above Bayes")
-            training.set(xlabel="step", ylabel="training loss", ylim=(0.95 * np.mean(found["bayes"]), 0.75))
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for column, (k, found) in enumerate(orders.items()):
+        position, above_bayes, training = axes[column :: len(orders)]
+        bayes, best, frequencies = binned(found["bayes"]), "Bayes, the order known", "in-context frequencies"
+        for (arm, label), color in zip(ARMS.items(), (BLUE, VERMILION), strict=True):
+            nats, losses = binned(found["arms"][arm]["nats"]), found["arms"][arm]["training_loss"]
+            band(position, x, nats, label, color)
+            band(above_bayes, x, nats - bayes, label, color)
+            band(training, 10 * (1 + np.arange(len(losses[0]))), losses, label, color)
+        for name, label, color in (("unigram", frequencies, GREY), ("bayes", best, GREEN)):
+            nats = binned(found[name])
+            band(position, x, nats, label, color, linestyle="--", linewidth=1.2)
+            reference(training, float(np.mean(found[name])), label, color)
+        band(above_bayes, x, binned(found["unigram"]) - bayes, frequencies, GREY, linestyle="--")
+        position.set(title=f"A new source of order {k} in every sequence", xlabel="position", ylabel="nats per symbol")
+        above_bayes.set(xlabel="position", ylabel="nats above Bayes")
+        training.set(xlabel="step", ylabel="training loss", ylim=(0.95 * np.mean(found["bayes"]), 0.75))
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn

@@ -5,25 +5,26 @@ experiment C. The text is lower-cased to a-z, full stop, comma and space. Every 
 unigram models and k-grams are all trained on, and those on which they are measured.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.corpora import installed, slug
+from experiments.harness.arms import by_metric
+from experiments.harness.corpora import installed, note_folded, slug
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference, styled
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels, reference
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
 from lexinv.data.kgram import cross_entropies, fit_kgram, tune_strengths
-from lexinv.data.tokenizers import LETTERS, load_tokenizer
+from lexinv.data.tokenizers import LETTERS, folded_share, load_tokenizer
 from lexinv.tokenization.library import train_library_bpe, train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_bpe, train_lzw
 from lexinv.tokenization.unigram import cross_entropy
@@ -110,8 +111,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
     divisions = [(corpus, seed) for corpus in corpora for seed in config.seeds]
     measured: dict[str, list[dict[str, Any]]] = {corpus.name: [] for corpus in corpora}
+    folded: dict[str, dict[str, float]] = {corpus.name: {} for corpus in corpora}
     for corpus, seed in track(divisions, "real_text", disable=not workspace.progress):
-        train, test = divide(corpus, config.train_characters, config.test_characters, seed)
+        train, test, share = divide(corpus, config.train_characters, config.test_characters, seed)
+        folded[corpus.name][f"seed {seed}"] = share
+        note_folded(workspace, corpus.name, "letters", folded[corpus.name])
         folder = f"{slug(corpus.name)}/seed-{seed}"
 
         def stage(kind: str, folder=folder, train=train, test=test) -> dict[str, Any]:
@@ -122,16 +126,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         with ThreadPoolExecutor(2) as pool:
             measured[corpus.name].append(dict(zip(kinds, pool.map(stage, kinds), strict=True)))
     for name, seeds in measured.items():
-        by_kind = {kind: by_seed(seed[kind] for seed in seeds) for kind in seeds[0]}
+        by_kind = {kind: by_metric([seed[kind] for seed in seeds]) for kind in seeds[0]}
         tokens = {kind: by_kind.pop(kind) for kind in LABELS}
         results["texts"][name] = {**by_kind, "tokens": tokens}
     return results
-
-
-def by_seed(measured: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """One dictionary of rows instead of one dictionary for each seed."""
-    rows = list(measured)
-    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def measure(train: np.ndarray, test: np.ndarray, config: Config, kind: str) -> dict[str, Any]:
@@ -146,28 +144,39 @@ def measure(train: np.ndarray, test: np.ndarray, config: Config, kind: str) -> d
     return {"sizes": [t.size for t in trained], "nats": np.round(nats, 5)}
 
 
-def divide(corpus: Corpus, train_characters: int, test_characters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols of a training and a test text from documents drawn without replacement, whatever the corpus's own splits.
+class Division(NamedTuple):
+    """Symbols of two texts, and the share of the characters of their documents that `letters` folds."""
 
-    A space lies between documents. Raises `InvalidConfig` where the corpus has less text.
+    train: np.ndarray
+    test: np.ndarray
+    folded: float
+
+
+def divide(corpus: Corpus, train_characters: int, test_characters: int, seed: int) -> Division:
+    """A training and a test text from documents drawn without replacement, whatever the corpus's own splits.
+
+    A space lies between documents. Raises `InvalidConfig` where the corpus has less text, or more that `letters` folds than it may.
     """
     letters = load_tokenizer("letters", corpus)
     documents = [(split, i) for split in SPLITS for i in range(len(corpus.splits[split]))]
     order = np.random.default_rng(seed).permutation(len(documents)).tolist()
-    drawn = (letters.encode(corpus.splits[split][i]) for split, i in (documents[number] for number in order))
+    drawn = (corpus.splits[split][i] for split, i in (documents[number] for number in order))
+    texts = []
 
     def take(field: str, characters: int) -> np.ndarray:
         pieces, found = [], 0
         while found < characters:
-            document = next(drawn, None)
-            require(document is not None, field, characters, f"less: {corpus.name} has {found} left for it")
-            if len(document):
+            text = next(drawn, None)
+            require(text is not None, field, characters, f"less: {corpus.name} has {found} left for it")
+            texts.append(text)
+            if len(document := letters.encode(text)):
                 pieces += [document, np.array([letters.separator], np.int32)]
                 found += len(document) + 1
         return np.concatenate(pieces)[:characters]
 
     test = take("test_characters", test_characters)
-    return take("train_characters", train_characters), test
+    train = take("train_characters", train_characters)
+    return Division(train, test, folded_share(letters, texts, corpus.name))
 
 
 def tokenizers(kind: str, text: str, sizes: Sequence[int]) -> list[Tokenizer]:
@@ -268,23 +277,22 @@ def draw(axes: Axes, found: dict[str, Any], label: str, color: str, **line: Any)
 def figure(results: dict[str, Any]) -> Figure:
     """Cross-entropy against the number of parameters: a line for each tokenizer, the k-grams, and the compressors."""
     drawn, axes = panels(1, len(results["texts"]), width=5.2, height=4.4)
-    with styled():
-        for panel, (corpus, text) in zip(axes, results["texts"].items(), strict=True):
-            for kind, (label, color) in LABELS.items():
-                draw(panel, text["tokens"][kind], label, color, marker="o")
-            kgrams = text["kgrams"]
-            draw(panel, kgrams, "interpolated character k-grams", BLACK, marker="s", linestyle=":")
-            for k, (size, nats) in enumerate(
-                zip(np.mean(kgrams["sizes"], axis=0), np.mean(kgrams["nats"], axis=0), strict=True), 1
-            ):
-                panel.annotate(f"k = {k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
-            for (name, nats), color in zip(text["compressors"].items(), (GREY, BLACK), strict=True):
-                reference(panel, float(np.mean(nats)), f"{name} (learns on the test text)", color)
-            panel.set(
-                title=corpus,
-                xlabel="parameters: tokens, or distinct k-grams",
-                ylabel="nats per character",
-                xscale="log",
-            )
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for panel, (corpus, text) in zip(axes, results["texts"].items(), strict=True):
+        for kind, (label, color) in LABELS.items():
+            draw(panel, text["tokens"][kind], label, color, marker="o")
+        kgrams = text["kgrams"]
+        draw(panel, kgrams, "interpolated character k-grams", BLACK, marker="s", linestyle=":")
+        for k, (size, nats) in enumerate(
+            zip(np.mean(kgrams["sizes"], axis=0), np.mean(kgrams["nats"], axis=0), strict=True), 1
+        ):
+            panel.annotate(f"k = {k}", (size, nats), (4, 4), textcoords="offset points", fontsize=8)
+        for (name, nats), color in zip(text["compressors"].items(), (GREY, BLACK), strict=True):
+            reference(panel, float(np.mean(nats)), f"{name} (learns on the test text)", color)
+        panel.set(
+            title=corpus,
+            xlabel="parameters: tokens, or distinct k-grams",
+            ylabel="nats per character",
+            xscale="log",
+        )
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn

@@ -26,7 +26,6 @@ from experiments.harness.style import (
     band,
     panels,
     reference,
-    styled,
 )
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
@@ -241,24 +240,23 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, sources, sizes = Arms(results), results["sources"], results["sizes"]
     columns = min(3, len(sources))
     drawn, axes = panels(-(-len(sources) // columns), columns, width=4.0, height=3.0)
-    with styled():
-        for panel, (name, source) in zip(axes, sources.items(), strict=False):
-            panel.plot(sizes, source["block_formula"], "o", color=PURPLE, markersize=4, label="blocks, exact formula")
-            for kind, (label, color) in KINDS.items():
-                few = {"marker": "s", "markersize": 4} if kind == "unigram" else {}
-                places = results["unigram_sizes"] if kind == "unigram" else sizes
-                band(panel, places, arms[name, f"{kind}_loss"], label, color, **few)
-            bounds = np.array(source["lzw_bound"], np.float64)
-            panel.plot(sizes, bounds, color=BLUE, linestyle=":", linewidth=1, label="bound for LZW")
-            single, rate = source["stationary_entropy"], source["entropy_rate"]
-            reference(panel, single, "H(π): unigram over characters", GREY)
-            reference(panel, rate, "entropy rate", BLACK)
-            top = max(arms[name, f"{kind}_loss"].mean(axis=0).max() for kind in KINDS)
-            panel.set(xlabel="dictionary size", ylabel="nats per character")
-            panel.set_title(source["title"], fontsize=8.5)
-            panel.set_xscale("log", base=2)
-            panel.set_ylim(rate - 0.06 * (top - rate), top + 0.06 * (top - rate))
-        for panel in axes[len(sources) :]:
-            panel.set_axis_off()
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    for panel, (name, source) in zip(axes, sources.items(), strict=False):
+        panel.plot(sizes, source["block_formula"], "o", color=PURPLE, markersize=4, label="blocks, exact formula")
+        for kind, (label, color) in KINDS.items():
+            few = {"marker": "s", "markersize": 4} if kind == "unigram" else {}
+            places = results["unigram_sizes"] if kind == "unigram" else sizes
+            band(panel, places, arms[name, f"{kind}_loss"], label, color, **few)
+        bounds = np.array(source["lzw_bound"], np.float64)
+        panel.plot(sizes, bounds, color=BLUE, linestyle=":", linewidth=1, label="bound for LZW")
+        single, rate = source["stationary_entropy"], source["entropy_rate"]
+        reference(panel, single, "H(π): unigram over characters", GREY)
+        reference(panel, rate, "entropy rate", BLACK)
+        top = max(arms[name, f"{kind}_loss"].mean(axis=0).max() for kind in KINDS)
+        panel.set(xlabel="dictionary size", ylabel="nats per character")
+        panel.set_title(source["title"], fontsize=8.5)
+        panel.set_xscale("log", base=2)
+        panel.set_ylim(rate - 0.06 * (top - rate), top + 0.06 * (top - rate))
+    for panel in axes[len(sources) :]:
+        panel.set_axis_off()
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return drawn

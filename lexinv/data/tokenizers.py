@@ -3,7 +3,7 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +72,20 @@ def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Toke
     choose("tokenizer", name, TOKENIZERS)
     made = {"letters": _letters, "char": _char, "byte": _byte}[kind]()
     return replace(made, name=name, most_folded=1.0) if size else made
+
+
+def folded_share(tokenizer: Tokenizer, texts: Iterable[str], where: str) -> float:
+    """The share of the characters of texts that the tokenizer folds. Raises `InvalidConfig` where it is above its `most_folded`."""
+    characters = folded = 0
+    for text in texts:
+        characters, folded = characters + len(text), folded + tokenizer.folded(text)
+    share = folded / max(characters, 1)
+    allowed = (
+        f"it folds {100 * share:.1f} % of the characters of {where}; take byte, bpe:V or unigram:V, which keep all of them, or ask for "
+        f"{tokenizer.name}:lossy"
+    )
+    require(share <= tokenizer.most_folded, "tokenizer", tokenizer.name, allowed)
+    return share
 
 
 def unicode_text(text: str, field: str = "text") -> str:

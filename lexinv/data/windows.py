@@ -10,8 +10,8 @@ from jaxtyping import Int, Int32, Int64, UInt
 
 from lexinv.data.cache import prepared
 from lexinv.data.corpora import Corpus
-from lexinv.data.tokenizers import Tokenizer
-from lexinv.validation import InvalidConfig, choose, require
+from lexinv.data.tokenizers import Tokenizer, folded_share
+from lexinv.validation import choose, require
 
 if TYPE_CHECKING:
     import grain
@@ -43,22 +43,15 @@ def token_stream(corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path |
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1).newbyteorder("<")
 
     def build(folder: Path) -> None:
-        ends, characters, folded = [0], 0, 0
+        share = folded_share(tokenizer, corpus.splits[split], f"{corpus.name} ({split})")
+        ends = [0]
         with (folder / "tokens.bin").open("wb") as file:
             for text in corpus.splits[split]:
                 document = np.append(tokenizer.encode(text), tokenizer.separator).astype(dtype)
                 file.write(document.tobytes())
                 ends.append(ends[-1] + len(document))
-                characters, folded = characters + len(text), folded + tokenizer.folded(text)
-        share = folded / max(characters, 1)
-        if share > tokenizer.most_folded:
-            allowed = (
-                f"it folds {100 * share:.1f} % of the characters of {corpus.name} ({split}); take byte, bpe:V or unigram:V, which "
-                f"keep all of them, or ask for {tokenizer.name}:lossy"
-            )
-            raise InvalidConfig("tokenizer", tokenizer.name, allowed)
         np.save(folder / "offsets.npy", np.array(ends, np.int64))
-        (folder / "folded.json").write_text(json.dumps({"characters": characters, "folded": folded, "share": share}))
+        (folder / "folded.json").write_text(json.dumps({"share": share}))
 
     name = f"{corpus.fingerprint}-{split}-{tokenizer.name.replace(':', '-')}-{tokenizer.fingerprint}"
     folder = prepared(cache, "tokens", name, build)

@@ -34,6 +34,7 @@ class Forgetting:
     reset: the moments of Adam that are zeroed with it, and the step counts of its bias correction: those of the table, as in the paper,
         or of all parameters, as the released code does.
     p_random: probability with which each token type has a random vector for one step (`semi` of `lexinv.nn.lexicon`).
+    frozen: the table is read and never updated, as where a trained model is fine-tuned with p_random.
     fresh: lexinvariant. Every step has a table of its own, which every sequence reads under a rotation of its own (`rotate_types`).
     """
 
@@ -41,6 +42,7 @@ class Forgetting:
     until: int | None = None
     reset: Literal["table", "all"] = "table"
     p_random: float = 0.0
+    frozen: bool = False
     fresh: bool = False
 
     def __post_init__(self):
@@ -122,6 +124,8 @@ def make_step(
         # Optax is not written for the strict modes that our tests switch on.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        if forgetting.frozen:
+            updates = {**updates, "table": jnp.zeros_like(updates["table"])}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, optimizer_state, state.key), value
 

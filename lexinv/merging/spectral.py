@@ -1,7 +1,7 @@
 """What merging does to the spectrum of the token graph: coarsening, lifting, and spectral distance, in float64 on the host.
 
 Tran et al. 2024 (arXiv 2405.16148), section 4 and appendix, after Jin, Loukas and JaJa 2020; method card token-merging. What was found on
-running the paper's theorem, each a test in tests/merging/test_spectral.py:
+running the paper's theorem, of which 1 and 2 are tests and 3 and 4 claims of the experiment `spectral_distance`:
 
 1. The lemma (the lifted Laplacian has the eigenvalues of the coarse graph, and ones) holds for the coarse graph of *sums*, not for the
    one of group means that the paper writes, unless all groups are equal. The spectral distance is taken from the lifted graph, where

@@ -72,8 +72,8 @@ def _channels_for_keys(weighed: bool, time: int, causal: bool) -> bool:
 
 def attention(
     queries: Float[Array, "batch time heads dim"],
-    keys: Float[Array, "batch time heads dim"],
-    values: Float[Array, "batch time heads dim"],
+    keys: Float[Array, "batch time key_heads dim"],
+    values: Float[Array, "batch time key_heads dim"],
     bias: Float[Array, "heads time time"] | Float[Array, "batch _ _ time"] | None = None,
     causal: bool = True,
     implementation: Implementation = "auto",
@@ -82,6 +82,7 @@ def attention(
 ) -> Float[Array, "batch time heads dim"]:
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
+    Where there are fewer heads of keys and values, each is read by consecutive heads of queries (Ainslie et al. 2023).
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
     mask: false for keys that nobody sees. bias: one number for each pair and head; or, for each example, the same, or [batch, 1, 1, time]
         for each key, such as the log sizes of merged tokens. Masks and biases of examples are not for `chunked`.
@@ -93,6 +94,7 @@ def attention(
     The softmax is computed in float32 whatever the dtype of the arguments. `chunked` is for reverse mode only.
     """
     _check_window(window, causal)
+    keys, values = (_for_each_query(x, queries.shape[2]) for x in (keys, values))
     of_keys = bias is not None and bias.shape[1:3] == (1, 1) and bias.ndim == 4
     if implementation == "auto":
         kind = "none" if bias is None else "keys" if of_keys else "pairs"
@@ -123,7 +125,7 @@ def attention(
 
 def attention_weights(
     queries: Float[Array, "batch time heads dim"],
-    keys: Float[Array, "batch time heads dim"],
+    keys: Float[Array, "batch time key_heads dim"],
     bias: Float[Array, "heads time time"] | Float[Array, "batch _ _ time"] | None = None,
     causal: bool = True,
     window: int = 0,
@@ -131,6 +133,7 @@ def attention_weights(
 ) -> Float[Array, "batch heads time time"]:
     """The softmax weights that `attention` applies to the values, whole: for looking at, not for training."""
     _check_window(window, causal)
+    keys = _for_each_query(keys, queries.shape[2])
     queries, keys = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys))
     weights, total = _unnormalised(queries, keys, bias, 0 if causal else None, window, mask)
     return weights / total
@@ -246,6 +249,11 @@ def _query_chunks(time: int, causal: bool, window: int) -> Iterator[tuple[slice,
 def _check_window(window: int, causal: bool) -> None:
     require(window >= 0, "window", window, "0 for all times before, or a positive number of times")
     require(causal or not window, "window", window, "0, unless attention is causal")
+
+
+def _for_each_query(x, heads):
+    """Heads of keys or values [batch, time, key heads, dim], repeated for each head of queries."""
+    return x if x.shape[2] == heads else jnp.repeat(x, heads // x.shape[2], axis=2)
 
 
 def _batched(bias):

@@ -2,16 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from lexinv.validation import InvalidConfig, require
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.validation import InvalidConfig, choose, require
 
 INDEX = "model.safetensors.index.json"
 
 Tensors = dict[str, np.ndarray]
+Params = dict[str, Any]
+
+
+class Parts(NamedTuple):
+    """A language model as its file has it, under our names. output: its table where it is untied."""
+
+    config: TransformerConfig
+    transformer: Params
+    table: np.ndarray
+    output: np.ndarray | None
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -111,3 +123,39 @@ def read_tokenizer(directory: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def tables(
+    tensors: Tensors, table: str, head: str, shape: tuple[int, int], tied: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The token embedding and, where the output is untied, its table. Of tied tensors a file may hold either, or both if they are alike.
+
+    Raises `InvalidConfig` where they are unlike although the configuration ties them (by default, too): Hugging Face's loaders then drop
+    the head or use it, after their version.
+    """
+    if tied and table not in tensors and head in tensors:
+        return take(tensors, head, *shape), None
+    found = take(tensors, table, *shape)
+    if not tied:
+        return found, take(tensors, head, *shape)
+    if head in tensors:
+        alike = np.array_equal(take(tensors, head, *shape), found)
+        allowed = f"false: {head} in the file is unlike {table}; write which is meant into config.json"
+        require(alike, "config.json: tie_word_embeddings", tied, allowed)
+    return found, None
+
+
+def gelu(name: str) -> Any:
+    """Which GELU a Hugging Face activation is. Raises `InvalidConfig` for another function."""
+    known = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
+    return known[choose("config.json: activation", name, known)]
+
+
+def norm_params(name: str, gain: np.ndarray, offset: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters of a layer normalisation under our names."""
+    return {name: gain, f"{name}_bias": offset}
+
+
+def stack(layers: list[Params]) -> Params:
+    """One tree per layer to one tree with a leading axis of layers."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *layers)

@@ -38,7 +38,9 @@ def forward_flops(config: TransformerConfig, vocab: int, time: int) -> float:
         reach = min(config.window, time) if config.window else time
         seen = (reach * (reach + 1) / 2 + (time - reach) * reach) / time
     width = config.width
-    layer = 4 * width**2 + 2 * width * config.mlp_width + 2 * seen * width
+    inner, outer = config.heads * config.head_dim, config.keys_and_values * config.head_dim
+    mlp = (2 if config.gate == "none" else 3) * width * config.mlp_width
+    layer = 2 * width * (inner + outer) + mlp + 2 * seen * inner
     output = width * vocab + (width**2 if config.output == "matrix" else 0)
     return 2.0 * (config.depth * layer + output)
 

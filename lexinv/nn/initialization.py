@@ -69,7 +69,7 @@ def _as_gpt2(config: TransformerConfig, params: Params) -> Params:
         name = path[-1].key
         if name == "bos":
             return GPT2_STD * leaf
-        if name not in ("query", "key", "value", "output", "mlp_in", "mlp_out", "readout"):
+        if name not in ("query", "key", "value", "output", "mlp_in", "mlp_gate", "mlp_out", "readout"):
             return leaf
         shrunk = (2 * config.depth) ** -0.5 if name == "output" else 1.0  # mlp_out is divided by it in every scheme
         return GPT2_STD * leaf.shape[-2] ** 0.5 * shrunk * leaf

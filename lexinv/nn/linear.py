@@ -4,6 +4,8 @@ Autodiff of `x @ W` for `x[batch, time, features]` ends, on the CPU, in transpos
 gradients here are the same mathematics as one direct product each, on every device.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -28,31 +30,37 @@ def _linear_backward(saved, gradient):
     x_rows = x.reshape(-1, x.shape[-1])
     to_x = jax.lax.dot_general(rows, kernel, (((1,), (1,)), ((), ())))
     to_kernel = jax.lax.dot_general(x_rows, rows, (((0,), (0,)), ((), ())))
-    return to_x.reshape(x.shape), to_kernel
+    return to_x.reshape(x.shape).astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
 linear.defvjp(_linear_forward, _linear_backward)
 
 
-@jax.custom_vjp
-def rms_norm(x: Float[Array, "*batch n"], gain: Float[Array, " n"]) -> Float[Array, "*batch n"]:
-    """Root-mean-square normalisation over the last axis: `gain * x / sqrt(mean(x^2) + 1e-6)` (Zhang and Sennrich 2019, eq. 4)."""
-    return _rms_norm_forward(x, gain)[0]
+RMS_EPSILON = 1e-6
 
 
-def _rms_norm_forward(x, gain):
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + jnp.asarray(1e-6, x.dtype))
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(
+    x: Float[Array, "*batch n"], gain: Float[Array, " n"], epsilon: float = RMS_EPSILON
+) -> Float[Array, "*batch n"]:
+    """Root-mean-square normalisation over the last axis: `gain * x / sqrt(mean(x^2) + epsilon)` (Zhang and Sennrich 2019, eq. 4)."""
+    return _rms_norm_forward(x, gain, epsilon)[0]
+
+
+def _rms_norm_forward(x, gain, epsilon):
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + jnp.asarray(epsilon, x.dtype))
     return x * scale * _as_row(gain, x), (x, gain, scale)
 
 
-def _rms_norm_backward(saved, gradient):
+def _rms_norm_backward(epsilon, saved, gradient):
+    del epsilon
     x, gain, scale = saved
     normalised = x * scale
     to_normalised = gradient * _as_row(gain, x)
     projection = jnp.mean(to_normalised * normalised, axis=-1, keepdims=True)
     to_x = scale * (to_normalised - normalised * projection)
     to_gain = jnp.sum(gradient * normalised, axis=tuple(range(x.ndim - 1)))
-    return to_x, to_gain
+    return to_x.astype(x.dtype), to_gain.astype(gain.dtype)
 
 
 def _as_row(gain, x):

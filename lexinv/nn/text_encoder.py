@@ -13,14 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from lexinv.nn.checkpoint_directories import (
     check_all_taken,
     expect,
+    gelu,
+    norm_params,
     read_json,
     read_tensors,
     read_tokenizer,
     setting,
+    stack,
     take,
 )
 from lexinv.nn.linear import layer_norm
-from lexinv.nn.pretrained import gelu, norm_params, stack
 from lexinv.nn.reduced import Reduction, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.validation import choose, require
@@ -119,7 +121,7 @@ def pool(
 
 
 def load_text_encoder(directory: Path) -> TextEncoder:
-    """The BERT encoder in a directory with config.json and *.safetensors, such as MiniLM (`lexinv.data.minilm`), in float32.
+    """The BERT encoder in a directory with config.json and *.safetensors, such as MiniLM (the asset `minilm`), in float32.
 
     Its pooler and its heads are left out. Raises `InvalidConfig` as `lexinv.nn.pretrained.load_language_model`.
     """

@@ -1,6 +1,6 @@
 """A Transformer, causal or bidirectional, with the positions and the query-key mixing that our experiments compare.
 
-The layers of GPT-2, GPT-NeoX and BERT are configurations of it, see `lexinv.nn.pretrained` and `lexinv.nn.text_encoder`.
+The layers of GPT-2, GPT-NeoX, Llama, Qwen and BERT are configurations of it, see `lexinv.nn.pretrained` and `lexinv.nn.text_encoder`.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lexinv.nn.attention import Implementation, attention, attention_weights
-from lexinv.nn.linear import layer_norm, linear, rms_norm
+from lexinv.nn.linear import RMS_EPSILON, layer_norm, linear, rms_norm
 from lexinv.nn.positions import relative_bias, rotate
 from lexinv.nn.sharding import divide_rows
 from lexinv.validation import require
 
 RELATIVE_BUCKETS = 32
-RMS_EPSILON = 1e-6
 
 Change = Callable[[str, Array], Array]
 """What a layer's activations go through: the name of the site (see `Block`) and the activations there, to activations in their place."""
@@ -29,16 +28,22 @@ Change = Callable[[str, Array], Array]
 class TransformerConfig:
     """Sizes and choices of a Transformer.
 
-    positions: rotary, learned absolute, T5 relative bias, or none. rotary_share: the part of each head that is rotated.
+    head_width: channels of a head; 0 for width / heads. key_heads: heads of keys and values, each read by heads / key_heads heads of
+        queries (Ainslie et al. 2023); 0 for as many as of queries. head_norm: queries and keys are normalised head by head.
+    positions: rotary, learned absolute, T5 relative bias, or none. rotary_share: the part of each head that is rotated. rotary_base: one
+        over the lowest frequency, as nearly as there are many planes.
     window: how many times attention sees, the present one among them; 0 for all before it. Every layer looks `window` - 1 further back.
     mixing: what queries and keys see of the tokens before them. `smear` mixes each key with the one before it (Olsson et al. 2022);
         `convolution` is a depthwise causal convolution on queries and keys (So et al. 2021).
     initialization: see `lexinv.nn.initialization`.
     output: how a language model turns its last vector h into logits, see `lexinv.nn.language_model.LanguageModel`.
     norm: root-mean-square or layer normalisation (Ba et al. 2016), the second with an offset. bias: linear layers have one.
+    attention_bias: of these, queries, keys and values alone have one. layer_scale: what attention and MLP add is multiplied by a learned
+        vector (Touvron et al. 2021).
     residual: where a layer normalises. `pre`: the inputs of attention and MLP. `parallel`: the same, but both read the layer's input (Wang
         and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then.
-    gelu: by its tanh approximation, or exact (Hendrycks and Gimpel 2016).
+    gelu: by its tanh approximation, or exact (Hendrycks and Gimpel 2016). gate: the hidden units of the MLP are products of a linear map
+        and of SiLU or GELU of another one (Shazeer 2020), instead of GELU of one.
     unroll: layers written out per iteration of the scan over layers; `depth` writes all of them out (faster on the CPU when shallow).
     remat: recompute each layer in the backward pass.
     """
@@ -65,20 +70,30 @@ class TransformerConfig:
     residual: Literal["pre", "parallel", "post"] = "pre"
     rotary_share: float = 1.0
     gelu: Literal["tanh", "exact"] = "tanh"
+    head_width: int = 0
+    key_heads: int = 0
+    head_norm: bool = False
+    rotary_base: float = 10_000.0
+    attention_bias: bool = False
+    gate: Literal["none", "silu", "gelu"] = "none"
+    layer_scale: bool = False
 
     def __post_init__(self):
         for field in ("depth", "width", "heads", "mlp_width", "max_length", "convolution_width", "unroll"):
             require(getattr(self, field) > 0, f"model.{field}", getattr(self, field), "a positive integer")
-        require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
-        even = self.positions != "rope" or (self.width // self.heads) % 2 == 0
+        whole = self.head_width > 0 or self.width % self.heads == 0
+        require(whole, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
+        require(self.head_width >= 0, "model.head_width", self.head_width, "0 for width / heads, or a positive integer")
+        grouped = self.key_heads >= 0 and self.heads % self.keys_and_values == 0
+        require(grouped, "model.key_heads", self.key_heads, f"0, or a divisor of model.heads = {self.heads}")
+        require(self.rotary_base > 0, "model.rotary_base", self.rotary_base, "a positive number")
+        even = self.positions != "rope" or self.head_dim % 2 == 0
         require(even, "model.heads", self.heads, "rotary positions need an even width per head")
         whole = self.positions == "rope" or self.rotary_share == 1.0
         require(whole, "model.rotary_share", self.rotary_share, "1, unless model.positions = 'rope'")
         paired = 0.0 < self.rotary_share <= 1.0 and self.rotary_dim > 0 and self.rotary_dim % 2 == 0
         pairs = f"a share of {self.head_dim} that is a positive even number"
         require(paired or self.positions != "rope", "model.rotary_share", self.rotary_share, pairs)
-        fixed = self.norm == "layer" or self.norm_epsilon == RMS_EPSILON
-        require(fixed, "model.norm_epsilon", self.norm_epsilon, f"{RMS_EPSILON}, unless model.norm = 'layer'")
         require(self.norm_epsilon > 0, "model.norm_epsilon", self.norm_epsilon, "a positive number")
         require(self.window >= 0, "model.window", self.window, "0 for all times before, or a positive number of times")
         require(self.causal or not self.window, "model.window", self.window, "0, unless model.causal")
@@ -89,19 +104,27 @@ class TransformerConfig:
             self.initialization,
             "suffix_match initialises model.mixing = 'convolution'",
         )
-        plain = (self.norm, self.bias, self.residual, self.rotary_share) == ("rms", False, "pre", 1.0)
+        fields = ("norm", "bias", "residual", "rotary_share", "head_width", "key_heads", "head_norm", "attention_bias")
+        changed = [
+            name for name in (*fields, "gate", "layer_scale") if getattr(self, name) != getattr(type(self), name)
+        ]
         require(
-            plain or self.initialization in ("normal", "gpt2"),
+            not changed or self.initialization in ("normal", "gpt2"),
             "model.initialization",
             self.initialization,
-            "'normal' or 'gpt2' unless model.norm, bias, residual and rotary_share have their defaults",
+            f"'normal' or 'gpt2' unless model.{' and '.join(changed)} have their defaults",
         )
         free = self.output == "matrix" or self.initialization in ("normal", "gpt2")
         require(free, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
 
     @property
     def head_dim(self) -> int:
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
+
+    @property
+    def keys_and_values(self) -> int:
+        """How many heads of them there are."""
+        return self.key_heads or self.heads
 
     @property
     def rotary_dim(self) -> int:
@@ -112,17 +135,17 @@ class TransformerConfig:
 def _dense(module: Any, name: str, x: Array, n: int, m: int, scale: float = 1.0) -> Array:
     """`x @ kernel`, and `+ bias` where the configuration has biases."""
     out = linear(x, module.param(name, nn.initializers.normal(scale * n**-0.5), (n, m)).astype(x.dtype))
-    if not module.config.bias:
+    if not (module.config.bias or (module.config.attention_bias and name in ("query", "key", "value"))):
         return out
     return out + module.param(f"{name}_bias", nn.initializers.zeros, (m,)).astype(x.dtype)[None, None]
 
 
-def _norm(module: Any, name: str, dtype: Any) -> Callable[[Array], Array]:
+def _norm(module: Any, name: str, dtype: Any, width: int) -> Callable[[Array], Array]:
     config = module.config
-    gain = module.param(name, nn.initializers.ones, (config.width,)).astype(dtype)
+    gain = module.param(name, nn.initializers.ones, (width,)).astype(dtype)
     if config.norm == "rms":
-        return lambda x: rms_norm(x, gain)
-    offset = module.param(f"{name}_bias", nn.initializers.zeros, (config.width,)).astype(dtype)
+        return lambda x: rms_norm(x, gain, config.norm_epsilon)
+    offset = module.param(f"{name}_bias", nn.initializers.zeros, (width,)).astype(dtype)
     return lambda x: layer_norm(x, gain, offset, config.norm_epsilon)
 
 
@@ -136,24 +159,28 @@ class Attention(nn.Module):
         self, x: Array, bias: Array | None, mask: Array | None, capture: bool, change: Change
     ) -> tuple[Array, dict[str, Array]]:
         config, dtype = self.config, x.dtype
-        heads = (*x.shape[:-1], config.heads, config.head_dim)
-        width = config.width
-        q, k, v = (_dense(self, name, x, width, width) for name in ("query", "key", "value"))
+        dim, width = config.head_dim, config.width
+        inner, outer = config.heads * dim, config.keys_and_values * dim
+        q = _dense(self, "query", x, width, inner)
+        k, v = (_dense(self, name, x, width, outer) for name in ("key", "value"))
         if config.mixing == "convolution":
-            shape = (config.convolution_width, width)
-            q = causal_convolution(q, self.param("query_convolution", _identity_convolution, shape).astype(dtype))
-            k = causal_convolution(k, self.param("key_convolution", _identity_convolution, shape).astype(dtype))
-        q, k, v = (z.reshape(heads) for z in (q, k, v))
+            for_queries, for_keys = (
+                self.param(f"{name}_convolution", _identity_convolution, (config.convolution_width, size)).astype(dtype)
+                for name, size in (("query", inner), ("key", outer))
+            )
+            q, k = causal_convolution(q, for_queries), causal_convolution(k, for_keys)
+        q, k, v = (z.reshape(*x.shape[:-1], -1, dim) for z in (q, k, v))
         if config.mixing == "smear":
-            share = jax.nn.sigmoid(self.param("smear", _alternating, (config.heads,))).astype(dtype)[
-                None, None, :, None
-            ]
+            share = jax.nn.sigmoid(self.param("smear", _alternating, (config.keys_and_values,))).astype(dtype)
+            share = share[None, None, :, None]
             k = (1 - share) * k + share * shift(k, 1)
+        if config.head_norm:
+            q, k = (_norm(self, f"{name}_norm", dtype, dim)(z) for name, z in (("query", q), ("key", k)))
         if config.positions == "rope":
-            q, k = (rotate(z, share=config.rotary_dim) for z in (q, k))
+            q, k = (rotate(z, config.rotary_base, config.rotary_dim) for z in (q, k))
         q, k = change("queries", q), change("keys", k)
         mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
-        out = _dense(self, "output", mixed.reshape(x.shape), width, width)
+        out = _dense(self, "output", mixed.reshape(*x.shape[:-1], inner), inner, width)
         if not capture:
             return out, {}
         return out, {"attention_weights": attention_weights(q, k, bias, config.causal, config.window, mask)}
@@ -180,23 +207,32 @@ class Block(nn.Module):
     ) -> tuple[Array, dict[str, Array]]:
         config = self.config
         post, parallel = config.residual == "post", config.residual == "parallel"
-        attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype) for name in ("attention", "mlp"))
+        attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
         x = change("residual_in", divide_rows(x))
         mixer = Attention(config, name="attention")
         attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change)
-        attended = change("attention_output", attended)
+        attended = change("attention_output", self._scaled("attention", attended))
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)
-        hidden = nn.gelu(
-            _dense(self, "mlp_in", read, config.width, config.mlp_width), approximate=config.gelu == "tanh"
-        )
+        hidden = _dense(self, "mlp_in", read, config.width, config.mlp_width)
+        if config.gate == "none":
+            hidden = nn.gelu(hidden, approximate=config.gelu == "tanh")
+        else:
+            gate = _dense(self, "mlp_gate", read, config.width, config.mlp_width)
+            open_share = nn.silu(gate) if config.gate == "silu" else nn.gelu(gate, approximate=config.gelu == "tanh")
+            hidden = open_share * hidden
         fed = _dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
-        fed = change("mlp_output", fed)
+        fed = change("mlp_output", self._scaled("mlp", fed))
         out = change("residual_out", mlp_norm(middle + fed) if post else middle + fed)
         if self.capture:
             intermediates |= {"residual_in": x, "attention_output": attended, "residual_middle": middle}
             intermediates |= {"mlp_output": fed, "residual_out": out}
         return out, intermediates
+
+    def _scaled(self, name: str, x: Array) -> Array:
+        if not self.config.layer_scale:
+            return x
+        return x * self.param(f"{name}_scale", nn.initializers.ones, x.shape[-1:]).astype(x.dtype)[None, None]
 
 
 class Transformer(nn.Module):
@@ -246,7 +282,7 @@ class Transformer(nn.Module):
             )
         x = divide_rows(x)
         if config.residual != "post":
-            x = _norm(self, "final_norm", x.dtype)(x)
+            x = _norm(self, "final_norm", x.dtype, config.width)(x)
         return x, intermediates
 
 

@@ -277,6 +277,6 @@ def _turn(config: VisionLanguageConfig, positions: Int[Array, "batch time"]) -> 
     def change(site: str, activations: Array) -> Array:
         if site not in ("queries", "keys"):
             return activations
-        return rotate(activations, share=share, positions=positions)
+        return rotate(activations, config.decoder.rotary_base, share, positions)
 
     return change

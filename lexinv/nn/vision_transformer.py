@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lexinv.nn.checkpoint_directories import Tensors, check_all_taken, read_tensors, take
+from lexinv.nn.checkpoint_directories import Tensors, check_all_taken, norm_params, read_tensors, stack, take
 from lexinv.nn.linear import layer_norm
-from lexinv.nn.pretrained import norm_params, stack
 from lexinv.nn.reduced import Reduction, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.randomness import threefry

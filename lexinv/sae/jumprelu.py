@@ -23,7 +23,8 @@ def _jump_backward(saved, gradient):
     affinities, threshold, bandwidth = saved
     near = _kernel(affinities, threshold, bandwidth)
     to_threshold = -jnp.sum(jnp.where(near, gradient, 0.0), axis=0) * threshold / bandwidth
-    return jnp.where(affinities > threshold[None], gradient, 0.0), to_threshold, jnp.zeros_like(bandwidth)
+    to_affinities = jnp.where(affinities > threshold[None], gradient, 0.0)
+    return to_affinities, to_threshold.astype(threshold.dtype), jnp.zeros_like(bandwidth)
 
 
 _jump.defvjp(_jump_forward, _jump_backward)
@@ -42,7 +43,7 @@ def _step_backward(saved, gradient):
     affinities, threshold, bandwidth = saved
     near = _kernel(affinities, threshold, bandwidth)
     to_threshold = -jnp.sum(jnp.where(near, gradient, 0.0), axis=0) / bandwidth
-    return jnp.zeros_like(affinities), to_threshold, jnp.zeros_like(bandwidth)
+    return jnp.zeros_like(affinities), to_threshold.astype(threshold.dtype), jnp.zeros_like(bandwidth)
 
 
 _step.defvjp(_step_forward, _step_backward)

@@ -1,4 +1,7 @@
-"""Activations whose features are known: unit vectors, Zipf frequencies, easy and hard tokens, features that come together."""
+"""Activations whose features are known: unit vectors, Zipf frequencies, easy and hard tokens, features that come together.
+
+All of it is float32, whatever the default precision is: autoencoders are trained on it in scans.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -56,8 +59,8 @@ class Tokens(NamedTuple):
 def make_dictionary(config: SyntheticConfig, key: Key[Array, ""]) -> Float[Array, "features width"]:
     """The directions V, unit vectors."""
     if config.orthogonal:
-        return jax.random.orthogonal(key, config.width)[: config.features]
-    directions = jax.random.normal(key, (config.features, config.width))
+        return jax.random.orthogonal(key, config.width, dtype=jnp.float32)[: config.features]
+    directions = jax.random.normal(key, (config.features, config.width), jnp.float32)
     return directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
 
 
@@ -77,15 +80,17 @@ def sample_tokens(
     hard_key, present_key, size_key, noise_key = jax.random.split(key, 4)
     shape = (tokens, config.features)
     hard = jax.random.bernoulli(hard_key, 0.5, (tokens,))
-    difficulty = jnp.where(hard, 1 + config.difficulty, 1 - config.difficulty)
-    uniform = _copula(config, tokens, present_key) if config.correlation else jax.random.uniform(present_key, shape)
+    difficulty = jnp.where(hard, 1 + config.difficulty, 1 - config.difficulty).astype(jnp.float32)
+    uniform = jax.random.uniform(present_key, shape, jnp.float32)
+    if config.correlation:
+        uniform = _copula(config, tokens, present_key)
     present = uniform < difficulty[:, None] * probabilities(config)[None]
     if config.parents:
         children = present[:, config.features - config.parents :] & present[:, : config.parents]
         present = jnp.concatenate([present[:, : config.features - config.parents], children], axis=1)
-    magnitudes = 1 + config.spread * jnp.abs(jax.random.normal(size_key, shape))
+    magnitudes = 1 + config.spread * jnp.abs(jax.random.normal(size_key, shape, jnp.float32))
     codes = jnp.where(present, magnitudes, 0.0)
-    noise = config.noise * jax.random.normal(noise_key, (tokens, config.width))
+    noise = config.noise * jax.random.normal(noise_key, (tokens, config.width), jnp.float32)
     return Tokens(codes @ dictionary + config.offset + noise, codes, difficulty)
 
 
@@ -93,6 +98,6 @@ def _copula(config: SyntheticConfig, tokens: int, key: Key[Array, ""]) -> Float[
     """Uniform variables Phi(sqrt(rho) g + sqrt(1 - rho) e), g shared by the features of a group: a Gaussian copula."""
     group_key, own_key = jax.random.split(key)
     groups = -(-config.features // config.group)
-    shared = jax.random.normal(group_key, (tokens, groups))[:, jnp.arange(config.features) // config.group]
-    own = jax.random.normal(own_key, (tokens, config.features))
+    shared = jax.random.normal(group_key, (tokens, groups), jnp.float32)[:, jnp.arange(config.features) // config.group]
+    own = jax.random.normal(own_key, (tokens, config.features), jnp.float32)
     return jax.scipy.special.ndtr(config.correlation**0.5 * shared + (1 - config.correlation) ** 0.5 * own)

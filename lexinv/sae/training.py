@@ -138,7 +138,8 @@ def make_autoencoder_step(
 
     def autoencoder_loss(params: PyTree, statistics: PyTree, batch: PyTree, key: Key[Array, ""]) -> Any:
         del key
-        return loss(config, terms, params, statistics, batch["activations"])
+        # Activations of NumPy are float64, and stay it where that is JAX's default.
+        return loss(config, terms, params, statistics, batch["activations"].astype(jnp.float32))
 
     return make_train_step(
         autoencoder_loss, optimizer, population=population, shared_batches=population != "none", statistics=True

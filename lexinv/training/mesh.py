@@ -29,7 +29,7 @@ LOGICAL_AXES = {
     **dict.fromkeys(("query_convolution", "key_convolution"), ("taps", "heads")),
     "relative_bias": ("buckets", "heads"),
     "output": ("heads", "embed"),
-    "mlp_in": ("embed", "mlp"),
+    **dict.fromkeys(("mlp_in", "mlp_gate"), ("embed", "mlp")),
     "mlp_in_bias": ("mlp",),
     "mlp_out": ("mlp", "embed"),
     **dict.fromkeys(("table", "output_table"), ("vocab", "embed")),

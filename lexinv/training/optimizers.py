@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from lexinv.validation import choose, require
 
 # The linear maps of lexinv.nn, and Flax's own name for one.
-MATRICES = frozenset({"query", "key", "value", "output", "mlp_in", "mlp_out", "readout", "kernel"})
+MATRICES = frozenset({"query", "key", "value", "output", "mlp_in", "mlp_gate", "mlp_out", "readout", "kernel"})
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def start(cache: Path, pause: float) -> subprocess.Popen:
 
 
 def builds(cache: Path) -> int:
-    return len((cache / "log").read_text().splitlines()) if (cache / "log").exists() else 0
+    return len((cache / "log").read_text().splitlines())
 
 
 def write(text: str):
@@ -54,35 +54,30 @@ def refuse(folder: Path) -> None:
     raise AssertionError("it must not be built")
 
 
-def test_built_once(tmp_path):
+def test_built_once_and_then_read_without_writing(tmp_path):
     folder = prepared(tmp_path, "kind", "name", write("text"))
+    folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
+    before = sorted(tmp_path.rglob("*"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert prepared(tmp_path, "kind", "name", refuse) == folder
+    assert sorted(tmp_path.rglob("*")) == before
     assert (folder / "data" / "a").read_text() == "text"
 
 
-def test_finished_cache_needs_no_writing(tmp_path):
-    folder = prepared(tmp_path, "kind", "name", write("text"))
-    lock = folder.with_name(f".{folder.name}.lock")
-    lock.unlink(missing_ok=True)
-    prepared(tmp_path, "kind", "name", refuse)
-    assert not lock.exists()
+DAMAGES = {
+    "truncated": (lambda folder: (folder / "data" / "a").write_text("tex"), "data/a"),
+    "missing": (lambda folder: (folder / "b").unlink(), "b"),
+    "extra": (lambda folder: (folder / "c").write_text("more"), "c"),
+    "checksums truncated": (lambda folder: (folder / "SHA256SUMS").write_text(""), "data/a"),
+    "checksums garbled": (lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff\xfe"), "b"),
+    "checksums missing": (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS"),
+}
 
 
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (lambda folder: (folder / "data" / "a").write_text("tex"), "data/a"),
-        (lambda folder: (folder / "b").unlink(), "b"),
-        (lambda folder: (folder / "c").write_text("more"), "c"),
-        (lambda folder: (folder / "SHA256SUMS").write_text(""), "data/a"),
-        (lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff\xfe"), "b"),
-        (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS"),
-    ],
-    ids=["truncated", "missing", "extra", "checksums truncated", "checksums garbled", "checksums missing"],
-)
-def test_damage_is_repaired_and_named(tmp_path, damage, named):
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_repaired_and_named(tmp_path, name):
+    damage, named = DAMAGES[name]
     folder = prepared(tmp_path, "kind", "name", write("text"))
     damage(folder)
     with pytest.warns(UserWarning, match=f"is damaged.*{named}"):

@@ -1,15 +1,13 @@
 """Corpora: splits by document, fingerprints, bad input, damage, two processes, and data sets of TFDS."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lexinv.data import documents
+from lexinv.data import builder, documents
 from lexinv.data.corpora import SPLITS, divide, load_corpus
 from lexinv.validation import InvalidConfig
 
@@ -50,9 +48,9 @@ def test_documents_are_indexed_in_any_order(notes, tmp_path):
 
 def test_documents_keep_their_split_when_others_are_added():
     before, after = [f"{i}.py" for i in range(300)], [f"{i}.py" for i in range(600)]
-    few, many = ({name: split for split, at in divide("c", keys).items() for name in (keys[i] for i in at)}
-                 for keys in (before, after))  # fmt: skip
-    assert all(many[name] == split for name, split in few.items())
+    few, many = divide("c", before), divide("c", after)
+    for split, at in few.items():
+        assert {before[i] for i in at} <= {after[i] for i in many[split]}
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 19])
@@ -117,19 +115,6 @@ def test_bad_files_are_named(tmp_path):
     assert not list(tmp_path.rglob("corpus.json"))
 
 
-def test_unreadable_file_is_named(notes, tmp_path, monkeypatch):
-    read = Path.read_bytes  # a file without permission cannot be made when the tests run as root
-
-    def denied(path: Path) -> bytes:
-        if path.name == "017.txt":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(InvalidConfig, match=r"017\.txt cannot be read \(Permission denied\)"):
-        load_corpus(notes, tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [("python-stdlb", "did you mean 'python-stdlib'"), ("kjb", "did you mean 'kjv'"), ("file:", "file:GLOB")],
@@ -139,35 +124,13 @@ def test_unknown_corpus_lists_the_nearest(name, nearest, tmp_path):
         load_corpus(name, tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "fingerprint"])
-def test_damaged_cache_is_rebuilt_and_said_so(damage, notes, tmp_path):
+def test_a_damaged_cache_is_rebuilt_and_said_so(notes, tmp_path):
     before = load_corpus(notes, tmp_path)
-    expected, record = texts(before), next(tmp_path.rglob("*train.array_record*"))
-    if damage == "truncated":
-        record.write_bytes(record.read_bytes()[: record.stat().st_size // 2])
-    elif damage == "missing":
-        record.unlink()
-    else:
-        description = next(tmp_path.rglob("corpus.json"))
-        description.write_text(description.read_text().replace(before.fingerprint, "0" * 16))
-    with pytest.warns(UserWarning, match="is damaged.*(train.array_record|corpus.json)"):
+    expected, description = texts(before), next(tmp_path.rglob("corpus.json"))
+    description.write_text(description.read_text().replace(before.fingerprint, "0" * 16))
+    with pytest.warns(UserWarning, match="is damaged.*corpus.json"):
         after = load_corpus(notes, tmp_path)
     assert after.fingerprint == before.fingerprint and texts(after) == expected
-
-
-def test_two_processes_at_once(notes, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from lexinv.data.corpora import load_corpus;"
-        "corpus = load_corpus(sys.argv[1], Path(sys.argv[2]));"
-        "assert 'tensorflow' not in sys.modules; print(corpus.fingerprint, sum(map(len, corpus.splits.values())))"
-    )
-    command = [sys.executable, "-c", code, notes, str(tmp_path)]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert {output for output, _ in outputs} == {f"{load_corpus(notes, tmp_path).fingerprint} 200\n"}
-    assert sum("Preparing" in error for _, error in outputs) == 1
 
 
 def test_python_stdlib_is_source_without_tests():
@@ -198,38 +161,19 @@ def test_kjv_has_every_chapter_once():
     assert found["43011"]().count("Jesus wept.") == 1
 
 
-class Fables(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set of the same format as TFDS's own, with the splits and features asked for."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, name: str, splits: dict[str, int], features: tuple[str, ...], **kwargs):
-        type(self).name = name
-        self._splits, self._features = splits, features
-        super().__init__(**kwargs)
-
-    def _info(self):
-        features = {name: tfds.features.Text() for name in self._features} | {"label": tfds.features.Scalar(np.int64)}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split, count) for split, count in self._splits.items()}
-
-    def _generate_examples(self, split, count):
-        for i in range(count):
-            yield i, {name: f"{name} {split} {i}: fable" for name in self._features} | {"label": i}
-
-
 @pytest.fixture
-def fables(tmp_path):
+def fables(write_dataset, tmp_path):
     """Prepare a data set in a folder where TFDS looks for data sets; returns its name as a corpus."""
+    folder = tmp_path / "tensorflow_datasets"
+    tfds.core.add_data_dir(folder)
 
-    def prepare(name, splits, features=("title", "text")):
-        folder = tmp_path / "tensorflow_datasets"
-        tfds.core.add_data_dir(folder)
-        config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder = Fables(name, splits, features, data_dir=folder, file_format="array_record")
-        builder.download_and_prepare(download_config=config)
+    def prepare(name, splits, texts=("title", "text")):
+        features = {text: tfds.features.Text() for text in texts} | {"label": tfds.features.Scalar(np.int64)}
+        examples = {
+            split: [{text: f"{text} {split} {i}: fable" for text in texts} | {"label": i} for i in range(count)]
+            for split, count in splits.items()
+        }
+        write_dataset(folder, name, features, examples)
         return f"tfds:{name}"
 
     return prepare
@@ -245,13 +189,11 @@ def test_tfds_keeps_its_own_splits(fables, tmp_path):
 
 
 def test_tfds_files_that_changed_in_their_place_are_another_corpus(fables, tmp_path):
-    from lexinv.data.builder import open_dataset
-
     name = fables("fables_anew", {"train": 3})
-    keys = [open_dataset(name, "fables_anew")[2] for _ in range(2)]
+    keys = [builder.open_dataset(name, "fables_anew")[2] for _ in range(2)]
     assert keys[0] == keys[1]
     os.utime(next((tmp_path / "tensorflow_datasets").rglob("*train.array_record*")), (0, 0))
-    assert open_dataset(name, "fables_anew")[2] != keys[0]
+    assert builder.open_dataset(name, "fables_anew")[2] != keys[0]
 
 
 def test_tfds_missing_splits_come_from_train(fables, tmp_path):
@@ -284,7 +226,5 @@ def test_tfds_without_random_access_is_refused(fables, tmp_path):
 
 @pytest.mark.parametrize("name", ["tiny_shakespeare", "lm1b", "wiki40b", "c4"])
 def test_the_text_builders_of_tfds_are_found_without_tensorflow(name):
-    from lexinv.data import builder
-
     builder.register_text_builders()
     assert tfds.core.load.builder_cls(name).name == name

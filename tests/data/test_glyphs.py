@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from lexinv.data.glyphs import BACKGROUND, DISTRACTOR, GLYPH, MOST_CLASSES, GlyphConfig, glyphs, sample_images
-from lexinv.validation import InvalidConfig
 
 CLEAN = GlyphConfig(noise=0.0)
 sample = jax.jit(sample_images, static_argnums=(0, 1))
@@ -30,22 +29,15 @@ def test_any_two_patterns_differ_in_three_cells():
 
 
 def test_a_class_is_read_off_its_red_glyph(images):
-    known = {
-        tuple(np.argwhere(p)[:, 0] * 100 + np.argwhere(p)[:, 1]): label for label, p in enumerate(glyphs(MOST_CLASSES))
+    corners = list(itertools.product(range(6), repeat=2))  # where a glyph of 3 x 3 of the 8 x 8 patches may begin
+    classes = {
+        np.pad(pattern, ((row, 5 - row), (column, 5 - column))).tobytes(): label
+        for label, pattern in enumerate(glyphs(MOST_CLASSES))
+        for row, column in corners
     }
-
-    def key(pattern):
-        cells = np.argwhere(pattern)
-        found = set()
-        for corner in itertools.product(range(6), repeat=2):  # every place where a glyph may begin
-            moved = cells - corner
-            if ((moved >= 0) & (moved < 3)).all():
-                found.add(known.get(tuple(moved[:, 0] * 100 + moved[:, 1])))
-        return found
-
-    pixels, labels = np.asarray(images.pixels), np.asarray(images.labels)
-    for picture, label in zip(pixels[:50], labels[:50], strict=True):
-        assert key(read(picture, "red")) - {None} == {label}
+    assert len(classes) == MOST_CLASSES * len(corners)  # no glyph is another one elsewhere
+    for picture, label in zip(np.asarray(images.pixels), np.asarray(images.labels), strict=True):
+        assert classes[read(picture, "red").tobytes()] == label
 
 
 def test_the_distractor_tells_nothing(images):
@@ -70,24 +62,6 @@ def test_red_and_blue_do_not_overlap_and_noise_is_as_large_as_said(images):
     assert not ((pixels[..., 0] > 0.9) & (pixels[..., 2] > 0.9)).any()
     noisy = sample(GlyphConfig(noise=0.3), 400, jax.random.key(0)).pixels
     assert np.std(np.asarray(noisy) - pixels) == pytest.approx(0.3, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    "field, settings",
-    [
-        ("data.size", {"size": 30}),
-        ("data.size", {"size": 20}),
-        ("data.size", {"cell": 2}),
-        ("data.cell", {"cell": 0}),
-        ("data.patch", {"patch": 0}),
-        ("data.classes", {"classes": 32}),
-        ("data.classes", {"classes": 1}),
-        ("data.noise", {"noise": -0.1}),
-    ],
-)
-def test_impossible_images_are_refused(field, settings):
-    with pytest.raises(InvalidConfig, match=field):
-        GlyphConfig(**settings)
 
 
 @pytest.mark.parametrize(

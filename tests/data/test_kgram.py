@@ -45,20 +45,6 @@ def test_equals_the_recursion_on_dictionaries(train, text, strengths):
     assert model.parameters == distinct
 
 
-@given(train=texts, context=texts, strengths=strengths_of)
-@settings(max_examples=20, deadline=None)
-def test_sums_to_one_over_the_symbols(train, context, strengths):
-    model = fit_kgram(np.array(train), 3, 3)
-    last = [probabilities(model, np.array([*context, x]), strengths)[:, -1] for x in range(3)]
-    np.testing.assert_allclose(np.sum(last, axis=0), 1.0, rtol=1e-12)
-
-
-def test_order_zero_adds_a_constant_to_frequencies():
-    train, a, symbols = np.array([0, 0, 1, 0]), 0.5, 3
-    (row,) = probabilities(fit_kgram(train, 0, symbols), np.array([0, 1, 2]), [a * symbols])
-    np.testing.assert_allclose(row, (np.array([3, 1, 0]) + a) / (4 + a * symbols), rtol=1e-12)
-
-
 @pytest.mark.parametrize("k", [1, 3])
 def test_reaches_the_entropy_rate_of_a_source_of_its_order(k):
     """Above it by the parameters' cost of about contexts (S - 1) / (2 n), never below the true model's loss on the same text."""

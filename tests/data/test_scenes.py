@@ -106,25 +106,6 @@ def test_shapes_differ_in_four_cells_or_more():
     assert distance[~np.eye(len(SHAPES), dtype=bool)].min() >= 4
 
 
-@pytest.mark.parametrize(
-    "change, field",
-    [
-        ({"grid": 7}, "data.grid"),
-        ({"patch": 6}, "data.patch"),
-        ({"sizes": (1, 1, 1)}, "data.sizes"),
-        ({"sizes": (5, 1, 1, 1)}, "data.sizes"),
-        ({"shapes": 3}, "data.shapes"),
-        ({"shapes": 9}, "data.shapes"),
-        ({"colours": 5}, "data.colours"),
-        ({"noise": -0.1}, "data.noise"),
-    ],
-)
-def test_impossible_scenes_are_refused(change, field):
-    with pytest.raises(InvalidConfig) as error:
-        SceneConfig(**change)
-    assert error.value.field == field
-
-
 @pytest.mark.parametrize("changed, field", [({"counts": 5}, "counts"), ({"presences": 9}, "presences")])
 def test_more_questions_than_there_are_subjects_are_refused(scenes, changed, field):
     with pytest.raises(InvalidConfig) as error:

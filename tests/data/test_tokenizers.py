@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexinv.data.corpora import Corpus
+from lexinv.data.fertility import fertility
 from lexinv.data.tokenizers import bits_per_byte, load_tokenizer
 from lexinv.validation import InvalidConfig
 
@@ -153,3 +154,12 @@ def test_bits_per_byte_of_a_uniform_model(cache):
     tokens = bpe.encode(TEXT)[None, :]
     expected = tokens.size * np.log2(300) / len(TEXT.encode())
     assert bits_per_byte(np.full(tokens.shape, np.log(300.0)), tokens, bpe) == pytest.approx(expected)
+
+
+def test_fertility_is_of_totals_and_not_a_mean_of_ratios():
+    found = fertility(load_tokenizer("byte", CORPUS).encode, ["naïve", "日本 123"])
+    assert found == (6 + 10, 5 + 6, 6 + 10)
+    assert (found.bytes_per_token, found.characters_per_token) == (1, 11 / 16)
+    assert fertility(str.split, ["a b c", "longer"]).characters_per_token == 11 / 4
+    with pytest.raises(InvalidConfig, match="texts"):
+        fertility(str.split, [" "])

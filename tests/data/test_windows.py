@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 
 from lexinv.data.corpora import Corpus
 from lexinv.data.tokenizers import load_tokenizer
-from lexinv.data.windows import (
-    PADDING,
-    TokenStream,
-    batches,
-    evaluation_windows,
-    token_stream,
-    window_source,
-)
+from lexinv.data.windows import PADDING, TokenStream, batches, evaluation_windows, token_stream, window_source
 from lexinv.tokenization.tokenizers import dictionary, for_language_model, train_bpe, with_encoder
 from lexinv.validation import InvalidConfig
 
@@ -64,12 +57,6 @@ def test_windows_are_runs_of_the_stream(stream, length):
                 assert ends[0] == ends[1]
 
 
-def test_batches_have_shapes_and_rows():
-    element = batches(window_source(numbered([100]), 8), 3, seed=0, steps_per_dispatch=2)[5]
-    assert element["tokens"].shape == (2, 3, 8) and element["tokens"].dtype == np.int32
-    assert element["row"].tolist() == [[0, 1, 2], [0, 1, 2]] and element["row"].dtype == np.int32
-
-
 def test_steps_per_dispatch_changes_only_the_grouping():
     source = window_source(numbered([1000]), 10)
     one, four = batches(source, 3, seed=7), batches(source, 3, seed=7, steps_per_dispatch=4)
@@ -79,6 +66,7 @@ def test_steps_per_dispatch_changes_only_the_grouping():
 def test_rows_held_apart_are_those_of_the_whole_batch():
     source = window_source(numbered([1000]), 10)
     whole = batches(source, 6, seed=7, steps_per_dispatch=2)[9]
+    assert whole["tokens"].shape == (2, 6, 10) and whole["row"].tolist() == [list(range(6))] * 2
     for held in (np.array([0, 1, 2]), np.array([1, 5])):
         part = batches(source, 6, seed=7, steps_per_dispatch=2, held=held)[9]
         for name in ("tokens", "row"):
@@ -186,7 +174,6 @@ def test_bad_input_is_refused(tmp_path):
         token_stream(CORPUS, "valid", load_tokenizer("letters", CORPUS), tmp_path)
     with pytest.raises(InvalidConfig, match="split = 'test' .*a split with documents"):
         token_stream(CORPUS, "test", load_tokenizer("letters", CORPUS), tmp_path)
-    with pytest.raises(InvalidConfig, match="batch_size = 0"):
-        batches(window_source(stream, 2), 0, 0)
-    with pytest.raises(InvalidConfig, match="steps_per_dispatch = 0"):
-        batches(window_source(stream, 2), 1, 0, 0)
+    for field, sizes in (("batch_size", (0, 0)), ("steps_per_dispatch", (1, 0, 0))):
+        with pytest.raises(InvalidConfig, match=f"{field} = 0"):
+            batches(window_source(stream, 2), *sizes)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import experiments
 from experiments.__main__ import main
 from experiments.harness import record
+from lexinv.data.cache import VERSION
 
 PACKAGES = functools.cache(record.packages_distributions)  # a second of reading that every run would repeat
 PROGRAM_CACHE = (
@@ -178,6 +180,16 @@ def toy(repository, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def times() -> Callable[[Path], dict[Path, int]]:
+    """When each file below a folder was written last; locks are taken anew by whoever looks."""
+
+    def read(root: Path) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    return read
+
+
+@pytest.fixture
 def main_in_process(capsys) -> Callable[..., tuple[int, str, str]]:
     """Run one command in this process: (exit code, stdout, stderr with every run of blanks and box lines as one space)."""
 
@@ -202,10 +214,15 @@ def cli(repository, main_in_process) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture(scope="session")
-def user_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def user_environment(tmp_path_factory: pytest.TempPathFactory, user_cache: Path) -> dict[str, str]:
     """The variables of a user's process, with one cache of corpora and compiled programs for all workers of this test run."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    kept = user_cache / f"v{VERSION}/assets"  # which no run of the tests should download again
+    kept.mkdir(parents=True, exist_ok=True)
+    (shared / f"cache/v{VERSION}").mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # of another worker
+        (shared / f"cache/v{VERSION}/assets").symlink_to(kept)
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return {"LEXINV_CACHE": str(shared / "cache"), **variables}

@@ -1,4 +1,4 @@
-"""Models that experiments share: trained once, found by all that decides them, and by nothing less."""
+"""Shared models are found by all that decides them; a mesh that does not fit is refused."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.harness import shared_models, training
+from experiments.harness import shared_models
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects import language_models
@@ -42,17 +42,6 @@ def train(tmp_path, source, monkeypatch):
     return shared
 
 
-def test_a_second_experiment_finds_what_the_first_trained(train, tmp_path, monkeypatch):
-    first = train("first")
-    monkeypatch.setattr(training, "make_train_step", lambda *_, **__: refuse)
-    second = train("second")
-    assert second.identity == first.identity
-    assert first.seconds_elsewhere == 0 < second.seconds_elsewhere
-    for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert len(second.params) == len(TRAINING.seeds)
-
-
 def test_the_untrained_models_are_those_that_training_begins_with(tmp_path, source):
     begun = []
 
@@ -67,10 +56,6 @@ def test_the_untrained_models_are_those_that_training_begins_with(tmp_path, sour
         for wanted, found in zip(jax.tree.leaves(begun[0]), jax.tree.leaves(params), strict=True):
             np.testing.assert_array_equal(found, wanted[index])
     assert len(begun) == 1 + TRAINING.steps
-
-
-def refuse(state, batch):
-    raise AssertionError("a finished model was trained again")
 
 
 def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):

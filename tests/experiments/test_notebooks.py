@@ -72,14 +72,12 @@ def checkout(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("start", [".", "..", "experiments/harness"])
-def test_a_checkout_that_is_there_is_found(first_cell, checkout, capsys, start):
-    assert first_cell(checkout / start) == checkout
+@pytest.mark.parametrize(
+    "start, given", [(".", ""), ("..", ""), ("experiments/harness", ""), ("../..", "content/lexinv-main")]
+)
+def test_a_checkout_that_is_there_or_given_is_found(first_cell, checkout, capsys, start, given):
+    assert first_cell((checkout / start).resolve(), given) == checkout
     assert str(checkout) in capsys.readouterr().out
-
-
-def test_a_folder_can_be_given(first_cell, checkout, tmp_path):
-    assert first_cell(tmp_path, "content/lexinv-main") == checkout
 
 
 def test_a_repository_is_cloned_from_its_address(first_cell, checkout, tmp_path):

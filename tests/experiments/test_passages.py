@@ -41,18 +41,10 @@ def test_texts_are_padded_to_one_length():
 def test_embeddings_are_compared_by_hand():
     """24 passages, neighbours in one of 12 directions; then one moves to another's direction."""
     plain = np.repeat(np.eye(12, dtype=np.float32), 2, axis=0)[None, None]
-    same = compare_embeddings(plain, plain)
-    assert same == {"error": [0.0], "pairs": [0.0], "accuracy": [1.0], "top1": [1.0], "nearest": [1.0]}
+    assert compare_embeddings(plain, plain) == {"error": [0.0], "accuracy": [1.0]}
     moved = plain.copy()
     moved[0, 0, 0] = plain[0, 0, 4]
     found = compare_embeddings(plain, moved)
     assert found["error"] == [pytest.approx(1 / 24, rel=1e-3)]
-    assert found["pairs"] == [pytest.approx(6 / (24 * 23), rel=1e-3)]  # with 1, 4 and 5, both ways round
     # 0 now has 4 first; 4 and 5 have 0 at the same distance as their neighbours, and the first comes first, as of all for 1.
     assert found["accuracy"] == [pytest.approx(21 / 24, rel=1e-3)]
-    assert found["top1"] == [pytest.approx(21 / 24, rel=1e-3)]
-
-
-def test_an_encoder_without_files_reads_text():
-    tokens, mask = untrained().encode(["ab", "é and more"], 8)
-    assert tokens[0, [0, 3]].tolist() == [0, 1] and mask.sum(axis=1).tolist() == [4, 8]

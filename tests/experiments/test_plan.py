@@ -57,16 +57,16 @@ def test_a_plan_counts_what_one_device_does():
     assert plan.flops == train_flops(MODEL, VOCAB, TIME) * rows
     # Attention to so few positions is one chunk, whose later half is computed too.
     whole = train_flops(replace(MODEL, causal=False), VOCAB, TIME) * rows
-    assert plan.device_flops == pytest.approx(whole / 2, rel=0.01)
+    assert plan.device.matrix_flops == pytest.approx(whole / 2, rel=0.01)
     table = VOCAB * MODEL.width  # its gradient is summed where it is read, and where it gives the logits
-    assert plan.collectives["all-reduce"] == pytest.approx(4 * (plan.parameters + table), abs=64)
+    assert plan.device.collectives["all-reduce"] == pytest.approx(4 * (plan.parameters + table), abs=64)
     width, inner = MODEL.width, MODEL.mlp_width
     own = MODEL.depth * (4 * newton_schulz(width, width) + 2 * newton_schulz(width, inner)) + newton_schulz(
         width, width
     )
-    assert plans["muon"].device_flops - plan.device_flops == pytest.approx(own, rel=0.01)
+    assert plans["muon"].device.matrix_flops - plan.device.matrix_flops == pytest.approx(own, rel=0.01)
     speed = float(re.search(r"peak: (\S+) steps/s", describe(plans["muon"], OPTIONS)[-1])[1])
-    assert speed == pytest.approx(0.4 * PEAK_FLOPS["TPU v5e"] / plans["muon"].device_flops, rel=0.01)
+    assert speed == pytest.approx(0.4 * PEAK_FLOPS["TPU v5e"] / plans["muon"].device.matrix_flops, rel=0.01)
 
 
 @pytest.mark.experiment
@@ -79,7 +79,7 @@ def test_every_family_is_planned_before_it_trains(module, devices, names, tmp_pa
     monkeypatch.setenv("LEXINV_CACHE", str(tmp_path))
     plan = make_plan(module, module.PRESETS["smoke"], OPTIONS)
     assert re.fullmatch(names, plan.name) and plan.mesh.devices == devices
-    assert plan.device_flops > 0 and ("all-reduce" in plan.collectives) is (devices > 1)
+    assert plan.device.matrix_flops > 0 and ("all-reduce" in plan.device.collectives) is (devices > 1)
 
 
 def test_an_experiment_that_trains_nothing_is_refused():

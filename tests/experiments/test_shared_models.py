@@ -17,24 +17,6 @@ def workspace(path) -> Workspace:
     return Workspace(path, "hash", progress=False)
 
 
-def test_models_are_shared_by_what_decides_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_models, "cache_directory", lambda: tmp_path / "cache")
-
-    def train(shared: Workspace) -> list[float]:
-        speed = shared.folder("regression") / SPEED_FILE
-        if not speed.exists():
-            speed.write_text('{"tokens_per_second": 1.0, "utilisation": null}')
-        return [1.0]
-
-    one, same, other = (
-        shared_models.shared_models({"model": model}, train, workspace(tmp_path / model)) for model in ("a", "a", "b")
-    )
-    assert one.identity == same.identity != other.identity
-    assert one.seconds_elsewhere == 0.0 == other.seconds_elsewhere
-    speeds = [training_speed(tmp_path / model) for model in ("a", "b")]
-    assert [list(speed) for speed in speeds] == [[f"models/{models.identity}/regression"] for models in (one, other)]
-
-
 @pytest.fixture
 def quick(tmp_path, monkeypatch):
     """Shared models whose training takes no time but is said to have taken ten seconds, and the list of the folders it happened in."""
@@ -47,6 +29,7 @@ def quick(tmp_path, monkeypatch):
         if not (shared.path / "trained").exists():
             folders.append(shared.path)
             (shared.path / "trained").touch()
+            write_json(shared.folder("regression") / SPEED_FILE, {"tokens_per_second": 1.0, "utilisation": None})
         return [1.0]
 
     return train, folders
@@ -67,7 +50,10 @@ def test_the_run_says_where_its_models_were_trained(tmp_path, quick):
         note = json.loads((tmp_path / name / f"models/{models.identity}.json").read_text())
         assert note == {"seconds": 10.0, "seconds_elsewhere": before, "trained": trained}
         assert models.seconds_elsewhere == before
+        assert list(training_speed(tmp_path / name)) == [f"models/{models.identity}/regression"]
     assert folders == [tmp_path / "cache/models" / models.identity]
+    other = shared_models.shared_models({"model": "other"}, train, workspace(tmp_path / "c"))
+    assert other.identity != models.identity and len(folders) == 2
     (tmp_path / f"b/models/{models.identity}.json").write_text("{")
     with pytest.raises(InvalidConfig, match=f"b/models/{models.identity}.json"):
         shared_models.shared_models({}, train, workspace(tmp_path / "b"))

@@ -15,7 +15,6 @@ from experiments.harness.sweep_algebra import (
     product,
     read_values,
     seed_overrides,
-    spell,
     value_at,
     zipped,
 )
@@ -74,12 +73,6 @@ def test_chain_is_that_of_itertools(axes):
     assert values(chain(*sweeps(axes))) == [(value,) for value in itertools.chain(*axes)]
 
 
-@given(AXES, AXES)
-def test_product_is_associative(left, right):
-    parts = sweeps([*left, *right])
-    assert product(product(*parts[: len(left)]), product(*parts[len(left) :])) == product(*parts)
-
-
 def test_names_in_two_parts_are_refused():
     sweep = [{"a": 1}, {"a": 2}]
     for combine in (product, zipped):
@@ -120,17 +113,14 @@ def test_values_have_the_type_of_their_field(argument, expected):
     ("argument", "message"),
     [
         ("training.learning_rat=1", "did you mean 'training.learning_rate'.*known: name, fast, ks, model, model.width"),
-        ("depth=1", "known: name"),
         ("model.width.x=1", "known: name"),
         ("model.__class__=1", "known: name"),
         ("model.width", "FIELD=VALUE"),
         ("model.width=", "FIELD=VALUE"),
         ("model.width=1.5", "model.width = '1.5'.*int"),
         ("model.width=4,,8", "model.width = ''.*int"),
-        ("model.width=many", "model.width = 'many'.*int"),
         ("model.width=True", "model.width = 'True'.*int"),
         ("training.learning_rate=nan", "finite"),
-        ("training.learning_rate=1e999", "finite"),
         ("ks=1", "a list"),
         ("ks=[1,x]", "ks"),
         ('model={"width":4}', "missing field"),
@@ -181,23 +171,11 @@ def test_what_is_shown_of_a_trial_can_be_typed_again(trial):
     assert [to_json(override(BASE, overrides)) for overrides in again] == [to_json(override(BASE, trial))]
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (Model(4, 1), '{"width":4,"heads":1,"dropout":null}'),
-        ((Model(4, 1, 0.5),), '[{"width":4,"heads":1,"dropout":0.5}]'),
-        (("a", "b c"), '["a","b c"]'),
-        ((True, None, 1e-5), "[true,null,1e-05]"),
-        ("a b", "a b"),
-    ],
-)
-def test_parts_and_lists_are_shown_as_they_are_typed(value, shown):
-    assert spell(value) == shown
-
-
 def test_a_whole_part_can_be_swept():
-    sweep = product(read_values(BASE, 'model={"width":4,"heads":1,"dropout":null},{"width":8,"heads":4,"dropout":0.5}'))
+    parts = '{"width":4,"heads":1,"dropout":null}', '{"width":8,"heads":4,"dropout":0.5}'
+    sweep = product(read_values(BASE, f"model={','.join(parts)}"))
     assert [config.model for _, config in configurations(BASE, sweep)] == [Model(4, 1), Model(8, 4, 0.5)]
+    assert [describe(trial) for trial in sweep] == [f"model={part}" for part in parts]
     typed = [read_values(BASE, describe(trial))[0] for trial in sweep]
     assert typed == sweep
 

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.harness import record, sweep_summary
+from experiments.harness import record
 from experiments.harness.config import config_hash
 from experiments.harness.executors import outcome
 from experiments.harness.registry import load
-from experiments.harness.sweeps import Block, Trial, parse
+from experiments.harness.sweeps import Block, parse
 from experiments.harness.workspace import Workspace, plain
-from lexinv.validation import InvalidConfig
 
 pytestmark = pytest.mark.usefixtures("toy")
 
+EXPERIMENTS = (sys.executable, "-m", "experiments")
 SWEEP = ("sweep", "toy/line", "smoke", "--workspace", "s")
 HERE = ("--executor", "population")
 """Trials in this process, which is quick."""
@@ -43,10 +43,6 @@ def until(condition: Callable[[], bool], what: str, process: subprocess.Popen | 
         time.sleep(0.02)
 
 
-def times(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
 def undisturbed(path: Path, **changes) -> dict:
     """The results of a trial, computed in this process in a folder of its own."""
     module = load("toy/line")
@@ -55,7 +51,7 @@ def undisturbed(path: Path, **changes) -> dict:
 
 
 @pytest.mark.long
-def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli):
+def test_a_sweep_goes_on_after_a_failure_and_repeats_nothing(cli, times):
     grid = ("--grid", "slope=0.5,2", "--chain", "--grid", "fail-at=1")
     code, out, err = cli(*SWEEP, *grid, "--workers", "2")
     bad, low, high = folder(fail_at=1), folder(slope=0.5), folder(slope=2.0)
@@ -135,57 +131,6 @@ def test_files_of_a_finished_trial_that_cannot_be_read_are_written_again_or_name
     }
 
 
-def test_seeds_belong_to_every_trial(cli):
-    code, _, _ = cli("sweep", "toy/line", "smoke", *HERE, "--grid", "slope=3", "--seeds", "2")
-    base = load("toy/line").PRESETS["smoke"]
-    root = Path("runs/toy/line/sweeps", f"smoke-{config_hash(base)[:8]}")
-    assert code == 0
-    trial = folder(root, slope=3.0, seeds=(0, 1))
-    assert json.loads((trial / "results.json").read_text())["seeds"] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("sweep", r"sweep NAME \[PRESET\] --grid"),
-        ("sweep toy/lime --grid slope=1", "did you mean 'toy/line'"),
-        ("sweep toy/line smok --grid slope=1", "known: smoke, cpu, paper"),
-        ("sweep toy/line smoke", "at least one FIELD=V1,V2"),
-        ("sweep toy/line smoke --seeds 3", "at least one FIELD=V1,V2"),
-        ("sweep toy/line smoke --grid slope=1 --chain", "at least one FIELD=V1,V2"),
-        ("sweep toy/line smoke slope=1", "slope=1"),
-        ("sweep toy/line smoke --grid --zip", "at least one FIELD=V1,V2"),
-        ("sweep toy/line smoke --grid slop=1", "did you mean 'slope'.*known: slope, points, seeds, noise, noise.scale"),
-        ("sweep toy/line smoke --grid noise.kind=normall", "one of 'normal', 'uniform'"),
-        ("sweep toy/line smoke --grid points=1,many", "points = 'many'"),
-        ("sweep toy/line smoke --zip slope=1,2 points=1,2,3", "--zip = .*slope.*2.*points.*3.*equally many"),
-        ("sweep toy/line smoke --grid slope=1 --zip slope=2 points=3", "'slope'.*each field once"),
-        ("sweep toy/line smoke --grid seeds=[1] --seeds 2", "'seeds'.*each field once"),
-        ("sweep toy/line smoke --grid slope=1 --seeds 0", "--seeds = 0.*at least 1"),
-        ("sweep toy/line smoke --grid slope=1 --workers 0", "--workers = 0.*at least 1"),
-        ("sweep toy/line smoke --grid slope=1 --workers x", "--workers"),
-        ("sweep toy/line smoke --grid slope=1 --executor threads", "known: processes, population, ray"),
-        ("sweep toy/line smoke --grid slope=1 --executor processes:3", "ray:HOST:PORT"),
-        (
-            "sweep toy/line smoke --grid slope=1 --executor population --halving 2 --first-rung 1",
-            "processes or ray with --halving",
-        ),
-        ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU", "--resources = 'CPU'.*NAME=AMOUNT"),
-        ("sweep toy/line smoke --grid slope=1 --executor ray --resources CPU=nan", "NAME=AMOUNT"),
-        ("sweep toy/line smoke --grid slope=1 --best first", "invalid choice .first."),
-    ],
-)
-def test_bad_input_is_refused_before_anything_starts(cli, arguments, message):
-    import re
-
-    code, out, err = cli(*arguments.split())
-    assert code == 2
-    assert re.search(message, err), err
-    assert "Traceback" not in err
-    assert out == ""
-    assert not Path("runs").exists()
-
-
 def test_ray_is_an_extra(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = cli(*SWEEP, "--grid", "slope=1", "--executor", "ray")
@@ -199,13 +144,6 @@ def test_blocks_and_options_may_be_mixed():
     options, blocks = parse(text.split(), "sweep")
     assert (options.workers, options.seeds) == (2, 3)
     assert blocks == [Block(["a=1", "b=2"], [["c=1", "d=2"], ["e=3"]]), Block(["h=6"], [["f=4", "g=5"]])]
-
-
-def test_help_lists_the_options(cli):
-    code, out, _ = cli("sweep", "toy/line", "smoke", "--help")
-    assert code == 0
-    assert all(option in out for option in ("--grid", "--zip", "--chain", "--seeds", "--executor", "--metric"))
-    assert "experiments sweep NAME" in cli("sweep", "--help")[1]
 
 
 def test_folders_in_use_and_of_other_things_are_refused(cli):
@@ -222,7 +160,7 @@ def test_folders_in_use_and_of_other_things_are_refused(cli):
 
 
 def start_waiting(*options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments", "sweep", "toy/waiting", "smoke", "--workspace", "s", *options]
+    command = [*EXPERIMENTS, "sweep", "toy/waiting", "smoke", "--workspace", "s", *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -268,109 +206,6 @@ def test_what_is_stopped_resumes_and_equals_an_undisturbed_sweep(cli, toy, stop)
     assert (trial / "computed.txt").read_text() == "0 1 1 2 "
     assert len(json.loads((trial / "sessions.json").read_text())) == 2
     assert json.loads((trial / "results.json").read_text()) == undisturbed(Path("whole"), slope=3.0)
-
-
-def made_up(tmp_path: Path, value, holds=True, **values) -> Trial:
-    """A finished trial that measured a value."""
-    config = dataclasses.replace(load("toy/line").PRESETS["smoke"], **values)
-    path = tmp_path / config_hash(config)
-    path.mkdir()
-    (path / "results.json").write_text(json.dumps({"loss": value, "arms": {"a": [{"x": value}]}}))
-    word = {True: "holds", False: "refuted", None: "open"}[holds]
-    (path / "claims.json").write_text(json.dumps([{"name": "a", "verdict": word}, {"name": "b", "holds": None}]))
-    (path / "environment.json").write_text(json.dumps({"wall_clock_seconds": 2.0}))
-    return Trial(path, values, config, "done")
-
-
-def summarize(trials, metric=None, best="lowest"):
-    return sweep_summary.summarize("toy/line", "smoke", load("toy/line").PRESETS["smoke"], trials, metric, best)
-
-
-def test_best_configurations_come_first(toy, tmp_path):
-    trials = [
-        made_up(tmp_path, value, holds, slope=float(slope))
-        for slope, (value, holds) in enumerate([([2, 4], False), ([1, 1], None), ([0, 8], True)])
-    ]
-    failed = Trial(tmp_path / "failed", {"slope": 9.0}, dataclasses.replace(trials[0].config, slope=9.0), "failed")
-
-    def order(*arguments):
-        return [row["values"]["slope"] for row in summarize([failed, *trials], *arguments)["trials"]]
-
-    assert order() == [2.0, 1.0, 0.0, 9.0]
-    assert order("loss") == [1.0, 0.0, 2.0, 9.0]
-    assert order("loss", "highest") == [2.0, 0.0, 1.0, 9.0]
-    value = summarize(trials, "loss")["trials"][1]["value"]
-    # Student's t with one degree of freedom: 12.706 standard errors, which are 1 here
-    assert value == {
-        "mean": 3.0,
-        "low": pytest.approx(3 - 12.706, abs=1e-3),
-        "high": pytest.approx(3 + 12.706, abs=1e-3),
-        "n": 2,
-    }
-
-
-def test_a_trial_without_the_metric_has_an_empty_cell_and_says_why(toy, tmp_path):
-    trials = [made_up(tmp_path, [float(slope)], slope=float(slope)) for slope in range(3)]
-    (trials[1].folder / "results.json").write_text('{"arms": {}}')
-    (trials[2].folder / "results.json").write_text("{")
-    summary = summarize(trials, "loss")
-    rows = {row["values"]["slope"]: row for row in summary["trials"]}
-    assert [row["values"]["slope"] for row in summary["trials"]] == [0.0, 1.0, 2.0]
-    assert rows[0.0]["value"]["mean"] == 0.0 and rows[0.0]["trouble"] is None
-    assert rows[1.0]["value"] is rows[2.0]["value"] is None
-    assert rows[1.0]["trouble"] == "--metric = 'loss' is not possible: known: arms"
-    assert str(trials[2].folder / "results.json") in rows[2.0]["trouble"]
-    (axes,) = sweep_summary.figure(summary).axes
-    assert list(axes.containers[0].lines[0].get_xdata()) == [0.0]
-
-
-def test_metrics_are_numbers_or_lists_over_seeds():
-    given = {"mean": 1.0, "low": None, "high": None, "n": 1}
-    results = {"x": 1, "arms": {"a": [{"x": [1.0, 3.0]}, {"x": given}]}, "text": "a", "matrix": [[1.0]], "none": []}
-    assert sweep_summary.metric_at(results, "x") == given
-    assert sweep_summary.metric_at(results, "arms.a.0.x")["mean"] == 2.0
-    assert sweep_summary.metric_at(results, "arms.a.1.x") == given
-    for path, message in (
-        ("y", "known: x, arms"),
-        ("arms.a.2.x", "a place below 2"),
-        ("arms.a.-1.x", "a place below 2"),
-        ("arms.a.x", "a place below 2"),
-        ("x.y", "ends before y"),
-        ("text", "a list of numbers"),
-        ("matrix", "a list of numbers"),
-        ("none", "a list of numbers"),
-        ("arms", "it has a"),
-    ):
-        with pytest.raises(InvalidConfig, match=message):
-            sweep_summary.metric_at(results, path)
-
-
-def test_figure_has_a_panel_for_every_field_that_changes(toy, tmp_path):
-    trials = [
-        made_up(tmp_path, [slope, slope + points], slope=slope, points=points, fail_at=7)
-        for slope in (0.1, 1.0, 10.0)
-        for points in (5, 6)
-    ]
-    drawn = sweep_summary.figure(summarize(trials, "arms.a.0.x"))
-    slopes, points = drawn.axes
-    assert (slopes.get_xlabel(), points.get_xlabel()) == ("slope", "points")
-    assert slopes.get_ylabel() == "arms.a.0.x"
-    assert (slopes.get_xscale(), points.get_xscale()) == ("log", "linear")
-    assert [text.get_text() for text in slopes.get_legend().get_texts()] == ["points=5", "points=6"]
-    line = slopes.containers[0].lines[0]
-    assert list(line.get_xdata()) == [0.1, 1.0, 10.0]
-    assert list(line.get_ydata()) == pytest.approx([2.6, 3.5, 12.5])
-    drawn.canvas.draw()
-
-
-def test_figure_of_verdicts_has_a_cell_for_every_trial_and_claim(toy, tmp_path):
-    trials = [made_up(tmp_path, 1, holds, slope=float(index)) for index, holds in enumerate([False, True])]
-    drawn = sweep_summary.figure(summarize(trials))
-    (axes,) = drawn.axes
-    assert axes.images[0].get_array().tolist() == [[2, 1], [0, 1]]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["slope=1", "slope=0"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-    drawn.canvas.draw()
 
 
 def free_port() -> int:
@@ -431,11 +266,7 @@ def test_a_cluster_resumes_what_it_loses(cluster, toy):
         (trial / "computed.txt").write_text("0 ")
         (trial / "pid").unlink()
     process = start_waiting(*options)
-    until(
-        lambda: all((trial / "computed.txt").read_text() == "0 1 " and (trial / "pid").is_file() for trial in trials),
-        "both trials",
-        process,
-    )
+    until(lambda: all(map(waits, trials)), "both trials", process)
     supervisor = int((trials[0] / "log.txt").read_text().rpartition("by process ")[2].partition("\n")[0])
     os.kill(supervisor, signal.SIGKILL)
     os.kill(int((trials[1] / "pid").read_text()), signal.SIGKILL)
@@ -448,20 +279,9 @@ def test_a_cluster_resumes_what_it_loses(cluster, toy):
         assert not (trial / "error.txt").exists()
 
     toy.unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "experiments",
-        "sweep",
-        "toy/learning",
-        "smoke",
-        "--workspace",
-        "l",
-        "--grid",
-        "slope=0.5,2",
-    ]
-    halving = ("--halving", "2", "--first-rung", "10", "--workers", "1", "--executor", f"ray:{cluster}")
-    done = subprocess.run([*command, *halving], capture_output=True, text=True, timeout=110, check=True)
+    options = f"--grid slope=0.5,2 --halving 2 --first-rung 10 --workers 1 --executor ray:{cluster}"
+    command = [*EXPERIMENTS, *f"sweep toy/learning smoke --workspace l {options}".split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
     assert "1 of 2 trials are finished, 1 were stopped early" in done.stdout
     slow = folder("l", "toy/learning", slope=2.0)
     assert json.loads((slow / "stopped.json").read_text()) == {"updates": 10, "loss": 2.0}

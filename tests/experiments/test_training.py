@@ -75,6 +75,8 @@ def test_members_have_their_rates_and_models_go_on(workspace):
     given = train("given", begun, drawn, None, TRAINING, workspace, members=members)
     slow = replace(TRAINING, seeds=(0,), optimizer=replace(TRAINING.optimizer, learning_rate=0.01))
     (alone,) = train("alone", start, drawn, None, slow, workspace)
+    both = training_losses("together", replace(TRAINING, seeds=(0, 1)), workspace)
+    np.testing.assert_allclose(training_losses("alone", slow, workspace), both[1:], rtol=1e-3, atol=1e-6)
     for tree in (given[1], alone):
         np.testing.assert_allclose(together[1]["weights"], tree["weights"], rtol=1e-6)
     assert np.abs(together[0]["weights"] - together[1]["weights"]).max() > 0.1
@@ -87,6 +89,7 @@ def test_evaluations_begin_before_the_first_step(workspace):
     trees = train("models", start, drawn, None, TRAINING, workspace, evaluate=error)
     found = evaluations("models", workspace)
     assert found["steps"] == list(range(0, 61, 10))
+    assert training_losses("models", TRAINING, workspace).shape == (2, 60)  # what was evaluated is none of them
     begun = [{"weights": row} for row in initial(start, TRAINING.seeds)["weights"]]
     for column, models in ((0, begun), (-1, trees)):
         expected = [np.abs(tree["weights"] - WEIGHTS).max() for tree in models]

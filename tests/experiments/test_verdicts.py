@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from experiments.harness.intervals import Interval, interval, ratio_interval, share_interval
 from experiments.harness.verdicts import OURS, Claim, above, below, between
@@ -20,23 +18,10 @@ def test_interval_is_student_t():
     assert interval([1.0, 2.0, 3.0], 0.5).high - 2.0 == pytest.approx(0.816497 / np.sqrt(3), rel=1e-6)
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9))
-def test_interval_holds_its_mean(values):
-    measured = interval(values)
-    assert measured.low <= measured.mean <= measured.high
-    assert measured.mean == pytest.approx(np.mean(values), rel=1e-12, abs=1e-9)
-
-
 @pytest.mark.parametrize("values", [[], [float("nan")], [1.0, float("inf")]])
 def test_interval_refuses_what_has_none(values):
     with pytest.raises(ValueError, match="finite"):
         interval(values)
-
-
-def test_intervals_cover_as_often_as_they_say():
-    draws = np.random.default_rng(0).normal(size=(2000, 5))
-    covered = np.mean([one.low < 0 < one.high for one in map(interval, draws.tolist())])
-    assert 0.935 < covered < 0.965  # three standard errors
 
 
 def test_a_ratio_has_the_interval_of_its_logarithm():
@@ -75,11 +60,7 @@ def test_a_share_of_few_cases_has_wilsons_interval():
         (below(1.0), Interval(0.5, None, None, 1), "open"),
         (above(0.5, matters=0.05), np.array([0.1, 0.2, 0.3]), "open"),
         (above(0.5, matters=0.05), np.array([0.01, 0.02, 0.03]), "refuted"),
-        (
-            above(0, matters=0.05),
-            np.array([-0.01, 0.0, 0.01]),
-            "refuted",
-        ),  # an effect too small to matter, precisely known
+        (above(0, matters=0.05), np.array([-0.01, 0.0, 0.01]), "refuted"),  # precisely known to be too small to matter
         (above(0, matters=0.05), np.array([0.01, 0.011, 0.012]), "holds"),
         (below(0.2, matters=1.0), np.array([0.3, 0.4, 0.5]), "open"),
         (below(0.2, matters=1.0), np.array([2.0, 2.1, 2.2]), "refuted"),

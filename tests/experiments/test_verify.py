@@ -12,7 +12,6 @@ from experiments.harness.verify import (
     compare_claims,
     compare_results,
     describe,
-    fresh_folder,
     repeats,
     same_environment,
     verdict,
@@ -39,13 +38,11 @@ def around(mean, low=1.0, high=3.0):
         (2.0, 2.5, "differs", True),
         (2.0, 4.1, "outside", False),  # more than a factor of two
         (4.1, 2.0, "outside", False),
-        (2.0, 2000.0, "outside", False),
         (2.0, -2.0, "outside", False),
         (around(2.0, None, None), around(2.5, None, None), "differs", True),
         (around(2.0, None, None), around(2000.0, None, None), "outside", False),
         (around(2.0), 2.0, "within", True),
         (around(2.0), 99.0, "outside", False),
-        (around(2.0), "many", "outside", False),
         (around(1.0, 1.0, 1.0), around(1.0 + 1e-12, 1.0, 1.0), "within", True),  # but for rounding
         (1.0, True, "outside", False),
         ({"a": 1.0}, {"b": 1.0}, "outside", False),
@@ -74,13 +71,9 @@ def test_noise_beside_large_numbers_may_differ():
 
 
 def test_a_changed_verdict_and_a_claim_of_one_side_do_not_repeat():
-    def repeated(recorded, found):
-        return repeats(compare_claims(recorded, found), ALL)
-
-    assert not repeated([claim(1.0)], [claim(1.0, verdict="open")])
-    assert not repeated([claim(1.0)], [])
-    assert not repeated([], [claim(1.0)])
-    assert repeated([claim(1.0)], [claim(1.0)])
+    one, other = [claim(1.0)], [claim(1.0, verdict="open")]
+    for recorded, found, repeated in ((one, one, True), (one, other, False), (one, [], False), ([], one, False)):
+        assert repeats(compare_claims(recorded, found), ALL) is repeated
 
 
 @pytest.mark.parametrize(("holds", "word"), [(True, "holds"), (False, "refuted"), (None, "open")])
@@ -156,10 +149,6 @@ def test_an_environment_is_the_same_with_its_device_and_versions(change):
     assert not same_environment(recorded, recorded | change)
 
 
-def test_every_try_has_a_folder_of_its_own(tmp_path):
-    assert [fresh_folder(tmp_path / "runs", "try").name for _ in range(3)] == ["try-1", "try-2", "try-3"]
-
-
 @pytest.mark.parametrize("item", record.read_records(), ids=lambda item: f"{item.experiment} {item.preset}")
 def test_every_record_agrees_with_itself_and_not_with_other_numbers(item):
     """Every plain number times 1000, at any place that is no clock."""
@@ -180,7 +169,6 @@ def test_every_record_agrees_with_itself_and_not_with_other_numbers(item):
 
 
 def test_verify_runs_anew_each_time_and_notices_other_numbers(cli):
-    assert cli("verify", "toy/line")[0] == 2  # without a record
     assert cli("run", "toy/line", "cpu", "--record")[0] == 0
     code, out, _ = cli("verify", "toy/line")
     assert code == 0
@@ -202,12 +190,3 @@ def test_verify_runs_anew_each_time_and_notices_other_numbers(cli):
         (folder,) = Path("runs/toy/line").glob(f"verify-cpu-*-{number}")
         assert (folder / "computed.txt").read_text() == "0 1 2 "
         assert (folder / "own_models").is_dir() is (number == 1)
-
-
-def test_help_lists_the_options(cli):
-    code, out, err = cli("verify", "--help")
-    assert (code, err) == (0, "") and "experiments verify NAME" in out
-    code, out, _ = cli("verify", "toy/line", "--help")
-    assert code == 0 and "--cached-models" in out
-    code, _, err = cli("verify", "toy/line", "--cached")
-    assert code == 2 and "--cached" in err

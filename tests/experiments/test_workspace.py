@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import workspace as module
-from experiments.harness.workspace import Workspace, finite, open_workspace, plain, write_atomically, write_json
+from experiments.harness.workspace import Workspace, finite, open_workspace, write_atomically, write_json
 from lexinv.validation import InvalidConfig
 
 ESCAPES = ["../out", "/etc", "a/../../out", "", ".", "..", "a//b", "a/", "~", ".hidden", "a\nb", "a\\b", "C:x"]
@@ -67,13 +67,6 @@ def test_what_others_read_has_null_for_numbers_that_are_not_finite(tmp_path):
     assert not (tmp_path / "claims.json").exists()
 
 
-@pytest.mark.parametrize(("content", "wrong"), [("[{", "a JSON file"), ("{}", "JSON of type list")])
-def test_a_damaged_file_of_a_run_is_named(tmp_path, content, wrong):
-    (tmp_path / "sessions.json").write_text(content)
-    with pytest.raises(InvalidConfig, match=f"file = '{tmp_path / 'sessions.json'}' is not possible: {wrong}"):
-        Workspace(tmp_path, "hash").sessions()
-
-
 def test_damaged_stage_is_computed_again(tmp_path):
     workspace = Workspace(tmp_path, "hash")
     workspace.cached("one", lambda: [1, 2, 3])
@@ -83,9 +76,8 @@ def test_damaged_stage_is_computed_again(tmp_path):
 
 
 def test_what_a_run_stands_on_must_stay_as_it_began(tmp_path):
-    fingerprints = {"docs": "a1"}
-    assert Workspace(tmp_path, "hash").pinned("corpora", fingerprints) == fingerprints
-    assert Workspace(tmp_path, "hash").pinned("corpora", fingerprints) == fingerprints
+    for _ in range(2):
+        assert Workspace(tmp_path, "hash").pinned("corpora", {"docs": "a1"}) == {"docs": "a1"}
     with pytest.raises(InvalidConfig, match="'docs': 'b2'.*'docs': 'a1'.*began"):
         Workspace(tmp_path, "hash").pinned("corpora", {"docs": "b2"})
 
@@ -109,31 +101,25 @@ def test_links_out_are_refused(tmp_path):
     assert list((tmp_path / "secret").iterdir()) == []
 
 
-def test_folder(tmp_path):
-    folder = Workspace(tmp_path, "hash").folder("standard/seed-0")
-    assert folder == tmp_path / "standard/seed-0"
-    assert folder.is_dir()
-
-
 def test_another_configuration_is_refused_with_both_hashes(tmp_path):
     first = open_workspace(tmp_path / "run", "toy/line", "cpu", Config())
     assert open_workspace(tmp_path / "run", "toy/line", "cpu", Config()) == first
-    with pytest.raises(InvalidConfig) as error:
-        open_workspace(tmp_path / "run", "toy/line", "cpu", Config(width=8))
     other = open_workspace(tmp_path / "other", "toy/line", "cpu", Config(width=8))
-    assert first.config_hash != other.config_hash
-    assert first.config_hash in str(error.value)
-    assert other.config_hash in str(error.value)
+    with pytest.raises(
+        InvalidConfig, match=f"({first.config_hash}.*{other.config_hash}|{other.config_hash}.*{first.config_hash})"
+    ):
+        open_workspace(tmp_path / "run", "toy/line", "cpu", Config(width=8))
     with pytest.raises(InvalidConfig, match="toy/circle"):
         open_workspace(tmp_path / "run", "toy/circle", "cpu", Config())
 
 
-def test_folders_of_others_are_refused(tmp_path):
+def test_folders_of_others_are_refused_and_left_as_they_were(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidConfig, match="a folder"):
         open_workspace(tmp_path / "file", "toy/line", "cpu", Config())
-    with pytest.raises(InvalidConfig, match="new or empty"):
+    with pytest.raises(InvalidConfig, match="new or empty folder.*file"):
         open_workspace(tmp_path, "toy/line", "cpu", Config())
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
     (tmp_path / "damaged").mkdir()
     for content in ("{", "[]", "{}"):
         (tmp_path / "damaged/config.json").write_text(content)
@@ -146,13 +132,6 @@ def test_what_others_put_anywhere_makes_no_folder_foreign(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("x")
     assert open_workspace(tmp_path, "toy/line", "cpu", Config()).path == tmp_path
-
-
-def test_a_folder_that_is_refused_is_left_as_it_was(tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InvalidConfig, match="new or empty folder.*thesis.tex"):
-        open_workspace(tmp_path, "toy/line", "cpu", Config())
-    assert [child.name for child in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 # Several times: wait for the others, then ask for the same new folder with a configuration of one's own. Without JAX, and with a pause
@@ -261,9 +240,3 @@ def test_writing_is_atomic_and_leaves_equal_files_alone(tmp_path, monkeypatch):
         write_atomically(path, b"two")
     assert path.read_bytes() == b"one"
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("value", [{"a": [1, {"b": None}], "c": "ä"}, [], [{"x": 1.5}, 2], {}, 3, "text"])
-def test_json_round_trip(tmp_path, value):
-    write_json(tmp_path / "file.json", value)
-    assert json.loads((tmp_path / "file.json").read_text()) == value == plain(value)

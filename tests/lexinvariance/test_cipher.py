@@ -9,36 +9,14 @@ import pytest
 from lexinv.lexinvariance.cipher import (
     elect_key,
     elect_keys,
-    encipher,
     encipher_windows,
     frequency_key,
     score_key,
     score_keys,
     vote_shares,
 )
-from lexinv.validation import InvalidConfig
 
 KEY = np.array([2, 0, 3, 1], np.int32)
-
-
-def test_the_key_deciphers_what_it_enciphered():
-    plain = np.array([0, 1, 2, 3, 3, 0], np.int32)
-    cipher = encipher(plain, KEY)
-    assert (cipher != plain).any()
-    np.testing.assert_array_equal(KEY[cipher], plain)
-
-
-def test_every_text_has_its_own_key():
-    plain, keys = np.array([[0, 1, 2], [3, 3, 0]], np.int32), np.stack([KEY, KEY[::-1]])
-    for row, key, cipher in zip(plain, keys, encipher(plain, keys), strict=True):
-        np.testing.assert_array_equal(cipher, encipher(row, key))
-
-
-@pytest.mark.parametrize("key", [[0, 0, 1], [1, 2, 3], [0, -1, 1]])
-def test_a_cipher_that_is_no_permutation_is_refused(key):
-    with pytest.raises(InvalidConfig, match="key") as error:
-        encipher(np.array([0], np.int32), np.array(key, np.int32))
-    assert error.value.value == key
 
 
 def test_frequencies_are_matched_by_rank():

@@ -41,7 +41,6 @@ from lexinv.lexinvariance.structural_equations import (
     soft_interventions,
 )
 from lexinv.precision import double_precision
-from lexinv.validation import InvalidConfig
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -140,9 +139,6 @@ def test_best_invariant_subset_is_that_of_brute_force():
     assert float(risk(found, pooled(seen))[0]) == pytest.approx(best)
     least = masked_least_squares(jnp.ones(7), pooled(seen))
     assert gap(least, seen).max() > 1e-3  # least squares on everything would have been refused
-    wide = jax.tree.map(lambda leaf: leaf[..., :1], seen)._replace(cross=jnp.zeros((20, 17)))
-    with pytest.raises(InvalidConfig, match="covariates"):
-        invariant_subset(wide, 1e-8)
 
 
 @pytest.mark.long
@@ -214,7 +210,3 @@ def test_bounds_at_values_worked_out_by_hand():
     assert sufficient_environments(10.0, 0.5, 0.05) == 795
     assert guaranteed_violation(10.0, 795, 0.05) == pytest.approx(0.5, abs=1e-3)
     assert guaranteed_violation(10.0, 100, 0.05) == 1.0
-    with pytest.raises(InvalidConfig, match="tau"):
-        sufficient_environments(10.0, 1.0, 0.05)
-    with pytest.raises(InvalidConfig, match="delta"):
-        sufficient_environments(10.0, 0.5, 0.0)

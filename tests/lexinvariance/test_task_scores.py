@@ -1,4 +1,4 @@
-"""Scoring with models made by hand: one that knows the answers, one that never says them, one that knows nothing, one that guesses."""
+"""Scoring with models made by hand: one that says what it is told, one that never says it, one that knows nothing, one that guesses."""
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +33,23 @@ def answers(task, tokenizer=LETTERS, shots=0):
     return encode_answers(task, spelled(task, shots), tokenizer.encode)
 
 
-def knows(task, shots=0):
-    """Logits that are highest for the true continuation of every prompt, at random elsewhere."""
-    rng, texts = np.random.default_rng(2), spelled(task, shots)
+def says(task, texts, tokenizer=LETTERS, shots=0):
+    """Logits that are highest for the given text behind each prompt, at random elsewhere."""
+    rng, starts = np.random.default_rng(2), [len(tokenizer.encode(prompt)) for prompt in spelled(task, shots)]
 
     def logits(batch):
-        found = rng.normal(size=(*batch["tokens"].shape, VOCAB))
+        found = rng.normal(size=(*batch["tokens"].shape, tokenizer.vocab_size))
         for place, row in enumerate(batch["row"]):
-            start, answer = len(texts[row]), task.examples[row].targets[0]  # a character is a token
-            found[place, np.arange(start, start + len(answer)), LETTERS.encode(answer)] = 50.0
+            said = tokenizer.encode(texts[row])
+            if batch["tokens"][place].any():  # rows that only fill up the batch are empty
+                found[place, np.arange(starts[row], starts[row] + len(said)), said] = 50.0
         return found
 
     return logits
+
+
+def knows(task, shots=0):
+    return says(task, [example.targets[0] for example in task.examples], shots=shots)
 
 
 def uniform(batch):
@@ -64,14 +69,8 @@ def test_whoever_knows_the_answers_scores_one_and_whoever_never_says_them_nothin
 
 def test_one_wrong_token_spoils_an_exact_match():
     asked = task("reverse")
-
-    def almost(batch):
-        found = knows(asked)(batch)
-        for place, row in enumerate(batch["row"]):
-            found[place, len(spelled(asked)[row]) + 3] *= -1.0  # the last of four
-        return found
-
-    scores = score_task(almost, asked, answers(asked), marks=IDS)
+    almost = [right[:-1] + right[0] for right in (example.targets[0] for example in asked.examples)]
+    scores = score_task(says(asked, almost), asked, answers(asked), marks=IDS)
     assert scores.whole.sum() == scores.prompt.sum() == 0
 
 
@@ -98,23 +97,10 @@ def test_a_model_that_knows_nothing_grades_at_chance(name):
     assert expected.grade.mean() == pytest.approx({"copy": 1 / 4, "odd_one_out": 1 / 2, "majority": 1 / 2}[name])
 
 
-def test_guesses_come_to_chance():
-    asked = task("first", count=1500)
-    rng = np.random.default_rng(5)
-
-    def guess(batch):
-        return rng.normal(size=(*batch["tokens"].shape, VOCAB))
-
-    scores = score_task(guess, asked, answers(asked), marks=IDS)
-    expected = chance(asked, answers(asked), VOCAB, IDS)
-    assert [column.mean() for column in expected] == pytest.approx([1 / 29, 1 / 16, 1 / 4])
-    for measured, value in zip(scores, expected, strict=True):
-        deviation = np.sqrt(value.mean() * (1 - value.mean()) / 1500)
-        assert abs(measured.mean() - value.mean()) < 4 * deviation
-
-
 def test_chance_of_several_symbols_is_a_power():
     asked = task("reverse")
+    one = chance(task("first"), answers(task("first")), VOCAB, IDS)
+    assert [column.mean() for column in one] == pytest.approx([1 / 29, 1 / 16, 1 / 4])
     expected = chance(asked, answers(asked), VOCAB, IDS)
     assert expected.whole == pytest.approx(29.0**-4) and expected.prompt == pytest.approx(16.0**-4)
     hidden = Task("hidden", "", (Example("ab", ("c",)),))
@@ -131,31 +117,18 @@ TRIVIA = Task(
 )
 
 
-def says(*texts):
-    """A model with the answers `texts`, one for each example of TRIVIA, at twice the log-odds of anything else."""
-    said = Task("said", "", tuple(Example(e.input, (text,)) for e, text in zip(TRIVIA.examples, texts, strict=True)))
-
-    def logits(batch):
-        found = np.zeros((*batch["tokens"].shape, CHAR.vocab_size))
-        for place, row in enumerate(batch["row"]):
-            if not batch["tokens"][place].any():  # a row that only fills up the batch
-                continue
-            start = len(CHAR.encode(spelled(TRIVIA)[row]))
-            answer = CHAR.encode(said.examples[row].targets[0])
-            found[place, np.arange(start, start + len(answer)), answer] = 9.0
-        return found
-
-    return logits
-
-
 @pytest.mark.parametrize(
-    "said, whole, grade", [(("Paris", "4"), [1, 1], 1.0), (("paris", "5"), [1, 0], 1.0), (("Rome", "4"), [0, 1], 0.0)]
+    "said, whole, grade",
+    [
+        (("Paris", "4"), [1, 1], 1.0),
+        (("paris", "5"), [1, 0], 1.0),
+        (("Rome", "4"), [0, 1], 0.0),
+        (("Lyon, perhaps", "4"), [0, 1], 0.25),
+    ],
 )
 def test_any_accepted_answer_counts_and_choices_have_their_scores(said, whole, grade):
-    scores = score_task(says(*said), TRIVIA, answers(TRIVIA, CHAR))
+    scores = score_task(says(TRIVIA, said, CHAR), TRIVIA, answers(TRIVIA, CHAR))
     assert scores.whole.tolist() == whole and scores.grade.tolist() == [grade]
-    partly = score_task(says("Lyon, perhaps", "4"), TRIVIA, answers(TRIVIA, CHAR))
-    assert partly.grade.tolist() == [0.25]
 
 
 def test_log_likelihoods_are_sums_over_the_tokens():

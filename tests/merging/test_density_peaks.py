@@ -1,7 +1,5 @@
 """Density peaks on clusters that are there, and every quantity against a loop in numpy."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 
 from lexinv.merging import density_peaks as peaks
 from lexinv.merging.plan import merge
-from lexinv.validation import InvalidConfig
 
 density_peaks = jax.jit(peaks.density_peaks, static_argnames=("num_clusters", "neighbours"))
 distances = jax.jit(peaks.euclidean_distance)
@@ -58,18 +55,3 @@ def test_equal_tokens_and_as_many_clusters_as_tokens():
     np.testing.assert_allclose(merge(plan, jnp.ones((6, 3)))[1].sum(), 6)
     everyone = density_peaks(peaks.euclidean_distance(jnp.asarray(X)), 15, 4)
     assert everyone.assign.tolist() == everyone.anchor.tolist() == list(range(15))
-
-
-@pytest.mark.parametrize(
-    "call, field",
-    [
-        (partial(peaks.density_peaks, num_clusters=0), "num_clusters"),
-        (partial(peaks.density_peaks, num_clusters=7), "num_clusters"),
-        (partial(peaks.density_peaks, num_clusters=2, neighbours=6), "neighbours"),
-        (partial(peaks.local_density, neighbours=0), "neighbours"),
-    ],
-)
-def test_what_cannot_be_is_refused(call, field):
-    with pytest.raises(InvalidConfig) as error:
-        call(jnp.ones((6, 6)))
-    assert error.value.field == field

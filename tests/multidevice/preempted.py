@@ -1,7 +1,7 @@
-"""Trains a small language model on meshes of 8 fake devices, kills it again and again, and prints as JSON how it went.
+"""Trains a small language model on meshes of 8 fake devices and kills it again and again: `python preempted.py FOLDER`.
 
-python preempted.py FOLDER. Every start is a fork of this process, which has imported everything and started no JAX backend: a start
-then takes a second and not five.
+Every start is a fork of this process, which has imported everything and started no JAX backend: a start then takes a second and not
+five.
 """
 
 import importlib
@@ -27,34 +27,21 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start others before the for
 
 import jax
 import numpy as np
-import optax
+from small_model import language_model, part, train
 
-from lexinv.data.windows import array_windows, batches
-from lexinv.nn.language_model import initialize, make_loss
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.fit import fit
-from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.mesh import MeshConfig
 from lexinv.training.retention import CheckpointConfig
-from lexinv.training.state import TrainState, create_state
-from lexinv.training.step import make_train_step
 
 FOLDER = Path(sys.argv[1])
 MESHES = {"data": MeshConfig(8, 1), "fsdp": MeshConfig(1, 8), "model": MeshConfig(1, 1, 8)}
 KILLS = ["training"] * 6 + ["writing"] * 5 + ["starting"] * 3 + ["terminate"] * 6
 SECONDS_FOR_A_START, BETWEEN_CHECKPOINTS, ENDLESS, FURTHER = 120.0, 0.15, 20_000, 10
-VOCAB, LENGTH, ROWS, PER_DISPATCH = 16, 12, 8, 2
-MODEL, LEXICON = TransformerConfig(depth=1, width=16, heads=8), LexiconConfig("standard")
-OPTIMIZER = optax.adam(1e-2, eps=1e-5)  # a gradient that is all rounding shall not become a step
-INITIAL = jax.jit(lambda key: create_state(initialize(MODEL, LEXICON, VOCAB, key), OPTIMIZER, key))
-STEP = make_train_step(make_loss(MODEL, LEXICON, VOCAB), OPTIMIZER)
+STEP, START = language_model("standard")
 
 
-def train(folder: Path, mesh_config: MeshConfig, steps: int, seconds: float, begun=None) -> TrainState:
+def fitted(folder: Path, config: MeshConfig, steps: int, seconds: float = ENDLESS, begun: Callable | None = None):
     """`begun(step)` is called after the first dispatch, with the step before it."""
-    mesh, calls = make_mesh(mesh_config), 0
-    tokens = np.random.default_rng(0).integers(0, VOCAB, 600).astype(np.uint8)
-    data = batches(array_windows(tokens, LENGTH), ROWS, 3, PER_DISPATCH).map(lambda batch: shard_batch(batch, mesh))
+    calls = 0
 
     def step(state, batch):
         nonlocal calls
@@ -64,17 +51,7 @@ def train(folder: Path, mesh_config: MeshConfig, steps: int, seconds: float, beg
             begun(first)
         return result
 
-    return fit(
-        shard_state(INITIAL(jax.random.key(0)), mesh),
-        step,
-        data,
-        steps=steps,
-        directory=folder,
-        metadata={"config_hash": "0123abcd"},
-        tokens_per_step=1,
-        checkpoints=CheckpointConfig(seconds=seconds),
-        progress=False,
-    )
+    return train(folder, step, START(), config, steps, checkpoints=CheckpointConfig(seconds=seconds))
 
 
 def finish(mesh: str, other: str | None, connection) -> None:
@@ -82,8 +59,8 @@ def finish(mesh: str, other: str | None, connection) -> None:
     folder, config = FOLDER / mesh, MESHES[mesh]
     steps = newest(folder / "killed") + FURTHER
     result: dict[str, Any] = {"steps": steps}
-    killed = train(folder / "killed", config, steps, ENDLESS, lambda step: result.update(begun=step))
-    whole = train(folder / "whole", config, steps, ENDLESS)
+    killed = fitted(folder / "killed", config, steps, begun=lambda step: result.update(begun=step))
+    whole = fitted(folder / "whole", config, steps)
     equal = jax.tree.map(lambda *leaves: bool(np.array_equal(*map(raw, leaves))), killed, whole)
     lines = [(folder / name / "metrics.jsonl").read_bytes() for name in ("killed", "whole")]
     largest = max(jax.tree.leaves(whole.params), key=lambda leaf: leaf.size)
@@ -91,14 +68,14 @@ def finish(mesh: str, other: str | None, connection) -> None:
         "state_equal": all(jax.tree.leaves(equal)),
         "metrics_equal": lines[0] == lines[1],
         "lines": lines[0].count(b"\n"),
-        "part": largest.addressable_shards[0].data.size / largest.size,
+        "part": float(np.prod(part(largest))) / largest.size,
     }
-    longer = train(folder / "whole", config, steps + FURTHER, ENDLESS)
+    longer = fitted(folder / "whole", config, steps + FURTHER)
     np.savez(folder / "longer.npz", *map(raw, jax.tree.leaves(longer.params)))
     if other:
         shutil.copytree(FOLDER / other / "killed", folder / "moved")
         begun = newest(folder / "moved")
-        moved = train(folder / "moved", config, begun + FURTHER, ENDLESS)
+        moved = fitted(folder / "moved", config, begun + FURTHER)
         stayed = np.load(FOLDER / other / "longer.npz").values()
         pairs = zip(map(raw, jax.tree.leaves(moved.params)), stayed, strict=True)
         result["moved"] = [float(np.max(np.abs(a - b) / (1e-5 + 1e-4 * np.abs(b)))) for a, b in pairs]
@@ -156,7 +133,7 @@ class Start:
 def kill_while(kind: str, folder: Path, mesh: MeshConfig, rng: random.Random) -> dict:
     """One start that is killed at a random moment: of its start, or, once it has got further than the one before, of its training."""
     before = newest(folder)
-    start = Start(lambda connection: train(folder, mesh, ENDLESS, BETWEEN_CHECKPOINTS, connection.send))
+    start = Start(lambda connection: fitted(folder, mesh, ENDLESS, BETWEEN_CHECKPOINTS, connection.send))
     if kind == "starting":
         time.sleep(rng.uniform(0.0, 2.0))
     else:
@@ -192,4 +169,4 @@ def main() -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main()))
+    (FOLDER / "0.json").write_text(json.dumps(main()))

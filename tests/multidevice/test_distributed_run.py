@@ -2,12 +2,9 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from lexinv.training.metrics import read_metrics
 
 pytestmark = pytest.mark.multidevice
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1]
 DEVICES, STEPS, SEEDS = 4, 6, 2
 HEARTBEAT_SECONDS = 15
 SITE = f"""
@@ -31,60 +27,26 @@ importlib.metadata.packages_distributions = dict
 """For every process: find the family `toy` beside this file, miss the other one sooner, save the second that reading packages takes."""
 
 
-class End(NamedTuple):
-    """How a process ended, and what it had written to its standard output and error together."""
-
-    code: int
-    seconds: float
-    output: str
-
-
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """A folder for what all starts share: SITE and the compiled programs."""
-    folder = tmp_path_factory.mktemp("shared")
-    (folder / "sitecustomize.py").write_text(SITE)
-    return folder
+def start(run_together, tmp_path_factory):
+    """Runs the toy in a folder. All starts share SITE and the compiled programs."""
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "sitecustomize.py").write_text(SITE)
 
+    def run(folder: Path, processes: int, trouble: str = "") -> list:
+        variables = {
+            "TOY": trouble,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+            "LEXINV_CACHE": str(shared),
+            "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+        }
+        command = ["-m", "experiments", "run", "toy/divided", "smoke", "--workspace", folder]
+        command += ["--training.mesh.data", "2", "--training.mesh.fsdp", "2"]
+        commands = [[*command, f"--distributed=HOST:PORT,{processes},{process}"] for process in range(processes)]
+        return run_together(commands if processes > 1 else [command], folder.parent, variables, first=str(shared))
 
-def start(shared: Path, folder: Path, processes: int, trouble: str = "") -> list[End]:
-    """Run the toy in `folder`; the seconds are since the first of the processes ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    path = os.pathsep.join([str(shared), str(SOURCE), os.environ.get("PYTHONPATH", "")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path,
-        "TOY": trouble,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
-        "LEXINV_CACHE": str(shared),
-        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
-    }
-    command = [sys.executable, "-m", "experiments", "run", "toy/divided", "smoke", "--workspace", str(folder)]
-    command += ["--training.mesh.data", "2", "--training.mesh.fsdp", "2"]
-    running, logs = [], [folder.with_name(f"{folder.name}-{process}.log") for process in range(processes)]
-    for process, log in enumerate(logs):
-        how = [f"--distributed={address},{processes},{process}"] if processes > 1 else []
-        with log.open("w") as file:
-            running.append(subprocess.Popen([*command, *how], env=environment, stdout=file, stderr=subprocess.STDOUT))
-    ended, deadline = {}, time.monotonic() + 300
-    try:
-        while len(ended) < processes and time.monotonic() < deadline:
-            for process in running:
-                if process not in ended and process.poll() is not None:
-                    ended[process] = time.monotonic()
-            time.sleep(0.05)
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    began = min(ended.values(), default=0.0)
-    return [
-        End(process.returncode, ended.get(process, np.inf) - began, log.read_text())
-        for process, log in zip(running, logs, strict=True)
-    ]
+    return run
 
 
 def read(folder: Path, name: str) -> object:
@@ -92,18 +54,18 @@ def read(folder: Path, name: str) -> object:
 
 
 @pytest.fixture(scope="module")
-def one(shared, tmp_path_factory):
+def one(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one") / "run"
-    ends = start(shared, folder, 1)
+    ends = start(folder, 1)
     assert ends[0].code == 0, ends[0].output
     return folder
 
 
 @pytest.fixture(scope="module")
-def two(shared, tmp_path_factory):
+def two(start, tmp_path_factory):
     """The folder, and how the two processes ended."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    ends = start(shared, folder, 2)
+    ends = start(folder, 2)
     assert [end.code for end in ends] == [0, 0], "\n".join(end.output for end in ends)
     return folder, ends
 
@@ -134,38 +96,34 @@ def test_the_first_process_writes_and_prints_for_both(two):
         assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     names = {path.name for path in folder.iterdir()}
     assert {"results.json", "claims.json", "figure.png", "figure.pdf"} < names
-    assert not [
-        name for name in names if name.startswith(".") and name not in (".lock", ".opening")
-    ]  # remains of writing
+    assert {name for name in names if name.startswith(".")} <= {".lock", ".opening"}  # no remains of writing
 
 
-def test_a_lost_process_ends_the_other_and_the_next_start_finds_the_same(shared, two, tmp_path):
+def test_a_lost_process_ends_the_other_and_the_next_start_finds_the_same(start, two, tmp_path):
     folder = tmp_path / "run"
-    first, second = start(shared, folder, 2, "full:0")
+    first, second = start(folder, 2, "full:0")
     assert first.code == 1 and "no space for the stage of the toy" in first.output
     assert second.code != 0 and second.seconds < HEARTBEAT_SECONDS, second  # at once, unless the machine is busy
-    first, second = start(shared, folder, 2, "kill:1")
+    first, second = start(folder, 2, "kill:1")
     assert second.code == -9
     assert first.code != 0 and first.seconds < 2 * HEARTBEAT_SECONDS, first
     assert read(folder, "stages/first") == "the stage of process 0" and not (folder / "results.json").exists()
-    ends = start(shared, folder, 2)
+    ends = start(folder, 2)
     assert [end.code for end in ends] == [0, 0], "\n".join(end.output for end in ends)
     for name in ("results.json", "claims.json", *(f"models/seed-{seed}/metrics.jsonl" for seed in range(SEEDS))):
         assert (folder / name).read_bytes() == (two[0] / name).read_bytes()
     assert len(read(folder, "sessions")) == 3
 
 
-def test_a_folder_in_use_is_refused_by_both(shared, tmp_path):
+def test_a_folder_in_use_is_refused_by_both(start, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with FileLock(folder / ".lock"):
-        ends = start(shared, folder, 2)
+        ends = start(folder, 2)
     for end in ends:
         assert end.code == 2, end
-        assert (
-            f"workspace = '{folder}' is not possible: a folder that no other process is using; its lock is {folder / '.lock'}"
-            in end.output
-        )
+        assert f"workspace = '{folder}' is not possible: a folder that no other process is using" in end.output
+        assert f"its lock is {folder / '.lock'}" in end.output
     assert not (folder / "sessions.json").exists()
 
 
@@ -182,7 +140,9 @@ distributed.join("localhost:1,2,1")
 """
     clusters = ("SLURM", "OMPI", "TPU", "KUBERNETES", "JAX_COORDINATOR")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(clusters)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=SOURCE, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=HERE.parents[1], capture_output=True, text=True
+    )
     assert [line.split(" is not possible")[0] for line in done.stdout.splitlines()] == [
         f"--distributed = '{how}'" for how in ("near", "localhost:1,2,2", "auto")
     ]

@@ -1,27 +1,16 @@
-"""Runs on meshes of 8 fake devices, killed 20 times at random moments, end as those that nobody disturbed. A program of its own."""
+"""Runs on meshes of 8 fake devices, killed 20 times at random moments, end as those that nobody disturbed."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.multidevice
-PROGRAM = Path(__file__).parent / "preempted.py"
 MESHES = ["data", "fsdp", "model"]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    path = os.pathsep.join([str(PROGRAM.parents[2]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(PROGRAM), str(tmp_path_factory.mktemp("preempted"))]
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def results(found_by):
+    return found_by("preempted.py")[0]
 
 
 @pytest.fixture(scope="module")

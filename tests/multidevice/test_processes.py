@@ -1,51 +1,20 @@
-"""Two processes with two fake devices each train as one process with four does, and decide alike. Every process is a program of its own."""
-
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+"""Two processes with two fake devices each train as one process with four does, and decide alike."""
 
 import numpy as np
 import pytest
 
 pytestmark = pytest.mark.multidevice
-PROGRAM = Path(__file__).parent / "two_processes.py"
-STEPS, ROWS = 6, 8
-
-
-def start(folder: Path, processes: int) -> list[dict]:
-    """What each process found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    path = os.pathsep.join([str(PROGRAM.parents[2]), os.environ.get("PYTHONPATH", "")])
-    running = []
-    for process in range(processes):
-        command = [sys.executable, str(PROGRAM), str(folder), address, str(processes), str(process)]
-        with (folder / f"{process}.log").open("w") as log:
-            running.append(
-                subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=subprocess.STDOUT)
-            )
-    try:
-        codes = [process.wait(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    logs = [(folder / f"{process}.log").read_text() for process in range(processes)]
-    assert codes == [0] * processes, "\n".join(logs)
-    return [json.loads((folder / f"{process}.json").read_text()) for process in range(processes)]
+STEPS, ROWS = 6, 16
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return start(tmp_path_factory.mktemp("one"), 1)[0]
+def one(found_by):
+    return found_by("two_processes.py")[0]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return start(tmp_path_factory.mktemp("two"), 2)
+def two(found_by):
+    return found_by("two_processes.py", 2)
 
 
 @pytest.mark.parametrize("mesh", ["data", "both", "model"])
@@ -73,41 +42,34 @@ def test_parameters_stay_divided(two):
         assert process["model"]["smallest_part"] == 0.25
 
 
-def test_resumed_run_is_bitwise_equal(two):
+@pytest.mark.parametrize(
+    "disturbed, calls", [("resumed", STEPS - 2), ("continued", STEPS - 3), ("late", STEPS), ("damaged", STEPS - 2)]
+)
+def test_disturbed_run_is_bitwise_equal(two, disturbed, calls):
     for process in two:
-        assert process["resumed"]["calls"] == STEPS - 2
-        assert process["resumed"]["params"] == process["both"]["params"]
-        assert process["resumed"]["lines"] == process["both"]["lines"]
+        assert process[disturbed]["calls"] == calls
+        for name in ("params", "lines"):
+            assert process[disturbed][name] == process["both"][name]
 
 
 def test_sigterm_to_one_process_ends_both_with_one_checkpoint(two):
     for process in two:
         assert process["ended"]["code"] == 143
         assert process["ended"]["calls"] == len(process["ended"]["losses"]) == 3  # told in the second dispatch
-        assert process["continued"]["calls"] == STEPS - 3
-        assert process["continued"]["params"] == process["both"]["params"]
-        assert process["continued"]["lines"] == process["both"]["lines"]
 
 
 def test_one_process_whose_checkpoint_is_due_does_not_wait_alone(two):
-    for process in two:
-        assert process["late"]["calls"] == STEPS
-        assert process["late"]["params"] == process["both"]["params"]
-        assert process["late"]["checkpoints"] == ["4", "6"]
+    assert [process["late"]["checkpoints"] for process in two] == [["4", "6"]] * 2
 
 
 def test_damage_to_one_part_is_seen_by_both_and_the_checkpoint_before_taken(two):
-    for process in two:
-        assert process["damaged"]["calls"] == STEPS - 2
-        assert process["damaged"]["checkpoints"] == ["2", "6", "damaged-4"]
-        assert process["damaged"]["params"] == process["both"]["params"]
-        assert process["damaged"]["lines"] == process["both"]["lines"]
+    assert [process["damaged"]["checkpoints"] for process in two] == [["2", "6", "damaged-4"]] * 2
 
 
 def test_what_does_not_fit_the_processes_is_refused(two):
     for process in two:
         mesh, batch, rows, own = process["refused"]
         assert "data * fsdp * model of all 4 devices of the 2 processes" in mesh
-        assert "the 4 rows of this process" in batch
+        assert "the 8 rows of this process" in batch
         assert "batch_size = 6" in rows and "multiple of the mesh's data * fsdp = 4" in rows
         assert "processes = 2" in own and "not divided over a mesh" in own

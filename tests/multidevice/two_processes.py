@@ -1,4 +1,4 @@
-"""Trains a tiny language model with `fit` as one of the processes that share its mesh of 4 fake devices.
+"""Trains a small language model as one of the processes that share its mesh of 4 fake devices.
 
 python two_processes.py FOLDER ADDRESS PROCESSES PROCESS writes what the tests compare to FOLDER/PROCESS.json.
 """
@@ -14,33 +14,22 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
+from small_model import LENGTH, ROWS, SOURCE, STEPS, language_model, part, refusals, train
 
-from lexinv.data.windows import array_windows, batches
-from lexinv.nn.language_model import initialize, make_loss
-from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
+from lexinv.data.windows import batches
 from lexinv.training.checkpoint import Checkpoints
-from lexinv.training.fit import fit
-from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch, shard_state
+from lexinv.training.mesh import MeshConfig, make_mesh, process_rows, shard_batch
 from lexinv.training.metrics import read_metrics
 from lexinv.training.retention import CheckpointConfig
-from lexinv.training.state import create_state
-from lexinv.training.step import make_train_step
-from lexinv.validation import InvalidConfig
 
 FOLDER, ADDRESS, PROCESSES, PROCESS = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 if PROCESSES > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(ADDRESS, PROCESSES, PROCESS)
 
-VOCAB, LENGTH, ROWS, STEPS = 11, 12, 8, 6
-MODEL, LEXICON = TransformerConfig(depth=1, width=16, heads=4), LexiconConfig("lexinvariant")
-OPTIMIZER = optax.adam(1e-2, eps=1e-4)  # a gradient that is all rounding shall not become a step
-SOURCE = array_windows(np.random.default_rng(0).integers(0, VOCAB, 600).astype(np.uint8), LENGTH)
-STEP = make_train_step(make_loss(MODEL, LEXICON, VOCAB), OPTIMIZER)
-PARAMS = jax.jit(lambda key: initialize(MODEL, LEXICON, VOCAB, key))(jax.random.key(0))
+STEP, START = language_model("lexinvariant")
+DATA, BOTH = MeshConfig(4, 1), MeshConfig(2, 2)
 gathered = []
 
 
@@ -57,11 +46,13 @@ class CountingSource:
         return SOURCE.gather(indices)
 
 
-def run(directory: Path, config: MeshConfig, steps: int, interrupt=None, **options) -> dict:
-    mesh, calls = make_mesh(config), 0
-    state = shard_state(create_state(PARAMS, OPTIMIZER, jax.random.key(1)), mesh)
-    data = batches(CountingSource(), ROWS, 3, 1, process_rows(mesh, ROWS))
-    data = data.map(lambda batch: shard_batch(batch, mesh, ROWS))
+def counted_texts(held: np.ndarray):
+    return batches(CountingSource(), ROWS, 3, 1, held)
+
+
+def run(name: str, config: MeshConfig = BOTH, steps: int = STEPS, interrupt=None, **options) -> dict:
+    calls = 0
+    gathered.clear()
 
     def step(state, batch):
         nonlocal calls
@@ -70,59 +61,50 @@ def run(directory: Path, config: MeshConfig, steps: int, interrupt=None, **optio
             os.kill(os.getpid(), signal.SIGTERM)
         return STEP(state, batch)
 
-    options = {"metadata": {"config_hash": "0123abcd"}, "tokens_per_step": 1, "progress": False, **options}
-    fitted, code = None, 0
+    fitted, code, folder = None, 0, FOLDER / name
     try:
-        fitted = fit(state, step, data, steps=steps, directory=directory, **options)
+        fitted = train(folder, step, START(), config, steps, counted_texts, **options)
     except SystemExit as stop:
         code = stop.code
     multihost_utils.sync_global_devices("ended")
-    losses = [line["loss"] for line in read_metrics(directory / "metrics.jsonl")]
-    kept = sorted(path.name for path in (directory / "checkpoints").iterdir())
-    result = {"losses": losses, "code": code, "calls": calls, "checkpoints": kept}
-    result["lines"] = (directory / "metrics.jsonl").read_text()
+    losses = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    result = {"losses": losses, "code": code, "calls": calls, "checkpoints": kept, "gathered": max(gathered)}
+    result["lines"] = (folder / "metrics.jsonl").read_text()
     if fitted is not None:
         leaves = multihost_utils.process_allgather(fitted.params, tiled=True) if PROCESSES > 1 else fitted.params
         result["params"] = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(leaves)]
-        parts = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(fitted.params)]
-        result["smallest_part"] = min(parts)
+        result["smallest_part"] = min(np.prod(part(leaf)) / leaf.size for leaf in jax.tree.leaves(fitted.params))
     return result
 
 
 def main() -> dict:
     results = {"devices": jax.device_count(), "local": jax.local_device_count()}
-    for name, config in {"data": MeshConfig(4, 1), "both": MeshConfig(2, 2), "model": MeshConfig(model=4)}.items():
-        gathered.clear()
-        results[name] = run(FOLDER / name, config, STEPS)
-        results[name]["gathered"] = max(gathered)
-    run(FOLDER / "resumed", MeshConfig(2, 2), 2)
-    results["resumed"] = run(FOLDER / "resumed", MeshConfig(2, 2), STEPS)
+    for name, config in {"data": DATA, "both": BOTH, "model": MeshConfig(model=4)}.items():
+        results[name] = run(name, config)
     if PROCESSES == 1:
         return results
+    run("resumed", steps=2)
+    results["resumed"] = run("resumed")
     # The last process alone is told to end, or finds that the time for a checkpoint has come: all have to know.
-    results["ended"] = run(FOLDER / "ended", MeshConfig(2, 2), STEPS, interrupt=(2, PROCESSES - 1))
-    results["continued"] = run(FOLDER / "ended", MeshConfig(2, 2), STEPS)
+    results["ended"] = run("ended", interrupt=(2, PROCESSES - 1))
+    results["continued"] = run("ended")
     seconds = 0.0 if PROCESS == PROCESSES - 1 else 1e6
-    results["late"] = run(FOLDER / "late", MeshConfig(2, 2), STEPS, checkpoints=CheckpointConfig(seconds=seconds))
-    run(FOLDER / "damaged", MeshConfig(2, 2), 4, checkpoints=CheckpointConfig(steps=2))
+    results["late"] = run("late", checkpoints=CheckpointConfig(seconds=seconds))
+    run("damaged", steps=4, checkpoints=CheckpointConfig(steps=2))
     if PROCESS == 0:  # the part that the other one wrote
         for path in (FOLDER / "damaged" / "checkpoints" / "4" / "state" / "ocdbt.process_1").rglob("*"):
             if path.is_file():
                 os.truncate(path, path.stat().st_size // 2)
     multihost_utils.sync_global_devices("damaged")
-    results["damaged"] = run(FOLDER / "damaged", MeshConfig(2, 2), STEPS)
-    results["refused"] = []
-    mesh = make_mesh(MeshConfig(4, 1))
-    for refuse in (
+    results["damaged"] = run("damaged")
+    mesh = make_mesh(DATA)
+    results["refused"] = refusals(
         lambda: make_mesh(MeshConfig(2, 1)),
         lambda: shard_batch({"x": np.zeros((1, 3))}, mesh, ROWS),
         lambda: process_rows(mesh, 6),
-        lambda: Checkpoints(FOLDER / "own").restore_latest(create_state(PARAMS, OPTIMIZER, jax.random.key(1)), ""),
-    ):
-        try:
-            refuse()
-        except InvalidConfig as error:
-            results["refused"].append(str(error))
+        lambda: Checkpoints(FOLDER / "own").restore_latest(START(), ""),
+    )
     return results
 
 

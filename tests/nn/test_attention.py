@@ -19,6 +19,14 @@ from lexinv.validation import InvalidConfig
 KEY = jax.random.key(0)
 
 
+def definition(q, k, v, bias, seen):
+    """Outputs and weights, where `seen` says which keys each query sees."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(q.shape[-1]))
+    scores = scores if bias is None else scores + bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v), weights
+
+
 @pytest.mark.parametrize(
     "time, causal, biased, window",
     [
@@ -26,19 +34,20 @@ KEY = jax.random.key(0)
         *((150, True, True, window) for window in (1, 9, 70, 200)),
     ],
 )
-def test_all_implementations_compute_the_definition(time, causal, biased, window):
-    q, k, v = jax.random.normal(KEY, (3, 2, time, 3, 8))
+def test_all_implementations_and_their_gradients_are_the_definition(time, causal, biased, window):
+    q, k, v, cotangent = jax.random.normal(KEY, (4, 2, time, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (3, time, time)) if biased else None
-    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + (0 if bias is None else np.asarray(bias)[None])
-    if causal:
-        ago = np.arange(time)[:, None] - np.arange(time)[None, :]
-        scores = np.where(((ago >= 0) & (ago < (window or time)))[None, None], scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    want = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    for implementation in ("chunked", "whole", "dot_product"):
-        np.testing.assert_allclose(attention(q, k, v, bias, causal, implementation, window), want, atol=2e-5)
+    ago = np.arange(time)[:, None] - np.arange(time)[None, :]
+    seen = ((ago >= 0) & (ago < (window or time)))[None, None] if causal else True
+    want, gradient = jax.vjp(lambda *args: definition(*args, seen)[0], q, k, v, bias)
+    weights = definition(q, k, v, bias, seen)[1]
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, window), weights, atol=2e-5)
+    for implementation in ("chunked", "whole", "dot_product"):
+        function = partial(attention, causal=causal, implementation=implementation, window=window)
+        got, found = jax.vjp(function, q, k, v, bias)
+        np.testing.assert_allclose(got, want, atol=2e-5)
+        for one, other in zip(*map(jax.tree.leaves, (gradient(cotangent), found(cotangent))), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4, err_msg=implementation)
 
 
 @pytest.mark.parametrize("implementation", ["whole", "dot_product"])
@@ -47,12 +56,10 @@ def test_masks_and_biases_of_keys_are_the_definition(causal, implementation):
     q, k, v = jax.random.normal(KEY, (3, 2, 9, 3, 8))
     bias = jax.random.normal(jax.random.key(1), (2, 1, 1, 9))
     mask = jnp.ones((2, 9), bool).at[0, 3:6].set(False).at[1, 8].set(False)
-    seen = np.asarray(mask)[:, None, None] & (np.tri(9, dtype=bool) if causal else np.ones((9, 9), bool))[None, None]
-    scores = np.where(seen, np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + np.asarray(bias), -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
+    seen = mask[:, None, None] & jnp.asarray(np.tri(9, dtype=bool) if causal else np.ones((9, 9), bool))[None, None]
+    want, weights = definition(q, k, v, bias, seen)
     found = attention(q, k, v, bias, causal, implementation, mask=mask)
-    np.testing.assert_allclose(found, np.einsum("bhqk,bkhd->bqhd", weights, v), atol=2e-5)
+    np.testing.assert_allclose(found, want, atol=2e-5)
     np.testing.assert_allclose(attention_weights(q, k, bias, causal, mask=mask), weights, atol=2e-5)
     # A key of no size is one that is masked.
     hidden = size_bias(mask.astype(jnp.float32))[:, None, None] + jnp.where(mask[:, None, None], bias, 0.0)
@@ -67,14 +74,8 @@ def test_biases_of_keys_as_further_channels_are_the_definition(causal, time, dty
     size = jnp.asarray(np.random.default_rng(0).integers(0, 200, (2, time)), jnp.float32).at[:, 0].set(1.0)
     mask, sizes = jnp.ones((2, time), bool).at[0, 3:6].set(False), size_bias(size)[:, None, None]
     for bias, seen in ((sizes, mask), (None, mask), (sizes, None), (None, None)):
-
-        def run(q, k, v, bias, seen=seen):
-            return attention_by_keys(q, k, v, bias, seen, causal, 0, "xla")
-
-        def definition(q, k, v, bias, seen=seen):
-            return attention(*(x.astype(jnp.float32) for x in (q, k, v)), bias, causal, "whole", mask=seen)
-
-        found, expected = run(q, k, v, bias), definition(q, k, v, bias)
+        found = attention_by_keys(q, k, v, bias, seen, causal, 0, "xla")
+        expected = attention(*(x.astype(jnp.float32) for x in (q, k, v)), bias, causal, "whole", mask=seen)
         assert found.dtype == jnp.dtype(dtype)
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=tolerance)
 
@@ -84,17 +85,17 @@ def test_further_channels_have_the_gradient_of_the_definition(time):
     q, k, v, cotangent = jax.random.normal(KEY, (4, 2, time, 3, 8))
     bias, mask = jax.random.normal(jax.random.key(1), (2, 1, 1, time)), jnp.ones((2, time), bool).at[0, 3:6].set(False)
 
-    @partial(jax.jit, static_argnums=0)
-    def gradients(further, *arguments):
-        def run(q, k, v, bias):
-            if further:
-                return attention_by_keys(q, k, v, bias, mask, False, 0, "xla")
-            return attention(q, k, v, bias, False, "whole", mask=mask)
+    def further(q, k, v, bias):
+        return attention_by_keys(q, k, v, bias, mask, False, 0, "xla")
 
-        return jax.vjp(run, *arguments)[1](cotangent)
+    def whole(q, k, v, bias):
+        return attention(q, k, v, bias, False, "whole", mask=mask)
 
-    for got, want in zip(*(gradients(further, q, k, v, bias) for further in (True, False)), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-4)
+    got, want = (
+        jax.jit(lambda *args, function=function: jax.vjp(function, *args)[1](cotangent))(q, k, v, bias)
+        for function in (further, whole)
+    )
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-4), got, want)
 
 
 HOPPER, AMPERE, TURING = (Device("gpu", capability) for capability in ((9, 0), (8, 0), (7, 5)))
@@ -142,30 +143,6 @@ def test_auto_does_what_it_says(monkeypatch):
         attention(x, x, x, pairs, implementation="cudnn")
 
 
-@pytest.mark.parametrize(
-    "causal, biased, window",
-    [*product([True, False], [True, False], [0]), (True, True, 1), (True, True, 9), (True, True, 70)],
-)
-def test_the_gradient_is_that_of_the_definition(causal, biased, window):
-    q, k, v, cotangent = jax.random.normal(KEY, (4, 2, 150, 3, 8))
-    bias = jax.random.normal(jax.random.key(1), (3, 150, 150)) if biased else None
-    ago = np.arange(150)[:, None] - np.arange(150)[None, :]
-    seen = (ago < (window or 150)) & (ago >= 0) if causal else np.ones_like(ago, bool)
-
-    def definition(q, k, v, bias):
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(8))
-        scores = scores if bias is None else scores + bias[None]
-        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(seen[None, None], scores, -jnp.inf)), v)
-
-    want = jax.vjp(definition, q, k, v, bias)[1](cotangent)
-    for implementation in ("chunked", "whole", "dot_product"):
-        function = partial(attention, causal=causal, implementation=implementation, window=window)
-        got = jax.vjp(function, q, k, v, bias)[1](cotangent)
-        for name, one, other in zip(("queries", "keys", "values", "bias"), want, got, strict=True):
-            if one is not None:
-                np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4, err_msg=f"{implementation} {name}")
-
-
 @pytest.mark.parametrize("window, causal", [(-1, True), (3, False)])
 def test_a_window_that_cannot_be_is_refused(window, causal):
     x = jnp.zeros((1, 4, 1, 2))
@@ -196,20 +173,13 @@ def test_written_out_gradients_are_those_of_autodiff():
     def plain_linear(x, kernel):
         return jnp.einsum("btn,nm->btm", x, kernel)
 
-    cotangent = jax.random.normal(jax.random.key(3), (2, 3, 4))
-    for want, got in zip(
-        jax.vjp(plain_linear, x, kernel)[1](cotangent), jax.vjp(linear, x, kernel)[1](cotangent), strict=True
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
     def plain_norm(x, gain):
         return gain[None, None] * x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 
-    cotangent = jax.random.normal(jax.random.key(3), x.shape)
-    for want, got in zip(
-        jax.vjp(plain_norm, x, gain)[1](cotangent), jax.vjp(rms_norm, x, gain)[1](cotangent), strict=True
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    for plain, written_out, arguments in ((plain_linear, linear, (x, kernel)), (plain_norm, rms_norm, (x, gain))):
+        cotangent = jax.random.normal(jax.random.key(3), plain(*arguments).shape)
+        want, got = (jax.vjp(function, *arguments)[1](cotangent) for function in (plain, written_out))
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), got, want)
 
 
 def test_rotary_scores_depend_on_distance_only():

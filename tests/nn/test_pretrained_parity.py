@@ -32,7 +32,22 @@ def neox(share, **changes):
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**NEOX, rope_parameters=rope, **changes))
 
 
+def llama(kind, **changes):
+    sizes = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32, "bos_token_id": 5}
+    config = getattr(transformers, f"{kind}Config")(**sizes, eos_token_id=5, pad_token_id=None, **changes)
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
+
+
 MODELS = {
+    "llama": lambda: llama("Llama"),
+    "llama-tied-base": lambda: llama(
+        "Llama", tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 100.0}
+    ),
+    "llama-wide-heads": lambda: llama("Llama", head_dim=12, rms_norm_eps=0.1),
+    "mistral-window": lambda: llama("Mistral", sliding_window=5, attn_implementation="eager"),
+    "qwen2": lambda: llama("Qwen2"),
+    "qwen3": lambda: llama("Qwen3", head_dim=16),
     "gpt2": lambda: gpt2(),
     "gpt2-exact-gelu": lambda: gpt2(activation_function="gelu", n_inner=48),
     "gpt2-untied": lambda: gpt2(tie_word_embeddings=False),

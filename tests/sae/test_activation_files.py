@@ -1,5 +1,8 @@
 """Files of activations: what is written is read, in any cut; what is wrong is refused with its file and row."""
 
+from functools import partial
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -45,11 +48,10 @@ def test_single_rows_and_blocks(shards):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
-def test_every_dtype_becomes_float32(tmp_path, name, suffix):
-    stored, path = ROWS.astype(DTYPES[name]), tmp_path / f"a{suffix}"
-    np.save(path, stored) if suffix == ".npy" else save_file({"activations": stored}, path)
-    read = ActivationFiles([path]).read(0, 40)
+def test_every_dtype_becomes_float32(tmp_path, name):
+    stored = ROWS.astype(DTYPES[name])
+    save_file({"other": stored}, tmp_path / "a.safetensors")
+    read = ActivationFiles([tmp_path / "a.safetensors"], tensor="other").read(0, 40)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, stored.astype(np.float32))
 
@@ -122,20 +124,21 @@ BAD_ARRAYS = [
 ]
 
 
-@pytest.mark.parametrize("array, message", BAD_ARRAYS)
-def test_npy_files_that_do_not_fit_are_refused_at_once(tmp_path, array, message):
+BAD_FILES = [
+    *[("bad.npy", partial(np.save, arr=array), message) for array, message in BAD_ARRAYS],
+    ("bad.safetensors", partial(save_file, {"activations": np.ones((4, 3))}), "dtype = 'F64'.*bad.safetensors"),
+    ("bad.safetensors", partial(save_file, {"a": ROWS, "b": ROWS}), "tensor = 'activations'.*a, b"),
+    ("bad.pt", Path.touch, r"known: \.npy, \.safetensors"),
+    ("bad.npy", Path.exists, "path = .*bad.npy"),
+]
+
+
+@pytest.mark.parametrize("name, write, message", BAD_FILES)
+def test_files_that_do_not_fit_or_are_not_there_are_refused_at_once(tmp_path, name, write, message):
     np.save(tmp_path / "good.npy", ROWS)
-    np.save(tmp_path / "bad.npy", array, allow_pickle=True)
+    write(tmp_path / name)
     with pytest.raises(InvalidConfig, match=message):
-        ActivationFiles([tmp_path / "good.npy", tmp_path / "bad.npy"])
-
-
-def test_safetensors_that_do_not_fit_are_refused_at_once(tmp_path, shards):
-    with pytest.raises(InvalidConfig, match="tensor = 'resid'.*activations, other"):
-        ActivationFiles(shards[2:], tensor="resid")
-    save_file({"activations": np.ones((4, 3))}, tmp_path / "double.safetensors")
-    with pytest.raises(InvalidConfig, match="dtype = 'F64'.*double.safetensors"):
-        ActivationFiles([tmp_path / "double.safetensors"])
+        ActivationFiles([tmp_path / "good.npy", tmp_path / name])
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -145,17 +148,6 @@ def test_truncated_files_are_refused_at_once(tmp_path, shards, number):
         path.write_bytes(shards[number].read_bytes()[:size])
         with pytest.raises(InvalidConfig, match=f"path = .*{path.name}"):
             ActivationFiles([path])
-
-
-def test_missing_unknown_and_no_files_are_refused(tmp_path):
-    (tmp_path / "a.pt").write_bytes(b"")
-    for paths, message in (
-        ([tmp_path / "missing.npy"], "missing.npy"),
-        ([tmp_path / "a.pt"], r"known: \.npy, \.safetensors"),
-        ([], "paths"),
-    ):
-        with pytest.raises(InvalidConfig, match=message):
-            ActivationFiles(paths)
 
 
 @pytest.mark.parametrize("value, found", [(np.nan, "not finite"), (-np.inf, "not finite"), (0.0, "all zero")])

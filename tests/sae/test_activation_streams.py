@@ -1,4 +1,4 @@
-"""Streams: every row once per epoch, bounded memory, the same batches wherever one begins, and runs that resume bit by bit."""
+"""Streams: every row once per epoch, bounded memory, and the same batches wherever one begins."""
 
 import tracemalloc
 from collections import Counter
@@ -11,20 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexinv.data.windows import TokenStream, array_windows, window_source
-from lexinv.sae.activation_files import ActivationFiles, write_shards
 from lexinv.sae.activation_streams import ComputedActivations, check_source, model_activations, scale_to_unit, shuffled
-from lexinv.sae.losses import LossConfig
-from lexinv.sae.methods import AutoencoderConfig
-from lexinv.sae.training import (
-    OptimizerConfig,
-    create_autoencoder_state,
-    make_autoencoder_step,
-    make_optimizer,
-    run_metadata,
-)
-from lexinv.training.fit import fit
-from lexinv.training.metrics import read_metrics
-from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 WIDTH = 2
@@ -126,78 +113,40 @@ def test_scale():
     np.testing.assert_array_equal(scaled, 0.25 * plain)
     x = np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)  # E||x||^2 = 13
     assert scale_to_unit(x) == pytest.approx(13**-0.5, rel=1e-12)
-    for bad in (np.zeros((3, 2), np.float32), np.full((3, 2), np.inf, np.float32)):
-        with pytest.raises(InvalidConfig, match="activations"):
-            scale_to_unit(bad)
 
 
+GOOD = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+SAME, ZERO = np.tile(GOOD[:1], (6, 1)), np.zeros_like(GOOD)
+BROKEN = np.where(np.arange(6)[:, None] == 4, np.float32(np.nan), GOOD)
+
+
+def held(*blocks, rows=6):
+    return ComputedActivations(3, np.array([6, rows]), lambda index: blocks[index])
+
+
+READS = {"first dispatch": lambda source: shuffled(source, 0, 12, 4, 3)[0], "check": check_source}
+
+
+@pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize(
-    "change, field",
+    "source, message",
     [
-        ({"buffer_rows": 4}, "buffer_rows"),
-        ({"batch": 1}, "batch"),
-        ({"steps_per_dispatch": 0}, "steps_per_dispatch"),
-        ({"scale": 0.0}, "scale"),
+        (held(SAME, SAME), "all the same"),
+        (held(ZERO, ZERO), "all zero|all the same"),
+        (held(GOOD, BROKEN), "not finite.*block 1, row 4"),
     ],
 )
-def test_impossible_streams_are_refused(change, field):
-    with pytest.raises(InvalidConfig) as error:
-        shuffled(Numbered([5, 3]), **{"seed": 0, "buffer_rows": 10, "batch": 2, **change})
-    assert error.value.field == field
+def test_constant_and_non_finite_activations_are_refused(read, source, message):
+    READS[read](held(GOOD, GOOD))
+    with pytest.raises(InvalidConfig, match=message):
+        READS[read](source)
 
 
-class Held:
-    """Blocks in memory."""
-
-    def __init__(self, *blocks):
-        self.blocks = [np.asarray(block, np.float32) for block in blocks]
-        self.width, self.block_rows = self.blocks[0].shape[1], np.array([len(block) for block in self.blocks])
-
-    def block(self, index):
-        return self.blocks[index]
-
-
-GOOD = np.random.default_rng(1).normal(size=(6, 3))
-
-
-def test_constant_and_non_finite_activations_are_refused_before_a_step():
-    same, zero = np.tile(GOOD[:1], (6, 1)), np.zeros((6, 3))
-    broken = np.where(np.arange(6)[:, None] == 4, np.nan, GOOD)
-    for blocks, message in (
-        ((same, same), "all the same.*batch 0 of dispatch 0"),
-        ((zero, zero), "all zero.*batch 0 of dispatch 0"),
-        ((GOOD, broken), "not finite.*block 1, row 4"),
-    ):
-        _, _, state, step = trainer("topk")
-        with pytest.raises(InvalidConfig, match=message):
-            fit(
-                state,
-                step,
-                shuffled(Held(*blocks), 0, 12, 4, 3),
-                steps=STEPS,
-                directory=None,
-                metadata={"config_hash": "0"},
-                tokens_per_step=4,
-                progress=False,
-            )
-        assert step._cache_size() == 0  # not even compiled
-    first_two_alike = np.concatenate([same[:5], GOOD[:1] + 1])
-    assert shuffled(Held(first_two_alike), 0, 6, 6)[0]["activations"].shape == (1, 6, 3)
-
-
-def test_check_source_reads_everything():
-    check_source(Held(GOOD, GOOD))
-    with pytest.raises(InvalidConfig, match="not finite.*block 1, row 4"):
-        check_source(Held(GOOD, np.where(np.arange(6)[:, None] == 4, np.inf, GOOD)))
-    with pytest.raises(InvalidConfig, match="all the same"):
-        check_source(Held(np.ones((6, 3)), np.ones((2, 3))))
-
-
-def test_a_source_that_promises_other_rows_is_refused():
-    source = Held(GOOD, GOOD)
-    source.block_rows = np.array([6, 5])
+def test_blocks_of_another_size_are_refused_and_equal_rows_are_not():
     with pytest.raises(InvalidConfig, match="block 1 = "):
-        shuffled(source, 0, 12, 6)[0]
+        shuffled(held(GOOD, GOOD, rows=5), 0, 12, 6)[0]
+    first_two_alike = np.concatenate([SAME[:5], GOOD[:1] + 1])
+    assert shuffled(held(first_two_alike, first_two_alike), 0, 6, 6)[0]["activations"].shape == (1, 6, 3)
 
 
 # From a model.
@@ -245,112 +194,3 @@ def test_model_activations_that_are_not_finite_are_named():
     source.block(0)
     with pytest.raises(InvalidConfig, match="window 5, position 2"):
         source.block(1)
-
-
-def test_impossible_model_activations_are_refused():
-    windows = array_windows(np.arange(1, 71, dtype=np.uint8), 10)
-    with pytest.raises(InvalidConfig, match="windows_per_block"):
-        model_activations(stand_in, PARAMS, windows, 0, KEY)
-    with pytest.raises(InvalidConfig, match="activations_fn"):
-        model_activations(lambda *arguments: jnp.zeros((3, 9)), PARAMS, windows, 3, KEY)
-
-
-def test_model_activations_can_be_written_and_read(tmp_path):
-    source = model_activations(stand_in, PARAMS, array_windows(np.arange(1, 71, dtype=np.uint8), 10), 3, KEY)
-    blocks = [source.block(index) for index in range(3)]
-    files = ActivationFiles(write_shards(tmp_path / "shards", iter(blocks), 20))
-    np.testing.assert_array_equal(files.read(0, len(files)), np.concatenate(blocks))
-
-
-# Training.
-
-STEPS = 12
-
-
-def trainer(kind, width=3):
-    config = AutoencoderConfig(width, 8, kind)
-    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, STEPS)
-    sample = jnp.asarray(GOOD[:, :width], jnp.float32)
-    k = 0.5 if kind == "mutual" else 2.0  # 4 of 8 features fire in a batch of 8 at most, and below none of budget 0
-    budgets = jnp.array([6, 5, 3, 2, 0, 0, 0, 0]) if kind == "feature" else None
-    state = create_autoencoder_state(config, optimizer, sample, k, 0.1, jax.random.key(0), budgets)
-    return config, optimizer, state, make_autoencoder_step(config, TERMS[kind], optimizer)
-
-
-AUXILIARY = LossConfig(auxiliary="dead", auxiliary_k=2, dead_after=20)
-TERMS = {
-    "topk": AUXILIARY,
-    "mutual": AUXILIARY,
-    "feature": LossConfig(dead_after=20, dynamic_ranks=True, anneal_steps=5),
-}
-
-
-class Stopped(Exception):
-    pass
-
-
-def run_on_stream(kind, folder, step):
-    """A run on 50 rows in shards, from the newest checkpoint in the folder."""
-    rows = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
-    shards = folder.parent / "shards"
-    paths = sorted(shards.iterdir()) if shards.exists() else write_shards(shards, [rows], 20)
-    config, _, state, _ = trainer(kind)
-    source = ActivationFiles(paths, rows_per_block=4)
-    scale = scale_to_unit(source.read(0, 20))
-    return fit(
-        state,
-        step,
-        shuffled(source, 3, 17, 8, 2, scale),
-        steps=STEPS,
-        directory=folder,
-        metadata=run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), scale=scale),
-        tokens_per_step=8,
-        checkpoints=CheckpointConfig(steps=4),
-        progress=False,
-    )
-
-
-@pytest.fixture(scope="module", params=["mutual", "feature"])
-def undisturbed(request, tmp_path_factory):
-    """Kind, step, folder and last state of a run that nothing stopped."""
-    step, folder = trainer(request.param)[3], tmp_path_factory.mktemp("stream") / "whole"
-    return request.param, step, folder, run_on_stream(request.param, folder, step)
-
-
-def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(undisturbed):
-    """Parameters, moments, thresholds, densities, counters and metrics; the stop lies within an epoch and within a group."""
-    kind, step, folder, whole = undisturbed
-    stopped, calls = folder.with_name("stopped"), iter(range(STEPS))
-
-    def stopping(state, batches):
-        if next(calls) == 3:
-            raise Stopped
-        return step(state, batches)
-
-    with pytest.raises(Stopped):
-        run_on_stream(kind, stopped, stopping)
-    resumed = run_on_stream(kind, stopped, step)
-    statistics = resumed.statistics
-    assert int(statistics.batches) == STEPS and (np.asarray(statistics.threshold) > 0).any()
-    assert np.asarray(statistics.density).std() > 0 and np.asarray(statistics.tokens_since_fired).max() > 0
-    for left, right in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
-        if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
-            left, right = jax.random.key_data(left), jax.random.key_data(right)
-        np.testing.assert_array_equal(left, right)
-    assert read_metrics(folder / "metrics.jsonl") == read_metrics(stopped / "metrics.jsonl")
-
-
-def test_a_checkpoint_of_another_variant_is_refused_and_the_difference_named(tmp_path):
-    """TopK and Mutual Choice have the same arrays: only what the run says of itself tells them apart."""
-    data = shuffled(Held(GOOD, GOOD), 0, 12, 4)
-
-    def run(kind):
-        config, _, state, step = trainer(kind)
-        metadata = run_metadata(config, TERMS[kind], OptimizerConfig(warmup_steps=1), k=2.0)
-        fit(state, step, data, steps=2, directory=tmp_path, metadata=metadata, tokens_per_step=4, progress=False)
-
-    run("topk")
-    with pytest.raises(InvalidConfig, match="autoencoder.kind: 'topk' there, 'mutual' here") as error:
-        run("mutual")
-    assert error.value.field == "config_hash" and "loss" not in str(error.value)
-    run("topk")

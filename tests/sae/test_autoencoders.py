@@ -7,26 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.sae.autoencoders import (
-    decode,
-    encode,
-    encode_by_threshold,
-    geometric_median,
-    initialize,
-    normalise_decoder,
-    progressive,
-)
+from lexinv.sae.autoencoders import decode, encode, geometric_median, initialize, progressive
 from lexinv.sae.jumprelu import jump_relu, step
 from lexinv.sae.methods import AutoencoderConfig
-from lexinv.validation import InvalidConfig
-
-
-def config_of(kind: str, width: int = 6, features: int = 10) -> AutoencoderConfig:
-    return AutoencoderConfig(width, features, kind, prefixes=(3, features) if kind == "matryoshka" else ())
-
-
-def data(tokens: int = 20, width: int = 6, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(tokens, width)) + 0.5, jnp.float32)
 
 
 def test_the_geometric_median_has_the_smallest_sum_of_distances():
@@ -46,18 +29,14 @@ def test_the_geometric_median_has_the_smallest_sum_of_distances():
 @pytest.mark.parametrize("seed", range(5))
 def test_mutual_choice_is_optimal_on_an_orthonormal_dictionary(seed):
     """Tied weights, no biases: of all selections of M matches (enumerated) none has a smaller error; so neither TopK nor Feature Choice."""
-    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0].astype(np.float32)
-    zeros = jnp.zeros(4)
-    params = {
-        "encoder": jnp.asarray(rotation.T),
-        "decoder": jnp.asarray(rotation),
-        "encoder_bias": zeros,
-        "decoder_bias": zeros,
-    }
-    x = data(3, 4, seed + 10)
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.normal(size=(4, 4)))[0].astype(np.float32)
+    params = dict.fromkeys(("encoder_bias", "decoder_bias"), jnp.zeros(4))
+    params |= {"encoder": jnp.asarray(rotation.T), "decoder": jnp.asarray(rotation)}
+    x = jnp.asarray(rng.normal(size=(3, 4)) + 0.5, jnp.float32)
 
     def error(kind: str, budget) -> float:
-        codes = encode(config_of(kind, 4, 4), params, x, budget)
+        codes = encode(AutoencoderConfig(4, 4, kind), params, x, budget)
         return float(jnp.sum(jnp.square(x - decode(params, codes.activations))))
 
     affinities = np.maximum(np.asarray(x) @ rotation.T, 0)
@@ -83,27 +62,9 @@ def test_gate_and_magnitude_by_hand():
     np.testing.assert_allclose(codes.affinities, [[0.0], [1.0]])
 
 
-def test_threshold_encoding_is_jumprelu():
-    config, x = config_of("jumprelu"), data()
-    params = initialize(config, x, jax.random.key(0))
-    trained = encode(config, params, x).activations
-    np.testing.assert_array_equal(encode_by_threshold(params, x, params["threshold"]), trained)
-    np.testing.assert_array_equal(encode_by_threshold(params, x, jnp.float32(0.1)), trained)
-
-
 def test_progressive_codes_keep_the_largest():
     codes = jnp.array([[3.0, 0.0, 1.0, 2.0]])
     np.testing.assert_array_equal(progressive(codes, 2), [[3.0, 0.0, 0.0, 2.0]])
-
-
-@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
-def test_scaling_encoder_against_decoder_changes_nothing(kind):
-    config, x = config_of(kind), data()
-    params = initialize(config, x, jax.random.key(2))
-    scaled = params | {name: 3.0 * params[name] for name in ("encoder", "encoder_bias", "threshold") if name in params}
-    scaled["decoder"] = params["decoder"] / 3.0
-    before, after = (decode(p, encode(config, p, x).activations) for p in (params, scaled))
-    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("function, scale", [(jump_relu, 1.0), (step, 1.0)])
@@ -129,23 +90,3 @@ def test_jumprelu_passes_gradients_above_the_threshold_only():
     a, theta = jnp.array([[0.5, 2.0]]), jnp.array([1.0, 1.0])
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(jump_relu(a, theta, 0.1)))(a), [[0.0, 1.0]])
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(step(a, theta, 0.1)))(a), [[0.0, 0.0]])
-
-
-def test_normalised_decoder_keeps_directions():
-    params = {"decoder": jnp.array([[3.0, 4.0], [0.0, 2.0]])}
-    np.testing.assert_allclose(normalise_decoder(params)["decoder"], [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "change, field",
-    [
-        ({"features": 0}, "features"),
-        ({"bandwidth": 0.0}, "bandwidth"),
-        ({"kind": "matryoshka", "prefixes": (3, 9)}, "prefixes"),
-        ({"kind": "matryoshka", "prefixes": (0, 10)}, "prefixes"),
-    ],
-)
-def test_impossible_configurations_are_refused(change, field):
-    with pytest.raises(InvalidConfig) as error:
-        AutoencoderConfig(**{"width": 6, "features": 10, "kind": "topk"} | change)
-    assert error.value.field == field

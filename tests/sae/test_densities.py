@@ -1,10 +1,13 @@
-"""Histograms by hand and Zipf laws that are found again."""
+"""Budgets that sum exactly, histograms by hand, and Zipf laws that are found again."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from lexinv.sae.budgets import fit_zipf, largest_remainder, ranks, zipf_budgets
 from lexinv.sae.densities import compare_laws, density_histogram, fit_middle_zipf, fit_shifted_zipf, ranks_shown
-from lexinv.validation import InvalidConfig
 
 
 def test_a_histogram_by_hand():
@@ -12,12 +15,6 @@ def test_a_histogram_by_hand():
     np.testing.assert_array_equal(found.edges, [-3, -2, -1, 0])
     np.testing.assert_array_equal(found.counts, [2, 1, 3])  # 1e-9 with 0.001; 0.02; 0.1 and above
     assert found.never == 2
-
-
-def test_nothing_is_lost():
-    densities = np.random.default_rng(0).random(1000) ** 8 * (np.arange(1000) % 3 > 0)
-    found = density_histogram(densities)
-    assert found.counts.sum() + found.never == 1000 and len(found.counts) == 24
 
 
 @pytest.mark.parametrize("alpha, beta", [(0.9, 0.0), (1.4, 5.0), (2.0, 20.0)])
@@ -40,22 +37,6 @@ def test_r_squared_by_hand():
     assert found.r_squared == pytest.approx(explained, rel=1e-5)
 
 
-def test_an_exponential_is_no_zipf_law():
-    assert fit_shifted_zipf(0.5 * np.exp(-np.arange(100) / 3.0), head=1.0).r_squared < 0.999
-
-
-@pytest.mark.parametrize("densities", [[0.5, -0.1], [2.0], [np.nan]])
-def test_what_is_no_share_is_refused(densities):
-    with pytest.raises(InvalidConfig, match="densities"):
-        density_histogram(np.array(densities))
-
-
-@pytest.mark.parametrize("densities, message", [([0.5, 0.1, 0, 0], "at least 3"), ([0.5] * 9, "all equal")])
-def test_too_little_to_fit_is_refused(densities, message):
-    with pytest.raises(InvalidConfig, match=message):
-        fit_shifted_zipf(np.array(densities))
-
-
 def test_a_zipf_law_is_found_and_a_bent_one_is_judged_worse():
     ranks = np.arange(1, 201)
     alpha, quality = fit_middle_zipf(0.3 * ranks**-0.7)
@@ -72,3 +53,56 @@ def test_two_laws_are_told_apart():
     zipf, exponential = compare_laws(0.3 * np.exp(-0.01 * ranks), 512, 512)
     assert exponential == pytest.approx(1.0) and zipf < 0.95
     assert compare_laws(np.full(len(ranks), 0.1), 512, 512) == compare_laws(0.3 * ranks**-0.7, 2, 512) == (0.0, 0.0)
+
+
+@given(
+    features=st.integers(1, 60),
+    tokens=st.integers(1, 80),
+    alpha=st.floats(0.0, 3.0),
+    beta=st.floats(0.0, 20.0),
+    share=st.floats(0.0, 1.0),
+)
+@settings(max_examples=200, deadline=None)
+def test_budgets_sum_exactly_and_fall(features, tokens, alpha, beta, share):
+    total = features + round(share * (tokens - 1) * features)
+    budgets = zipf_budgets(total, features, tokens, alpha, beta)
+    assert budgets.sum() == total
+    assert budgets.min() >= 1 and budgets.max() <= tokens
+    assert (np.diff(budgets) <= 1).all()  # rounding may lift a rank by one, no more
+    if alpha == 0.0:
+        assert budgets.max() - budgets.min() <= 1
+
+
+def test_unclipped_budgets_are_proportional():
+    budgets = zipf_budgets(100_000, 10, 10**6, 1.0, 2.0)
+    weights = 1 / (np.arange(1, 11) + 2.0)
+    np.testing.assert_allclose(budgets, 100_000 * weights / weights.sum(), atol=1)
+
+
+@given(seed=st.integers(0, 999), total=st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_largest_remainder_keeps_the_total(seed, total):
+    weights = np.random.default_rng(seed).dirichlet(np.ones(7))
+    shares = jnp.asarray(weights * total, jnp.float32)
+    found = np.asarray(largest_remainder(shares, total))
+    assert abs(found.sum() - total) <= (0 if abs(float(shares.sum()) - total) < 1e-4 else 1)
+    assert (np.abs(found - np.asarray(shares)) < 1 + 1e-4).all()
+
+
+def test_ranks_by_hand():
+    np.testing.assert_array_equal(ranks(jnp.array([0.1, 0.5, 0.1, 0.9])), [2, 1, 3, 0])
+
+
+@pytest.mark.parametrize("alpha, beta", [(0.9, 0.0), (1.4, 5.0)])
+def test_a_zipf_law_is_found_again(alpha, beta):
+    law = 0.3 * (np.arange(1, 101) + beta) ** -alpha
+    shuffled = np.random.default_rng(0).permutation(law)
+    found = fit_zipf(jnp.asarray(shuffled, jnp.float32), beta)
+    assert float(found.alpha) == pytest.approx(alpha, rel=1e-3)
+    np.testing.assert_allclose(found.density(jnp.arange(100)), law, rtol=1e-2)
+
+
+def test_the_low_end_does_not_matter():
+    law = 0.3 * np.arange(1, 101.0) ** -0.9
+    law[60:] = 1e-6
+    assert float(fit_zipf(jnp.asarray(law, jnp.float32)).alpha) == pytest.approx(0.9, rel=1e-3)

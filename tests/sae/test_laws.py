@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.sae.autoencoders import decode, encode, initialize
-from lexinv.sae.inference import encode_alone, make_reconstruct, to_jumprelu
+from lexinv.sae.autoencoders import decode, encode, encode_by_threshold, initialize, pre_activations
+from lexinv.sae.inference import calibrate, encode_alone, make_reconstruct, to_jumprelu
 from lexinv.sae.losses import LossConfig, budget_of, check_terms, loss, start_statistics
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Kind
 from lexinv.validation import InvalidConfig
@@ -177,6 +177,22 @@ def test_every_variant_but_topk_is_a_jumprelu(case, world):
     np.testing.assert_allclose(np.linalg.norm(jump["decoder"], axis=1), 1.0, rtol=1e-5)
     norms = np.linalg.norm(params["decoder"], axis=1)[None]
     np.testing.assert_allclose(found, np.asarray(codes) * norms, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mutual", "matryoshka", "feature", "topk", "gated"])
+def test_calibrated_thresholds_spend_the_budget_of_a_batch(kind, autoencoder):
+    config, params, _, _, x = autoencoder(kind)
+    affinities, shares = np.maximum(np.asarray(pre_activations(params, x)), 0), np.linspace(0.02, 0.3, config.features)
+    threshold = calibrate(config, affinities, 1.5, shares)
+    if config.method.needs != "threshold":
+        assert threshold is None
+        return
+    fires = np.asarray(encode_by_threshold(params, x, jnp.asarray(threshold))) > 0
+    if kind == "feature":
+        positive = (affinities > 0).sum(axis=0)
+        np.testing.assert_array_equal(fires.sum(axis=0), np.minimum(np.round(shares * len(x)), positive))
+    else:
+        assert fires.sum() == round(1.5 * len(x))
 
 
 def attempt(config, setting, value):

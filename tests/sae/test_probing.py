@@ -7,7 +7,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from lexinv.sae.probing import area_under_curve, class_difference, fit_logistic, halves, probe, sparse_probing
-from lexinv.validation import InvalidConfig
 
 KEY = jax.random.key(0)
 
@@ -66,10 +65,3 @@ def test_a_class_of_two_latents_needs_two():
 def test_unrelated_latents_know_nothing():
     rng = np.random.default_rng(4)
     assert probe(rng.normal(size=(2000, 5)), rng.random(2000) < 0.5, KEY, 5).auc == pytest.approx(0.5, abs=0.05)
-
-
-@pytest.mark.parametrize("labels, k, field", [(np.arange(20) < 3, 1, "labels"), (np.arange(20) < 9, 4, "k")])
-def test_bad_input_is_named(labels, k, field):
-    with pytest.raises(InvalidConfig) as error:
-        probe(np.ones((20, 3)), labels, KEY, k)
-    assert error.value.field == field

@@ -7,7 +7,6 @@ import pytest
 
 from lexinv.sae.inference import make_reconstruct
 from lexinv.sae.splicing import cross_entropy_recovered, splice
-from lexinv.validation import InvalidConfig
 
 TARGETS = np.array([[0, 1, 1], [1, 0, -1]])
 
@@ -54,11 +53,6 @@ def test_the_bounds():
     assert spliced(-1.0).recovered_from_zero < 0
 
 
-def test_batches_do_not_matter():
-    together, apart = spliced(0.5, batches=(TARGETS,)), spliced(0.5)
-    np.testing.assert_allclose(together[:6], apart[:6], rtol=1e-6)
-
-
 def test_nothing_to_recover_has_no_ratio():
     assert spliced(0.5, scale=-2.0).recovered_from_zero is None  # zeros are better than the model
     assert cross_entropy_recovered(1.0, 1.0, 1.0) is None
@@ -78,8 +72,3 @@ def test_an_autoencoder_is_spliced_by_threshold(autoencoder):
     alone = spliced_in([{"tokens": row[None]} for row in tokens])
     np.testing.assert_allclose(together[:4], alone[:4], rtol=1e-5)
     assert len({round(value, 4) for value in together[:3]}) == 3  # the autoencoder does change the loss
-
-
-def test_no_tokens_are_refused():
-    with pytest.raises(InvalidConfig, match="at least one token"):
-        spliced(0.5, batches=(np.full((1, 3), -1),))

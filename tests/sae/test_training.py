@@ -1,6 +1,6 @@
-"""The step: constraint, recovery, populations, resumption, resampling."""
+"""The step: constraint, recovery, populations, runs on streams that resume, resampling."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from lexinv.precision import double_precision
+from lexinv.sae.activation_files import ActivationFiles, write_shards
+from lexinv.sae.activation_streams import scale_to_unit, shuffled
 from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.losses import LossConfig
 from lexinv.sae.methods import AutoencoderConfig
@@ -22,15 +24,16 @@ from lexinv.sae.training import (
     resample,
     run_metadata,
 )
-from lexinv.training.checkpoint import Checkpoints
+from lexinv.training.fit import fit
+from lexinv.training.metrics import read_metrics
 from lexinv.training.population import member
+from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 WIDTH, FEATURES, TOKENS = 8, 16, 64
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, TOKENS, WIDTH)), jnp.float32)
+ROWS = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
 TERMS = LossConfig(auxiliary="dead", auxiliary_k=4, dead_after=100)
-
-
 CONFIG = AutoencoderConfig(WIDTH, FEATURES, "mutual")
 OPTIMIZER = make_optimizer(OptimizerConfig(warmup_steps=1), CONFIG, 6)
 STEP = make_autoencoder_step(CONFIG, TERMS, OPTIMIZER)  # one for all tests: compiled once for each number of steps
@@ -117,15 +120,71 @@ def test_members_of_a_population_are_single_runs(half):
             np.testing.assert_allclose(left, right, rtol=2e-4, atol=1e-5)
 
 
-def test_a_resumed_run_is_bitwise_the_undisturbed_one(tmp_path, half):
-    """Parameters, moments, thresholds, densities and counters."""
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(3, half, None, {"config_hash": "0"})
-    restored = Checkpoints(tmp_path).restore_latest(started(), "0")
-    assert restored is not None
-    resumed, _ = STEP(restored.state, {"activations": X[3:]})
-    undisturbed, _ = STEP(STEP(started(), {"activations": X[:3]})[0], {"activations": X[3:]})
-    assert_equal(resumed, undisturbed)
+STEPS = 12
+DEAD = LossConfig(auxiliary="dead", auxiliary_k=2, dead_after=20)
+STREAMED = {"topk": DEAD, "mutual": DEAD, "feature": LossConfig(dead_after=20, dynamic_ranks=True, anneal_steps=5)}
+
+
+class Stopped(Exception):
+    pass
+
+
+@cache
+def streamed(kind):
+    """Config, optimizer and step: compiled once for all runs."""
+    config = AutoencoderConfig(3, 8, kind)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, STEPS)
+    return config, optimizer, make_autoencoder_step(config, STREAMED[kind], optimizer)
+
+
+def run_on_stream(kind, folder, stop_after=STEPS):
+    """A run on 50 rows in shards, from the newest checkpoint in the folder; three dispatches end within an epoch and within a group."""
+    paths = sorted((folder.parent / "shards").glob("*")) or write_shards(folder.parent / "shards", [ROWS], 20)
+    source = ActivationFiles(paths, rows_per_block=4)
+    scale = scale_to_unit(source.read(0, 20))
+    k = 0.5 if kind == "mutual" else 2.0
+    budgets = jnp.array([6, 5, 3, 2, 0, 0, 0, 0]) if kind == "feature" else None
+    (config, optimizer, step), calls = streamed(kind), iter(range(STEPS))
+
+    def stopping(state, batches):
+        if next(calls) == stop_after:
+            raise Stopped
+        return step(state, batches)
+
+    return fit(
+        create_autoencoder_state(config, optimizer, jnp.asarray(ROWS[:6]), k, 0.1, jax.random.key(0), budgets),
+        stopping,
+        shuffled(source, 3, 17, 8, 2, scale),
+        steps=STEPS,
+        directory=folder,
+        metadata=run_metadata(config, STREAMED[kind], OptimizerConfig(warmup_steps=1), scale=scale),
+        tokens_per_step=8,
+        checkpoints=CheckpointConfig(steps=4),
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize("kind", ["mutual", "feature"])
+def test_an_interrupted_run_on_a_stream_resumes_bit_by_bit(kind, tmp_path):
+    """Parameters, moments, thresholds, densities, counters and metrics."""
+    whole = run_on_stream(kind, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run_on_stream(kind, tmp_path / "stopped", 3)
+    resumed = run_on_stream(kind, tmp_path / "stopped")
+    statistics = resumed.statistics
+    assert int(statistics.batches) == STEPS and (np.asarray(statistics.threshold) > 0).any()
+    assert np.asarray(statistics.density).std() > 0 and np.asarray(statistics.tokens_since_fired).max() > 0
+    assert_equal(resumed, whole)
+    assert read_metrics(tmp_path / "whole/metrics.jsonl") == read_metrics(tmp_path / "stopped/metrics.jsonl")
+
+
+def test_a_checkpoint_of_another_variant_is_refused_and_the_difference_named(tmp_path):
+    """TopK and Mutual Choice have the same arrays: only what the run says of itself tells them apart."""
+    run_on_stream("topk", tmp_path / "run")
+    with pytest.raises(InvalidConfig, match="autoencoder.kind: 'topk' there, 'mutual' here") as error:
+        run_on_stream("mutual", tmp_path / "run")
+    assert error.value.field == "config_hash" and "loss" not in str(error.value)
+    run_on_stream("topk", tmp_path / "run")
 
 
 @jax.jit
@@ -186,20 +245,6 @@ def test_no_type_depends_on_the_default_precision(name):
 
 def types(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
-
-
-def test_warmup_beyond_the_run_is_refused():
-    with pytest.raises(InvalidConfig, match="warmup_steps"):
-        make_optimizer(OptimizerConfig(warmup_steps=10), AutoencoderConfig(4, 4), 10)
-
-
-def test_samples_that_cannot_start_a_run_are_refused():
-    for sample, message in (
-        (jnp.full((4, WIDTH), jnp.nan), "sample = 'not finite'"),
-        (X[0][:, :-1], rf"sample = .*tokens, {WIDTH}"),
-    ):
-        with pytest.raises(InvalidConfig, match=message):
-            create_autoencoder_state(CONFIG, OPTIMIZER, sample, 2.0, 0.0, jax.random.key(0))
 
 
 def test_the_hash_of_a_run_names_everything_that_it_says_of_itself():

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenizers import models, trainers
 
 from lexinv.tokenization.bpe import learn_merges, learn_merges_sequentially
-from lexinv.tokenization.encoders import apply_merge, apply_merges
 from lexinv.tokenization.tokenizers import to_symbols, train_bpe
 from lexinv.validation import InvalidConfig
 
@@ -69,13 +68,6 @@ def test_a_long_sample_has_the_merges_of_counting_anew():
     assert learn_merges(ids, 4, 60) == counting_anew(ids.tolist(), 4, 60)
 
 
-@given(text=st.text("01", max_size=40))
-def test_a_run_is_merged_from_the_left(text):
-    merged = apply_merge(to_symbols(text, "01"), 1, 1, 2)
-    spelled = "".join("0 1 2".split()[i] for i in merged)
-    assert spelled == text.replace("11", "2")
-
-
 def test_sequential_merges_by_hand():
     """Phase 1 sees 0101 (01 twice), phase 2 sees 0101 as 2 2; phase 3 sees 2 2 as 3, one token, and stops."""
     ids = to_symbols("010101010101", "01")
@@ -88,22 +80,6 @@ def test_sequential_phases_see_fresh_text():
     """The first chunk has only 0s, the second only 1s: what the first teaches cannot come from the second."""
     ids = to_symbols("0" * 20 + "1" * 20, "01")
     assert learn_merges_sequentially(ids, 2, 4, 1.0) == [(0, 0), (1, 1)]
-
-
-def test_merges_in_order_are_the_first_learned_first():
-    """Repeatedly merging the earliest-learned pair that is present, leftmost first, is the library's rule."""
-    ids = np.random.default_rng(1).choice(2, 400)
-    merges = learn_merges(ids, 2, 12)
-    rank = {pair: number for number, pair in enumerate(merges)}
-    current = list(np.random.default_rng(2).choice(2, 200))
-    expected = apply_merges(np.array(current), merges, 2)
-    while True:
-        present = [(rank[pair], place) for place, pair in enumerate(itertools.pairwise(current)) if pair in rank]
-        if not present:
-            break
-        number, place = min(present)
-        current[place : place + 2] = [2 + number]
-    assert current == expected.tolist()
 
 
 @pytest.mark.parametrize("size", [1, 0])

@@ -54,31 +54,32 @@ def test_none_without_checkpoints(tmp_path):
     assert Checkpoints(tmp_path / "new").restore_latest(make_state(0), "0123abcd") is None
 
 
-def truncate_everything(folder):
-    for path in folder.rglob("*"):
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
+def by_size(folder):
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def truncate_largest(folder):
-    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
+def truncate(*files):
+    for file in files:
+        os.truncate(file, file.stat().st_size // 2)
 
 
-def flip_a_bit(folder):
-    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    contents = bytearray(largest.read_bytes())
+def flip_a_bit(file):
+    contents = bytearray(file.read_bytes())
     contents[len(contents) // 2] ^= 1
-    largest.write_bytes(contents)
+    file.write_bytes(contents)
 
 
-def delete_metadata(folder):
-    (folder / "run" / "metadata").unlink()
+DAMAGES = {
+    "all truncated": lambda folder: truncate(*by_size(folder)),
+    "largest truncated": lambda folder: truncate(by_size(folder)[-1]),
+    "a bit flipped": lambda folder: flip_a_bit(by_size(folder)[-1]),
+    "metadata deleted": lambda folder: (folder / "run" / "metadata").unlink(),
+}
 
 
-@pytest.mark.parametrize("damage", [truncate_everything, truncate_largest, flip_a_bit, delete_metadata])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_newest_falls_back_and_says_so(directory, damage):
-    damage(directory / "20")
+    DAMAGES[damage](directory / "20")
     checkpoints = Checkpoints(directory)
     with pytest.warns(UserWarning, match=r"step 20 is damaged .*damaged-20.* last good checkpoint is .*checkpoints/10"):
         restored = checkpoints.restore_latest(make_state(0), "0123abcd")
@@ -94,7 +95,7 @@ def test_damaged_newest_falls_back_and_says_so(directory, damage):
 
 def test_all_damaged_starts_anew_and_says_so(directory):
     for step in (10, 20):
-        truncate_everything(directory / str(step))
+        truncate(*by_size(directory / str(step)))
     with pytest.warns(UserWarning, match="is damaged") as caught:
         assert Checkpoints(directory).restore_latest(make_state(0), "0123abcd") is None
     assert ["starts from the beginning" in str(warning.message) for warning in caught] == [False, True]
@@ -127,20 +128,14 @@ def test_state_may_be_given_to_the_next_step_and_the_rest_changed_while_it_is_wr
     assert_equal(restored.state, before)
 
 
-def test_other_config_is_refused_with_both_hashes(directory):
-    with pytest.raises(InvalidConfig, match=r"'ffff0000'.*0123abcd"):
-        Checkpoints(directory).restore_latest(make_state(0), "ffff0000")
-    assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
-
-
-def test_other_config_is_refused_with_what_differs(tmp_path):
+def test_other_config_is_refused_with_both_hashes_and_what_differs(tmp_path):
     theirs = {"config_hash": "0123abcd", "model": {"width": 64, "depth": 4}, "sizes": (1, 2), "name": "a"}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(10, make_state(0), {}, theirs)
     ours = {"config_hash": "ffff0000", "model": {"width": 64, "depth": 5}, "sizes": (1, 2), "new": 1}
-    with pytest.raises(InvalidConfig) as error:
+    with pytest.raises(InvalidConfig, match="'ffff0000'.*run of config 0123abcd: model.depth: 4 there, 5 here$"):
         Checkpoints(tmp_path).restore_latest(make_state(0), "ffff0000", ours)
-    assert str(error.value).endswith("holds a run of config 0123abcd: model.depth: 4 there, 5 here")
+    assert [path.name for path in tmp_path.iterdir()] == ["10"]
 
 
 def test_other_arrays_are_refused_and_named(directory):
@@ -166,8 +161,7 @@ def test_failing_writes_leave_the_previous_checkpoints_valid(directory, caplog):
     assert not [record for record in caplog.records if record.levelname == "ERROR"]  # Orbax's own, with traces
     told = "".join(traceback.format_exception(caught.value))
     assert "orbax" not in told and told.endswith(f"{note}\n")
-    assert "checkpoint of step 30 could not be written" in note
-    assert "checkpoints/20. Make room there" in note
+    assert "checkpoint of step 30 could not be written" in note and "checkpoints/20. Make room there" in note
     assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
     restored = checkpoints.restore_latest(make_state(0), "0123abcd")
     assert restored is not None
@@ -198,13 +192,6 @@ def test_paths_in_which_checkpoints_are_not_found_again_are_refused_first(tmp_pa
     assert not (tmp_path / name).exists()
 
 
-def test_keeps_two(directory):
-    with Checkpoints(directory) as checkpoints:
-        checkpoints.save(30, make_state(30), {}, METADATA)
-    assert sorted(path.name for path in directory.iterdir()) == ["20", "30"]
-    assert checkpoints.latest() == 30
-
-
 def test_keeps_the_newest_and_one_of_every_hour(tmp_path):
     """Written 100, 70, 30 and 10 minutes ago: the first stays, of the others the one that is more than an hour younger."""
     state, now = create_state({"x": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)), time.time_ns()
@@ -219,9 +206,3 @@ def test_keeps_the_newest_and_one_of_every_hour(tmp_path):
     with Checkpoints(tmp_path, CheckpointConfig(keep=1, keep_minutes=60.0)) as checkpoints:
         checkpoints.save(5, state, {}, METADATA)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "5"]
-
-
-@pytest.mark.parametrize("field, value", [("seconds", -1.0), ("steps", 0), ("keep", 0), ("keep_minutes", 0.0)])
-def test_what_no_checkpoints_can_be_kept_by_is_refused(field, value):
-    with pytest.raises(InvalidConfig, match=rf"checkpoints.{field} = {value} is not possible: (at least|more than) \d"):
-        CheckpointConfig(**{field: value})

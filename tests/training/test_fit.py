@@ -40,6 +40,12 @@ class Stopped(Exception):
     pass
 
 
+def assert_as(undisturbed, directory, state):
+    """State and metrics are bitwise those of the other run."""
+    assert_equal(state, undisturbed[1])
+    assert (directory / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+
+
 def stopping(dispatches: int, train_step, how=None):
     """The train step until it has been called that often; then it raises, or does `how`."""
     calls = 0
@@ -56,18 +62,18 @@ def stopping(dispatches: int, train_step, how=None):
     return step
 
 
-def start(*arguments) -> subprocess.Popen:
-    command = [sys.executable, tiny_run.__file__, *map(str, arguments)]
-    path = os.pathsep.join([str(Path(tiny_run.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+def poisoned(name: str, train_step):
+    """The train step with a metric that is not finite at step 11."""
+
+    def step(state, batch):
+        state, metrics = train_step(state, batch)
+        return state, {**metrics, name: jax.numpy.where(state.step == 12, np.float32("nan"), metrics[name])}
+
+    return step
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def never(state, batch):
+    raise AssertionError("nothing is to be computed")
 
 
 def test_metrics_have_one_line_per_step_and_a_falling_loss(undisturbed):
@@ -78,18 +84,14 @@ def test_metrics_have_one_line_per_step_and_a_falling_loss(undisturbed):
 
 
 def test_same_seed_twice_is_bitwise_equal(tmp_path, undisturbed, train_step):
-    again = run(tmp_path, STEPS, train_step)
-    assert_equal(again, undisturbed[1])
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+    assert_as(undisturbed, tmp_path, run(tmp_path, STEPS, train_step))
 
 
 @pytest.mark.parametrize("dispatches", [1, 4, 9])
 def test_resumed_run_is_bitwise_equal(tmp_path, undisturbed, train_step, dispatches):
     with pytest.raises(Stopped):
         run(tmp_path, STEPS, stopping(dispatches, train_step), checkpoints=CheckpointConfig(steps=6))
-    resumed = run(tmp_path, STEPS, train_step, checkpoints=CheckpointConfig(steps=6))
-    assert_equal(resumed, undisturbed[1])
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+    assert_as(undisturbed, tmp_path, run(tmp_path, STEPS, train_step, checkpoints=CheckpointConfig(steps=6)))
 
 
 def test_next_batch_after_resumption_is_the_next(tmp_path, train_step):
@@ -113,50 +115,36 @@ def test_truncated_newest_checkpoint_falls_back_and_ends_equal(tmp_path, undistu
             os.truncate(path, path.stat().st_size // 2)
     with pytest.warns(UserWarning, match="step 16 is damaged"):
         resumed = run(tmp_path, STEPS, train_step)
-    assert_equal(resumed, undisturbed[1])
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+    assert_as(undisturbed, tmp_path, resumed)
 
 
 def test_complete_run_is_not_computed_again(tmp_path, undisturbed):
     shutil.copytree(undisturbed[0], tmp_path / "run")
-
-    def never(state, batch):
-        raise AssertionError("nothing is left to do")
-
     assert_equal(run(tmp_path / "run", STEPS, never), undisturbed[1])
 
 
 @pytest.mark.long
-def test_kill_9_at_a_random_moment(tmp_path, train_step):
-    delay = random.uniform(0.0, 0.5)
-    process = start(tmp_path / "killed", 10**6, 10)
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    wait_for(lambda: any(path.name.isdigit() for path in checkpoints.glob("*")), process)
+@pytest.mark.parametrize("ending, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, SIGTERM_EXIT)])
+def test_a_process_that_ends_at_a_random_moment_is_resumed_bitwise(tmp_path, train_step, ending, code):
+    killed, whole, delay = tmp_path / "killed", tmp_path / "whole", random.uniform(0.0, 0.5)
+    path = os.pathsep.join([str(Path(tiny_run.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, tiny_run.__file__, str(killed), str(10**6), "10"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(path.name.isdigit() for path in (killed / "checkpoints").glob("*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.02)
     time.sleep(delay)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    latest = Checkpoints(checkpoints).latest()
-    assert latest is not None and latest % 10 == 0
-    steps = latest + 20
-    resumed = run(tmp_path / "killed", steps, train_step)
-    whole = run(tmp_path / "whole", steps, train_step)
-    assert_equal(resumed, whole)
-    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("killed", "whole")]
-    assert metrics[0] == metrics[1], f"killed {delay:.3f} s after the first checkpoint"
-
-
-@pytest.mark.long
-def test_sigterm_leaves_a_complete_checkpoint_and_exit_code_143(tmp_path, train_step):
-    process, metrics = start(tmp_path / "ended", 10**6), tmp_path / "ended" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
-    process.terminate()
+    process.send_signal(ending)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    latest = Checkpoints(tmp_path / "ended" / "checkpoints").latest()
-    assert latest == len(read_metrics(metrics))  # nothing that was computed is lost
-    resumed = run(tmp_path / "ended", latest + 10, train_step)
-    assert_equal(resumed, run(tmp_path / "whole", latest + 10, train_step))
+    assert process.returncode == code, errors
+    latest = Checkpoints(killed / "checkpoints").latest()
+    if ending == signal.SIGTERM:
+        assert latest == len(read_metrics(killed / "metrics.jsonl"))  # nothing that was computed is lost
+    else:
+        assert latest is not None and latest % 10 == 0, f"killed {delay:.3f} s after the first checkpoint"
+    resumed = run(killed, latest + 20, train_step)
+    assert_as((whole, run(whole, latest + 20, train_step)), killed, resumed)
 
 
 def test_sigterm_handler_is_put_back(tmp_path, train_step):
@@ -181,8 +169,7 @@ def test_full_disk_while_checkpointing(tmp_path, undisturbed, train_step, monkey
         with pytest.raises(OSError, match="No space left") as caught:
             run(tmp_path, STEPS, train_step, checkpoints=CheckpointConfig(steps=6))
     assert "checkpoints/8" in caught.value.__notes__[0]
-    assert_equal(run(tmp_path, STEPS, train_step), undisturbed[1])
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed[0] / "metrics.jsonl").read_bytes()
+    assert_as(undisturbed, tmp_path, run(tmp_path, STEPS, train_step))
 
 
 def test_full_disk_is_no_excuse_for_a_loss_that_is_not_finite(tmp_path, train_step, monkeypatch):
@@ -196,20 +183,13 @@ def test_full_disk_is_no_excuse_for_a_loss_that_is_not_finite(tmp_path, train_st
         if (manager.latest_step() or 0) >= 8:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def poisoned(state, batch):
-        state, metrics = train_step(state, batch)
-        return state, {**metrics, "loss": jax.numpy.where(state.step == 12, np.float32("nan"), metrics["loss"])}
-
     monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fails_from_8_on)
     with pytest.raises(NonFiniteLoss, match=r"at step 11 .*checkpoints/4$") as caught:
-        run(tmp_path, STEPS, poisoned, checkpoints=CheckpointConfig(steps=4))
+        run(tmp_path, STEPS, poisoned("loss", train_step), checkpoints=CheckpointConfig(steps=4))
     assert "No space left" in str(caught.value.__context__)
 
 
 def test_read_only_directory_is_refused_before_anything_is_computed(undisturbed):
-    def never(state, batch):
-        raise AssertionError("refused first")
-
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         directory = shutil.copytree(undisturbed[0], Path(folder) / "run")
@@ -232,16 +212,12 @@ def test_read_only_directory_is_refused_before_anything_is_computed(undisturbed)
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 def test_non_finite_loss_names_step_config_and_last_good_checkpoint(tmp_path, train_step, name):
-    def poisoned(state, batch):
-        state, metrics = train_step(state, batch)
-        return state, {**metrics, name: jax.numpy.where(state.step == 12, np.float32("nan"), metrics[name])}
-
     with pytest.raises(NonFiniteLoss, match=r"nan.* at step 11 of config 0123abcd.*checkpoints/8$"):
-        run(tmp_path, STEPS, poisoned, checkpoints=CheckpointConfig(steps=4))
+        run(tmp_path, STEPS, poisoned(name, train_step), checkpoints=CheckpointConfig(steps=4))
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 11))
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
     with pytest.raises(NonFiniteLoss, match="last good checkpoint does not exist"):
-        run(None, STEPS, poisoned)
+        run(None, STEPS, poisoned(name, train_step))
 
 
 def test_evaluation_is_written_and_survives_resumption(tmp_path, train_step):
@@ -292,28 +268,23 @@ def test_plain_progress_line_without_a_terminal(train_step, capfd):
     assert "tokens/s" in lines[-1] and len(lines) == 2
 
 
-def test_share_of_the_peak_where_it_is_known(train_step, capfd, monkeypatch):
-    run(None, 8, train_step, progress=True, flops_per_token=1e6)
-    assert "of peak" not in capfd.readouterr().err
-    monkeypatch.setitem(PEAK_FLOPS, "cpu", 1e12)
-    run(None, 8, train_step, progress=True, flops_per_token=1e6)
-    line = capfd.readouterr().err.splitlines()[-1]
-    speed, share = (
-        float(re.search(found, line)[1].replace(",", "")) for found in (r"([\d,]+) tokens/s", r"([\d.]+)% of")
-    )
-    assert share == pytest.approx(100 * speed * 1e6 / 1e12, rel=0.1, abs=0.06)
-
-
-def test_speed_is_kept_with_the_share_of_the_peak_where_it_is_known(tmp_path, train_step, monkeypatch):
-    run(tmp_path / "unknown", 8, train_step, flops_per_token=1e6)
-    assert json.loads((tmp_path / "unknown/speed.json").read_bytes())["utilisation"] is None
-    monkeypatch.setitem(PEAK_FLOPS, "cpu", 1e12)
+@pytest.mark.parametrize("peak", [None, 1e12])
+def test_speed_is_shown_and_kept_with_its_share_of_a_known_peak(tmp_path, train_step, capfd, monkeypatch, peak):
+    monkeypatch.setitem(PEAK_FLOPS, "cpu", peak) if peak else None
     begun = time.monotonic()
-    run(tmp_path / "known", 8, train_step, flops_per_token=1e6)
-    speed = json.loads((tmp_path / "known/speed.json").read_bytes())
+    run(tmp_path, 8, train_step, progress=True, flops_per_token=1e6)
+    line = capfd.readouterr().err.splitlines()[-1]
+    speed = json.loads((tmp_path / "speed.json").read_bytes())
     tokens = 6 * tiny_run.BATCH * tiny_run.TIME  # the first of the four dispatches is not measured
     assert speed["tokens_per_second"] > tokens / (time.monotonic() - begun)
-    assert speed["utilisation"] == pytest.approx(speed["tokens_per_second"] * 1e6 / 1e12, rel=1e-3)
+    if peak is None:
+        assert "of peak" not in line and speed["utilisation"] is None
+        return
+    assert speed["utilisation"] == pytest.approx(speed["tokens_per_second"] * 1e6 / peak, rel=1e-3)
+    shown, share = (
+        float(re.search(found, line)[1].replace(",", "")) for found in (r"([\d,]+) tokens/s", r"([\d.]+)% of")
+    )
+    assert share == pytest.approx(100 * shown * 1e6 / peak, rel=0.1, abs=0.06)
 
 
 def test_bar_on_a_terminal(train_step, capfd, monkeypatch):

@@ -19,27 +19,14 @@ MODEL = TransformerConfig(
     depth=3, width=16, heads=4, mlp_width=32, positions="relative", mixing="convolution", bias=True, output="untied"
 )
 HEADS_APART = {  # of layers [3, ...]: width 16 over fsdp = 2, 4 heads of 4 channels and 32 hidden units over model = 4
-    "query": P(None, "fsdp", "model"),
-    "key": P(None, "fsdp", "model"),
-    "value": P(None, "fsdp", "model"),
-    "output": P(None, "model", "fsdp"),
-    "query_bias": P(None, "model"),
-    "key_bias": P(None, "model"),
-    "value_bias": P(None, "model"),
-    "output_bias": P(None, "fsdp"),
-    "query_convolution": P(None, None, "model"),  # 5 taps
-    "key_convolution": P(None, None, "model"),
-    "mlp_in": P(None, "fsdp", "model"),
-    "mlp_out": P(None, "model", "fsdp"),
-    "mlp_in_bias": P(None, "model"),
-    "mlp_out_bias": P(None, "fsdp"),
-    "attention_norm": P(None, "fsdp"),
-    "mlp_norm": P(None, "fsdp"),
+    **dict.fromkeys(("query", "key", "value", "mlp_in"), P(None, "fsdp", "model")),
+    **dict.fromkeys(("output", "mlp_out"), P(None, "model", "fsdp")),
+    **dict.fromkeys(("query_bias", "key_bias", "value_bias", "mlp_in_bias"), P(None, "model")),
+    **dict.fromkeys(("output_bias", "mlp_out_bias", "attention_norm", "mlp_norm"), P(None, "fsdp")),
+    **dict.fromkeys(("query_convolution", "key_convolution"), P(None, None, "model")),  # 5 taps
+    **dict.fromkeys(("table", "output_table"), P("model", "fsdp")),
+    **dict.fromkeys(("final_norm", "bos"), P("fsdp")),
     "relative_bias": P("fsdp", "model"),
-    "final_norm": P("fsdp"),
-    "table": P("model", "fsdp"),
-    "output_table": P("model", "fsdp"),
-    "bos": P("fsdp"),
     "logit_scale": P(),
 }
 

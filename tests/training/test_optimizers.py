@@ -36,10 +36,6 @@ def update(config: OptimizerConfig, gradients, steps: int = 100, count: int = 1,
     return updates
 
 
-def test_matrices_are_the_linear_maps_only():
-    assert [name for name, chosen in is_matrix(params()).items() if chosen] == ["query"]
-
-
 def test_every_linear_map_of_the_language_model_is_one():
     config = TransformerConfig(mixing="convolution", positions="learned")
     shapes = jax.eval_shape(lambda key: initialize(config, LexiconConfig(), 11, key), jax.random.key(0))

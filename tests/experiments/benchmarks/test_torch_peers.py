@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import autoencoder_problem, forgetting, forgetting_problem, merging_problem, sae_step
+from experiments.benchmarks import forgetting, sae_step
 from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem
-from experiments.benchmarks.problems import OPTIMIZER, Problem, jax_problem, random_tokens
+from experiments.benchmarks.problems import OPTIMIZER, Problem, jax_problem
 from lexinv.nn.transformer import TransformerConfig
 
 pytestmark = pytest.mark.parity
@@ -31,10 +31,8 @@ def test_language_models_train_alike(microbatches):
     keys = jax.random.split(jax.random.key(2), len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     state = state._replace(params=jax.tree.unflatten(structure, noisy))
-    peer = LanguageModel(model, problem.vocab)
-    peer.load(state.params)
-    peer_step = make_train_step(peer, OPTIMIZER, microbatches)
-    tokens = torch.from_numpy(random_tokens(problem)).long()
+    peer_step = make_train_step(LanguageModel(model, state.params), OPTIMIZER, microbatches)
+    tokens = torch.from_numpy(problem.batch).long()
     ours, theirs = [], []
     for _ in range(3):
         state, metrics = step(state, jax.tree.map(jnp.asarray, batches))
@@ -48,11 +46,11 @@ def test_language_models_train_alike(microbatches):
 def test_autoencoders_train_alike():
     pytest.importorskip("torch")
     problem = replace(sae_step.PRESETS["smoke"].problems[0], members=2)
-    ours = autoencoder_problem.jax_autoencoder_step(problem)
-    found = [ours() for _ in range(4)]
+    ours = problem.ours()
+    found = [ours()[1]["loss"][0] for _ in range(4)]
     assert found[3][0] < found[0][0] and found[0][0] != found[0][1]
     for decode in ("dense", "entries"):
-        theirs = autoencoder_problem.torch_autoencoder_step(replace(problem, decode=decode), False)
+        theirs = replace(problem, decode=decode).theirs(False)
         np.testing.assert_allclose(found, [theirs() for _ in range(4)], rtol=2e-4)
 
 
@@ -60,7 +58,7 @@ def test_the_loop_that_forgets_learns():
     """Its batches are drawn by PyTorch, so that only the task is the same."""
     pytest.importorskip("torch")
     problem = replace(forgetting.PRESETS["smoke"].problem, period=10_000, steps=200)
-    call = forgetting_problem.torch_steps(problem, False)
+    call = problem.theirs(False)
     first, last = call(), [call() for _ in range(3)][-1]
     assert last < first
 
@@ -69,18 +67,17 @@ def test_the_loop_that_forgets_learns():
 def test_vision_transformers_give_the_same_logits(r):
     pytest.importorskip("torch")
     problem = MergingProblem(depth=3, width=32, heads=2, mlp_width=64, across=4, batch_size=2, classes=5, r=r)
-    ours, theirs = merging_problem.jax_forward, merging_problem.torch_forward
-    np.testing.assert_allclose(ours(problem)(), theirs(problem, False)(), atol=1e-4)
+    np.testing.assert_allclose(problem.ours()(), problem.theirs(False)(), atol=1e-4)
     halved = replace(problem, dtype="bfloat16", r=0)  # rounding may merge other pairs
-    np.testing.assert_allclose(ours(halved)(), theirs(halved, False)(), atol=0.1)
+    np.testing.assert_allclose(halved.ours()(), halved.theirs(False)(), atol=0.1)
 
 
 def test_tomesd_merges_the_same_pairs():
     torch = pytest.importorskip("torch")
     pytest.importorskip("tomesd")
     problem = MatchingProblem(batch_size=2, height=4, width=6, dim=8, r=5)
-    ours = merging_problem.jax_matching(problem)()
-    do, undo = merging_problem.torch_matching(problem, False)()
+    ours = problem.ours()()
+    do, undo = problem.theirs(False)()
     x = np.random.default_rng(1).standard_normal((2, 24, 3), np.float32)
     theirs = undo(do(torch.from_numpy(x))).numpy()
     for plan, row, expected in zip(ours.assign, x, theirs, strict=True):

@@ -6,32 +6,26 @@ import pytest
 from experiments.benchmarks.alternating import alternate, growth, size_sweep
 from experiments.benchmarks.autoencoder_problem import AutoencoderProblem
 from experiments.benchmarks.forgetting import PRESETS
-from experiments.benchmarks.forgetting_problem import jax_steps
 from experiments.benchmarks.problems import Problem
 from experiments.benchmarks.promises import speed, times
 from experiments.benchmarks.train_step import TINY
-from experiments.benchmarks.worker import Worker, WorkerError, environment, packed, planned, unpacked
+from experiments.benchmarks.worker import Worker, WorkerError, block, environment, planned, prepare
 from lexinv.nn.lexicon import LexiconConfig
 
 
 @pytest.mark.long
 def test_worker_waits_idly_and_reports_failures(tmp_path):
     with Worker(tmp_path / "log.txt", cores=1) as worker:
-        assert worker.ask("prepare", label="step", problem=TINY) > 0
-        worker.ask("block", label="step", steps=1)
-        block = worker.ask("block", label="step", steps=3)
-        assert len(block["seconds"]) == 3
-        assert block["processor_seconds"] > 0
+        assert worker.ask(prepare, label="step", problem=TINY) > 0
+        worker.ask(block, label="step", steps=1)
+        measured = worker.ask(block, label="step", steps=3)
+        assert len(measured["seconds"]) == 3
+        assert measured["processor_seconds"] > 0
         with pytest.raises(WorkerError, match="^KeyError"):
-            worker.ask("block", label="unknown", steps=1)
-        assert worker.ask("block", label="step", steps=1)["seconds"][0] > 0
-    assert worker.process.returncode is not None
+            worker.ask(block, label="unknown", steps=1)
+        assert worker.ask(block, label="step", steps=1)["seconds"][0] > 0
+    assert worker.process.exitcode is not None
     assert "unknown" in (tmp_path / "log.txt").read_text()
-
-
-def test_problems_reach_the_worker_as_they_are():
-    assert unpacked(packed(TINY)) == TINY
-    assert unpacked("label") == "label"
 
 
 def test_every_side_has_the_same_allocator(monkeypatch, tmp_path):
@@ -55,7 +49,7 @@ class Clock:
         pass
 
     def ask(self, request, label, **asked):
-        if request == "prepare":
+        if request is prepare:
             assert label not in self.sizes
             self.sizes[label] = asked["problem"]
             return 0.0
@@ -67,7 +61,7 @@ class Clock:
 def test_sides_take_turns_in_both_directions():
     clock = Clock()
     for label, size in (("a", 1), ("b", 4)):
-        clock.ask("prepare", label, problem=size)
+        clock.ask(prepare, label, problem=size)
     measured = alternate({"a": clock, "b": clock}, rounds=3, steps=2)
     assert clock.order == [1, 4, 4, 1, 1, 4]
     assert measured["seconds"] == {"a": [2.0] * 3, "b": [16.0] * 3}
@@ -125,7 +119,7 @@ def test_floor_of_an_autoencoder_counts_parameters_moments_and_two_arrays():
 
 def test_one_call_of_forgetting_is_as_many_steps_as_it_says():
     problem = PRESETS["smoke"].problem
-    call = jax_steps(problem)
+    call = problem.ours()
     state, losses = call()
     assert losses.shape == (problem.steps,)
     assert np.isfinite(losses).all()

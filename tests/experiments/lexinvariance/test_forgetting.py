@@ -16,8 +16,8 @@ SMOKE = PRESETS["smoke"]
 
 def test_seeds_and_sets_have_sequences_of_their_own():
     sets, held_out = draw_sets(SMOKE)
-    assert sets.tokens.shape == (3, len(kinds(SMOKE.task)), SMOKE.sequences, 7)
-    assert held_out.labels.shape == (3, SMOKE.sequences, 3)
+    assert sets.tokens.shape == (len(SMOKE.seeds), len(kinds(SMOKE.task)), SMOKE.sequences, 7)
+    assert held_out.labels.shape == (len(SMOKE.seeds), SMOKE.sequences, 3)
     assert (sets.tokens[0] != sets.tokens[1]).any()
     assert int(sets.tokens.max()) < SMOKE.task.vocab <= int(held_out.tokens.max())
 

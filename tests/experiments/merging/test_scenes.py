@@ -7,22 +7,8 @@ import pytest
 
 from experiments.harness.sweep_algebra import override
 from experiments.subjects.scene_answerers import SMOKE, HeldOut, SceneSubject, held_out
-from experiments.subjects.scene_measurements import OUTLIERS, correlation, keep_short, rare_kept
-from experiments.subjects.scene_pruning import View, drop_image, flops, group, keep_tokens, pose
-
-
-def test_multiply_adds_by_hand():
-    """Per layer 4 N C^2 + 2 N^2 C + 2 N C H with H = 2 C, and for each token written one row of it over what is in the cache."""
-    subject = SceneSubject(depth=3, width=8, heads=2)
-
-    def layer(n, written):
-        read = 4 * n * 64 + 2 * n * n * 8 + 2 * n * 8 * 16
-        return read + sum(4 * 64 + 2 * 8 * 16 + 2 * (n + r) * 8 for r in range(written))
-
-    assert flops(subject, 10) == 3 * layer(13, 0)
-    with_answer = 2 * layer(13, 5) + layer(3, 5)
-    assert flops(subject, 10, removed_at=2, answer=5) == with_answer
-    assert flops(subject, 10, removed_at=3) == flops(subject, 10)
+from experiments.subjects.scene_measurements import OUTLIERS, correlation, keep_short
+from experiments.subjects.scene_pruning import View, drop_image, group, keep_tokens, pose
 
 
 def views(visual: jax.Array) -> View:
@@ -85,8 +71,6 @@ def test_types_of_questions():
     right[:, 4] = True  # one of two counts
     found = group(SUBJECT.data, questions, right)
     assert found == {"rare": 0.6667, "dominant": 0.0, "count": 0.5, "presence": 0.0, "all": 0.3}
-    owner = np.array([[0, -1, 1, 2], [3, 3, -1, 0]])
-    assert rare_kept(SUBJECT.data, owner, np.array([[1, 2], [0, 1]])) == pytest.approx(2 / 6, abs=1e-4)
 
 
 def test_dropping_the_image_leaves_the_words_of_every_question():

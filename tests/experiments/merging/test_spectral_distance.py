@@ -1,4 +1,4 @@
-"""Layouts of clusters, the baselines that know them, and exponents."""
+"""Layouts of clusters, the baseline that knows them, and exponents."""
 
 from dataclasses import replace
 
@@ -9,7 +9,6 @@ from experiments.merging.spectral_distance import (
     LAYOUTS,
     PRESETS,
     by_cluster,
-    by_pair,
     cluster_sizes,
     draw,
     goal_of,
@@ -44,14 +43,7 @@ def test_layouts(layout, tokens):
     np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-9)
 
 
-def test_baselines_merge_within_clusters():
-    """Down to the clusters both find them; on the way the oracle takes the largest, the greedy one the closest."""
+def test_the_oracle_merges_within_clusters_the_largest_first():
     labels = np.array([1, 0, 0, 2, 0, 1, 0])
     assert by_cluster(labels, 5).tolist() == [0, 1, 1, 3, 1, 5, 6]
     assert by_cluster(labels, 3).tolist() == [0, 1, 1, 3, 1, 0, 1]
-    rng = np.random.default_rng(0)
-    x = np.eye(3)[labels] + 0.01 * rng.normal(size=(7, 3))
-    found = by_pair(x, 3)
-    assert np.array_equal(found[:, None] == found[None, :], labels[:, None] == labels[None, :])
-    x[3] = x[0] + 1e-6
-    assert len(np.unique(by_pair(x, 6))) == 6 and by_pair(x, 6)[0] == by_pair(x, 6)[3]

@@ -5,20 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from experiments.harness.arms import Arms
 from experiments.merging import forking_tokens, long_context, selective_training
 from experiments.merging.long_context import CHUNK, DEPTHS, ask_all, unevenness
-from experiments.merging.selective_training import (
-    FIRST,
-    SECOND,
-    WINDOW,
-    noisy_text,
-    savings,
-    steps_to_target,
-    summarise,
-)
+from experiments.merging.selective_training import WINDOW, noisy_text, savings, steps_to_target, summarise
 from experiments.subjects.pair_recall import QUERIES, draw_question, draw_text, read
 from lexinv.data.markov import seeded_kernels
 from lexinv.nn.language_model import BOS, initialize, make_logits
@@ -90,9 +81,8 @@ def test_noise_is_told_from_text_and_the_language_goes_on_behind_it():
 
 def test_savings_are_shares_of_the_steps_of_learning_from_all():
     clean = np.tile(np.linspace(3, 1, 21), (2, 1))
-    arms = Arms(
-        {"arms": {"all": {"clean": clean}, "excess": {"clean": np.ones_like(clean)}, "random": {"clean": clean + 1}}}
-    )
+    courses = {"all": clean, "excess": np.ones_like(clean), "random": clean + 1}
+    arms = Arms({"arms": {arm: {"clean": course} for arm, course in courses.items()}})
     half = WINDOW // 2
     assert steps_to_target(clean, np.array([2.0, 1.0])).tolist() == [WINDOW + 10 * half, WINDOW + 20 * half]
     saved = savings(arms)
@@ -125,8 +115,3 @@ def test_kernels_are_those_of_their_seeds():
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(found[1], seeded_kernels(6, 0.1, (4,))[0])
     assert np.abs(found[0] - found[1]).max() > 0.1
-
-
-@pytest.mark.parametrize("first, second", [(FIRST, SECOND), (forking_tokens.SCRATCH, forking_tokens.ADAPTED)])
-def test_both_halves_of_the_arms_give_one_program(first, second):
-    assert len(first) == len(second) and not set(first) & set(second)

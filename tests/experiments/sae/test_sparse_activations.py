@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, measure
+from experiments.subjects.autoencoder_scores import judge_all
+from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, train
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig
 from lexinv.validation import InvalidConfig
@@ -15,7 +16,8 @@ TRAINING = TrainingConfig(10, 48, OptimizerConfig(warmup_steps=1), held_out=6, s
 
 
 def measured(path, name: str, settings: list[Setting], seed: int) -> dict[str, list[float]]:
-    return measure(VARIANTS[name], DATA, 16, settings, TRAINING, seed, "models", Workspace(path, "0123abcd", False))
+    workspace = Workspace(path, "0123abcd", False)
+    return judge_all(train(VARIANTS[name], DATA, 16, settings, TRAINING, seed, "models", workspace))
 
 
 @pytest.mark.parametrize("name", ["topk", "matryoshka", "feature_zipf"])

@@ -28,6 +28,13 @@ def test_thoughts_add_up_and_their_fillers_say_nothing():
     np.testing.assert_allclose(np.asarray(DRAWN.filler).mean(0), 0.5, atol=4 * np.sqrt(0.25 / 200))
 
 
+def test_thoughts_are_those_of_their_key_under_every_implementation():
+    """Under `vmap` rbg keys would give every row the draws of the first."""
+    found = jax.jit(partial(draw_thoughts, task=TASK, rows=200))(jax.random.key(0, impl="rbg"))
+    for drawn, expected in zip(found, DRAWN, strict=True):
+        np.testing.assert_array_equal(drawn, expected)
+
+
 def test_a_cut_thought_is_the_written_one_padded():
     keep = jnp.zeros(8, bool).at[jnp.array([0, 2, 5])].set(True)
     text, weights = cut(ONE, keep, TASK)

@@ -44,12 +44,6 @@ def test_stretches_are_reproducible_and_differ_by_name():
     assert 0.3 < np.mean(first == draw(SOURCE, "held-out", 1000)) < 0.7
 
 
-def test_nll_of_the_source_by_hand():
-    # X_n depends on X_{n-2}: P(1 | 0) = 0.8, P(0 | 1) = 0.7.
-    nll = markov.negative_log_likelihood(SOURCE.kernel, np.array([0, 1, 1, 1, 0]))
-    np.testing.assert_allclose(np.exp(-nll), [1, 1, 0.8, 0.3, 0.7])
-
-
 def test_source_attains_the_floor_of_windows_of_characters():
     """The generator does not leak, and the floor is that of windows that begin knowing nothing."""
     symbols = draw(SOURCE, "held-out", 400_000)
@@ -138,11 +132,8 @@ def test_sizes_count_every_parameter():
     "change, field",
     [
         ({"steps": 5}, "evaluate_every"),
-        ({"seeds": (0, 0)}, "seeds"),
-        ({"learning_rates": ()}, "learning_rates"),
         ({"learning_rates": (2.0,)}, "learning_rates"),
         ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "optimizer.learning_rate"),
-        ({"held_out": 0}, "held_out"),
     ],
 )
 def test_impossible_training_is_refused(change, field):
