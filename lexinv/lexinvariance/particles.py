@@ -7,9 +7,10 @@ unused plain symbols, and the first to occur draws its meaning from that very di
 Weights that have become uneven are evened by systematic resampling, and Metropolis swaps, under which the posterior given the prefix is
 stationary and which therefore change no weight, make the copies differ again (Gilks and Berzuini 2001).
 
-What a few dozen symbols cost in keys never tried, such swaps hardly give back: the posterior of a sharp language has deep wells. So after
-some prefixes a second population starts from uniform keys and is annealed to the posterior, p(πx)^β with β from 0 to 1 and weights for each
-step (Neal 2001; Del Moral, Doucet and Jasra 2006). Both estimate the evidence of the prefix, and count by what they found.
+What a few dozen symbols cost in keys never tried, such swaps hardly give back: the posterior of a sharp language has deep wells. So where
+the text surprises the particles more than they expect themselves, a second population starts from uniform keys and is annealed to the
+posterior, p(πx)^β with β from 0 to 1 and weights for each step (Neal 2001; Del Moral, Doucet and Jasra 2006). Both estimate the evidence of
+the prefix, and count by what they found.
 
 Each prediction is a distribution that knows nothing but the prefix: its loss is attained whatever the particles have missed.
 """
@@ -32,6 +33,8 @@ from lexinv.validation import Checked, Count, Counts
 
 FEWEST = 8
 """Effective particles below which a prediction is warned of: it is an average over so few keys."""
+SURPRISE = 5.0
+"""Nats by which the symbols since the last choice have cost more than was expected of them: the particles are then taken to be lost."""
 CHUNK = 32
 """Positions whose likelihood is computed at a time, up to the end of the prefix."""
 
@@ -41,15 +44,16 @@ class FilterConfig(Checked):
     """particles: keys held at a time. swaps: proposals to each of them after every `every` symbols, where these are the first `CHUNK`;
     fewer later, so that the work stays the same.
 
-    anneal_after: prefixes, multiples of `every`, after which `annealed` more are annealed. rungs: values of β, with a proposal at each.
+    anneal_after: prefixes, multiples of `every`, after which `annealed` more are annealed if the particles are lost (see `SURPRISE`).
+    rungs: values of β, with a proposal at each.
     """
 
     particles: Count = 1024
-    swaps: Count = 32
+    swaps: Count = 12
     every: Count = 4
-    anneal_after: Counts = (16, 24, 32, 40, 48, 64)
+    anneal_after: Counts = (16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224)
     annealed: Count = 128
-    rungs: Count = 3000
+    rungs: Count = 4000
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield all(n % self.every == 0 for n in self.anneal_after), "anneal_after", f"multiples of every = {self.every}"
@@ -64,8 +68,6 @@ class Filtered(NamedTuple):
     """The most probable plain symbol of every cipher symbol, given those up to and including position t; -1 where it has not occurred."""
     effective: Float[Array, "*texts time"]
     """Effective sample size 1 / Σ w² after the symbol at t, before any resampling."""
-    log_evidence: Float[Array, "*texts"]
-    """ln of an unbiased estimate of p'(text). The predictions need not multiply to it: annealing corrects what went before."""
 
 
 class Particles(NamedTuple):
@@ -75,6 +77,7 @@ class Particles(NamedTuple):
     log_weight: Float[Array, " particles"]
     """Normalised."""
     log_evidence: Float[Array, ""]
+    """ln of an estimate of p'(prefix)."""
 
 
 def filter_keys(
@@ -131,32 +134,30 @@ def _filter_text(rng, language: Automaton, text, rank, config: FilterConfig) -> 
         rng, index, coming = inputs
         observe_rng, swap_rng, anneal_rng = jax.random.split(rng, 3)
         observe = jax.vmap(jax.random.split, (0, None))(jax.random.split(observe_rng, config.every), 2)
-        (particles, state, seen), found = jax.lax.scan(partial(_observe, language), carry, (observe, coming))
+        (particles, state, seen, surprise), found = jax.lax.scan(partial(_observe, language), carry, (observe, coming))
         length = (index + 1) * config.every
         prefix = _Prefix(language, symbols, length, seen)
 
         def annealed(particles):
             return _together(anneal_rng, particles, _anneal(anneal_rng, prefix, config.annealed, config.rungs))
 
-        particles = jax.lax.cond(
-            (length == jnp.array(config.anneal_after)).any() & (length < time), annealed, lambda same: same, particles
-        )
+        due = (length == jnp.array(config.anneal_after)).any() & (length < time)
+        lost = due & (surprise > SURPRISE)
+        particles = jax.lax.cond(lost, annealed, lambda same: same, particles)
         key = _swap(swap_rng, prefix, particles.key, config.swaps)
         state = _states(language, key, symbols, length + jnp.zeros(1, jnp.int32))[:, 0]
-        return (particles._replace(key=key), state, seen), found
+        return (particles._replace(key=key), state, seen, jnp.where(due, 0.0, surprise)), found
 
     start = Particles(jnp.tile(jnp.arange(vocab, dtype=jnp.int32), (count, 1)), _even(count), jnp.float32(0))
-    carry = start, jnp.zeros(count, jnp.int32), jnp.int32(0)
+    carry = start, jnp.zeros(count, jnp.int32), jnp.int32(0), jnp.float32(0)
     _, found = jax.lax.scan(block, carry, (jax.random.split(rng, blocks), jnp.arange(blocks), padded))
-    log_probs, meaning, effective, log_evidence = jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:time], found
-    )
-    return Filtered(log_probs[:, rank], meaning[:, rank], effective, log_evidence[-1])
+    log_probs, meaning, effective = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:time], found)
+    return Filtered(log_probs[:, rank], meaning[:, rank], effective)
 
 
 def _observe(language: Automaton, carry, inputs):
     """Predict; draw a meaning if the symbol is new; weigh by what each particle gave it; resample if weights have become uneven."""
-    (particles, state, seen), ((draw_rng, resample_rng), symbol) = carry, inputs
+    (particles, state, seen, surprise), ((draw_rng, resample_rng), symbol) = carry, inputs
     count, vocab = particles.key.shape
     rank = jnp.arange(vocab)[None]
     probs = jnp.exp(jnp.take_along_axis(language.log_probs[state], particles.key, axis=1))
@@ -164,6 +165,7 @@ def _observe(language: Automaton, carry, inputs):
     share = unused[:, -1:] / jnp.maximum(vocab - seen, 1).astype(jnp.float32)
     predicted = jnp.where(rank < seen, probs, share)
     log_probs = jnp.log(jnp.exp(particles.log_weight) @ predicted)
+    surprise += (jnp.exp(log_probs) * log_probs).sum() - log_probs[symbol]
 
     level = jax.random.uniform(draw_rng, (count, 1)) * (1 - 1e-6) * unused[:, -1:]
     drawn = jnp.where(symbol == seen, (unused <= level).sum(axis=1), symbol)  # where its meaning stands in the key
@@ -174,9 +176,9 @@ def _observe(language: Automaton, carry, inputs):
     weight = jnp.exp(particles.log_weight)
     votes = jnp.zeros((vocab, vocab)).at[rank, key].add(weight[:, None])
     meaning = jnp.where(rank[0] < seen, votes.argmax(axis=1).astype(jnp.int32), -1)
-    found = Filtered(log_probs, meaning, _effective(particles), particles.log_evidence)
+    found = Filtered(log_probs, meaning, _effective(particles))
     particles, chosen = _resample(resample_rng, particles)
-    return (particles, state[chosen], seen), found
+    return (particles, state[chosen], seen, surprise), found
 
 
 class _Prefix(NamedTuple):
