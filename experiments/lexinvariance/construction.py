@@ -97,7 +97,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By corpus and seed: nats by position of the language, of p' and of the counter; regret with its bound; what is deciphered."""
     first, *others = config.data.corpora
     texts = {
-        slug(name): prepare(name, config.data, len(config.seeds), config.windows)
+        slug(name): prepare(name, config.data, len(config.seeds), config.windows, workspace)
         for name in (first, *filter(installed, others))
     }
     fingerprints = workspace.pinned("corpora", {text.name: text.fingerprint for text in texts.values()})

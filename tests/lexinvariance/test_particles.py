@@ -9,7 +9,7 @@ import pytest
 
 from lexinv.data.automata import markov_automaton, read_text
 from lexinv.data.markov_first_order import MarkovSource, sample_tokens
-from lexinv.lexinvariance.bayes import bayes_decipher, regret_bound
+from lexinv.lexinvariance.bayes import bayes_decipher
 from lexinv.lexinvariance.particles import FilterConfig, filter_keys, first_occurrence
 
 MANY = FilterConfig(particles=3072, swaps=1, every=4, anneal_after=(8,), annealed=256, rungs=20)
@@ -88,17 +88,14 @@ def test_symbols_are_placed_by_first_occurrence():
 
 @pytest.mark.long
 def test_deciphers_an_alphabet_too_large_to_enumerate(markov_source):
+    """By the end; what it costs to get there is above ln(d!/(d-m)!), which only all keys attain."""
     source = markov_source(10, 20, 0.2)
     plain = np.asarray(jax.vmap(lambda key: sample_tokens(key, source, 160))(jax.random.split(jax.random.key(5), 4)))
     key = np.random.default_rng(1).permutation(20)
     cipher = np.argsort(key)[plain]
-    found = filter_keys(jax.random.key(6), markov_automaton(source), cipher, FilterConfig(512, rungs=500))
-    lost = (
-        read_text(markov_automaton(source), jnp.asarray(plain))
-        - np.take_along_axis(found.log_probs, cipher[..., None], 2)[..., 0]
-    )
-    symbols = [len(np.unique(text)) for text in plain]
-    assert (lost.sum(axis=1) < regret_bound(20, np.array(symbols))).all()
+    found = filter_keys(jax.random.key(6), markov_automaton(source), cipher)
+    language = read_text(markov_automaton(source), jnp.asarray(plain))
+    lost = language - np.take_along_axis(found.log_probs, cipher[..., None], 2)[..., 0]
     assert abs(lost[:, -32:]).mean() < 0.02
     read = np.take_along_axis(np.asarray(found.meaning)[:, -1], cipher, axis=1)
     assert (read == plain).mean() > 0.99
