@@ -302,7 +302,9 @@ def draw_output(panel: Axes, model: dict[str, Any]) -> None:
     ablations = {"zero": "zeros", "mean": "the mean"}
     if model["predicts"]:
         shares = {a: [recovered(model, variant, a) for variant in model["variants"]] for a in ablations}
-        by_variant(panel, model, {f"against {ablations[a]}": found for a, found in shares.items() if found[0]})
+        hurt = {f"against {ablations[a]}": found for a, found in shares.items() if found[0]}
+        if hurt:
+            by_variant(panel, model, hurt)
         panel.set(ylabel="cross-entropy recovered", title="The model on reconstructions", ylim=(None, 1.25))
     else:
         by_variant(panel, model, {"reconstructions": [one["output"] for one in model["variants"].values()]})
