@@ -67,7 +67,6 @@ DRAWS = {
     "threads": lambda key: threads.sample_items(jnp.stack([key, key]), LIMITS, SETTING),
     "symbols": lambda key: markov_first_order.sample_tokens(key, SOURCE, 9),
     "deciphered": lambda key: metropolis.metropolis_decipher(key, SOURCE, TEXT, proposals=3, restarts=2).key,
-    "keys": lambda key: metropolis.sample_keys(key, SOURCE, TEXT, (4,), chains=2, samples=2, thin=1, burn_in=1),
     "kernel": lambda key: markov.random_kernel(key, 1, 2),
     "sample": lambda key: markov_sampling.sample(key, KERNEL, jnp.full(3, 1 / 3), 8),
     "stream": lambda key: markov_sampling.sample_stream(key, KERNEL, jnp.full(3, 1 / 3), 9, segments=4),

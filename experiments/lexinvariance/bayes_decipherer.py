@@ -144,7 +144,7 @@ def windows_of(source: MarkovSource, config: Config, name: str, count: int) -> W
 def measure_baselines(source: MarkovSource, train: Windows, held_out: list[np.ndarray]) -> dict[str, Any]:
     """The language p, the exact decipherer p', the counters of order 0 and 1, and the entropy of p's single symbols, in nats."""
     vocab = source.log_initial.shape[0]
-    discounts, concentrations = tune_counter(train.gather(np.arange(min(256, len(train)))), vocab, 1)
+    counter = tune_counter(train.gather(np.arange(min(256, len(train)))), vocab, 1)
 
     @jax.jit
     def oracle(windows):
@@ -161,7 +161,7 @@ def measure_baselines(source: MarkovSource, train: Windows, held_out: list[np.nd
         )(windows)
 
     initial = np.asarray(source.log_initial)
-    counters = [counter_nll(windows, vocab, discounts, concentrations) for windows in held_out]
+    counters = [counter_nll(windows, vocab, counter) for windows in held_out]
     return {
         "language": by_position([np.asarray(language(jnp.asarray(windows))) for windows in held_out]),
         "bayes": by_position([np.asarray(oracle(jnp.asarray(windows))) for windows in held_out]),

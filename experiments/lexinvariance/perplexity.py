@@ -39,7 +39,7 @@ from experiments.subjects.text import (
 from lexinv.data.tokenizers import bits_per_byte
 from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.controls import make_redrawn_nll, shuffled
-from lexinv.lexinvariance.counters import counter_nll, tune_counter
+from lexinv.lexinvariance.counters import Counter, counter_nll, tune_counter
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import CountOrZero
@@ -163,12 +163,11 @@ def count(text: Text, config: Config) -> dict[str, Any]:
     """The in-context counters on every seed's windows, and on the same windows with their tokens shuffled."""
     windows = evaluation_windows(text.train, config.evaluation.windows, seed=1)
     tuned = tune_counter(windows, text.vocab, config.evaluation.max_order)
-    frequencies = [column[:1] for column in tuned]
-    nats = [counter_nll(windows, text.vocab, *tuned) for windows in text.held_out]
-    shuffles = [counter_nll(shuffled(windows), text.vocab, *frequencies) for windows in text.held_out]
+    frequencies = Counter(*(column[:1] for column in tuned))
+    nats = [counter_nll(windows, text.vocab, tuned) for windows in text.held_out]
+    shuffles = [counter_nll(shuffled(windows), text.vocab, frequencies) for windows in text.held_out]
     return {
-        "discounts": tuned[0],
-        "concentrations": tuned[1],
+        **tuned._asdict(),
         "nats": [rounded(orders.mean(axis=1)) for orders in nats],
         "shuffled": by_position([orders[0] for orders in shuffles]),
     }

@@ -246,7 +246,7 @@ def figure(results: dict[str, Any]) -> Figure:
     drawn, (ranks, shares) = panels(1, 2, width=4.8, height=3.5)
     draw_ranks(ranks, results)
     dots(shares, {label: [one[name] for one in results["specific"]] for name, label in GROUPS.items()})
-    shares.set(title="How specific they are", xlabel="share of top passages with the same top token, mean of features")
+    shares.set(title="How specific they are", xlabel="top passages with the same top token")
     return drawn
 
 

@@ -263,7 +263,7 @@ def figure(results: dict[str, Any]) -> Figure:
             values = np.array(found["l0_by_loss"])
             ranged(harder, np.arange(1, values.shape[1] + 1), values, COLORS[variant], NAMES[variant])
         harder.set(xlabel="tenth of the loss (10: hardest)", ylabel="active latents (L0)", title="Harder tokens")
-    axes[0].legend(fontsize=6.5, loc="lower left")
+    axes[0].legend(fontsize=6.5, loc=(0.02, 0.45))
     axes[1].legend(fontsize=6.5, loc="lower left")
     return drawn
 

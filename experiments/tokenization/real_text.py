@@ -23,8 +23,8 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, 
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
 from lexinv.data.corpora import SPLITS, Corpus, load_corpus
+from lexinv.data.kgram import cross_entropies, fit_kgram, tune_strengths
 from lexinv.data.tokenizers import LETTERS, folded_share, load_tokenizer
-from lexinv.tokenization.kgram import cross_entropies, fit_kgram, tune_strengths
 from lexinv.tokenization.library import train_library_bpe, train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import Tokenizer, shortened, to_text, train_bpe, train_lzw
 from lexinv.tokenization.unigram import cross_entropy

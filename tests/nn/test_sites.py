@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lexinv.nn.language_model import LanguageModel, initialize, make_logits, make_nll, shift_right
-from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, readout, row_keys
+from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, readout, row_keys, token_nll
 from lexinv.nn.linear import rms_norm
 from lexinv.nn.sites import Site, make_activations, make_spliced_nll
 from lexinv.nn.transformer import TransformerConfig
@@ -36,8 +36,8 @@ def captured(params):
     return apply(variables, shift_right(BATCH["tokens"]), params["table"], capture=True)[1]
 
 
-def spliced(params, site, edit, batch=BATCH, config=CONFIG, kind=STANDARD):
-    return jax.jit(make_spliced_nll(config, kind, VOCAB, site), static_argnums=3)(params, batch, KEY, edit)
+def spliced(params, site, edit, config=CONFIG, kind=STANDARD):
+    return jax.jit(make_spliced_nll(config, kind, VOCAB, site), static_argnums=3)(params, BATCH, KEY, edit)
 
 
 def test_reading_gives_the_intermediates_of_the_model(params, captured):
@@ -61,8 +61,7 @@ def test_splicing_in_another_text_s_stream_gives_that_text_s_predictions(params)
     site = Site(1, "residual_out")
     theirs = jax.jit(make_activations(CONFIG, STANDARD, VOCAB, site))(params, other, KEY)
     found = spliced(params, site, lambda x: theirs)
-    log_probs = jax.nn.log_softmax(jax.jit(make_logits(CONFIG, STANDARD, VOCAB))(params, other, KEY))
-    expected = -jnp.take_along_axis(log_probs, BATCH["tokens"][..., None], axis=-1)[..., 0]
+    expected = token_nll(jax.jit(make_logits(CONFIG, STANDARD, VOCAB))(params, other, KEY), BATCH["tokens"])
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=1e-5)
 
 
@@ -71,8 +70,7 @@ def test_without_its_mlp_the_last_layer_predicts_from_its_middle(params, capture
     model = params["model"]
     hidden = rms_norm(captured["residual_middle"][2], model["transformer"]["final_norm"])
     logits = readout(model["logit_scale"] * hidden @ model["readout"], params["table"])
-    expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), BATCH["tokens"][..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(found[:, 1:], token_nll(logits, BATCH["tokens"])[:, 1:], atol=1e-5)
 
 
 def test_zeros_from_attention_are_those_of_a_zero_output_matrix(params):
@@ -118,8 +116,7 @@ def test_activations_are_float32_and_edits_are_cast_back(params):
 def test_lexica_are_drawn_as_by_the_loss(params):
     read = jax.jit(make_activations(CONFIG, LEXINVARIANT, VOCAB, Site(0, "residual_in")))(params, BATCH, KEY)
     lexica = draw_lexicon(LEXINVARIANT, None, row_keys(KEY, BATCH["row"]), VOCAB, WIDTH)
-    expected = jnp.take_along_axis(lexica, BATCH["tokens"][:, :-1, None], axis=1)
-    np.testing.assert_allclose(read, expected, atol=1e-6)
+    np.testing.assert_allclose(read, embed(lexica, BATCH["tokens"][:, :-1]), atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [make_activations, make_spliced_nll])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lexinv.data.kgram import STRENGTHS, cross_entropies, fit_kgram, probabilities, tune_strengths
 from lexinv.data.markov import check_kernel, entropy_rate, stationary_distribution
 from lexinv.data.markov_sampling import sample_stream
-from lexinv.tokenization.kgram import STRENGTHS, cross_entropies, fit_kgram, probabilities, tune_strengths
 from lexinv.validation import InvalidConfig
 
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=30)
