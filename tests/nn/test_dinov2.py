@@ -115,8 +115,6 @@ def test_registers_stand_between_cls_and_patches_and_are_protected():
     assert tokens.shape == (2, 4, 64) and size.shape == (2, 4)
     with pytest.raises(InvalidConfig, match=r"model\.classes = 0"):
         classify(config, params, images)
-    with pytest.raises(InvalidConfig, match=r"model\.registers = -1"):
-        replace(SMALL, registers=-1)
 
 
 def test_resampled_positions_keep_constants_lines_and_their_own_grid():
