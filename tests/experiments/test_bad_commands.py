@@ -26,7 +26,7 @@ RUN = [
     ("run toy/line smoke --checkpoints.keep 0", "checkpoints.keep = 0 is not possible: at least 1"),
     ("run toy/line smoke --distributed auto", "--distributed = 'auto'.*on a mesh, which toy/line does not"),
     ("run toy/line smoke --distributed=h:1,2,0", "--distributed = 'h:1,2,0'.*each process would compute all"),
-    ("verify toy/line", "verify = 'toy/line'.*with a committed record"),
+    ("verify toy/line", "experiment = 'toy/line'.*one with a committed record"),
     ("cite", r"cite NAME \[PRESET\]"),
     ("cite toy/line cpu --x", r"cite NAME \[PRESET\]"),
     ("cite toy/line cpu", "preset = 'cpu'"),
