@@ -67,7 +67,7 @@ class Config(TextModels):
 
     data: DataConfig = DataConfig(tokenizer="byte")
     model: TransformerConfig = replace(SUFFIX_MATCH, width=128, mlp_width=512)
-    training: Training = Training(steps=1600, seeds=(0, 1, 2), optimizer=MUON, steps_per_dispatch=20)
+    training: Training = Training(steps=600, seeds=(0, 1, 2), optimizer=MUON, steps_per_dispatch=20)
     evaluation: EvaluationConfig = EvaluationConfig()
     vocab_block: CountOrZero = 0
     followed: CountOrZero = 32
@@ -101,7 +101,7 @@ PRESETS = presets(
         "evaluation": EvaluationConfig(windows=8, batch_size=8, draws=2, max_order=2),
         "followed": 4,
     },
-    quick={"training.steps": 800, "training.seeds": (0,)},
+    quick={"training.steps": 300, "training.seeds": (0,)},
     # What one GPU of the class of an H200 should read in about 8 minutes; heads of 64 channels, which flash attention takes.
     accelerator={
         "data": DataConfig(tokenizer="byte", context=512),
