@@ -34,6 +34,23 @@ def crossing(losses: list[float], level: float) -> int | None:
     return int(under[0] + 1) * 10 if len(under) else None
 
 
+def reached(
+    level: Float[np.ndarray, " seeds"], at: Float[np.ndarray, " points"], losses: Float[np.ndarray, "seeds points"]
+) -> Float[np.ndarray, " seeds"]:
+    """Where each seed's losses, taken `at` ascending points, first are below its level: linear between points, infinite for never."""
+    found = []
+    for bound, course in zip(level, losses, strict=True):
+        first = next(iter(np.flatnonzero(course < bound)), None)
+        if first is None:
+            found.append(np.inf)
+        elif first == 0:
+            found.append(at[0])
+        else:
+            share = (course[first - 1] - bound) / (course[first - 1] - course[first])
+            found.append(at[first - 1] + share * (at[first] - at[first - 1]))
+    return np.array(found, np.float64)
+
+
 def bins(context: int, width: int = 8) -> tuple[Float[np.ndarray, " bins"], Callable[[Any], np.ndarray]]:
     """Centres of bins of `width` positions, and the function that averages rows of nats over them."""
     count = max(context // width, 1)

@@ -1,8 +1,9 @@
-"""A trained lexinvariant Transformer is measured against the exact Bayesian decipherer of its language.
+"""Two lexinvariant Transformers are placed between knowing nothing of a language and deciphering it exactly.
 
-Huang et al. 2023 (arXiv 2305.16349), section on the construction of lexinvariant models; method card lexinvariant-lm, experiment B. One
-fixed Markov language; the model sees it through a fresh lexicon in every sequence. To be below the in-context bigram counter it must have
-the language in its weights and infer the key from the context.
+Huang et al. 2023 (arXiv 2305.16349), the construction of lexinvariant models; method card lexinvariant-lm, experiment B. One fixed Markov
+language of few symbols, whose names every sequence changes. Bayes' rule without the language bounds what a lexinvariant model can do by
+counting alone, and the exact decipherer p' what it can do at all. Between them: a model with the paper's Gaussian vectors, and the same one
+with a canonical lexicon; each beside its own untrained state, which starts with a circuit for matching.
 """
 
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILIO
 from experiments.harness.training import Training, training_losses
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.language_models import train_seeds, training_mesh
+from experiments.subjects.language_models import train_seeds, training_mesh, untrained_seeds
 from experiments.subjects.text import (
+    CANONICAL,
     LEXINVARIANT,
     MUON,
     PUBLISHED_MODEL,
@@ -31,12 +33,11 @@ from experiments.subjects.text import (
     SUFFIX_MATCH,
     held_out_nats,
     late,
-    with_circuit,
 )
 from lexinv.data.markov_first_order import MarkovSource, dirichlet_source, predictions, sample_tokens
 from lexinv.data.windows import Windows, array_windows
 from lexinv.lexinvariance.bayes import bayes_decipher, sequences_at_once
-from lexinv.lexinvariance.counters import counter_nll, tune_counter
+from lexinv.lexinvariance.counters import language_free_bayes
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.streams import stream
@@ -44,6 +45,7 @@ from lexinv.validation import Allowed, Checked, Count, CountOrZero, Positive
 
 PAPERS = ("huang2023lexinvariant",)
 ENUMERATED = Allowed(lambda n: 2 <= n <= 8, "2 to 8 symbols: all keys are enumerated", (1, 9))
+KINDS = {"standard": STANDARD, "canonical": CANONICAL, "Gaussian": LEXINVARIANT}
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class SourceConfig(Checked):
 
     vocab: Annotated[int, ENUMERATED] = 6
     concentration: Positive = 0.15
-    context: Count = 128
-    sequences: Count = 32_768
+    context: Count = 64
+    sequences: Count = 65_536
     seed: CountOrZero = 0
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -62,13 +64,12 @@ class SourceConfig(Checked):
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """windows: held-out sequences per seed. plain: also train the lexinvariant model without an initial circuit."""
+    """windows: held-out sequences per seed."""
 
     source: SourceConfig = SourceConfig()
     model: TransformerConfig = replace(SUFFIX_MATCH, depth=3, width=64, mlp_width=256, unroll=3)
-    training: Training = Training(steps=1200, batch_size=32, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
-    windows: Count = 256
-    plain: bool = True
+    training: Training = Training(steps=2000, batch_size=32, seeds=(0, 1, 2), optimizer=MUON)
+    windows: Count = 512
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield self.model.causal, "model.causal", "True: the model predicts the next symbol"
@@ -85,11 +86,9 @@ PRESETS = presets(
         "model.mlp_width": 32,
         "training.steps": 4,
         "training.batch_size": 4,
-        "training.microbatches": 1,
         "training.seeds": (0, 1),
         "training.optimizer.warmup_steps": 1,
         "windows": 8,
-        "plain": False,
     },
     paper={
         "source": SourceConfig(vocab=8, context=512, sequences=262_144),
@@ -100,7 +99,7 @@ PRESETS = presets(
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Nats per symbol by position, one row per seed, of the models, the oracle, the counters and the language itself."""
+    """Nats per symbol by position, one row per seed, of the models before and after training, both bounds, and the language itself."""
     training_mesh(config.training, config.model)  # refuses one that does not fit before anything is compiled
     source = dirichlet_source(jax.random.key(config.source.seed), config.source.vocab, config.source.concentration)
     train = windows_of(source, config, "train", config.source.sequences)
@@ -108,17 +107,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         windows_of(source, config, f"held-out-{seed}", config.windows).gather(np.arange(config.windows))
         for seed in config.training.seeds
     ]
-    baselines = workspace.cached("baselines", lambda: measure_baselines(source, train, held_out))
-    arms = {"standard": (STANDARD, config.model), "lexinvariant": (LEXINVARIANT, config.model)}
-    if config.plain:
-        arms["plain"] = (LEXINVARIANT, with_circuit(config.model, "plain"))
+    concentration = config.source.concentration
+    baselines = workspace.cached("baselines", lambda: measure_baselines(source, concentration, held_out))
 
     def measure(name: str) -> dict[str, Any]:
-        lexicon, model = arms[name]
-        params = train_seeds(name, model, lexicon, config.source.vocab, train, config.training, workspace)
-        nats = held_out_nats(make_nll(model, lexicon, config.source.vocab), params, held_out, config.windows)
-        losses = by_tens(training_losses(name, config.training, workspace))
-        return {"nats": by_position(nats), "training_loss": losses}
+        model = config.model, KINDS[name], config.source.vocab
+        nll = make_nll(*model)
+        begun = held_out_nats(nll, untrained_seeds(*model, config.training.seeds), held_out, config.windows)
+        params = train_seeds(name, *model, train, config.training, workspace)
+        return {
+            "untrained": by_position(begun),
+            "nats": by_position(held_out_nats(nll, params, held_out, config.windows)),
+            "training_loss": by_tens(training_losses(name, config.training, workspace)),
+        }
 
     return {
         "corpora": {},
@@ -127,7 +128,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "vocab": config.source.vocab,
         "tokens_per_step": config.training.batch_size * config.source.context,
         "baselines": baselines,
-        "arms": {name: workspace.cached(f"arms/{name}", lambda name=name: measure(name)) for name in arms},
+        "arms": {name: workspace.cached(f"arms/{name}", lambda name=name: measure(name)) for name in KINDS},
     }
 
 
@@ -141,132 +142,113 @@ def windows_of(source: MarkovSource, config: Config, name: str, count: int) -> W
     return array_windows(tokens, length)
 
 
-def measure_baselines(source: MarkovSource, train: Windows, held_out: list[np.ndarray]) -> dict[str, Any]:
-    """The language p, the exact decipherer p', the counters of order 0 and 1, and the entropy of p's single symbols, in nats."""
+def measure_baselines(source: MarkovSource, concentration: float, held_out: list[np.ndarray]) -> dict[str, Any]:
+    """The language p, the exact decipherer p', and Bayes' rule for whoever knows how languages are drawn, but not this one; in nats."""
     vocab = source.log_initial.shape[0]
-    counter = tune_counter(train.gather(np.arange(min(256, len(train)))), vocab, 1)
 
-    @jax.jit
-    def oracle(windows):
-        def row(tokens):
-            log_probs = bayes_decipher(source, tokens).log_probs
-            return -jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
+    def decipherer(tokens):
+        log_probs = bayes_decipher(source, tokens).log_probs
+        return -jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
 
-        return jax.lax.map(row, windows, batch_size=sequences_at_once(vocab))
+    def language(tokens):
+        return -jnp.take_along_axis(predictions(source, tokens), tokens[:, None], axis=1)[:, 0]
 
-    @jax.jit
-    def language(windows):
-        return -jax.vmap(
-            lambda tokens: jnp.take_along_axis(predictions(source, tokens), tokens[:, None], axis=1)[:, 0]
-        )(windows)
+    def language_free(tokens):
+        return language_free_bayes(tokens, vocab, jnp.array([concentration], jnp.float32))
 
-    initial = np.asarray(source.log_initial)
-    counters = [counter_nll(windows, vocab, counter) for windows in held_out]
-    return {
-        "language": by_position([np.asarray(language(jnp.asarray(windows))) for windows in held_out]),
-        "bayes": by_position([np.asarray(oracle(jnp.asarray(windows))) for windows in held_out]),
-        "unigram_counter": by_position([orders[0] for orders in counters]),
-        "bigram_counter": by_position([orders[1] for orders in counters]),
-        "unigram_entropy": float(-np.sum(np.exp(initial) * initial)),
-    }
+    found = {}
+    for name, nats in (("language", language), ("decipherer", decipherer), ("language_free", language_free)):
+        every = jax.jit(lambda windows, nats=nats: jax.lax.map(nats, windows, batch_size=sequences_at_once(vocab)))
+        found[name] = by_position([np.asarray(every(jnp.asarray(windows))) for windows in held_out])
+    return found
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """Whether the trained model leaves the frequencies behind, passes the counter, and how far it stays from the oracle."""
-    arms, baselines = Arms(results), {name: np.array(nats) for name, nats in results["baselines"].items()}
-    model, bayes = late(arms["lexinvariant", "nats"], 0.75), late(baselines["bayes"], 0.75)
-    standard = (arms["standard", "nats"] - baselines["bayes"]).mean(axis=1)
-    judged = [
+    """Where both lexinvariant models stand between the two bounds, over the whole context, and where they started."""
+    arms = Arms(results)
+    bounds = {name: np.mean(nats, axis=1) for name, nats in results["baselines"].items()}
+    mean = {name: arms[name, "nats"].mean(axis=1) for name in arms}
+    lexinvariant = [name for name in arms if name != "standard"]
+    way = bounds["language_free"] - bounds["decipherer"]
+    shares = {name: (bounds["language_free"] - mean[name]) / way for name in lexinvariant}
+    end = late(results["baselines"]["decipherer"], 0.75)
+    return [
         Claim(
-            "leaves_unigram_plateau",
-            "In the last quarter of the context the lexinvariant model is below the entropy of single symbols.",
-            OURS,
-            {"lexinvariant": model - baselines["unigram_entropy"]},
-            below(0),
-            "nats per symbol above the entropy",
-        ),
-        Claim(
-            "below_in_context_counter",
-            "There the lexinvariant model is below the in-context bigram counter: it has the language in its weights and infers the key.",
+            "below_language_free_bayes",
+            "The model with Gaussian vectors is below Bayes' rule without the language: it has the language in its weights and deciphers.",
             "huang2023lexinvariant: abstract",
-            {"lexinvariant": model - late(baselines["bigram_counter"], 0.75)},
+            {"Gaussian": mean["Gaussian"] - bounds["language_free"]},
             below(0),
-            "nats per symbol above the counter",
+            "nats per symbol above language-free Bayes",
             "the model deciphers in context",
         ),
         Claim(
-            "never_below_the_exact_decipherer",
-            "There no lexinvariant model is below the exact Bayesian decipherer p': nothing of the key leaks.",
+            "canonical_most_of_the_way",
+            "With a canonical lexicon, exactly lexinvariant too, the same model is most of the way from language-free Bayes to the exact "
+            "decipherer p'; beside it the one with Gaussian vectors, after as many symbols.",
             OURS,
-            {"lexinvariant": model - bayes},
+            shares,
+            {"canonical": above(0.8)},
+            "share of the way",
+        ),
+        Claim(
+            "trained_above_its_start",
+            "Training has improved every lexinvariant model on its own untrained state, whose circuit was set by hand.",
+            OURS,
+            {name: arms[name, "untrained"].mean(axis=1) - mean[name] for name in lexinvariant},
+            above(0),
+            "nats per symbol of the untrained state above its own",
+        ),
+        Claim(
+            "never_below_the_exact_decipherer",
+            "In the last quarter of the context no lexinvariant model is below the exact decipherer p': nothing of the key leaks.",
+            OURS,
+            {name: late(arms[name, "nats"], 0.75) - end for name in lexinvariant},
             above(-0.01),
             "nats per symbol above p'",
         ),
         Claim(
             "standard_is_below_the_exact_decipherer",
-            "The standard model, which need not infer a key, is below p' over the whole context.",
+            "The standard model, which need not infer a key, is below p'.",
             OURS,
-            {"standard": standard},
+            {"standard": mean["standard"] - bounds["decipherer"]},
             below(0),
             "nats per symbol above p'",
         ),
     ]
-    if "plain" in arms:
-        judged.append(
-            Claim(
-                "suffix_match_beats_plain",
-                "At the same budget the model with the suffix-match circuit is below the plain one in the last quarter.",
-                OURS,
-                {"plain": late(arms["plain", "nats"], 0.75) - model},
-                above(0),
-                "nats per symbol of the plain one minus its own",
-            )
-        )
-    return judged
 
 
-ARMS = {
-    "standard": ("standard", BLUE),
-    "lexinvariant": ("lexinvariant", VERMILION),
-    "plain": ("lexinvariant, plain", ORANGE),
-}
-COUNTED = "in-context bigram counter"
-DECIPHERER = "exact decipherer p'"
+COLORS = {"standard": BLUE, "canonical": GREEN, "Gaussian": VERMILION}
+BOUNDS = {"language_free": ("language-free Bayes", ORANGE), "decipherer": ("exact decipherer p'", BLACK)}
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Loss by position against the oracle and the counters; training loss with the levels that it crosses."""
-    baselines, arms = results["baselines"], results["arms"]
+    """Loss by position before and after training between both bounds; training loss with the bounds that it crosses."""
+    arms, baselines = results["arms"], results["baselines"]
     titles = f"A Markov language of {results['vocab']} symbols", "Training"
     drawn, (position, training) = panels(1, 2, width=5.2, height=4.0, titles=titles)
     x, binned = bins(results["context"], 4)
 
     def crossed(level: float) -> str:
-        step = crossing(np.mean(arms["lexinvariant"]["training_loss"], axis=0).tolist(), level)
-        return "never crossed" if step is None else f"crossed at step {step}"
+        steps = {name: crossing(np.mean(arms[name]["training_loss"], axis=0).tolist(), level) for name in COLORS}
+        return ", ".join(f"{name} {'never' if step is None else step}" for name, step in steps.items())
 
     with styled():
-        for name, (label, color) in ARMS.items():
-            if name in arms:
-                band(position, x, binned(arms[name]["nats"]), label, color)
-                losses = arms[name]["training_loss"]
-                band(training, 10 * (1 + np.arange(len(losses[0]))), losses, label, color)
-        for name, label, color in (
-            ("unigram_counter", "in-context frequencies", GREY),
-            ("bigram_counter", COUNTED, BLACK),
-            ("bayes", DECIPHERER, GREEN),
-        ):
+        for name, color in COLORS.items():
+            band(position, x, binned(arms[name]["nats"]), name, color)
+            losses = arms[name]["training_loss"]
+            band(training, 10 * (1 + np.arange(len(losses[0]))), losses, name, color)
+            if name != "standard":
+                band(position, x, binned(arms[name]["untrained"]), f"{name}, untrained", color, linestyle=":")
+        for name, (label, color) in BOUNDS.items():
             band(position, x, binned(baselines[name]), label, color, linestyle="--", linewidth=1)
-        for label, level, color in (
-            ("entropy of single symbols", baselines["unigram_entropy"], GREY),
-            (COUNTED, float(np.mean(baselines["bigram_counter"])), BLACK),
-            (DECIPHERER, float(np.mean(baselines["bayes"])), GREEN),
-        ):
-            reference(training, level, f"{label}: {crossed(level)} by lexinvariant", color)
+            level = float(np.mean(baselines[name]))
+            reference(training, level, f"{label} (step: {crossed(level)})", color)
+        reference(training, float(np.mean(baselines["language"])), "the language itself", GREY)
         position.set(xlabel="position in the context", ylabel="nats per symbol")
         training.set(xlabel="step", ylabel="nats per symbol")
         for panel in (position, training):
             low, high = panel.get_ylim()
-            panel.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+            panel.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
             panel.legend(loc="upper right", fontsize=7)
     return drawn

@@ -221,7 +221,7 @@ def figure(results: dict[str, Any]) -> Figure:
             label = label if place == 0 else None
             axes[0].hlines(np.mean(values), place - 0.42, place + 0.42, color=color, linestyle=":", label=label)
     axes[0].set_ylim(0, 1.25 * axes[0].get_ylim()[1])  # room for the legend
-    axes[0].legend(*(found[-2:] for found in axes[0].get_legend_handles_labels()), fontsize=7, ncols=2)
+    axes[0].legend(*(found[:2] for found in axes[0].get_legend_handles_labels()), fontsize=7, ncols=2)
     for kind in WIDENED:
         dead = np.stack([arms[f"width-{width}/{kind}", "dead"] for width in widths], axis=1)
         band(axes[4], widths, dead, NAMES[kind], COLORS[kind], marker="o", markersize=3.5)

@@ -263,7 +263,7 @@ def figure(results: dict[str, Any]) -> Figure:
             values = np.array(found["l0_by_loss"])
             ranged(harder, np.arange(1, values.shape[1] + 1), values, COLORS[variant], NAMES[variant])
         harder.set(xlabel="tenth of the loss (10: hardest)", ylabel="active latents (L0)", title="Harder tokens")
-    axes[0].legend(fontsize=6.5, loc="lower left")
+    axes[0].legend(fontsize=6.5, loc=(0.02, 0.45))
     axes[1].legend(fontsize=6.5, loc="lower left")
     return drawn
 
@@ -302,7 +302,9 @@ def draw_output(panel: Axes, model: dict[str, Any]) -> None:
     ablations = {"zero": "zeros", "mean": "the mean"}
     if model["predicts"]:
         shares = {a: [recovered(model, variant, a) for variant in model["variants"]] for a in ablations}
-        by_variant(panel, model, {f"against {ablations[a]}": found for a, found in shares.items() if found[0]})
+        hurt = {f"against {ablations[a]}": found for a, found in shares.items() if found[0]}
+        if hurt:
+            by_variant(panel, model, hurt)
         panel.set(ylabel="cross-entropy recovered", title="The model on reconstructions", ylim=(None, 1.25))
     else:
         by_variant(panel, model, {"reconstructions": [one["output"] for one in model["variants"].values()]})

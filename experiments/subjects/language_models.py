@@ -1,6 +1,6 @@
 """Language models over a lexicon, trained on windows of text: what the experiments on text and on Markov sources share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from experiments.harness.shared_models import SharedModels, shared_models
-from experiments.harness.training import Training, scaled, train
+from experiments.harness.training import Training, initial, scaled, train
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import Windows
 from lexinv.nn.flops import train_flops
@@ -16,6 +16,8 @@ from lexinv.nn.language_model import Params, initialize, make_loss
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.mesh import make_mesh
+from lexinv.training.population import member
+from lexinv.training.state import TrainState
 from lexinv.validation import require
 
 
@@ -44,6 +46,7 @@ def train_seeds(
     source: Windows,
     training: Training,
     workspace: Workspace,
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
 ) -> list[Params]:
     """`train` on the mean loss in nats per token."""
     training_mesh(training, model)
@@ -57,7 +60,14 @@ def train_seeds(
         optimizer=scaled,
         tokens=source.length,
         flops_per_token=train_flops(model, vocab, source.length),
+        evaluate=evaluate,
     )
+
+
+def untrained_seeds(model: TransformerConfig, lexicon: LexiconConfig, vocab: int, seeds: Sequence[int]) -> list[Params]:
+    """What `train_seeds` begins with, for every seed: a circuit that was set by hand is there before any training."""
+    begun = initial(partial(initialize, model, lexicon, vocab), seeds)
+    return [member(begun, index) for index in range(len(seeds))]
 
 
 def shared_seeds(

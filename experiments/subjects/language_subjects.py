@@ -7,7 +7,6 @@ when its activations are exchanged for their reconstructions.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,12 +18,12 @@ from experiments.harness.corpora import note_folded
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import shared_seeds
+from experiments.subjects.pretrained_language_model import open_pretrained
 from lexinv.data.corpora import load_corpus
-from lexinv.data.tokenizers import Tokenizer, digest, load_tokenizer, unicode_text
+from lexinv.data.tokenizers import Tokenizer, load_tokenizer
 from lexinv.data.windows import Windows, array_windows, evaluation_windows, token_stream, window_source
 from lexinv.nn.language_model import Params, make_nll
 from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.pretrained import load_language_model
 from lexinv.nn.sites import Site, make_activations, make_spliced_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.activation_streams import ActivationsFn, ActivationSource, ComputedActivations, model_activations
@@ -58,7 +57,8 @@ class OwnModel(Checked):
 
 @dataclass(frozen=True)
 class SubjectConfig(Checked):
-    """model: `own`, `minilm` (the asset), or the folder of a GPT-2 or GPT-NeoX checkpoint.
+    """model: `own`, `minilm` (the asset), another asset with a language model (`smollm2`), or the
+    folder of a checkpoint or a GGUF file (`lexinv.nn.pretrained`).
 
     tokenizer: of `own`; the others bring theirs. context: tokens of a window. layer: the residual stream after it is read, from 0.
     windows: of the training text, on whose activations autoencoders are trained. keep: they are computed once and held in memory.
@@ -193,9 +193,9 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
         tokenizer = load_tokenizer(config.tokenizer, corpus)
         vocab, params = tokenizer.vocab_size, None
     else:  # a folder that holds no model is refused before a large corpus is fetched
-        found = load_language_model(Path(config.model))
+        world = open_pretrained(config.model, workspace)
+        found, tokenizer = world.model, world.tokenizer
         model, lexicon, vocab, params = found.config, found.lexicon, found.vocab, found.params
-        tokenizer = checkpoint_tokenizer(Path(config.model), found.tokenizer)
         corpus = load_corpus(config.corpus)
     streams = {split: token_stream(corpus, split, tokenizer) for split in ("train", "validation", "test")}
     note_folded(workspace, corpus.name, tokenizer.name, {split: stream.folded for split, stream in streams.items()})
@@ -247,25 +247,3 @@ def read_windows(
 def kept(source: ActivationSource) -> ComputedActivations:
     """The same source, of which every block is computed once and then held in memory."""
     return ComputedActivations(source.width, source.block_rows, cache(source.block))
-
-
-def checkpoint_tokenizer(directory: Path, model: Any) -> Tokenizer:
-    """The tokenizer of a checkpoint as one of ours: no special token is put in, or looked for in the text.
-
-    The separator is the end of text. Raises `InvalidConfig` for a checkpoint without a tokenizer, and for one without such a token.
-    """
-    require(model is not None, "model", str(directory), "a folder that holds tokenizer.json")
-    model.encode_special_tokens = True
-    size, separator = model.get_vocab_size(), model.token_to_id("<|endoftext|>")
-    require(separator is not None, "model", str(directory), "a tokenizer with the token <|endoftext|>")
-    pieces = [model.id_to_token(i) or "" for i in range(size)]
-    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
-
-    def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
-
-    def decode(ids: Sequence[int] | np.ndarray) -> str:
-        return model.decode([int(i) for i in ids])
-
-    fingerprint, counts = digest(model.to_str()), np.array(lengths, np.int32)
-    return Tokenizer(f"checkpoint-{fingerprint}", size, tuple(pieces), separator, counts, encode, decode, fingerprint)

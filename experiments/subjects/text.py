@@ -1,10 +1,11 @@
 """Language models on text, standard and lexinvariant: corpora made ready, held-out windows for every seed, models and their budgets."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,9 +20,10 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import NllFn, evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.state import TrainState
 from lexinv.validation import Checked, Count, Distinct
 
-STANDARD, LEXINVARIANT = LexiconConfig("standard"), LexiconConfig("lexinvariant")
+STANDARD, LEXINVARIANT, CANONICAL = (LexiconConfig(kind) for kind in ("standard", "lexinvariant", "canonical"))
 
 # Wide, since the vectors of two symbols must be told apart: their similarity is noise of size 1 / sqrt(width).
 SUFFIX_MATCH = TransformerConfig(
@@ -130,11 +132,21 @@ def held_out_nats(
     ]
 
 
-def with_circuit(model: TransformerConfig, name: str) -> TransformerConfig:
-    """The same sizes without the suffix match: `plain` with rotary positions, or `smear` with smeared keys and mimetic initialisation."""
-    if name == "plain":
-        return replace(model, positions="rope", mixing="none", initialization="normal")
-    return replace(model, mixing="smear", initialization="mimetic")
+def follower(
+    nll: NllFn, held_out: Sequence[Int[np.ndarray, "windows time"]], count: int
+) -> Callable[[TrainState], dict[str, Float[np.ndarray, " seeds"]]]:
+    """What `train` asks along the way: "nats" per token in the second half of the first `count` held-out windows of each seed."""
+    windows = jnp.asarray(np.stack([each[:count] for each in held_out]), jnp.int32)
+    rows, half = jnp.arange(windows.shape[1]), windows.shape[2] // 2
+
+    @jax.jit
+    def judged(params: Params, windows: jax.Array) -> jax.Array:
+        def one(each: tuple[Params, jax.Array]) -> jax.Array:
+            return nll(each[0], {"tokens": each[1], "row": rows}, jax.random.key(0))[:, half:].mean()
+
+        return jax.lax.map(one, (params, windows))
+
+    return lambda state: {"nats": np.asarray(judged(state.params, windows))}
 
 
 def late(rows: Any, start: float = 0.5) -> Float[np.ndarray, " seeds"]:

@@ -1,8 +1,7 @@
-"""What has to take away all that a lexinvariant model infers: a lexicon that changes in mid-sequence, tokens in random order."""
+"""What has to take away all that a lexinvariant model infers: a lexicon that changes in mid-sequence."""
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from lexinv.nn.language_model import Batch, LanguageModel, Params, shift_right
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, readout, row_keys, token_nll
@@ -27,8 +26,3 @@ def make_redrawn_nll(model: TransformerConfig, vocab: int) -> NllFn:
         return token_nll(jnp.concatenate([first, second], axis=1), tokens)
 
     return nll
-
-
-def shuffled(windows: Int[np.ndarray, "windows time"]) -> Int[np.ndarray, "windows time"]:
-    """Each window's tokens in a random order, always the same: nothing is left to know but their frequencies."""
-    return np.random.default_rng(0).permuted(windows, axis=1)

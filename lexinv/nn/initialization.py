@@ -29,7 +29,8 @@ def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""])
     suffix_match: W_k = W_q with the convolutions of `suffix_taps`, so that a head's score counts the symbols on which two suffixes agree;
         and a rotated copy, W_v = Q, W_o = 2 Q^T R, W_out = R^T with one orthogonal R for all layers: what attention copies arrives in a
         basis of its own, which the readout reads, apart from the current token's own vector. The MLPs write nothing at first and the
-        logits are halved, so that the model starts as an in-context n-gram predictor with back-off.
+        logits are halved at width 128, so that the model starts as an in-context n-gram predictor with back-off. An inner product of
+        equal vectors over sqrt(width) grows as sqrt(width): the logits are multiplied by sqrt(128 / width), whereby all widths start alike.
     """
     if config.initialization == "normal":
         return params
@@ -45,7 +46,8 @@ def apply_scheme(config: TransformerConfig, params: Params, key: Key[Array, ""])
         back, params = 0.5 * back, params | {"readout": jnp.eye(config.width)}
     else:
         rotation = orthogonal(rotation_key, config.width)
-        back, params = 2.0 * back @ rotation, params | {"readout": rotation.T, "logit_scale": jnp.float32(0.5)}
+        back, params = 2.0 * back @ rotation, params | {"readout": rotation.T}
+        params |= {"logit_scale": jnp.float32(0.5 * (128 / config.width) ** 0.5)}
         taps = jnp.stack(suffix_taps(config.convolution_width, config.heads, config.head_dim))[:, None]
         shape = (2, config.depth, *taps.shape[2:])
         noise = 0.02 * config.convolution_width**-0.5 * jax.random.normal(noise_key, shape)
@@ -83,14 +85,15 @@ def suffix_taps(taps: int, heads: int, head_dim: int) -> tuple[Float[Array, "tap
     of (t, j) then sums, over g < G, the similarity of tokens t-g and j-1-g: attention goes to the token j that followed the suffix most
     like the present one. Even heads have G = taps - 1 (4 for the default width), odd heads half as many: back-off. Symbol g counts
     1.5 exp(-0.4 g): the nearer the heavier, as in a counter, whose suffixes may have no holes. Sharpness, decay and the scales of
-    `apply_scheme` were chosen on Python source code at step 0, from a grid of 36, for a head of 64 channels.
+    `apply_scheme` were chosen on Python source code at step 0, from a grid of 36, for a head of 64 channels and a width of 128; as
+    attention divides by sqrt(head_dim) a sum over head_dim channels, queries are multiplied by sqrt(64 / head_dim) for all others.
     """
     query, key = jnp.zeros((taps, heads, head_dim)), jnp.zeros((taps, heads, head_dim))
-    channel = jnp.arange(head_dim)
+    channel, sharpness = jnp.arange(head_dim), 1.5 * (64 / head_dim) ** 0.5
     for head in range(heads):
         groups = max(taps - 1 if head % 2 == 0 else (taps - 1) // 2, 1)
         group = channel * groups // head_dim
-        query = query.at[group, head, channel].set(1.5 * jnp.exp(-0.4 * group.astype(jnp.float32)))
+        query = query.at[group, head, channel].set(sharpness * jnp.exp(-0.4 * group.astype(jnp.float32)))
         key = key.at[group + 1, head, channel].set(1.0)
     return query.reshape(taps, -1), key.reshape(taps, -1)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from lexinv.nn import initialization
+from lexinv.nn.canonical import by_first_occurrence, new_type_nats, of_ranks, spread_over_types
 from lexinv.nn.lexicon import (
     LexiconConfig,
     bank,
@@ -19,6 +20,7 @@ from lexinv.nn.lexicon import (
     lexicon_rows,
     permutation,
     readout,
+    require_frame,
     row_keys,
     token_nll,
 )
@@ -40,8 +42,8 @@ class LanguageModel(nn.Module):
 
     With a = `logit_scale` and the lexicon E, the logits of v after h_t are, by `config.output`,
     matrix: <a LN(h_t) W_out, E[v]> / sqrt(width), so that reading and predicting are told apart by a matrix of no token.
-    tied: <a LN(h_t), E[v]> / sqrt(width), one table for both (Press and Wolf 2017).
-    untied: <a LN(h_t), U[v]> / sqrt(width) with a table U of its own. Both are for a standard lexicon.
+    tied: <a LN(h_t), E[v]> / sqrt(width), one table for both (Press and Wolf 2017; the readout of Huang et al., but for the scale).
+    untied: <a LN(h_t), U[v]> / sqrt(width) with a table U of its own, for lexica that all sequences share.
     """
 
     config: TransformerConfig
@@ -90,11 +92,13 @@ class LanguageModel(nn.Module):
 def initialize(config: TransformerConfig, lexicon: LexiconConfig, vocab: int, key: Key[Array, ""]) -> Params:
     """Parameters: {"model": Flax parameters} and, where the lexicon is learned, {"table": E_0 ~ N(0, I)}.
 
-    An untied output adds {"output_table": U ~ N(0, I)}; `config.initialization` may scale both tables. Raises `InvalidConfig` for a tied
-    or untied output over another lexicon than a standard one.
+    An untied output adds {"output_table": U ~ N(0, I)}; `config.initialization` may scale both tables. Raises `InvalidConfig` for an
+    untied output over lexica that differ by sequence, and for an orthonormal lexicon of more tokens than the width.
     """
-    fits = config.output == "matrix" or lexicon.kind == "standard"
-    require(fits, "model.output", config.output, f"'matrix' for a {lexicon.kind} lexicon")
+    fits = config.output != "untied" or lexicon.kind in ("standard", "canonical")
+    require(fits, "model.output", config.output, f"'matrix' or 'tied' for a {lexicon.kind} lexicon")
+    if lexicon.kind == "orthonormal":
+        require_frame(vocab, config.width)
     model_key, table_key, scheme_key = jax.random.split(key, 3)
     tokens = jnp.zeros((1, 1), jnp.int32)
     model: Params = dict(LanguageModel(config).init(model_key, tokens, jnp.zeros((1, config.width)))["params"])
@@ -126,21 +130,27 @@ def make_nll(
         params: Params, batch: Batch, key: Key[Array, ""], edit: tuple[int, Change] | None = None
     ) -> Float[Array, "batch time"]:
         keys, targets = row_keys(key, batch["row"]), batch["tokens"]
-        table, drawn = params.get("table"), lexicon
+        table, drawn, found = params.get("table"), lexicon, None
         if lexicon.kind == "permuted_bank":
             # E_s = G[pi_s] on x is the fixed table G on pi_s(x): the same numbers without a table for each sequence.
             permuted = jax.vmap(lambda key, row: permutation(key, vocab)[jnp.maximum(row, 0)])(keys, targets)
             targets = jnp.where(targets >= 0, permuted, targets)
             table, drawn = bank(vocab, config.width), replace(lexicon, kind="standard")
+        elif lexicon.kind == "canonical":
+            found = by_first_occurrence(targets, vocab)
+            targets = found.ranks
+        seen = None if found is None else found.seen
         inputs = shift_right(targets)
         if not lexicon.vocab_block:
             drawn_rows = draw_lexicon(drawn, table, keys, vocab, config.width)
             variables = {"params": params["model"]}
             logits: Any = model.apply(variables, inputs, drawn_rows, output_table=params.get("output_table"), edit=edit)
-            return token_nll(logits, targets)
-        embeddings = lexicon_rows(drawn, table, keys, jnp.maximum(inputs, 0), config.width)
-        features, _ = model.apply({"params": params["model"]}, inputs, embeddings, edit=edit, method="features")
-        return blockwise_nll(drawn, params.get("output_table", table), keys, features, targets, vocab)
+            nats = token_nll(logits if seen is None else of_ranks(logits, seen), targets)
+        else:
+            embeddings = lexicon_rows(drawn, table, keys, jnp.maximum(inputs, 0), config.width)
+            features, _ = model.apply({"params": params["model"]}, inputs, embeddings, edit=edit, method="features")
+            nats = blockwise_nll(drawn, params.get("output_table", table), keys, features, targets, vocab, seen)
+        return nats if found is None else nats + new_type_nats(found)
 
     return nll
 
@@ -165,13 +175,25 @@ def make_logits(
     model = LanguageModel(config)
 
     def logits(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "batch time vocab"]:
-        keys = row_keys(key, batch["row"])
-        drawn = draw_lexicon(lexicon, params.get("table"), keys, vocab, config.width)
-        variables, inputs = {"params": params["model"]}, shift_right(batch["tokens"])
-        found: Any = model.apply(variables, inputs, drawn, output_table=params.get("output_table"))
+        inputs, drawn = reading(config, lexicon, vocab, params, batch, key)
+        found: Any = model.apply({"params": params["model"]}, inputs, drawn, output_table=params.get("output_table"))
+        if lexicon.kind == "canonical":
+            return spread_over_types(found, by_first_occurrence(batch["tokens"], vocab))
         return found
 
     return logits
+
+
+def reading(
+    config: TransformerConfig, lexicon: LexiconConfig, vocab: int, params: Params, batch: Batch, key: Key[Array, ""]
+) -> tuple[Int[Array, "batch time"], Float[Array, "batch vocab width"] | Float[Array, "vocab width"]]:
+    """(what the model reads to predict batch {"tokens"[B, T], "row"[B]}, the lexica that give it vectors), as `make_nll` draws them.
+
+    Of a canonical lexicon ranks in place of tokens, with the table of their vectors.
+    """
+    drawn = draw_lexicon(lexicon, params.get("table"), row_keys(key, batch["row"]), vocab, config.width)
+    tokens = batch["tokens"]
+    return shift_right(by_first_occurrence(tokens, vocab).ranks if lexicon.kind == "canonical" else tokens), drawn
 
 
 def make_hidden_states(
@@ -184,8 +206,8 @@ def make_hidden_states(
     model = LanguageModel(config)
 
     def states(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "levels batch time_read width"]:
-        drawn = draw_lexicon(lexicon, params.get("table"), row_keys(key, batch["row"]), vocab, config.width)
-        read: Any = model.apply({"params": params["model"]}, shift_right(batch["tokens"]), drawn, capture=True)
+        inputs, drawn = reading(config, lexicon, vocab, params, batch, key)
+        read: Any = model.apply({"params": params["model"]}, inputs, drawn, capture=True)
         layers = read[1]
         levels = jnp.concatenate([layers["residual_in"][:1], layers["residual_out"]])
         return levels[:, :, 1:].astype(jnp.float32)  # without the one that has read nothing but BOS

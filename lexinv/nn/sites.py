@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lexinv.nn.language_model import Batch, LanguageModel, Params, make_nll, shift_right
-from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, row_keys
+from lexinv.nn.language_model import Batch, LanguageModel, Params, make_nll, reading
+from lexinv.nn.lexicon import LexiconConfig, embed
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import choose, require
 
@@ -44,11 +44,10 @@ def make_activations(
     model = LanguageModel(config)
 
     def activations(params: Params, batch: Batch, key: Key[Array, ""]) -> Float[Array, "batch time_read width"]:
-        drawn = draw_lexicon(lexicon, params.get("table"), row_keys(key, batch["row"]), vocab, config.width)
-        inputs = shift_right(batch["tokens"])
-        reading = (site.layer, lambda name, activations: activations)
+        inputs, drawn = reading(config, lexicon, vocab, params, batch, key)
+        unchanged = (site.layer, lambda name, activations: activations)
         variables = {"params": params["model"]}
-        read: Any = model.apply(variables, inputs, embed(drawn, inputs), True, reading, method="features")
+        read: Any = model.apply(variables, inputs, embed(drawn, inputs), True, unchanged, method="features")
         return read[1][site.name][:, 1:].astype(jnp.float32)
 
     return activations

@@ -1,4 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021) with the heads of DeiT and MAE, its tokens open to reduction from layer to layer."""
+"""The Vision Transformer (Dosovitskiy et al. 2021) with the heads of DeiT and MAE or without, open to reduction from layer to layer."""
 
 import re
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ class VisionConfig:
     """Images [size, size, channels] in patches of `patch` pixels, one token each.
 
     cls: whether a token that is no patch goes before them. pool: what the head reads: "cls", that token normalised (ViT, DeiT); "mean", the
-        mean of the patches by size, then normalised (MAE).
+        mean of the patches by size, then normalised (MAE). classes: 0 for a model without a head. registers: tokens between CLS and the
+        patches that are no patches, without positions (Darcet et al. 2024).
     """
 
     size: int = 32
@@ -49,10 +50,11 @@ class VisionConfig:
     cls: bool = True
     pool: Literal["cls", "mean"] = "cls"
     layers: TransformerConfig = LAYERS
+    registers: int = 0
 
     def __post_init__(self):
-        for field in ("patch", "channels", "classes"):
-            require(getattr(self, field) >= 1, f"model.{field}", getattr(self, field), "at least 1")
+        for field, least in (("patch", 1), ("channels", 1), ("classes", 0), ("registers", 0)):
+            require(getattr(self, field) >= least, f"model.{field}", getattr(self, field), f"at least {least}")
         divides = self.size >= 1 and self.size % self.patch == 0
         require(divides, "model.size", self.size, f"a positive multiple of model.patch = {self.patch}")
         require(self.cls or self.pool == "mean", "model.pool", self.pool, "'mean' without a CLS token")
@@ -75,13 +77,14 @@ class VisionConfig:
     @property
     def protected(self) -> int:
         """Tokens in front of the patches, which no reduction should touch."""
-        return int(self.cls)
+        return self.cls + self.registers
 
 
 def initialize(config: VisionConfig, key: Key[Array, ""]) -> Params:
-    """Parameters {"patches", "patches_bias", "positions", "layers", "norm", "norm_bias", "head", "head_bias"}, and {"cls"} where it is.
+    """Parameters {"patches", "patches_bias", "positions", "layers", "norm", "norm_bias"}, and where they are {"cls"}, {"registers"} and
+    {"head", "head_bias"}.
 
-    Kernels ~ N(0, 1/n), positions and CLS ~ N(0, 0.02^2), head and biases 0.
+    Kernels ~ N(0, 1/n), positions, CLS and registers ~ N(0, 0.02^2), head and biases 0.
     """
     width, pixels = config.layers.width, config.patch**2 * config.channels
     patch_key, layer_key, position_key, cls_key = jax.random.split(key, 4)
@@ -92,13 +95,16 @@ def initialize(config: VisionConfig, key: Key[Array, ""]) -> Params:
     params: Params = {
         "patches": jax.random.normal(patch_key, (pixels, width)) * pixels**-0.5,
         "patches_bias": jnp.zeros(width),
-        "positions": 0.02 * jax.random.normal(position_key, (config.tokens, width)),
+        "positions": 0.02 * jax.random.normal(position_key, (config.patches + config.cls, width)),
         "layers": layers,
         "norm": jnp.ones(width),
         "norm_bias": jnp.zeros(width),
-        "head": jnp.zeros((width, config.classes)),
-        "head_bias": jnp.zeros(config.classes),
     }
+    if config.classes:
+        params |= {"head": jnp.zeros((width, config.classes)), "head_bias": jnp.zeros(config.classes)}
+    if config.registers:
+        key = jax.random.fold_in(cls_key, 1)
+        params["registers"] = 0.02 * jax.random.normal(key, (config.registers, width))
     return params | ({"cls": 0.02 * jax.random.normal(cls_key, (width,))} if config.cls else {})
 
 
@@ -116,12 +122,30 @@ def cut(
 def embed_images(
     config: VisionConfig, params: Params, images: Float[Array, "batch rows columns channels"]
 ) -> Float[Array, "batch tokens width"]:
-    """What the first layer reads: CLS, if there is one, and the patches through one linear layer, and positions."""
+    """What the first layer reads: CLS, if there is one, and the patches through one linear layer, and positions; and the registers."""
     x = cut(config, images) @ params["patches"] + params["patches_bias"][None, None]
     if config.cls:
         cls = jnp.broadcast_to(params["cls"][None, None], (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([cls, x], axis=1)
-    return (x + params["positions"][None]).astype(config.layers.dtype)
+    x = x + params["positions"][None]
+    if config.registers:
+        registers = jnp.broadcast_to(params["registers"][None], (x.shape[0], *params["registers"].shape))
+        x = jnp.concatenate([x[:, : int(config.cls)], registers, x[:, int(config.cls) :]], axis=1)
+    return x.astype(config.layers.dtype)
+
+
+def encode(
+    config: VisionConfig,
+    params: Params,
+    images: Float[Array, "batch rows columns channels"],
+    reductions: Sequence[Reduction | None] = (),
+    proportional: bool = True,
+) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch tokens"], list[Any]]:
+    """(float32 normalised tokens after the last layer, sizes, what the reductions handed on); see `lexinv.nn.reduced.run_layers`."""
+    x = embed_images(config, params, images)
+    x, size, handed_on = run_layers(config.layers, params["layers"], x, None, reductions, proportional)
+    x = layer_norm(x.astype(jnp.float32), params["norm"], params["norm_bias"], config.layers.norm_epsilon)
+    return x, size, handed_on
 
 
 def classify(
@@ -131,7 +155,8 @@ def classify(
     reductions: Sequence[Reduction | None] = (),
     proportional: bool = True,
 ) -> tuple[Float[Array, "batch classes"], list[Any]]:
-    """(float32 logits, what the reductions handed on); see `lexinv.nn.reduced.run_layers`."""
+    """(float32 logits, what the reductions handed on); see `lexinv.nn.reduced.run_layers`. Raises `InvalidConfig` without a head."""
+    require(config.classes > 0, "model.classes", config.classes, "at least 1, to classify")
     x = embed_images(config, params, images)
     x, size, handed_on = run_layers(config.layers, params["layers"], x, None, reductions, proportional)
     if config.pool == "cls":

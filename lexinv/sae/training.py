@@ -109,7 +109,7 @@ def create_autoencoder_state(
     require(sample.shape[1] == config.width, "sample", sample.shape, f"[tokens, {config.width}]")
     if not isinstance(sample, Tracer):
         require(bool(np.isfinite(np.asarray(sample)).all()), "sample", "not finite", "finite activations")
-    params = initialize(config, sample, stream(key, "parameters"))
+    params = initialize(config, jnp.asarray(sample, jnp.float32), stream(key, "parameters"))
     return create_state(params, optimizer, key, start_statistics(config, k, coefficient, budgets))
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.harness.curves import bins, by_position, by_tens, crossing, significant
+from experiments.harness.curves import bins, by_position, by_tens, crossing, reached, significant
 
 
 def test_losses_are_averaged_by_tens_and_crossings_counted_in_steps():
@@ -21,3 +21,9 @@ def test_positions_are_averaged_over_windows_and_bins():
 
 def test_significant_digits_are_kept_whatever_the_size():
     assert significant(np.array([[1.2345678e-9, 123456.0]])) == [[1.2346e-9, 123460.0]]
+
+
+def test_a_level_is_reached_between_two_evaluations_at_once_or_never():
+    courses = np.array([[3.0, 2.0, 1.0], [0.5, 0.4, 0.3], [3.0, 2.9, 2.8]])
+    found = reached([1.25, 1.0, 1.0], np.array([0, 100, 300]), courses)
+    np.testing.assert_allclose(found, [250, 0, np.inf])

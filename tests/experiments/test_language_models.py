@@ -11,7 +11,7 @@ from experiments.harness import shared_models
 from experiments.harness.training import Training
 from experiments.harness.workspace import Workspace
 from experiments.subjects import language_models
-from experiments.subjects.language_models import shared_seeds, training_mesh
+from experiments.subjects.language_models import shared_seeds, train_seeds, training_mesh, untrained_seeds
 from lexinv.data.windows import TokenStream, window_source
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
@@ -40,6 +40,22 @@ def train(tmp_path, source, monkeypatch):
         return shared_seeds(text, model, lexicon, VOCAB, source, configured, workspace)
 
     return shared
+
+
+def test_the_untrained_models_are_those_that_training_begins_with(tmp_path, source):
+    begun = []
+
+    def evaluate(state):
+        begun.append(jax.tree.map(np.array, state.params))
+        return {"first": begun[-1]["table"][:, 0, 0]}
+
+    train_seeds(
+        "models", MODEL, STANDARD, VOCAB, source, TRAINING, Workspace(tmp_path, "hash", progress=False), evaluate
+    )
+    for index, params in enumerate(untrained_seeds(MODEL, STANDARD, VOCAB, TRAINING.seeds)):
+        for wanted, found in zip(jax.tree.leaves(begun[0]), jax.tree.leaves(params), strict=True):
+            np.testing.assert_array_equal(found, wanted[index])
+    assert len(begun) == 1 + TRAINING.steps
 
 
 def test_whatever_decides_the_models_tells_them_apart(train, monkeypatch):

@@ -217,13 +217,16 @@ def test_a_depthwise_causal_convolution_is_its_sum():
 def test_suffix_taps_weigh_the_equal_symbols_of_two_suffixes():
     """With one-hot symbols repeated in every group the score of (t, j) is the agreement of the suffixes ending at t and j-1."""
     symbols, groups = 3, 4
+    sharper = np.sqrt(
+        64 / (symbols * groups)
+    )  # which makes up for attention's 1 / sqrt(channels) of a sum over channels
     query_taps, key_taps = suffix_taps(5, heads=1, head_dim=symbols * groups)
     tokens = np.array([0, 1, 2, 0, 1, 2, 1, 0, 1, 2])
     x = jnp.tile(jax.nn.one_hot(jnp.asarray(tokens), symbols), (1, groups))[None]
     scores = np.asarray(causal_convolution(x, query_taps)[0] @ causal_convolution(x, key_taps)[0].T)
     for t in range(groups, len(tokens)):
         for j in range(groups + 1, t + 1):
-            want = sum(1.5 * np.exp(-0.4 * g) * (tokens[t - g] == tokens[j - 1 - g]) for g in range(groups))
+            want = sum(1.5 * sharper * np.exp(-0.4 * g) * (tokens[t - g] == tokens[j - 1 - g]) for g in range(groups))
             np.testing.assert_allclose(scores[t, j], want, rtol=1e-5)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lexinv.data.markov_first_order import dirichlet_source, sample_tokens
 from lexinv.nn import language_model
 from lexinv.nn.language_model import (
     BOS,
@@ -34,11 +35,12 @@ CONFIGS = {
     "relative": replace(PLAIN, positions="relative"),
     "smear": replace(PLAIN, positions="none", mixing="smear", initialization="mimetic"),
     "suffix_match": replace(PLAIN, positions="none", mixing="convolution", initialization="suffix_match"),
+    "tied": replace(PLAIN, output="tied"),
 }
 LEXINVARIANT, STANDARD = LexiconConfig("lexinvariant"), LexiconConfig("standard")
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, VOCAB)
 PREDICTIONS = [(kind, "matrix") for kind in ("standard", "lexinvariant", "semi", "permuted_bank")]
-PREDICTIONS += [("standard", "tied"), ("standard", "untied")]
+PREDICTIONS += [(kind, "tied") for kind, _ in PREDICTIONS] + [("standard", "untied")]
 
 
 def example(config, kind=LEXINVARIANT, batch=2, time=12):
@@ -136,11 +138,15 @@ def test_hidden_states_are_those_that_the_logits_are_read_from(kind, output):
     np.testing.assert_allclose(readout(features, params.get("output_table", rows)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["lexinvariant", "semi", "permuted_bank"])
-def test_tied_and_untied_outputs_need_a_standard_lexicon(kind):
-    for output in ("tied", "untied"):
-        with pytest.raises(InvalidConfig, match=r"model\.output"):
-            language_model.initialize(replace(PLAIN, output=output), LexiconConfig(kind), VOCAB, KEY)
+@pytest.mark.parametrize("kind", ["lexinvariant", "semi", "permuted_bank", "orthonormal"])
+def test_an_untied_output_needs_a_lexicon_that_all_sequences_share(kind):
+    with pytest.raises(InvalidConfig, match=r"model\.output"):
+        language_model.initialize(replace(PLAIN, output="untied"), LexiconConfig(kind), VOCAB, KEY)
+
+
+def test_an_orthonormal_lexicon_of_more_tokens_than_the_width_is_refused_before_anything_is_drawn():
+    with pytest.raises(InvalidConfig, match=r"model\.width"):
+        language_model.initialize(PLAIN, LexiconConfig("orthonormal"), WIDTH + 1, KEY)
 
 
 def test_the_gpt2_scheme_is_small_and_its_logits_are_plain_inner_products():
@@ -169,6 +175,27 @@ def test_the_suffix_match_starts_below_the_plain_model_on_repeating_text():
         late[name] = float(jnp.mean(nll(params, batch, jax.random.key(2))[:, 24:]))
     assert late["suffix_match"] < 0.5
     assert late["rope"] > np.log(VOCAB) - 0.3
+
+
+def test_the_suffix_match_starts_alike_at_every_width():
+    """On a language whose suffixes are misleading, so that sharper scores or larger logits than at 128 channels are overconfident."""
+    source = dirichlet_source(jax.random.key(3), VOCAB, 0.3)
+    tokens = jax.vmap(lambda key: sample_tokens(key, source, 96))(jax.random.split(KEY, 16))
+    batch = {"tokens": tokens, "row": jnp.arange(16)}
+
+    def start(config, **scales):
+        params = initialize(config, LEXINVARIANT, VOCAB, jax.random.key(0))
+        params["model"] |= {name: scale * params["model"][name] for name, scale in scales.items()}
+        nll = jax.jit(make_nll(config, LEXINVARIANT, VOCAB))
+        return float(jnp.mean(nll(params, batch, jax.random.key(2))[:, 48:]))
+
+    models = {
+        (width, heads): replace(CONFIGS["suffix_match"], width=width, heads=heads, mlp_width=16)
+        for width, heads in ((64, 2), (128, 2), (256, 2), (256, 4), (512, 2))
+    }
+    found = {sizes: start(model) for sizes, model in models.items()}
+    assert max(found.values()) - min(found.values()) < 0.1, found
+    assert start(models[512, 2], logit_scale=2.0) > found[512, 2] + 0.5  # as it was, halved at every width
 
 
 def test_intermediates_are_returned_and_add_up():

@@ -13,7 +13,9 @@ from lexinv.nn.lexicon import (
     blockwise_nll,
     draw_lexicon,
     embed,
+    gaussian_rows,
     lexicon_rows,
+    orthonormal_rows,
     permutation,
     readout,
     row_keys,
@@ -92,6 +94,28 @@ def test_permuted_bank_holds_the_rows_of_one_bank_in_a_fresh_order():
     assert not np.allclose(lexica[0], lexica[1])
 
 
+def test_the_bank_is_a_constant_of_programs():
+    assert "random_bits" in str(jax.make_jaxpr(lambda: gaussian_rows(jax.random.key(0), jnp.arange(VOCAB), DIM))())
+    assert "random_bits" not in str(jax.make_jaxpr(lambda: bank(VOCAB, DIM))())
+
+
+@pytest.mark.parametrize("vocab", [VOCAB, DIM])
+def test_orthonormal_vectors_are_orthogonal_of_length_root_width_and_drawn_anew(vocab):
+    lexica = np.asarray(draw_lexicon(LexiconConfig("orthonormal"), None, row_keys(KEY, jnp.arange(400)), vocab, DIM))
+    grams = lexica @ lexica.swapaxes(1, 2) / DIM
+    np.testing.assert_allclose(grams, np.broadcast_to(np.eye(vocab), grams.shape), atol=2e-6)
+    flat = lexica.reshape(400, -1)
+    assert np.abs(flat.mean(axis=0)).max() < 0.25  # 5 standard errors: no direction is preferred
+    assert np.abs(np.corrcoef(flat[:, :DIM].T) - np.eye(DIM)).max() < 0.25
+    np.testing.assert_allclose(np.mean(flat[:, 0] ** 4), 3 * DIM / (DIM + 2), rtol=0.35)  # of the sphere, not of +-1
+
+
+def test_orthonormal_vectors_stay_orthogonal_where_there_is_no_room_for_more():
+    """A square of Gaussians is badly conditioned: one pass of Gram and Schmidt is wrong by about 1e-4 here."""
+    rows = np.asarray(orthonormal_rows(KEY, 128, 128), np.float64)
+    np.testing.assert_allclose(rows @ rows.T / 128, np.eye(128), atol=2e-6)
+
+
 @pytest.mark.parametrize("block", [1, 4, VOCAB, 16])
 @pytest.mark.parametrize("name", ["standard", "lexinvariant", "semi", "semi_0"])
 def test_blockwise_nll_and_its_gradients_equal_the_dense_ones(name, block):
@@ -113,6 +137,19 @@ def test_blockwise_nll_and_its_gradients_equal_the_dense_ones(name, block):
         np.testing.assert_allclose(computed, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["standard", "lexinvariant"])
+def test_blockwise_nll_rounds_the_target_as_its_rivals_in_bfloat16(name):
+    """To float32's rounding, where bfloat16's is a thousand times larger; a vocabulary of one symbol costs nothing."""
+    config = replace(CONFIGS[name], vocab_block=4)
+    features = (4 * jax.random.normal(jax.random.key(3), (BATCH, TIME, DIM))).astype(jnp.bfloat16)
+    targets = jax.random.randint(jax.random.key(4), (BATCH, TIME), 0, VOCAB)
+    table = TABLE if config.learned else None
+    dense = token_nll(readout(features, draw_lexicon(config, table, KEYS, VOCAB, DIM)), targets)
+    np.testing.assert_allclose(blockwise_nll(config, table, KEYS, features, targets, VOCAB), dense, atol=2e-5)
+    only = table if table is None else table[:1]
+    np.testing.assert_allclose(blockwise_nll(config, only, KEYS, features, 0 * targets, 1), 0.0, atol=2e-5)
+
+
 def test_padding_costs_nothing():
     logits = jax.random.normal(KEY, (1, 2, VOCAB))
     nats = token_nll(logits, jnp.array([[3, -1]]))
@@ -120,7 +157,19 @@ def test_padding_costs_nothing():
     assert nats[0, 1] == 0
 
 
-@pytest.mark.parametrize("field, value", [("p_random", 1.5), ("vocab_block", -1)])
-def test_impossible_lexica_are_refused_by_name(field, value):
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("p_random", {"p_random": 1.5}),
+        ("vocab_block", {"vocab_block": -1}),
+        ("vocab_block", {"kind": "orthonormal", "vocab_block": 4}),
+    ],
+)
+def test_impossible_lexica_are_refused_by_name(field, arguments):
     with pytest.raises(InvalidConfig, match=rf"lexicon\.{field}"):
-        LexiconConfig(**{field: value})
+        LexiconConfig(**arguments)
+
+
+def test_more_orthogonal_vectors_than_the_width_are_refused():
+    with pytest.raises(InvalidConfig, match=r"model\.width.*at least the 17"):
+        draw_lexicon(LexiconConfig("orthonormal"), None, KEYS, DIM + 1, DIM)

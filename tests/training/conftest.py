@@ -13,11 +13,3 @@ def train_step():
     import tiny_run
 
     return tiny_run.make_train_step(tiny_run.loss_fn, tiny_run.OPTIMIZER)
-
-
-@pytest.fixture(scope="session")
-def mapped_step():
-    """For a population."""
-    import tiny_run
-
-    return tiny_run.make_train_step(tiny_run.loss_fn, tiny_run.OPTIMIZER, population="map")

@@ -28,14 +28,11 @@ def loss_fn(params, batch, key):
     return -jnp.mean(chosen), {"accuracy": jnp.mean(log_probs.argmax(-1) == targets)}
 
 
-def windows() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, VOCAB, (40, TIME), dtype=np.int32)
-
-
 def dataset() -> grain.MapDataset:
     """Element i: {"tokens": int32[K, B, T], "row": int32[K, B]}, shuffled anew in every epoch."""
     row = np.tile(np.arange(BATCH, dtype=np.int32), (PER_DISPATCH, 1))
-    batches = grain.MapDataset.source(windows()).seed(7).shuffle().repeat().batch(BATCH).batch(PER_DISPATCH)
+    windows = np.random.default_rng(0).integers(0, VOCAB, (40, TIME), dtype=np.int32)
+    batches = grain.MapDataset.source(windows).seed(7).shuffle().repeat().batch(BATCH).batch(PER_DISPATCH)
     return batches.map(lambda tokens: {"tokens": tokens, "row": row})
 
 
@@ -44,11 +41,10 @@ def initial_state(seed: int = 0) -> TrainState:
     return create_state({"table": 0.1 * jax.random.normal(key, (VOCAB, VOCAB))}, OPTIMIZER, key)
 
 
-def run(directory: Path | None, steps: int, train_step=None, data=None, **options) -> TrainState:
+def run(directory: Path | None, steps: int, train_step=None, **options) -> TrainState:
     options = {"metadata": METADATA, "tokens_per_step": BATCH * TIME, "progress": False, **options}
     train_step = make_train_step(loss_fn, OPTIMIZER) if train_step is None else train_step
-    data = dataset() if data is None else data
-    return fit(initial_state(), train_step, data, steps=steps, directory=directory, **options)
+    return fit(initial_state(), train_step, dataset(), steps=steps, directory=directory, **options)
 
 
 def assert_equal(a, b) -> None:

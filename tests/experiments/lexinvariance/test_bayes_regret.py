@@ -1,11 +1,13 @@
 """What is measured on a text, and how it is compared with its bound."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.lexinvariance.bayes_regret import measure, share_of_bound, slope
+from experiments.lexinvariance.bayes_regret import PRESETS, decipher, measure, share_of_bound, slope
 from lexinv.lexinvariance.bayes import regret_bound
 from lexinv.precision import double_precision
 
@@ -47,3 +49,10 @@ def test_measurements_of_drawn_and_adversarial_texts(measured):
     assert 0.2 < measured.accuracy[:, :30, 0].mean() < 0.75
     assert measured.accuracy[:, :30, -1].mean() > 0.9
     assert measured.l1[:, :30, -8:].mean() < 0.1 * measured.l1[:, :30, :8].mean()
+
+
+def test_texts_are_the_same_under_another_implementation_of_keys():
+    config = replace(PRESETS["smoke"], length=16, sequences=2, adversarial=1)
+    wanted = decipher(config, 3, 1.0, TIMES[:16])
+    with jax.default_prng_impl("rbg"):
+        assert decipher(config, 3, 1.0, TIMES[:16]) == wanted

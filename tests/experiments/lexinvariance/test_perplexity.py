@@ -1,4 +1,4 @@
-"""The gap that remains is a ratio of relative gaps; a mesh that is not there is refused first."""
+"""The gap that remains, and a claim that holds of no untrained model."""
 
 from dataclasses import replace
 
@@ -6,19 +6,40 @@ import numpy as np
 import pytest
 
 from experiments.harness.workspace import Workspace
-from experiments.lexinvariance.perplexity import PRESETS, remaining_gap, run
+from experiments.lexinvariance.perplexity import KINDS, PRESETS, claims, remaining_gap, run
 from lexinv.validation import InvalidConfig
 
 
 def test_remaining_gap_is_a_ratio_of_relative_gaps():
     behind = np.zeros((1, 32))
     behind[:, 8:16], behind[:, 16:] = np.log(9.0), np.log(3.0)  # 8 and 2 times the standard perplexity
-    assert remaining_gap({"standard": {"nats": 0 * behind}, "lexinvariant": {"nats": behind}}) == pytest.approx([0.25])
+    assert remaining_gap(behind, 0 * behind) == pytest.approx([0.25])
+
+
+def test_an_untrained_model_is_not_above_its_start():
+    """Its losses differ from those of its start only by what one window differs from another."""
+    start, again = 2.0 + 0.01 * np.random.default_rng(0).standard_normal((2, 3, 64))
+    arm = {"untrained": start, "bits_per_byte": np.full(3, 2.9), "averaged": again}
+
+    def verdict(nats):
+        arms = dict.fromkeys(KINDS, arm | {"nats": nats}) | {"standard": arm | {"nats": again - 1}}
+        counter = {"order": 4, "nats": start + 0.5}
+        found = claims({"context": 64, "vocab": 7, "counter": counter, "arms": arms})
+        return {claim.name: claim.verdict for claim in found}["trained_above_its_start"]
+
+    assert verdict(again) != "holds"
+    assert verdict(again - 0.1) == "holds"
 
 
 def test_a_mesh_without_devices_is_refused_before_anything_else(tmp_path):
-    config = PRESETS["smoke"]
+    config = replace(PRESETS["smoke"], followed=0)
     mesh = replace(config.training.mesh, data=4)
     with pytest.raises(InvalidConfig, match="devices there are"):
         run(replace(config, training=replace(config.training, mesh=mesh)), Workspace(tmp_path, "hash"))
     assert not list(tmp_path.iterdir())
+
+
+def test_models_are_not_followed_on_a_mesh():
+    config = PRESETS["smoke"]
+    with pytest.raises(InvalidConfig, match="followed"):
+        replace(config, training=replace(config.training, mesh=replace(config.training.mesh, data=2)))

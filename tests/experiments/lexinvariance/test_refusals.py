@@ -10,8 +10,9 @@ from lexinv.validation import InvalidConfig
 CASES = [
     ("perplexity", {"data.context": 16}, "context"),
     ("perplexity", {"data.context": 1024}, "data.context"),
-    ("perplexity", {"data.packing": "documents"}, "training.microbatches"),
+    ("perplexity", {"data.packing": "documents", "training.microbatches": 2}, "training.microbatches"),
     ("perplexity", {"model.causal": False}, "model.causal"),
+    ("perplexity", {"followed": 1000}, "followed"),
     ("bayes_decipherer", {"model.causal": False}, "model.causal"),
     ("bayes_decipherer", {"source.context": 1024}, "source.context"),
     ("bayes_decipherer", {"source.context": 3}, "context"),

@@ -1,0 +1,100 @@
+"""A published language model as a world: its tokenizer, its predictions, and the bits that a byte of text costs it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from experiments.harness.assets import asset
+from experiments.harness.workspace import Workspace
+from lexinv.data.assets import ASSETS
+from lexinv.data.tokenizers import Tokenizer, bits_per_byte, digest, unicode_text
+from lexinv.nn.language_model import make_logits, make_nll
+from lexinv.nn.pretrained import Pretrained, load_language_model
+from lexinv.training.evaluation import NllFn, evaluate_by_position
+from lexinv.validation import Count, require
+
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedWorld:
+    """The model's sequences begin where its texts do: after the separator, the vector of which is that of BOS."""
+
+    model: Pretrained
+    tokenizer: Tokenizer
+
+    @cached_property
+    def nll(self) -> NllFn:
+        """`nll(params, batch, key)` of `model.params`, as `lexinv.nn.language_model.make_nll`."""
+        return make_nll(self.model.config, self.model.lexicon, self.model.vocab)
+
+    @cached_property
+    def logits(self) -> Callable[[Int[Array, "batch time"]], Float[Array, "batch time vocab"]]:
+        """Compiled: of each of the tokens given those before it, the first given the separator alone."""
+        read = jax.jit(make_logits(self.model.config, self.model.lexicon, self.model.vocab))
+        key = jax.random.key(0)
+        return lambda tokens: read(
+            self.model.params, {"tokens": tokens, "row": np.arange(len(tokens), dtype=np.int32)}, key
+        )
+
+    def windows(self, texts: Sequence[str], length: int) -> Int[np.ndarray, "texts time"]:
+        """The first `length` tokens of each text, then -1, which is padding."""
+        most = self.model.config.max_length
+        require(1 <= length <= most, "length", length, f"1 to {most}, which the model reads at most")
+        found = np.full((len(texts), length), -1, np.int32)
+        for row, text in zip(found, texts, strict=True):
+            tokens = self.tokenizer.encode(text)[:length]
+            row[: len(tokens)] = tokens
+        return found
+
+    def bits_per_byte(self, texts: Sequence[str], length: int, batch_size: Count = 2) -> float:
+        """Of the first `length` tokens of all texts together. A batch holds float32 logits of batch, length and vocabulary."""
+        windows = self.windows(texts, length)
+        nats = evaluate_by_position(self.nll, self.model.params, windows, jax.random.key(0), batch_size)
+        return bits_per_byte(nats, windows, self.tokenizer)
+
+
+def open_pretrained(name: str, workspace: Workspace) -> PretrainedWorld:
+    """The model of an asset, such as `smollm2`, noted in the run; or that of a folder or GGUF file, see `load_language_model`.
+
+    Raises `InvalidConfig` for a model that is not there or cannot be read, and for one without a byte-level tokenizer.
+    """
+    path = asset(name, workspace) if name in ASSETS else Path(name).expanduser()
+    require(
+        path.exists(), "model", name, f"a folder, a GGUF file, or an asset with a language model: {', '.join(ASSETS)}"
+    )
+    model = load_language_model(path)
+    tokenizer = checkpoint_tokenizer(path, model.tokenizer)
+    beginning = model.params["model"] | {"bos": model.params["table"][tokenizer.separator]}
+    return PretrainedWorld(replace(model, params=model.params | {"model": beginning}), tokenizer)
+
+
+def checkpoint_tokenizer(path: Path, model: Any) -> Tokenizer:
+    """The tokenizer of a checkpoint as one of ours: no special token is put in, or looked for in the text.
+
+    The separator is the end of text. Raises `InvalidConfig` for a checkpoint without a tokenizer, and for one without such a token.
+    """
+    require(
+        model is not None, "model", str(path), "a folder that holds tokenizer.json, or a GGUF file with a tokenizer"
+    )
+    model.encode_special_tokens = True
+    size, separators = model.get_vocab_size(), [model.token_to_id(name) for name in END_OF_TEXT]
+    separator = next((found for found in separators if found is not None), None)
+    require(separator is not None, "model", str(path), f"a tokenizer with the token {' or '.join(END_OF_TEXT)}")
+    pieces = [model.id_to_token(i) or "" for i in range(size)]
+    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
+
+    def encode(text: str) -> np.ndarray:
+        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
+
+    def decode(ids: Sequence[int] | np.ndarray) -> str:
+        return model.decode([int(i) for i in ids])
+
+    fingerprint, counts = digest(model.to_str()), np.array(lengths, np.int32)
+    return Tokenizer(f"checkpoint-{fingerprint}", size, tuple(pieces), separator, counts, encode, decode, fingerprint)

