@@ -55,7 +55,7 @@ class Config(Checked):
     data: DataConfig = DataConfig(("python-stdlib", "python-docs", "kjv"))
     language: LanguageConfig = LanguageConfig()
     filter: FilterConfig = FilterConfig()
-    windows: Count = 22
+    windows: Count = 14
     counter_order: CountOrZero = 4
     counter_windows: Count = 128
     seeds: Seeds = (0, 1, 2)
