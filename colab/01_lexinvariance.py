@@ -11,8 +11,9 @@
 # %% [markdown]
 # # Without token identities: lexinvariant language models
 #
-# Huang et al. (2023), arXiv 2305.16349: a language model that sees every text as if in a cipher of its own, drawn anew for each sequence,
-# and deciphers it while reading.
+# Huang et al. (2023), arXiv 2305.16349: a language model that sees every text as if in a cipher of its own, drawn anew for each sequence.
+# What it can know of a token is what the text has shown. The model that is constructed from a language deciphers the text while reading;
+# a model that is trained has to learn that, and one that was trained for minutes has only learned to count.
 
 # %%
 # lexinv comes from a checkout that is here: cloned, unpacked after an upload, or on a mounted Drive. Otherwise write the address of its git
@@ -88,8 +89,11 @@ print("\n".join(found.claims))
 found.figure
 
 # %% [markdown]
-# The trained models are `lexinvariance/perplexity` (an hour on two CPU cores, minutes on a TPU; `quick` takes 15 minutes):
+# The same construction on real text, with an n-gram model as the language and a particle filter over keys, is
+# `lexinvariance/construction` (a quarter of an hour on two CPU cores); trained models, each beside its untrained state and a counter, are
+# `lexinvariance/perplexity` (`quick` takes minutes):
 #
+#     reproduce("lexinvariance/construction", "cpu")
 #     reproduce("lexinvariance/perplexity", "quick")
 
 # %% [markdown]
