@@ -90,6 +90,7 @@ PRESETS = presets(
         "training.optimizer.warmup_steps": 1,
         "windows": 8,
     },
+    quick={"training.seeds": (0,)},
     paper={
         "source": SourceConfig(vocab=8, context=512, sequences=262_144),
         "model": replace(PUBLISHED_MODEL, remat=False),

@@ -75,6 +75,7 @@ PRESETS = presets(
         "counter_windows": 16,
         "seeds": (0, 1),
     },
+    quick={"windows": 6, "seeds": (0,)},
     paper={
         "data": DataConfig(("tfds:wiki40b/en",), "char", context=512),
         "language": LanguageConfig(order=5, least=8),

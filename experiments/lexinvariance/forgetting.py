@@ -74,6 +74,7 @@ PRESETS = presets(
         "evaluate_every": 20,
         "sequences": 50,
     },
+    quick={"seeds": (0,)},
     paper={
         "task": PosTask(vocab=10_000, holdout=1000, alpha=1.5, bins=10),
         "model.depth": 6,
