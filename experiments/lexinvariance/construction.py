@@ -226,13 +226,16 @@ def figure(results: dict[str, Any]) -> Figure:
             bits = arms[arm, "bits_per_byte"].mean(axis=0)
             label = f"{name}: {bits[1]:.2f} bits per byte, the language {bits[0]:.2f}"
             band(above_language, x, np.expm1(binned(arms[arm, "constructed"]) - language), label, color)
-            counter = np.expm1(binned(arms[arm, "counter"]) - language)
-            band(above_language, x, counter, "", color, linestyle=":", linewidth=1)
+            counter = np.expm1(binned(arms[arm, "counter"]) - language).mean(axis=0)
+            above_language.plot(x, counter, color=color, linestyle=":", linewidth=1)
             band(regret, times, arms[arm, "regret"], name, color)
             regret.plot(times, arms[arm, "bound"].mean(axis=0), color=color, linestyle="--", linewidth=1)
             band(read, times, arms[arm, "read"], name, color)
-        above_language.set(yscale="log", ylabel="relative gap; dotted: in-context counter")
-        above_language.set_ylim(top=20 * above_language.get_ylim()[1])  # room for the legend
+        above_language.set_yscale("symlog", linthresh=0.1)  # a filter may predict better than an imperfect language
+        above_language.set(
+            ylabel="relative gap; dotted: in-context counter", ylim=(-0.1, 300)
+        )  # with room for the legend
+        reference(above_language, 0.1, "a tenth", GREY)
         regret.set(ylabel=r"nats; dashed: $\ln(d!/(d-m)!)$", ylim=(0, None))
         reference(read, 0.9, "nine tenths", GREY)
         read.set(ylabel="share of the symbols so far", ylim=(0, 1.03))
