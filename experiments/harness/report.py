@@ -213,6 +213,8 @@ def facts(item: Record) -> str:
         text += f", {used} of the devices' peak." if used else "."
     if "recorded_as" in environment:
         text += f" Recorded as {environment['recorded_as']}, which has been split since."
+    if "since" in environment:
+        text += f" Since then: {environment['since']}."
     return text + (" The preset has changed since." if changed(item) else "")
 
 
