@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from lexinv.data.symbols import require_symbols
 from lexinv.validation import require
@@ -45,7 +45,7 @@ class KGram:
         return [len(grams) for grams in self.grams]
 
 
-def fit_kgram(text: Int[np.ndarray, " characters"], order: int, symbols: int) -> KGram:
+def fit_kgram(text: Integer[np.ndarray, " characters"], order: int, symbols: int) -> KGram:
     """Count the grams of every order from 0 to `order` in `text`, whose symbols are 0 to `symbols` - 1. Memory: a few int64 per character.
 
     Raises `InvalidConfig` where S^(order + 1) grams cannot be numbered in 63 bits, naming the highest order that can, and for an
@@ -68,7 +68,7 @@ def fit_kgram(text: Int[np.ndarray, " characters"], order: int, symbols: int) ->
 
 
 def probabilities(
-    model: KGram, text: Int[np.ndarray, " characters"], strengths: Sequence[float]
+    model: KGram, text: Integer[np.ndarray, " characters"], strengths: Sequence[float]
 ) -> Float[np.ndarray, "orders characters"]:
     """p_k(x_i | the k symbols before it) of every symbol of `text`, for the orders k = 0 to `model.order`.
 
@@ -86,14 +86,14 @@ def probabilities(
 
 
 def cross_entropies(
-    model: KGram, text: Int[np.ndarray, " characters"], strengths: Sequence[float]
+    model: KGram, text: Integer[np.ndarray, " characters"], strengths: Sequence[float]
 ) -> Float[np.ndarray, " orders"]:
     """Nats per character of `text` for the orders 0 to `model.order`; see `probabilities`."""
     return -np.log(probabilities(model, text, strengths)).mean(axis=1)
 
 
 def tune_strengths(
-    model: KGram, held_out: Int[np.ndarray, " characters"], grid: Sequence[float] = STRENGTHS
+    model: KGram, held_out: Integer[np.ndarray, " characters"], grid: Sequence[float] = STRENGTHS
 ) -> tuple[float, ...]:
     """alpha_0, ..., alpha_k: for one order after the other the member of `grid` with the lowest cross-entropy of `held_out`.
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib.util import find_spec
 
 import jax
 import pytest
@@ -44,7 +45,10 @@ def smoke(tmp_path, monkeypatch, user_environment, as_users_run, main_in_process
             pytest.skip(err)
         assert code == 0, err
         assert "smoke is done" in out
-        assert json.loads((tmp_path / "run/claims.json").read_text())
+        claims = json.loads((tmp_path / "run/claims.json").read_text())
+        assert claims or (
+            name.startswith("benchmarks/") and find_spec("torch") is None
+        )  # ratios to a peer that is not there
         assert (tmp_path / "run/figure.png").stat().st_size > 1000
         return spent, spent - sum(compiling)
 
