@@ -177,6 +177,7 @@ def test_the_suffix_match_starts_below_the_plain_model_on_repeating_text():
     assert late["rope"] > np.log(VOCAB) - 0.3
 
 
+@pytest.mark.long
 def test_the_suffix_match_starts_alike_at_every_width():
     """On a language whose suffixes are misleading, so that sharper scores or larger logits than at 128 channels are overconfident."""
     source = dirichlet_source(jax.random.key(3), VOCAB, 0.3)
