@@ -16,7 +16,7 @@ from lexinv.lexinvariance.forgetting import Forgetting
 from lexinv.lexinvariance.haystack_scores import effective_length
 from lexinv.lexinvariance.haystack_solvers import hop_error, middle_blind, window_limited
 from lexinv.lexinvariance.in_context import Separators, lookup_items, permutation_items
-from lexinv.lexinvariance.invariance import Moments, invariant_subset, sufficient_environments
+from lexinv.lexinvariance.invariance import Moments, finite_class_violation, invariant_subset
 from lexinv.lexinvariance.part_of_speech import PosTask, slots
 from lexinv.lexinvariance.probes import ProbeConfig
 from lexinv.lexinvariance.structural_equations import check_sites, make_sem, random_sem
@@ -63,8 +63,9 @@ REFUSED = [
     ("demonstrations", lambda count: PERMUTED(length=3, demonstrations=count), 0),
     ("length, demonstrations", lambda count: PERMUTED(length=count, demonstrations=count), 5),
     ("covariates", lambda moments: invariant_subset(moments, 1e-8), WIDE),
-    ("tau", lambda tau: sufficient_environments(10.0, tau, 0.05), 1.0),
-    ("delta", lambda delta: sufficient_environments(10.0, 0.5, delta), 0.0),
+    ("delta", lambda delta: finite_class_violation(4, 10, delta), 0.0),
+    ("predictors", lambda predictors: finite_class_violation(predictors, 10, 0.05), 0),
+    ("environments", lambda environments: finite_class_violation(4, environments, 0.05), 0),
     ("forgetting.period", lambda period: Forgetting(period), -1),
     ("forgetting.until", lambda until: Forgetting(until=until), -1),
     ("forgetting.p_random", lambda p: Forgetting(p_random=p), 1.5),
