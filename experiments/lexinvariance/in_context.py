@@ -208,7 +208,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         more(
             "lexinvariant_learns_more_recall",
             "lexinvariant",
-            "From a random start the lexinvariant model learns from text to answer more of the tasks of recall, LookUp among them, than the "
+            "From a random start the lexinvariant model learns from text to answer more tasks of recall, LookUp among them, than the "
             "standard model. Permutation and the other rules, which models of this size do not solve, are beside it and take no part.",
             "huang2023lexinvariant: abstract",
         ),

@@ -51,7 +51,7 @@ CASES = [
     ("threads", {"tokenizers.characters": 79}, "characters"),
     ("threads", {"tokenizers.tokenizers": (("byte", "kjv"),)}, "tokenizers"),
     ("vocabulary", {"prose": "python-stdlib"}, "prose"),
-    ("vocabulary", {"tokenizers": ("letters",)}, "tokenizers"),
+    ("vocabulary", {"tokenizers": ("byte",)}, "tokenizers"),
     ("vocabulary", {"context": 8}, "context"),
 ]
 
