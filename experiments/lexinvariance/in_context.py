@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.figures import bars
 from experiments.harness.intervals import interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, ORANGE, VERMILION, panels, styled
@@ -171,9 +171,9 @@ def measure(
         by_task = {s: {task: [seed[s][task] for seed in scores] for task in scores[0][s]} for s in SCORINGS}
         return {"bits_per_byte": bits, **by_task}
 
-    begun = state(untrained_seeds(arm.model, arm.lexicon, text.vocab, arm.training.seeds))
-    trained = train_seeds(name, arm.model, arm.lexicon, text.vocab, text.train, arm.training, workspace)
-    return {"untrained": begun, "trained": state(trained)}
+    how = arm.model, arm.lexicon, text.vocab
+    trained = train_seeds(name, *how, text.train, arm.training, workspace)
+    return {"untrained": state(untrained_seeds(*how, arm.training.seeds)), "trained": state(trained)}
 
 
 def accuracy(
@@ -190,15 +190,15 @@ def learned(results: dict[str, Any], arm: str, tasks: Sequence[str]) -> np.ndarr
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """The paper's orderings from a random start, what they cost, and what becomes of a circuit that was set by hand."""
-    recall, rules = results["tasks"]["recall"], results["tasks"]["rules"]
+    recall, rules = results["tasks"].values()
     groups = {"LookUp": ["lookup"], "all recall": recall, "Permutation": ["permutation"], "all rules": rules}
 
-    def gained(arm: str, over: str) -> dict[str, np.ndarray]:
-        return {label: learned(results, arm, tasks) - learned(results, over, tasks) for label, tasks in groups.items()}
-
     def more(name: str, arm: str, statement: str, source: str, published: str | None = None) -> Claim:
-        difference = "difference of what training adds to the accuracy"
-        return Claim(name, statement, source, gained(arm, "standard"), {"all recall": above(0)}, difference, published)
+        gained = {
+            label: learned(results, arm, tasks) - learned(results, "standard", tasks) for label, tasks in groups.items()
+        }
+        unit = "difference of what training adds to the accuracy"
+        return Claim(name, statement, source, gained, {"all recall": above(0)}, unit, published)
 
     def bits(arm: str) -> np.ndarray:
         return np.array(results["arms"][arm]["trained"]["bits_per_byte"])
@@ -277,9 +277,9 @@ COLORS = {"standard": BLUE, "semi": ORANGE, "lexinvariant": VERMILION, "canonica
 
 def figure(results: dict[str, Any]) -> Figure:
     """Every task from a random start; recall before and after training from both starts, with what was learned of text."""
-    groups, arms = results["tasks"], list(results["arms"])[::-1]
+    groups, arms = results["tasks"], results["arms"]
     names = [*groups["recall"], *groups["rules"]][::-1]
-    titles = ("Exact answers, from a random start", "Recall before (hollow) and after training")
+    titles = ("Exact answers, from a random start", "Recall before and after training")
     drawn, (tasks, states) = panels(1, 2, width=5.2, height=4.8, titles=titles)
     with styled():
         for row, name in enumerate(names):
@@ -287,29 +287,21 @@ def figure(results: dict[str, Any]) -> Figure:
             label = None if row else "guessing a symbol of the prompt"
             tasks.plot([level] * 2, [row - 0.4, row + 0.4], color=GREY, label=label)
         for place, (kind, color) in enumerate(COLORS.items()):
-            for row, name in enumerate(names):
-                values = results["arms"][kind]["trained"]["whole"][name]
-                spread(tasks, values, row + 0.2 * (1.5 - place), color, label=None if row else kind)
+            found = [interval(arms[kind]["trained"]["whole"][name]) for name in names]
+            means, errors = zip(*((f.mean, f.mean - (f.mean if f.low is None else f.low)) for f in found), strict=True)
+            rows = np.arange(len(names)) + 0.2 * (1.5 - place)
+            tasks.errorbar(means, rows, xerr=errors, fmt="o", markersize=3.5, linewidth=1, color=color, label=kind)
         tasks.axhline(len(groups["rules"]) - 0.5, color=GREY, linewidth=0.8)
         tasks.set(xlabel="accuracy (recall above the line, rules below)", xlim=(-0.03, 1.03))
         tasks.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         tasks.legend(loc="lower right", fontsize=7)
-        for row, arm in enumerate(arms):
-            color = COLORS[arm.removeprefix(HANDED)]
-            before, after = (
-                accuracy(results, arm, groups["recall"], state=state) for state in ("untrained", "trained")
-            )
-            spread(states, before, row + 0.12, color, markerfacecolor="white")
-            spread(states, after, row - 0.12, color)
-            bits = np.mean(results["arms"][arm]["trained"]["bits_per_byte"])
-            states.annotate(f"text: {bits:.2f} bits per byte", (0.02, row + 0.25), color=GREY, fontsize=7)
-        states.set(xlabel="mean accuracy at recall", xlim=(-0.03, 1.03), ylim=(-0.5, len(arms) - 0.4))
-        states.set_yticks(range(len(arms)), [arm.replace("-", "\n") for arm in arms])
+        bits = [np.mean(arm["trained"]["bits_per_byte"]) for arm in arms.values()]
+        labels = ["\n".join([*arm.split("-"), f"{level:.2f}"]) for arm, level in zip(arms, bits, strict=True)]
+        within = {
+            state: (state, np.transpose([accuracy(results, arm, groups["recall"], state=state) for arm in arms]))
+            for state in ("untrained", "trained")
+        }
+        bars(states, labels, within)
+        states.set(xlabel="bits per byte of text, trained", ylabel="mean accuracy at recall", ylim=(0, 1.15))
+        states.legend(loc="upper left", ncols=2)
     return drawn
-
-
-def spread(axes: Axes, values: Any, row: float, color: str, **marker: Any) -> None:
-    """The mean over seeds with its 95 % interval, along x."""
-    found = interval(values)
-    error = 0.0 if found.low is None else found.mean - found.low
-    axes.errorbar(found.mean, row, xerr=error, fmt="o", markersize=4, linewidth=1, color=color, **marker)
