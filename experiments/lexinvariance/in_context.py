@@ -2,9 +2,10 @@
 
 Huang et al. 2023 (arXiv 2305.16349), in-context reasoning and semi-lexinvariant regularisation; method card lexinvariant-lm, experiments
 E and F. LookUp, Permutation and other symbol tasks in place of the paper's subset of BIG-bench, without any training on them. Four models,
-all else equal, from a random start: standard, semi-lexinvariant (embedding dropout), lexinvariant (Gaussian vectors), canonical (relabelled
-by first occurrence). All are judged less their own untrained state. The control: models that begin with a suffix match set by hand, which
-recalls before any training, so that their accuracy at the end only says how much of it training has left.
+of equal tokens and a random start: standard, semi-lexinvariant (embedding dropout), lexinvariant (Gaussian vectors), canonical (relabelled
+by first occurrence); convolutions on queries and keys help all to match what repeats. All are judged less their own untrained state. The
+control: models that begin with a suffix match set by hand, which recalls before any training, so that their accuracy at the end only says
+how much of it training has left.
 """
 
 from collections.abc import Iterator, Sequence
@@ -208,8 +209,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         more(
             "lexinvariant_learns_more_recall",
             "lexinvariant",
-            "From a random start the lexinvariant model learns from text to answer more tasks of recall, LookUp among them, than the "
-            "standard model. Permutation and the other rules, which models of this size do not solve, are beside it and take no part.",
+            "From a random start the lexinvariant model learns from as much text to answer more tasks of recall, LookUp among them, than "
+            "the standard one. Permutation and the other rules, which models of this size do not solve, are beside it and take no part.",
             "huang2023lexinvariant: abstract",
         ),
         Claim(
