@@ -295,7 +295,7 @@ def figure(results: dict[str, Any]) -> Figure:
         tasks.axhline(len(groups["rules"]) - 0.5, color=GREY, linewidth=0.8)
         tasks.set(xlabel="accuracy (recall above the line, rules below)", xlim=(-0.03, 1.03))
         tasks.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        tasks.legend(loc="lower right", fontsize=7)
+        tasks.legend(loc="lower right", bbox_to_anchor=(1.0, 0.18), fontsize=7)
         bits = [np.mean(arm["trained"]["bits_per_byte"]) for arm in arms.values()]
         labels = ["\n".join([*arm.split("-"), f"{level:.2f}"]) for arm, level in zip(arms, bits, strict=True)]
         within = {
