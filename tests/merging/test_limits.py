@@ -16,7 +16,7 @@ from lexinv.merging.diversity import greedy_dispersion
 from lexinv.merging.energy import energies, energy_matching, margin_of_layer
 from lexinv.merging.fourier import dct_reduce
 from lexinv.merging.k_center import check_layer, withdraws
-from lexinv.merging.methods import keep, reductions
+from lexinv.merging.methods import reductions
 from lexinv.merging.mlerp import fuse
 from lexinv.merging.pagerank import keep_heads, similarity_prune, weighted_pagerank, zero_shot_prune
 from lexinv.merging.plan import identity, merge

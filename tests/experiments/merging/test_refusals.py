@@ -18,13 +18,14 @@ OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
 REFUSED = {
     "off_the_shelf": {
         "methods": [("tome", "pitome")],
-        "ratios": [(0.6, 0.9), (0.95, 0.9)],
-        "digit_ratios": [(0.5,)],
+        "ratios": [(0.85, 0.9)],
         "picture_ratio": [0.5],
-        "images": [100],
-        "spectra": [65],
-        "published": [(PublishedModel("digits", "weights", 3),), (PublishedModel("DeiT", "weights", 3, images=100),)],
-        "digits.training.seeds": [{"glyphs": OTHER_SEEDS}],
+        "cuts": [1],
+        "size": [100],
+        "published": [
+            (PublishedModel("photographs", "weights", 3, images=64),),
+            (PublishedModel("DeiT", "weights", 3, images=100),),
+        ],
     },
     "retrained": {
         "methods": [("tome",)],
