@@ -6,7 +6,9 @@ cosine of its CLS with that of the unreduced model; beside it stands how often t
 photograph. Of models with a head (`published`) it is the accuracy. Numbers are by photograph, the means of its cuts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -29,6 +31,7 @@ from experiments.subjects.reduced_views import World, measure_in, unreduced
 from experiments.subjects.reduced_vision import BATCH, LABELS, flops, schedule_of
 from lexinv.merging.methods import METHODS, apply
 from lexinv.merging.plan import composed
+from lexinv.nn.vision_transformer import Encoded
 from lexinv.validation import Checked, Count, Fraction, Fractions, some_of
 
 PAPERS = ("tran2024accelerating", "bolya2023token")
@@ -39,9 +42,8 @@ PRUNING = ("prune_random", "prune_even", "prune_cls")
 NEEDED = tuple(sorted({*OTHER_SIZES, *PRUNING, "pitome_protect", "pitome_inverted", "dct"}))
 PANELS = {
     "methods of the paper": ("pitome", "tome", "tofu", "diffrate", "dct"),
-    "kinds of PiToMe": ("pitome", "pitome_protect", "pitome_ordered", "pitome_paper", "pitome_cls", "pitome_inverted"),
-    "other merging": ("tome", "random_bipartite", "complete_graph", "mctf"),
-    "pruning": ("tome", "diversity", "pivot", *PRUNING),
+    "kinds of PiToMe": ("pitome", "pitome_protect", "pitome_ordered", "pitome_paper", "pitome_inverted"),
+    "controls": ("tome", "random_bipartite", "mctf", *PRUNING),
 }
 SHOWN = LABELS | {"prune_even": "every so many pruned"}
 DRAWN = ("tome", "pitome", "pitome_inverted", "prune_cls")
@@ -58,8 +60,8 @@ class Config(Checked):
 
     pretrained: bool = True
     size: Count = 224
-    cuts: Count = 6
-    methods: Methods = tuple(SHOWN)
+    cuts: Count = 4
+    methods: Methods = tuple(dict.fromkeys(name for panel in PANELS.values() for name in panel))
     ratios: Fractions = (0.95, 0.9, 0.85)
     picture_ratio: Fraction = 0.9
     published: tuple[PublishedModel, ...] = ()
@@ -83,7 +85,7 @@ PRESETS = presets(
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By `world/method` what is kept, and of photographs what is retrieved and the spectral distance [photographs, ratios]."""
+    """By `world/method` what is kept, and of photographs what is retrieved [photographs, ratios], and the spectral distance."""
     found = photographs()
     units, worlds, corpora = range(len(found)), {}, {}
     images, _ = cuts(list(found.values()), config.cuts, config.size, seed=0)
@@ -95,10 +97,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             np.stack([np.asarray(getattr(set_, field)) for set_ in other.images]) for field in ("pixels", "labels")
         )
         worlds[one.name], corpora[one.name] = World(other.model, other.params, pixels, labels), other.fingerprint
-    arms = {}
+    arms, suffixes = {}, [*config.methods, *(f"{method}/other-sizes" for method in OTHER_SIZES)]
     for name, world in worlds.items():
-        names = [*config.methods, *(f"{method}/other-sizes" for method in OTHER_SIZES)]
-        arms |= measured(workspace, [f"{name}/{arm}" for arm in names], units, measure_in(world, config.ratios))
+        place = config.ratios.index(config.picture_ratio)
+        spectra = {f"{name}/{method}": place for method in config.methods if METHODS[method].merges}
+        measure = measure_in(world, partial(views, world, config.ratios), spectra)
+        arms |= measured(workspace, [f"{name}/{suffix}" for suffix in suffixes], units, measure)
     world = worlds["photographs"]
     return {
         "corpora": workspace.pinned("published", corpora),
@@ -114,6 +118,13 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "arms": arms,
         "pictures": workspace.cached("pictures", lambda: pictures(world, list(found), config)),
     }
+
+
+def views(world: World, ratios: tuple[float, ...], arm: str) -> list[Callable[[Any], Encoded]]:
+    """An arm's encoder at each ratio; `other-sizes` where attention treats sizes as the method's authors do not."""
+    _, method, *other = arm.split("/")
+    sized = METHODS[method].proportional != bool(other)
+    return [apply(world.model, world.params, method, ratio, jax.random.key(0), sized) for ratio in ratios]
 
 
 def pictures(world: World, names: list[str], config: Config) -> list[dict[str, Any]]:
@@ -159,7 +170,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     at = next((i for i, cost in enumerate(costs) if cost <= 0.6), len(ratios) - 1)
     lost = np.array(results["unreduced"]["photographs"]) - arms["photographs/pitome", "retrieved"][:, at]
     place = ratios.index(results["picture_ratio"])
-    apart = np.stack([arms[f"photographs/{name}", "distance"][:, place] for name in merging])
+    apart = np.stack([arms[f"photographs/{name}", "distance"] for name in merging])
     error = np.stack([1 - kept(name)[:, place] for name in merging])
     ranks = np.array([spearmanr(*pair).statistic for pair in zip(apart.T, error.T, strict=True)])
     unit, over = "gain in what is kept, by ratio", "photographs"
@@ -274,7 +285,7 @@ def figure(results: dict[str, Any]) -> Figure:
         place = ratios.index(results["picture_ratio"])
         merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
         for name in merging:
-            x, y = arms[f"photographs/{name}", "distance"][:, place], 1 - arms[f"photographs/{name}", "kept"][:, place]
+            x, y = arms[f"photographs/{name}", "distance"], 1 - arms[f"photographs/{name}", "kept"][:, place]
             spectrum.plot(x, y, "o", markersize=3, alpha=0.6, label=SHOWN[name])
         spectrum.set(xlabel="spectral distance, first layer", ylabel="1 - cosine of CLS", yscale="log")
         spectrum.set_title(f"photographs, ratio {results['picture_ratio']}")

@@ -69,6 +69,12 @@ def open_pretrained_vision(workspace: Workspace, size: int = 224) -> PretrainedV
     return PretrainedVision(*load_dinov2(asset("dinov2_small", workspace) / "vit_s_focus.onnx", size))
 
 
+def dinov2_small(size: int) -> VisionConfig:
+    """Its sizes, before anything is read."""
+    layers = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536, layer_scale=True)
+    return VisionConfig(size, 14, classes=0, layers=layers)
+
+
 def untrained(size: int) -> PretrainedVision:
     """Of DINOv2's form, tiny and random: it sees nothing, but quickly."""
     layers = replace(LAYERS, depth=2, width=32, heads=2, mlp_width=64)

@@ -1,6 +1,6 @@
 """What is left of a real vision transformer's view when tokens are reduced: of its CLS, of what it retrieves, of a layer's spectrum."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.subjects.reduced_vision import BATCH
-from lexinv.merging.methods import METHODS, apply
+from lexinv.merging.plan import Plan
 from lexinv.merging.spectral import spectral_distance, token_graph
 from lexinv.nn.reduced import Reduced, Seen
 from lexinv.nn.vision_transformer import Encoded, VisionConfig, encode
@@ -28,11 +28,14 @@ class World:
     def read(self, see: Callable[[Any], Encoded], unit: int) -> np.ndarray:
         """Logits of a unit's images, or their CLS at length one."""
         starts = range(0, len(self.images[unit]), BATCH)
-        found = [see(jnp.asarray(self.images[unit][at : at + BATCH])) for at in starts]
-        if self.labels is not None:
-            return np.concatenate([np.asarray(one.logits) for one in found])
-        cls = np.concatenate([np.asarray(one.tokens[:, 0]) for one in found])
-        return cls / np.linalg.norm(cls, axis=-1, keepdims=True)
+        found = (see(jnp.asarray(self.images[unit][at : at + BATCH])) for at in starts)
+        return np.concatenate([unit_cls(one) if self.labels is None else np.asarray(one.logits) for one in found])
+
+
+def unit_cls(encoded: Encoded) -> np.ndarray:
+    """CLS of each image at length one."""
+    cls = np.asarray(encoded.tokens[:, 0])
+    return cls / np.linalg.norm(cls, axis=-1, keepdims=True)
 
 
 def whole(world: World) -> Callable[[Any], Encoded]:
@@ -57,16 +60,14 @@ def retrieved(seen: np.ndarray, bank: np.ndarray, unit: int) -> float:
     return round(float((nearest == unit).mean()), 5)
 
 
-def measure_in(world: World, ratios: Sequence[float]) -> Callable[[str, int], dict[str, list[float]]]:
-    """measure(arm, unit) of `measured`, by ratio: what is `kept`, and without labels what is `retrieved`, and of merging the `distance`.
+def measure_in(
+    world: World, views: Callable[[str], list[Callable[[Any], Encoded]]], spectra: Mapping[str, int] | None = None
+) -> Callable[[str, int], dict[str, Any]]:
+    """measure(arm, unit) of `measured`: of each of the arm's views what is `kept`, without labels what is `retrieved`.
 
-    arm: "world/method", or "world/method/other-sizes" where attention treats sizes as the method's authors do not.
+    views: the reduced encoders of an arm. spectra: by arm the place of the view whose first layer's spectral `distance` is measured.
     """
-
-    @lru_cache(len(ratios))
-    def reduced(method: str, ratio: float, other_sizes: bool) -> Callable[[Any], Encoded]:
-        sized = METHODS[method].proportional != other_sizes
-        return apply(world.model, world.params, method, ratio, jax.random.key(0), sized)
+    of, spectra = lru_cache(1)(views), spectra or {}
 
     @cache
     def bank() -> np.ndarray:
@@ -84,25 +85,25 @@ def measure_in(world: World, ratios: Sequence[float]) -> Callable[[str, int], di
         see = jax.jit(lambda params, images: encode(world.model, params, images, spy).handed_on[0])
         return [token_graph(np.asarray(one)) for one in see(world.params, jnp.asarray(world.images[unit]))]
 
-    def distance(see: Callable[[Any], Encoded], unit: int) -> float:
-        plan = see(jnp.asarray(world.images[unit])).handed_on[0]
+    def distance(plan: Plan, unit: int) -> float:
         first, targets = world.model.protected, plan.anchor.shape[1] - world.model.protected
         assigns = np.asarray(plan.assign)[:, first:] - first
         found = [spectral_distance(*pair, targets) for pair in zip(graphs(unit), assigns, strict=True)]
         return round(float(np.mean(found)), 5)
 
-    def measure(arm: str, unit: int) -> dict[str, list[float]]:
-        _, method, *other = arm.split("/")
-        views = [reduced(method, ratio, bool(other)) for ratio in ratios]
-        seen = [world.read(see, unit) for see in views]
+    def measure(arm: str, unit: int) -> dict[str, Any]:
         if world.labels is not None:
-            return {"kept": [round(float((one.argmax(1) == world.labels[unit]).mean()), 5) for one in seen]}
-        found = {
+            logits = [world.read(see, unit) for see in of(arm)]
+            return {"kept": [round(float((one.argmax(1) == world.labels[unit]).mean()), 5) for one in logits]}
+        images = jnp.asarray(world.images[unit])
+        encoded = [see(images) for see in of(arm)]
+        seen = [unit_cls(one) for one in encoded]
+        found: dict[str, Any] = {
             "kept": [round(float((one * bank()[unit]).sum(-1).mean()), 6) for one in seen],
             "retrieved": [retrieved(one, bank(), unit) for one in seen],
         }
-        if METHODS[method].merges:
-            found["distance"] = [distance(see, unit) for see in views]
+        if arm in spectra:
+            found["distance"] = distance(encoded[spectra[arm]].handed_on[0], unit)
         return found
 
     return measure

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.subjects.glyph_classifiers import GLYPHS, tiny
+from experiments.subjects.glyph_classifiers import GLYPHS
 from experiments.subjects.published_classifiers import PublishedModel
 from experiments.subjects.scene_answerers import SceneSubject
 from lexinv.data.scenes import SceneConfig
@@ -39,10 +39,10 @@ REFUSED = {
         "learning.seeds": [{"glyphs": OTHER_SEEDS}],
     },
     "zero_tprune": {
-        "layers": [(3, 1), (5,), ()],
-        "kept_flops": [(0.6, 0.7), (0.9, 0.8), (0.7, 0.2), (0.7, 0.4)],
+        "layers": [(3, 1), (11,), ()],
+        "kept_flops": [(0.6, 0.7), (0.9, 0.8, 0.25)],
         "similar": [0.6],
-        "large.model": [{"large": tiny(GLYPHS)}],
+        "size": [100],
     },
     "votes": {"large.training.seeds": [{"large": OTHER_SEEDS}]},
     "selection": {"width": [8], "kept": [1], "chosen": [13]},
