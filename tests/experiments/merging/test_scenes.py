@@ -7,7 +7,6 @@ import pytest
 
 from experiments.harness.sweep_algebra import override
 from experiments.subjects.scene_answerers import SMOKE, HeldOut, SceneSubject, held_out
-from experiments.subjects.scene_measurements import OUTLIERS, correlation, keep_short
 from experiments.subjects.scene_pruning import View, drop_image, group, keep_tokens, pose
 
 
@@ -22,38 +21,6 @@ def test_scores_keep_their_highest_in_order(method, kept):
     found = jax.tree.map(np.asarray, keep_tokens(method, 3, views(visual)))
     assert found.places.tolist() == [kept] * 3 and (found.size == 1).all()
     np.testing.assert_allclose(found.visual, np.asarray(visual)[:, kept])
-
-
-def test_merged_tokens_stand_in_order_of_their_places():
-    visual = jax.random.normal(jax.random.key(0), (3, 16, 8))
-    found = jax.tree.map(np.asarray, keep_tokens("tome", 3, views(visual)))
-    assert (np.diff(found.places, axis=1) > 0).all() and (found.size.sum(axis=1) == 16).all()
-
-
-def with_long_tokens() -> View:
-    """Two directions with noise, and two tokens far longer."""
-    rng = np.random.default_rng(0)
-    visual = 0.1 * rng.normal(size=(2, 16, 8)) + np.eye(8)[:2][np.arange(16) % 2]
-    visual[:, [3, 9]] = 9 * rng.normal(size=(2, 2, 8))
-    return views(jnp.asarray(visual, jnp.float32))
-
-
-def test_diversity_takes_long_tokens():
-    assert {3, 9} <= set(np.asarray(keep_tokens("divprune", 5, with_long_tokens()).places[0]).tolist())
-
-
-def test_the_filter_leaves_long_tokens_out():
-    filtered = np.asarray(keep_short(5, with_long_tokens()).places)
-    assert not np.isin(filtered, [3, 9]).any() and filtered.shape == (2, 5)
-    assert OUTLIERS < 16
-
-
-def test_redundancy_and_relevance_that_are_the_same_correlate():
-    """Four directions of which one is shared by more and more tokens."""
-    visual = jnp.eye(4)[jnp.array([0, 0, 0, 1, 1, 2])][None]
-    redundancy = jnp.array([2.0, 2, 2, 1, 1, 0])[None, None] / 5
-    assert correlation(visual, redundancy) == pytest.approx(1, abs=1e-3)
-    assert correlation(visual, -redundancy) == pytest.approx(-1, abs=1e-3)
 
 
 SUBJECT = override(SceneSubject(), {name.removeprefix("subject."): value for name, value in SMOKE.items()})

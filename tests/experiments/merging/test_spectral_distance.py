@@ -12,17 +12,7 @@ from experiments.merging.spectral_distance import (
     cluster_sizes,
     draw,
     goal_of,
-    slopes,
 )
-
-
-def test_slopes_are_exponents():
-    noises = np.array([0.3, 0.1, 0.01])
-    runs = {"square": np.tile(noises**2, (2, 1)).T, "flat": np.ones((3, 2))}
-    methods = {name: {"distance": distance.tolist()} for name, distance in runs.items()}
-    results = {"noises": noises.tolist(), "layouts": {"parity": {"step": methods}}}
-    np.testing.assert_allclose(slopes(results, "parity", "step", "square"), 2)
-    np.testing.assert_allclose(slopes(results, "parity", "step", "flat"), 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("tokens", [32, 64, 200])

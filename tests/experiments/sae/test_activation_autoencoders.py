@@ -14,7 +14,7 @@ from experiments.subjects.activation_autoencoders import (
     train_variant,
     unit_scale,
 )
-from experiments.subjects.language_subjects import HeldOut, blocks
+from experiments.subjects.language_subjects import HeldOut
 from experiments.subjects.sparse_activations import TrainingConfig
 from lexinv.sae.activation_streams import ComputedActivations
 from lexinv.sae.densities import ranks_shown
@@ -82,12 +82,6 @@ def test_scaled_activations_have_variance_k():
     assert np.square(scaled - scaled.mean(axis=0)).sum(axis=1).mean() == pytest.approx(16.0, rel=1e-4)
     with pytest.raises(InvalidConfig):
         unit_scale(np.ones((4, 3), np.float32), 1.0)
-
-
-def test_blocks_hold_every_number_once_and_are_filled_up_with_the_first():
-    assert blocks(5).tolist() == [[0, 1, 2, 3, 4]]
-    found = blocks(70)
-    assert found.shape == (3, 32) and sorted(found.ravel()[:70]) == list(range(70)) and not found.ravel()[70:].any()
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.tokenization.generalization import best_loss
-from lexinv.tokenization.tokenizers import characters, dictionary
-
-
-def test_best_loss_of_characters_is_their_entropy():
-    assert best_loss(characters("01"), "0001") == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+from lexinv.tokenization.tokenizers import dictionary
 
 
 def test_best_loss_is_per_character_and_not_per_token():

@@ -4,15 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.tokenization.induction import PRESETS, predictor_nll, sequences, share_left
+from experiments.tokenization.induction import PRESETS, predictor_nll, sequences
 
 SMOKE = PRESETS["smoke"]
-
-
-def test_the_share_left_is_of_the_last_quarter():
-    plain = [[9.0] * 24 + [level] * 8 for level in (0.5, 0.6, 0.7)]
-    found = {"bayes": [[0.5] * 32] * 3, "unigram": [[0.7] * 32] * 3, "arms": {"plain": {"nats": plain}}}
-    np.testing.assert_allclose(share_left(found, "plain"), [0.0, 0.5, 1.0], atol=1e-9)
 
 
 def test_sequences_have_a_kernel_each_which_bayes_learns_and_frequencies_do_not():
