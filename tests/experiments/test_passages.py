@@ -1,4 +1,4 @@
-"""Neighbouring windows of documents, paragraphs, and padding."""
+"""Neighbouring windows of documents, paragraphs, and embeddings compared."""
 
 import numpy as np
 import pytest

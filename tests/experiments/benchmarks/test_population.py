@@ -1,4 +1,4 @@
-"""The benchmark of populations: longer runs are scaled rightly, and its trials are real ones."""
+"""The benchmark of populations: its trials are real ones."""
 
 from dataclasses import replace
 

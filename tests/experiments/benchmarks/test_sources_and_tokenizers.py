@@ -1,4 +1,4 @@
-"""The benchmark of sources and tokenizers: its loops sample the same source, and its texts are those that it says."""
+"""The benchmark of sources and tokenizers: its loops sample the same source, and its peer learns what ours does."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What is measured on a text, and how it is compared with its bound."""
+"""What is measured on drawn and on adversarial texts."""
 
 from dataclasses import replace
 

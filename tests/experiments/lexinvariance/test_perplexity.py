@@ -1,4 +1,4 @@
-"""The gap that remains, and a claim that holds of no untrained model."""
+"""A claim that holds of no untrained model, and meshes that cannot be."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Quantised keys and values: the layers with their caches exchanged are the layers where nothing is quantised; errors by hand."""
+"""Quantised keys and values: the layers with their caches exchanged are the layers where nothing is quantised."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Topics of the position paper on text: questions and reading at any positions, noise and forks that are known, savings, break-even."""
+"""Topics of the position paper on text: questions and reading at any positions, noise that is known."""
 
 from functools import partial
 
@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.arms import Arms
 from experiments.merging import long_context, selective_training
-from experiments.merging.long_context import CHUNK, DEPTHS, unevenness
-from experiments.merging.selective_training import WINDOW, noisy_text, savings, steps_to_target
+from experiments.merging.long_context import CHUNK
+from experiments.merging.selective_training import noisy_text
 from experiments.subjects.pair_recall import draw_question, read
 from lexinv.nn.language_model import BOS, initialize, make_logits
 from lexinv.nn.lexicon import LexiconConfig
@@ -44,13 +43,6 @@ def test_reading_at_plain_positions_is_the_language_model_and_shifted_ones_chang
     assert np.abs(reading(PARAMS, seen, 3 * places)[0] - found).max() > 1e-2
 
 
-def test_sampling_alone_is_no_unevenness():
-    drawn = np.random.default_rng(0).binomial(80, 0.5, size=(400, DEPTHS)) / 80
-    assert np.mean(np.square(unevenness(drawn, 400))) < drawn.var(1, ddof=1).mean() * 0.6
-    slope = np.linspace(-0.4, 0.4, DEPTHS)
-    np.testing.assert_allclose(unevenness(0.5 + slope[None], 10**9), slope.std(ddof=1), rtol=1e-6)
-
-
 def test_noise_is_told_from_text_and_the_language_goes_on_behind_it():
     """In a language that counts, the clean tokens of a noisy text count on."""
     config = selective_training.Config(symbols=8, length=64, batch_size=50)
@@ -62,15 +54,3 @@ def test_noise_is_told_from_text_and_the_language_goes_on_behind_it():
         assert set(np.diff(row[there]) % 8) == {1}
     assert np.unique(tokens[~clean]).size == 8
     assert text(jax.random.key(0), counting, noise=jnp.float32(0.0))[1].all()
-
-
-def test_savings_are_shares_of_the_steps_of_learning_from_all():
-    clean = np.tile(np.linspace(3, 1, 21), (2, 1))
-    courses = {"all": clean, "excess": np.ones_like(clean), "random": clean + 1}
-    arms = Arms({"arms": {arm: {"clean": course} for arm, course in courses.items()}})
-    half = WINDOW // 2
-    assert steps_to_target(clean, np.array([2.0, 1.0])).tolist() == [WINDOW + 10 * half, WINDOW + 20 * half]
-    saved = savings(arms)
-    np.testing.assert_allclose(saved["all"], 0)
-    np.testing.assert_allclose(saved["excess"], 1 - WINDOW / (11 * WINDOW))
-    np.testing.assert_allclose(saved["random"], 0)  # never there: all steps

@@ -1,4 +1,4 @@
-"""Topics of the position paper on images, and on time: correlations, F1, groups, probes, errors, by hand or on tiny models."""
+"""Topics of the position paper on images: random orders of tokens, errors by hand."""
 
 from functools import partial
 
@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
-from experiments.merging.attention_bias import attention_of_slots, in_random_order, rank_correlation
+from experiments.merging.attention_bias import attention_of_slots, in_random_order
 from experiments.merging.package_token import reconstruction_error
-from experiments.merging.visual_noise import f1, score
 from experiments.subjects.scene_answerers import SceneSubject, held_out
 from experiments.subjects.scene_pruning import encode_images
 from lexinv.merging.plan import identity
@@ -30,12 +28,6 @@ def small():
     return params, drawn, encode_images(SUBJECT.model, params, drawn.scenes.pixels).visual
 
 
-def test_rank_correlation_is_spearmans():
-    scores = np.random.default_rng(0).integers(0, 5, (6, 9)).astype(float)
-    np.testing.assert_allclose(rank_correlation(scores), [spearmanr(row, np.arange(9)).statistic for row in scores])
-    assert rank_correlation(np.ones((1, 4))) == 0
-
-
 def test_random_orders(small):
     """The same tokens with their similarities; attention to slots is a share of 1, and questions do not see each other."""
     params, drawn, visual = small
@@ -51,15 +43,6 @@ def test_random_orders(small):
     assert total.shape == (2, 5, 10) and ((total > 0) & (total < 1)).all()
     alone = attention_of_slots(SUBJECT, params, shuffled, jax.tree.map(lambda part: part[:, 3:4], drawn.questions))
     np.testing.assert_allclose(np.stack(alone)[1, :, 0], attention[1, :, 3], atol=1e-5)
-
-
-def test_f1_by_hand_and_a_wrong_no_is_a_yes():
-    yes, truth = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
-    assert f1(yes, truth) == pytest.approx(4 / 6)
-    assert f1(truth, truth) == 1 and f1(np.zeros(5, bool), truth) == 0
-    truth = np.array([[True, True, False, False]])
-    assert score(np.array([[True, False, False, True]]), truth) == {"f1": 0.5, "bias": 0.0}
-    assert score(truth, truth) == {"f1": round(4 / 6, 4), "bias": 0.5}
 
 
 def test_reconstruction_by_hand():

@@ -1,4 +1,4 @@
-"""What is kept of curves, runs that do not get to the threshold, the level of a plateau, and arms that differ in one thing."""
+"""The level of a plateau, and runs that do not get to the threshold."""
 
 import numpy as np
 import pytest

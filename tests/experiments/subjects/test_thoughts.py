@@ -1,4 +1,4 @@
-"""Thoughts that add up, the texts that are made of them, the policy gradient against enumeration, sampling against the scored text."""
+"""Thoughts that add up, the texts made of them, the policy gradient against enumeration, sampling against the scored text."""
 
 from functools import partial
 
@@ -44,16 +44,6 @@ def test_a_cut_thought_is_the_written_one_padded():
     assert np.flatnonzero(weights).tolist() == list(range(TASK.numbers + 1, len(expected)))
     right, length = judge_text(text[None], ONE.answer[None], TASK)
     assert (right.item(), length.item()) == (1, 6)
-
-
-def test_answers_are_read_after_the_first_mark():
-    prompt, end = [1] * TASK.numbers + [TASK.think], TASK.answer
-    rest = TASK.whole - len(prompt)
-    thoughts = ([3, 3, end, 2], [end, 1, end, 2], [2, 2], [*[0] * (rest - 1), end], [*[3] * (rest - 2), end, 2])
-    texts = jnp.array([prompt + thought + [0] * (rest - len(thought)) for thought in thoughts])
-    right, length = judge_text(texts, jnp.array([2, 2, 2, 0, 2]), TASK)
-    assert right.tolist() == [1, 0, 0, 0, 1]
-    assert length.tolist() == [2, 0, rest, rest - 1, rest - 2]
 
 
 def test_the_policy_gradient_is_that_of_the_expected_reward():

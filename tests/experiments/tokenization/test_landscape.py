@@ -1,20 +1,14 @@
-"""States that are told by the prediction, the excess of a model that is known, and steps to half of the gap."""
+"""The excess of a model that is known."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects.first_order_models import LEXICON, evaluate, state, windows_of
+from experiments.subjects.first_order_models import LEXICON, evaluate, windows_of
 from experiments.tokenization.landscape import PRESETS, variants
 from lexinv.data.markov import switching_kernel
 from lexinv.nn.language_model import initialize
-
-
-@pytest.mark.parametrize("predicted, expected", [(0.5, "stationary"), (0.4, "between"), (None, "kernel")])
-def test_states_are_told_by_the_prediction(predicted, expected):
-    truth = np.array([[0.8, 0.2, 0.2], [0.8, 0.8, 0.2]])
-    assert state(truth + 0.03 if predicted is None else np.full((2, 3), predicted), truth, 0.5) == expected
 
 
 def test_the_excess_of_a_model_is_its_loss_above_the_kernels():

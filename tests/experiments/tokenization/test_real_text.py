@@ -1,4 +1,4 @@
-"""The k-gram of equal size, the division of documents, and what is trained on what."""
+"""The division of documents, and what is trained on what."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which points the bounds are judged on; the floor of every tokenizer's loss, and the exact values beside the measured ones."""
+"""The floor of every tokenizer's loss, and the exact values beside the measured ones."""
 
 import numpy as np
 
