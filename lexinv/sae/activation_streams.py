@@ -23,7 +23,7 @@ ActivationsFn = Callable[[PyTree, dict[str, Array], Key[Array, ""]], Float[Array
 class ActivationSource(Protocol):
     """Rows in blocks, of which any can be read: `block(i)` is float32[block_rows[i], width], the same every time.
 
-    A model's activations at some site (`model_activations`), or what a user's own files hold (`ComputedActivations`).
+    A model's activations at some site (`model_activations`) or those in files (`lexinv.sae.activation_files.ActivationFiles`).
     """
 
     @property

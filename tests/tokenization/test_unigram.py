@@ -11,7 +11,7 @@ from lexinv.data import markov
 from lexinv.data.markov import entropy_rate, switching_kernel
 from lexinv.data.markov_sampling import stationary_text
 from lexinv.tokenization import tokenizers, unigram
-from lexinv.tokenization.bounds import block_cross_entropy, lzw_bound
+from lexinv.tokenization.bounds import block_cross_entropy, block_length_for, bpe_bound, estimation_cost, lzw_bound
 from lexinv.tokenization.library import train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import characters, train_bpe, train_lzw, trap, with_encoder
 from lexinv.tokenization.unigram import add_constant, asymptotic_cross_entropy, cross_entropy, token_counts
@@ -102,6 +102,21 @@ def test_lzw_bound_and_where_it_says_nothing():
     assert lzw_bound(0.325, 0.1, 11) is not None  # 10^(1 / 0.99) = 10.24
 
 
+def test_bpe_bound_solves_its_equation():
+    for size in (16, 1024, 10**9):
+        epsilon = bpe_bound(1.0, 0.3, size) - 2
+        assert 0 < epsilon < 1
+        right = np.log(1 / epsilon) * np.log(1 / 0.3) ** 3 / (epsilon**9 * np.log(size))
+        assert right == pytest.approx(epsilon, rel=1e-6)
+    assert bpe_bound(1.0, 0.3, 16) > bpe_bound(1.0, 0.3, 1024) > 2
+
+
+def test_block_length_for_an_excess():
+    kernel = switching_kernel(2, 0.9, 0.9)
+    length = block_length_for(kernel, 0.1)
+    assert block_cross_entropy(kernel, length) <= 1.1 * entropy_rate(kernel) < block_cross_entropy(kernel, length - 1)
+
+
 @given(counts=st.lists(st.integers(0, 50), min_size=3, max_size=6).filter(sum), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_no_unigram_model_is_better_than_the_frequencies(counts, seed):
@@ -121,6 +136,14 @@ def test_unseen_tokens_cost_a_finite_amount():
     assert np.isfinite(loss) and loss == pytest.approx(-np.log(model[test]).sum() / 6)
 
 
+def test_estimation_costs_about_half_a_nat_per_token_and_type():
+    """Mean excess of the add-1/2 model of 500 draws over the truth, 32 equally likely tokens."""
+    rng, tokens = np.random.default_rng(0), 500
+    draws = rng.multinomial(tokens, np.full(32, 1 / 32), size=2000)
+    excess = np.mean([-np.log(add_constant(counts)).mean() - np.log(32) for counts in draws])
+    assert excess == pytest.approx(estimation_cost(32, tokens, 1.0), rel=0.1)
+
+
 NONE, ONES = np.zeros(2, np.int64), np.ones(2, np.int32)
 FEWEST = with_encoder(trap("01", "greedy"), "minimum_length")
 
@@ -138,6 +161,8 @@ FEWEST = with_encoder(trap("01", "greedy"), "minimum_length")
         (lambda: unigram.best_cross_entropy(np.array([0.5, -1e-17]), ONES), r"rates\[1\] = -1e-17"),
         (lambda: unigram.best_cross_entropy(np.zeros(2), ONES), "rates = 'all zero'"),
         (lambda: lzw_bound(0.3, 0.0, 16), "delta = 0.0"),
+        (lambda: bpe_bound(0.3, 0.1, 1), "size = 1"),
+        (lambda: block_length_for(drawn_kernel(0), 0.0), "excess = 0.0"),
     ],
 )
 def test_bad_input_is_refused(attempt, message):
