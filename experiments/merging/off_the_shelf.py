@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from experiments.harness.arms import Arms, by, measured
 from experiments.harness.figures import dots, legend_beside, lines
 from experiments.harness.presets import presets
-from experiments.harness.style import styled
+from experiments.harness.style import PALETTE, styled
 from experiments.harness.token_groups import draw_pictures
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
@@ -130,7 +130,7 @@ def views(world: World, ratios: tuple[float, ...], arm: str) -> list[Callable[[A
 
 def pictures(world: World, names: list[str], config: Config) -> list[dict[str, Any]]:
     """The first cut of two photographs, and by method the group of every patch after the last layer, -1 for pruned ones."""
-    chosen = (0, len(names) - 1)
+    chosen = (0, len(names) // 2)
     images, first, groups = np.stack([world.images[unit, 0] for unit in chosen]), world.model.protected, {}
     for method in DRAWN:
         see = apply(world.model, world.params, method, config.picture_ratio, jax.random.key(0))
@@ -288,9 +288,12 @@ def figure(results: dict[str, Any]) -> Figure:
         legend_beside(sizes)
         place = ratios.index(results["picture_ratio"])
         merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
-        for name in merging:
+        for number, name in enumerate(merging):
             x, y = arms[f"photographs/{name}", "distance"], 1 - arms[f"photographs/{name}", "kept"][:, place]
-            spectrum.plot(x, y, "o", markersize=3, alpha=0.6, label=SHOWN[name])
+            marker = "os^D"[number // len(PALETTE)]
+            spectrum.plot(
+                x, y, marker, color=PALETTE[number % len(PALETTE)], markersize=3, alpha=0.6, label=SHOWN[name]
+            )
         spectrum.set(xlabel="spectral distance, first layer", ylabel="1 - cosine of CLS", yscale="log")
         spectrum.set_title(f"photographs, ratio {results['picture_ratio']}")
         legend_beside(spectrum)
