@@ -26,7 +26,14 @@ from experiments.harness.style import PALETTE, styled
 from experiments.harness.token_groups import draw_pictures
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.pretrained_vision import cuts, displayed, open_pretrained_vision, photographs, untrained
+from experiments.subjects.pretrained_vision import (
+    cuts,
+    displayed,
+    fingerprint,
+    open_pretrained_vision,
+    photographs,
+    untrained,
+)
 from experiments.subjects.published_classifiers import OF_THE_PAPER, PublishedModel, open_published
 from experiments.subjects.reduced_views import World, measure_in, unreduced
 from experiments.subjects.reduced_vision import BATCH, LABELS, flops, schedule_of
@@ -88,7 +95,7 @@ PRESETS = presets(
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By `world/method` what is kept, and of photographs what is retrieved [photographs, ratios], and the spectral distance."""
     found = photographs()
-    units, worlds, corpora = range(len(found)), {}, {}
+    units, worlds, corpora = range(len(found)), {}, fingerprint(found)
     images, _ = cuts(list(found.values()), config.cuts, config.size, seed=0)
     model = open_pretrained_vision(workspace, config.size) if config.pretrained else untrained(config.size)
     worlds["photographs"] = World(model.model, model.params, images.reshape(len(found), config.cuts, *images.shape[1:]))
@@ -106,7 +113,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         arms |= measured(workspace, [f"{name}/{suffix}" for suffix in suffixes], units, measure)
     world = worlds["photographs"]
     return {
-        "corpora": workspace.pinned("published", corpora),
+        "corpora": workspace.pinned("images", corpora),
         "seeds": list(units),
         "photographs": list(found),
         "worlds": list(worlds),
@@ -300,9 +307,6 @@ def figure(results: dict[str, Any]) -> Figure:
         names = [name for name in ("tome", "pitome", "dct", *PRUNING) if f"photographs/{name}" in arms]
         least = {SHOWN[name]: arms[f"photographs/{name}", "retrieved"][:, -1] for name in names}
         dots(found, {"unreduced": results["unreduced"]["photographs"], **least})
-        found.set(
-            title=f"nearest other cut is of the photograph, ratio {ratios[-1]}",
-            xlabel="share of cuts; mean, 95 % interval",
-        )
+        found.set(title=f"photograph found again, ratio {ratios[-1]}", xlabel="share of cuts; mean, 95 % interval")
         draw_pictures(lower, results["pictures"], SHOWN)
     return drawn

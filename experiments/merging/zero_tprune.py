@@ -23,7 +23,14 @@ from experiments.harness.presets import presets
 from experiments.harness.style import panels, styled
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.subjects.pretrained_vision import cuts, dinov2_small, open_pretrained_vision, photographs, untrained
+from experiments.subjects.pretrained_vision import (
+    cuts,
+    dinov2_small,
+    fingerprint,
+    open_pretrained_vision,
+    photographs,
+    untrained,
+)
 from experiments.subjects.reduced_views import World, measure_in
 from experiments.subjects.reduced_vision import Schedule, at_flops, flops
 from lexinv.merging.methods import reductions
@@ -147,7 +154,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     arms = measured(workspace, [*METHODS, *searches["search"]], units, measure_in(judged, views))
     arms |= measured(workspace, searches["calibration"], units, measure_in(calibration, views))
     return {
-        "corpora": {},
+        "corpora": workspace.pinned("images", fingerprint(found)),
         "seeds": list(units),
         "photographs": list(found),
         "kept_flops": [round(flops(opened.model, pruning.schedule), 4) for pruning in prunings],

