@@ -24,6 +24,7 @@ from lexinv.merging.quantisation import largest_norms, quantise
 from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
 from lexinv.merging.rates import candidates, threshold_mask
 from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
+from lexinv.merging.selections import keep
 from lexinv.merging.selective_loss import top_share
 from lexinv.merging.spectral import spectral_distance, token_graph
 from lexinv.merging.strategies import package, pool, unshuffle
