@@ -189,7 +189,7 @@ def coverage(
             return gaps[None] <= epsilons[:, None, None]
 
         within = passing(true)
-        violated = 1.0 - within.mean(axis=1)
+        violated = 1.0 - within.mean(axis=1, dtype=epsilons.dtype)  # float32 by default, of Booleans
 
         def worst(passed: Bool[Array, "epsilons predictors"]) -> Float[Array, " epsilons"]:
             return jnp.where(passed, violated, 0.0).max(axis=1)
