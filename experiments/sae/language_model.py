@@ -17,13 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, by_metric, interpolated
-from experiments.harness.figures import tradeoff
+from experiments.harness.figures import dots, tradeoff
 from experiments.harness.presets import presets
-from experiments.harness.style import GREY, PALETTE, band, panels
+from experiments.harness.style import BLACK, GREY, PALETTE, band, panels
 from experiments.harness.sweep_algebra import override
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.activation_autoencoders import (
+    KNOWN,
     PUBLISHED,
     TINY,
     AutoencodersConfig,
@@ -44,6 +45,7 @@ from lexinv.validation import Checked, Distinct
 PAPERS = ("ayonrinde2024adaptive",)
 ABSTRACT = "ayonrinde2024adaptive: abstract"
 REVIEWS = "ayonrinde2024adaptive: abstract and reviews"
+DRAWN = tuple(dict.fromkeys(("mutual", "topk", "feature_zipf", "mutual_zipf", "jumprelu", *KNOWN)))
 
 
 @dataclass(frozen=True)
@@ -263,20 +265,24 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """A row for each model: reconstruction and the model's output against sparsity, densities by rank, and what harder tokens get."""
+    """A row for each model: reconstruction against sparsity and at equal L0, the model's output, densities, and what harder tokens get."""
     models = results["models"]
-    drawn, axes = panels(len(models), 4, width=3.7, height=3.4)
+    drawn, axes = panels(len(models), 5, width=3.5, height=3.3)
     for row, (name, model) in enumerate(models.items()):
-        reconstruction, output, density, harder = axes[4 * row : 4 * row + 4]
+        reconstruction, difference, output, density, harder = axes[5 * row : 5 * row + 5]
         draw_against_l0(reconstruction, model, "fvu")
         ks = [round(float(k)) for k in np.mean(model["arms"]["mutual"]["l0"], axis=0)]
         band(reconstruction, ks, model["components"], "principal components", GREY, linestyle="--", linewidth=1)
-        title = f"{NAMED.get(name, name)}: D = {model['width']}, F = {model['features']}"
-        reconstruction.set(ylabel="fraction of variance unexplained", title=title)
+        title = f"{NAMED.get(name, name)}, F = {model['features']}"
+        reconstruction.set(ylabel="fraction of variance unexplained (FVU)", title=title)
         reconstruction.legend(fontsize=6.5, loc="upper right")
+        excess = {NAMES[v]: (of(model, v, "fvu") - beside(model, v, "fvu")).tolist() for v in colors(model)}
+        dots(difference, excess)
+        difference.axvline(0, color=BLACK, linewidth=0.8)
+        difference.set(xlabel="FVU above Mutual Choice's", title="At equal L0")
         draw_against_l0(output, model, "kept")
         what = "Cross-entropy" if model["predicts"] else "Cosine of embeddings"
-        output.set(ylabel="share kept, against the mean activation", title=f"{what} on reconstructions")
+        output.set(ylabel="share kept, against the mean activation", title=f"{what} kept")
         draw_densities(density, model)
         if not model["predicts"]:
             harder.set_axis_off()
@@ -289,13 +295,13 @@ def figure(results: dict[str, Any]) -> Figure:
 
 
 def colors(model: dict[str, Any]) -> dict[str, str]:
-    """By variant, as `tradeoff` gives them."""
-    return dict(zip(model["arms"], PALETTE, strict=False))
+    """By variant, as `tradeoff` gives them: the same for every model."""
+    return {variant: color for variant, color in zip(DRAWN, PALETTE, strict=False) if variant in model["arms"]}
 
 
 def draw_against_l0(panel: Axes, model: dict[str, Any], metric: str) -> None:
     """A metric of every variant against its L0, mean over seeds and range."""
-    tradeoff(panel, Arms(model), "l0", metric, {variant: NAMES[variant] for variant in model["arms"]})
+    tradeoff(panel, Arms(model), "l0", metric, {variant: NAMES[variant] for variant in DRAWN})
     ticks = [round(model["k"] * factor) for factor in (0.5, 1, 2)]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.set_xticks([], minor=True)

@@ -49,7 +49,7 @@ from lexinv.sae.training import OptimizerConfig, create_autoencoder_state
 from lexinv.training.mesh import MeshConfig, make_mesh
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
-from lexinv.validation import Allowed, Checked, Count, NonNegative, Positive, some_of
+from lexinv.validation import Allowed, Checked, Count, NonNegative, Positive, require, some_of
 
 SOURCES: tuple[ModuleType, ...] = (
     autoencoders,
@@ -162,8 +162,8 @@ class Autoencoder:
 
     def codes(self, rows: Float[np.ndarray, "tokens width"]) -> Float[np.ndarray, "tokens features"]:
         """Activations of the features, every token by itself."""
-        x, arguments = jnp.asarray(rows) * self.scale, (self.threshold, self.k)
-        return np.asarray(_encode_alone(self.config, self.k)(self.state.params, x, arguments[0]))
+        x = jnp.asarray(rows) * self.scale
+        return np.asarray(_encode_alone(self.config, self.k)(self.state.params, x, self.threshold))
 
     @property
     def extra(self) -> tuple[Params, Array | None, Array]:
@@ -197,6 +197,8 @@ def train_variant(
     alphas: for each seed the exponent of `feature_zipf`. Warns of JumpReLU that ends off its target.
     """
     variant, training, settings = VARIANTS[name], config.training, config.settings(name)
+    given = len(alphas) == (len(training.seeds) if variant.zipf else 0)
+    require(given, "alphas", alphas, "one for each seed of feature_zipf, and none of other variants")
     # Codes as entries where they are few: see `experiments.benchmarks.sae_step`. Gathers of a mesh's features would undo it.
     few = config.features >= 100 * config.k and make_mesh(config.mesh).size == 1 and not variant.loss.multi
     most_active = round(config.k) if few and "most_active" in METHODS[variant.kind].has else 0
