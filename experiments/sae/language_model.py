@@ -275,10 +275,11 @@ def figure(results: dict[str, Any]) -> Figure:
         band(reconstruction, ks, model["components"], "principal components", GREY, linestyle="--", linewidth=1)
         title = f"{NAMED.get(name, name)}, F = {model['features']}"
         reconstruction.set(ylabel="fraction of variance unexplained (FVU)", title=title)
-        reconstruction.legend(fontsize=6.5, loc="upper right")
+        reconstruction.legend(handles=reconstruction.lines[-1:], fontsize=6.5, loc="upper right")  # others: beside it
         excess = {NAMES[v]: (of(model, v, "fvu") - beside(model, v, "fvu")).tolist() for v in colors(model)}
         dots(difference, excess)
         difference.axvline(0, color=BLACK, linewidth=0.8)
+        difference.locator_params(axis="x", nbins=4)
         difference.set(xlabel="FVU above Mutual Choice's", title="At equal L0")
         draw_against_l0(output, model, "kept")
         what = "Cross-entropy" if model["predicts"] else "Cosine of embeddings"
