@@ -224,8 +224,8 @@ def open_language_model(config: SubjectConfig, tokens: int, seeds: int, workspac
     whole = array_windows(train.reshape(-1).astype(np.uint32), config.context)
     computed = model_activations(activations_of(world, site), world.model.params, whole, BLOCK, unused_key())
     fingerprints = {corpus.name: corpus.fingerprint for corpus in corpora}
-    size = {"tokens": tokens, "seeds": seeds}
-    identity = identify({"config": asdict(config), **size, "corpora": fingerprints, "model": digest(world)}, __file__)
+    parts = {"config": asdict(config), "tokens": tokens, "seeds": seeds, "corpora": fingerprints}
+    identity = identify(parts | {"model": digest(world), "tokenizer": world.tokenizer.fingerprint}, __file__)
 
     def build(folder: Path) -> None:
         if config.keep:
