@@ -1,10 +1,12 @@
 """A Transformer, causal or bidirectional, with the positions and the query-key mixing that our experiments compare.
 
-The layers of GPT-2, GPT-NeoX, Llama, Qwen and BERT are configurations of it, see `lexinv.nn.pretrained` and `lexinv.nn.text_encoder`.
+The layers of GPT-2, GPT-NeoX, Llama, Qwen, Gemma 3 and BERT are configurations of it, see `lexinv.nn.pretrained` and
+`lexinv.nn.text_encoder`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from lexinv.nn.attention import Implementation, attention, attention_weights
 from lexinv.nn.linear import RMS_EPSILON, layer_norm, linear, rms_norm
+from lexinv.nn.mixing import alternating_logits, causal_convolution, identity_taps, shift
 from lexinv.nn.positions import relative_bias, rotate
 from lexinv.nn.sharding import divide_rows
 from lexinv.validation import require
@@ -31,8 +34,10 @@ class TransformerConfig:
     head_width: channels of a head; 0 for width / heads. key_heads: heads of keys and values, each read by heads / key_heads heads of
         queries (Ainslie et al. 2023); 0 for as many as of queries. head_norm: queries and keys are normalised head by head.
     positions: rotary, learned absolute, T5 relative bias, or none. rotary_share: the part of each head that is rotated. rotary_base: one
-        over the lowest frequency, as nearly as there are many planes.
+        over the lowest frequency, as nearly as there are many planes. rotary_divisors: see `lexinv.nn.positions.rotate`.
     window: how many times attention sees, the present one among them; 0 for all before it. Every layer looks `window` - 1 further back.
+    global_layers: the indices of those that see all times nevertheless; none for a window in every layer. The layers with a window then
+        rotate by `window_rotary_base`, without divisors (Gemma Team 2025, section 2).
     mixing: what queries and keys see of the tokens before them. `smear` mixes each key with the one before it (Olsson et al. 2022);
         `convolution` is a depthwise causal convolution on queries and keys (So et al. 2021).
     initialization: see `lexinv.nn.initialization`.
@@ -41,7 +46,7 @@ class TransformerConfig:
     attention_bias: of these, queries, keys and values alone have one. layer_scale: what attention and MLP add is multiplied by a learned
         vector (Touvron et al. 2021).
     residual: where a layer normalises. `pre`: the inputs of attention and MLP. `parallel`: the same, but both read the layer's input (Wang
-        and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then.
+        and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then. `sandwich`: inputs and outputs of both.
     gelu: by its tanh approximation, or exact (Hendrycks and Gimpel 2016). gate: the hidden units of the MLP are products of a linear map
         and of SiLU or GELU of another one (Shazeer 2020), instead of GELU of one.
     unroll: layers written out per iteration of the scan over layers; `depth` writes all of them out (faster on the CPU when shallow).
@@ -67,13 +72,16 @@ class TransformerConfig:
     norm: Literal["rms", "layer"] = "rms"
     norm_epsilon: float = RMS_EPSILON
     bias: bool = False
-    residual: Literal["pre", "parallel", "post"] = "pre"
+    residual: Literal["pre", "parallel", "post", "sandwich"] = "pre"
     rotary_share: float = 1.0
     gelu: Literal["tanh", "exact"] = "tanh"
     head_width: int = 0
     key_heads: int = 0
     head_norm: bool = False
     rotary_base: float = 10_000.0
+    rotary_divisors: tuple[float, ...] = ()
+    window_rotary_base: float = 10_000.0
+    global_layers: tuple[int, ...] = ()
     attention_bias: bool = False
     gate: Literal["none", "silu", "gelu"] = "none"
     layer_scale: bool = False
@@ -86,7 +94,8 @@ class TransformerConfig:
         require(self.head_width >= 0, "model.head_width", self.head_width, "0 for width / heads, or a positive integer")
         grouped = self.key_heads >= 0 and self.heads % self.keys_and_values == 0
         require(grouped, "model.key_heads", self.key_heads, f"0, or a divisor of model.heads = {self.heads}")
-        require(self.rotary_base > 0, "model.rotary_base", self.rotary_base, "a positive number")
+        for field in ("rotary_base", "window_rotary_base"):
+            require(getattr(self, field) > 0, f"model.{field}", getattr(self, field), "a positive number")
         even = self.positions != "rope" or self.head_dim % 2 == 0
         require(even, "model.heads", self.heads, "rotary positions need an even width per head")
         whole = self.positions == "rope" or self.rotary_share == 1.0
@@ -94,9 +103,15 @@ class TransformerConfig:
         paired = 0.0 < self.rotary_share <= 1.0 and self.rotary_dim > 0 and self.rotary_dim % 2 == 0
         pairs = f"a share of {self.head_dim} that is a positive even number"
         require(paired or self.positions != "rope", "model.rotary_share", self.rotary_share, pairs)
+        planes = self.rotary_dim // 2 if self.positions == "rope" else 0
+        divided = len(self.rotary_divisors) in (0, planes) and all(divisor > 0 for divisor in self.rotary_divisors)
+        require(divided, "model.rotary_divisors", self.rotary_divisors, f"none, or {planes} positive numbers")
         require(self.norm_epsilon > 0, "model.norm_epsilon", self.norm_epsilon, "a positive number")
         require(self.window >= 0, "model.window", self.window, "0 for all times before, or a positive number of times")
         require(self.causal or not self.window, "model.window", self.window, "0, unless model.causal")
+        among = set(self.global_layers) <= set(range(self.depth)) and (self.window > 0 or not self.global_layers)
+        layers = f"none, or with model.window some of 0 to {self.depth - 1}"
+        require(among, "model.global_layers", self.global_layers, layers)
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
         require(
             matched,
@@ -156,34 +171,56 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, bias: Array | None, mask: Array | None, capture: bool, change: Change
+        self,
+        x: Array,
+        bias: Array | None,
+        mask: Array | None,
+        sees_all: Array | None,
+        capture: bool,
+        change: Change,
     ) -> tuple[Array, dict[str, Array]]:
         config, dtype = self.config, x.dtype
+        told = (sees_all is None) == (not config.global_layers)
+        require(told, "model.global_layers", config.global_layers, "none, where layers are run one by one")
+
+        def of_layer(plain: Callable[[], Any], windowed: Callable[[], Any]) -> Any:
+            return plain() if sees_all is None else jax.lax.cond(sees_all, plain, windowed)
+
         dim, width = config.head_dim, config.width
         inner, outer = config.heads * dim, config.keys_and_values * dim
         q = _dense(self, "query", x, width, inner)
         k, v = (_dense(self, name, x, width, outer) for name in ("key", "value"))
         if config.mixing == "convolution":
             for_queries, for_keys = (
-                self.param(f"{name}_convolution", _identity_convolution, (config.convolution_width, size)).astype(dtype)
+                self.param(f"{name}_convolution", identity_taps, (config.convolution_width, size)).astype(dtype)
                 for name, size in (("query", inner), ("key", outer))
             )
             q, k = causal_convolution(q, for_queries), causal_convolution(k, for_keys)
         q, k, v = (z.reshape(*x.shape[:-1], -1, dim) for z in (q, k, v))
         if config.mixing == "smear":
-            share = jax.nn.sigmoid(self.param("smear", _alternating, (config.keys_and_values,))).astype(dtype)
+            share = jax.nn.sigmoid(self.param("smear", alternating_logits, (config.keys_and_values,))).astype(dtype)
             share = share[None, None, :, None]
             k = (1 - share) * k + share * shift(k, 1)
         if config.head_norm:
             q, k = (_norm(self, f"{name}_norm", dtype, dim)(z) for name, z in (("query", q), ("key", k)))
         if config.positions == "rope":
-            q, k = (rotate(z, config.rotary_base, config.rotary_dim) for z in (q, k))
+            unturned, share = (q, k), config.rotary_dim
+            q, k = of_layer(
+                lambda: [rotate(z, config.rotary_base, share, divisors=config.rotary_divisors) for z in unturned],
+                lambda: [rotate(z, config.window_rotary_base, share) for z in unturned],
+            )
         q, k = change("queries", q), change("keys", k)
-        mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
+
+        def within(window: int) -> Callable[[], Array]:
+            return lambda: attention(q, k, v, bias, config.causal, config.attention, window, mask)
+
+        reach = 0 if config.global_layers else config.window
+        mixed = of_layer(within(reach), within(config.window))
         out = _dense(self, "output", mixed.reshape(*x.shape[:-1], inner), inner, width)
         if not capture:
             return out, {}
-        return out, {"attention_weights": attention_weights(q, k, bias, config.causal, config.window, mask)}
+        weights = [partial(attention_weights, q, k, bias, config.causal, size, mask) for size in (reach, config.window)]
+        return out, {"attention_weights": of_layer(*weights)}
 
 
 class Block(nn.Module):
@@ -191,7 +228,7 @@ class Block(nn.Module):
 
     `change(site, activations)` may replace what flows through the sites `residual_in`, `queries` and `keys` [batch, time, heads, dim],
     `attention_output`, `residual_middle`, `mlp_output`, `residual_out`; at `residual_middle` also by fewer tokens, unless the residual is
-    parallel. The intermediates are those after it.
+    parallel. The intermediates are those after it. sees_all: whether the layer is one of `config.global_layers`, where there are any.
     """
 
     config: TransformerConfig
@@ -203,14 +240,17 @@ class Block(nn.Module):
         x: Array,
         bias: Array | None,
         mask: Array | None = None,
+        sees_all: Array | None = None,
         change: Change = lambda site, activations: activations,
     ) -> tuple[Array, dict[str, Array]]:
         config = self.config
-        post, parallel = config.residual == "post", config.residual == "parallel"
+        post, parallel, sandwich = (config.residual == name for name in ("post", "parallel", "sandwich"))
         attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
         x = change("residual_in", divide_rows(x))
         mixer = Attention(config, name="attention")
-        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change)
+        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, sees_all, self.capture, change)
+        if sandwich:
+            attended = _norm(self, "attention_out_norm", x.dtype, config.width)(attended)
         attended = change("attention_output", self._scaled("attention", attended))
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)
@@ -222,6 +262,8 @@ class Block(nn.Module):
             open_share = nn.silu(gate) if config.gate == "silu" else nn.gelu(gate, approximate=config.gelu == "tanh")
             hidden = open_share * hidden
         fed = _dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
+        if sandwich:
+            fed = _norm(self, "mlp_out_norm", x.dtype, config.width)(fed)
         fed = change("mlp_output", self._scaled("mlp", fed))
         out = change("residual_out", mlp_norm(middle + fed) if post else middle + fed)
         if self.capture:
@@ -275,7 +317,7 @@ class Transformer(nn.Module):
             bias = relative_bias(table, time, config.causal)
         intermediates: Any
         if edit is None:
-            x, intermediates = _every_layer(config, capture)(x, bias, mask)
+            x, intermediates = _every_layer(config, capture)(x, bias, mask, _sees_all(config))
         else:
             x, intermediates = _edited_layers(
                 config, self.get_variable("params", "layers"), capture, edit, x, bias, mask
@@ -289,56 +331,35 @@ class Transformer(nn.Module):
 def _every_layer(config: TransformerConfig, capture: bool) -> Any:
     """The submodule `layers`: one scan over stacked parameters."""
     layer = nn.remat(Block, prevent_cse=False) if config.remat else Block
-    every_layer: Any = nn.broadcast  # Flax annotates in_axes too narrowly
+    axes: Any = (nn.broadcast, nn.broadcast, 0)  # Flax annotates in_axes too narrowly
     stack = nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=every_layer,
+        in_axes=axes,
         length=config.depth,
         unroll=min(config.unroll, config.depth),
     )
     return stack(config, capture, name="layers")
 
 
+def _sees_all(config: TransformerConfig) -> Bool[Array, " depth"] | None:
+    return jnp.array([i in config.global_layers for i in range(config.depth)]) if config.global_layers else None
+
+
 def _edited_layers(config, layers, capture, edit, x, bias, mask):
     """The same with the stacked parameters `layers`, in three parts: the layers before the edited one, itself, those after it."""
     index, change = edit
+    layers = (layers, _sees_all(config))
 
     def run(x: Array, start: int, stop: int) -> Array:
         def step(x: Array, layer: Any) -> tuple[Array, None]:
-            return Block(config, False, parent=None).apply({"params": layer}, x, bias, mask)[0], None
+            return Block(config, False, parent=None).apply({"params": layer[0]}, x, bias, mask, layer[1])[0], None
 
         part = jax.tree.map(lambda leaf: leaf[start:stop], layers)
         return jax.lax.scan(step, x, part, unroll=min(config.unroll, stop - start))[0] if start < stop else x
 
     x = run(x, 0, index)
-    layer = {"params": jax.tree.map(lambda leaf: leaf[index], layers)}
-    x, intermediates = Block(config, capture, parent=None).apply(layer, x, bias, mask, change)
+    layer, sees_all = jax.tree.map(lambda leaf: leaf[index], layers)
+    x, intermediates = Block(config, capture, parent=None).apply({"params": layer}, x, bias, mask, sees_all, change)
     return run(x, index + 1, config.depth), intermediates
-
-
-def shift(x: Float[Array, "batch time *rest"], steps: int) -> Float[Array, "batch time *rest"]:
-    """`x` moved `steps` later in time, zeros before."""
-    padding = [(0, 0)] * x.ndim
-    padding[1] = (steps, 0)
-    return jnp.pad(x, padding)[:, : x.shape[1]]
-
-
-def causal_convolution(
-    x: Float[Array, "batch time channels"], taps: Float[Array, "taps channels"]
-) -> Float[Array, "batch time channels"]:
-    """Depthwise causal convolution: `y_t = sum_s taps[s] * x_{t-s}`, channel by channel (So et al. 2021, section 4)."""
-    return sum((taps[s][None, None] * shift(x, s) for s in range(1, taps.shape[0])), start=taps[0][None, None] * x)
-
-
-def _identity_convolution(key: Array, shape: tuple[int, int]) -> Array:
-    """The tap of the present is one, the others zero: the layer starts without the convolution's effect."""
-    del key
-    return jnp.zeros(shape).at[0].set(1.0)
-
-
-def _alternating(key: Array, shape: tuple[int]) -> Array:
-    """+2, -2, +2, ...: even heads start on the key before, odd heads on their own."""
-    del key
-    return jnp.where(jnp.arange(shape[0]) % 2 == 0, 2.0, -2.0)

@@ -1,10 +1,6 @@
 import numpy as np
-import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
-from experiments.harness.token_groups import draw_groups, group_means
-from lexinv.validation import InvalidConfig
+from experiments.harness.token_groups import group_means
 
 IMAGE = np.arange(16 * 3, dtype=np.uint8).reshape(4, 4, 3)
 GROUPS = np.array([0, 1, 1, -1])
@@ -16,24 +12,3 @@ def test_means_are_of_the_groups_pixels():
     both = np.concatenate([IMAGE[:2, 2:].reshape(-1, 3), IMAGE[2:, :2].reshape(-1, 3)]).mean(0)
     np.testing.assert_allclose(means[0, 1], both)
     np.testing.assert_allclose(means[1, 0], both)
-
-
-def test_dots_mark_shared_groups_and_pruned_patches_are_white():
-    axes = Figure().subplots()
-    draw_groups(axes, IMAGE, GROUPS)
-    shown = np.asarray(axes.images[0].get_array())
-    assert (shown[2:, 2:] == 255).all()
-    assert (shown[:2, :2] == IMAGE[:2, :2].mean((0, 1)).astype(np.uint8)).all()
-    dots = [line for line in axes.lines if line.get_marker() == "o"]
-    (dot,) = dots
-    assert sorted(zip(*dot.get_data(), strict=True)) == [(0.5, 2.5), (2.5, 0.5)]
-    assert to_rgb(dot.get_color()) != (1, 1, 1)
-    (edges,) = axes.collections
-    assert len(edges.get_segments()) == 4  # every neighbour is of another group
-
-
-def test_patches_must_be_a_grid():
-    with pytest.raises(InvalidConfig, match="assign"):
-        draw_groups(Figure().subplots(), IMAGE, np.zeros(3, int))
-    with pytest.raises(InvalidConfig, match="assign"):
-        draw_groups(Figure().subplots(), IMAGE, np.zeros(9, int))

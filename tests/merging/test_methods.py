@@ -43,12 +43,6 @@ def test_methods_that_draw_follow_the_key_the_layer_and_the_example(name):
     assert not np.array_equal(one, other) and not np.array_equal(one, second) and not np.array_equal(*one)
 
 
-def test_every_so_many_are_kept():
-    (found,) = reductions("prune_even", (4,), 1)
-    keys = jnp.ones((1, 9, 1, 4))
-    assert jax.jit(found)(seen_with(keys)).kept.anchor[0].tolist() == [0, 2, 4, 6, 8]
-
-
 def test_a_restarting_merge_forgets_sizes():
     size = jnp.array([1.0, 3.0, 1.0, 2.0, 0.0, 0.0])
     x = jax.random.normal(jax.random.key(1), (6, 4))
