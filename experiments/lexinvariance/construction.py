@@ -22,9 +22,9 @@ from experiments.harness.presets import presets
 from experiments.harness.style import GREY, PALETTE, band, panels, reference, styled
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
+from experiments.subjects.ngram_languages import LanguageConfig, fit_language
 from experiments.subjects.text import DataConfig, Text, late, prepare
-from lexinv.data.automata import Automaton, kgram_automaton, read_text
-from lexinv.data.kgram import fit_kgram, tune_strengths
+from lexinv.data.automata import Automaton, read_text
 from lexinv.data.tokenizers import bits_per_byte
 from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.bayes import regret_bound
@@ -38,14 +38,6 @@ PAPERS = ("huang2023lexinvariant",)
 ABSTRACT = "huang2023lexinvariant: abstract"
 DECIPHERED = 128
 """Symbols after which the key is judged (all of a shorter context)."""
-
-
-@dataclass(frozen=True)
-class LanguageConfig(Checked):
-    """order: symbols that it looks back. least: how often a context has to occur to have probabilities of its own."""
-
-    order: CountOrZero = 4
-    least: Count = 8
 
 
 @dataclass(frozen=True)
@@ -116,11 +108,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 
 def learn(text: Text, config: Config) -> Subject:
-    """The k-gram language of the train split, its strengths chosen on the last twentieth of it, and the counter."""
-    tokens = np.asarray(text.train.tokens)
-    kept = len(tokens) - len(tokens) // 20
-    model = fit_kgram(tokens[:kept], config.language.order, text.vocab)
-    language = kgram_automaton(model, tune_strengths(model, tokens[kept:]), config.language.least)
+    """The language of a text, and the counter."""
+    language = fit_language(text, config.language)
     windows = evaluation_windows(text.train, config.counter_windows, seed=1)
     return Subject(text, language, tune_counter(windows, text.vocab, config.counter_order))
 
