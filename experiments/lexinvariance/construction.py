@@ -207,7 +207,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Gap, regret and share read right by position; a colour for each corpus."""
     arms, names = Arms(results), results["names"]
-    x, binned = bins(results["context"])
+    x, binned = bins(results["context"], 16)
     times = 1 + np.arange(results["context"])
     titles = ("Perplexity above the language's", "Regret", "Text read right")
     drawn, (above_language, regret, read) = panels(1, 3, height=3.5, titles=titles)
