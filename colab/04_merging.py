@@ -89,9 +89,9 @@ print(sources(plans["ToMe"]).astype(int))
 # %% [markdown]
 # ## A real model
 #
-# `apply` puts a method by its name into a Vision Transformer or a text encoder that is already trained: here into DINOv2-S, a wheel of 90 MB
-# from the package index whose hash is pinned. Every layer keeps 0.9 of its patches; the picture shows what merged. At smoke size a tiny
-# untrained model stands in.
+# `apply` puts a method by its name into a Vision Transformer or a text encoder that is already trained: here into DINOv2-S, a wheel of
+# 90 MB from the package index whose hash is pinned. Every layer keeps 0.9 of its patches; the picture shows what merged. At smoke size a
+# tiny untrained model stands in.
 
 # %%
 import matplotlib.pyplot as plt

@@ -25,7 +25,7 @@ from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import train_seeds, training_mesh, untrained_seeds
-from experiments.subjects.symbol_suite import SCORINGS, Suite, SuiteConfig, accuracies, guessed, spell
+from experiments.subjects.symbol_suite import Suite, SuiteConfig, accuracies, guessed, spell
 from experiments.subjects.text import (
     CANONICAL,
     LEXINVARIANT,
@@ -169,7 +169,7 @@ def measure(
             accuracies(partial(logits, tree, key=jax.random.key(0)), suite, size)
             for tree, suite in zip(params, suites, strict=True)
         ]
-        by_task = {s: {task: [seed[s][task] for seed in scores] for task in scores[0][s]} for s in SCORINGS}
+        by_task = {s: {task: [seed[s][task] for seed in scores] for task in asked} for s, asked in scores[0].items()}
         return {"bits_per_byte": bits, **by_task}
 
     how = arm.model, arm.lexicon, text.vocab

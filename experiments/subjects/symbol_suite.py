@@ -1,8 +1,10 @@
 """The suite of symbol tasks as a model of text is asked it: in characters of the text's tokenizer, for exact answers."""
 
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,23 +12,27 @@ import numpy as np
 from experiments.subjects.text import Text
 from lexinv.lexinvariance.symbol_tasks import FAMILIES, MARKS, symbol_task
 from lexinv.lexinvariance.task_scores import LENGTHS, Answer, Logits, Scores, chance, encode_answers, score_task
-from lexinv.lexinvariance.tasks import Task, prompts
-from lexinv.validation import Checked, Count, require
+from lexinv.lexinvariance.tasks import Task, load_bigbench, prompts
+from lexinv.validation import Checked, Count, CountOrZero, require
 
-SCORINGS = ("whole", "prompt")
-"""An answer is the most probable among the whole vocabulary, or among the symbols that the prompt shows."""
 Accuracies = dict[str, dict[str, float]]
-"""By scoring and task."""
+"""By scoring and task: an answer is the most probable among the "whole" vocabulary, or among the symbols that the "prompt" shows."""
 
 
 @dataclass(frozen=True)
 class SuiteConfig(Checked):
-    """The tasks. length, demonstrations, symbols: see `lexinv.lexinvariance.symbol_tasks`. items: of each family and seed."""
+    """The tasks. length, demonstrations, symbols: see `lexinv.lexinvariance.symbol_tasks`. items: of each family and seed.
+
+    bigbench: a BIG-bench JSON task file or a folder of them to be asked beside the suite, each example after `shots` others; no claim is
+    about them.
+    """
 
     length: Count = 4
     demonstrations: Count = 4
     items: Count = 64
     symbols: str = "abcdefghijklmnopqrstuvwxyz"
+    bigbench: str | None = None
+    shots: CountOrZero = 0
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         for name in FAMILIES:
@@ -39,6 +45,18 @@ class SuiteConfig(Checked):
         sizes = {"length": self.length, "demonstrations": self.demonstrations, "count": items}
         task = symbol_task(name, rng, self.symbols, **sizes)
         return replace(task, examples=tuple(example._replace(choices=()) for example in task.examples))
+
+    def others(self) -> list[Task]:
+        """Those of `bigbench`; warns of every problem of their files. Raises `InvalidConfig` where two tasks have one name."""
+        if self.bigbench is None:
+            return []
+        tasks, problems = load_bigbench(Path(self.bigbench))
+        for problem in problems:
+            warnings.warn(str(problem), stacklevel=2)
+        for index, task in enumerate(tasks):
+            taken = {*FAMILIES, *(other.name for other in tasks[:index])}
+            require(task.name not in taken, "bigbench", task.name, "tasks with different names, none of the suite's")
+        return tasks
 
 
 class Suite(NamedTuple):
@@ -63,10 +81,9 @@ def spell(config: SuiteConfig, text: Text, context: int, seed: int) -> Suite:
         ids[character] = encoded[1]
     longest = context // LENGTHS * LENGTHS  # so that it fits after padding too
     tasks = {}
-    for name in FAMILIES:
-        task = config.draw(name, seed, config.items)
-        asked = prompts(task, np.random.default_rng(seed))
-        tasks[name] = task, encode_answers(task, asked, text.tokenizer.encode, longest)
+    for task in [*(config.draw(name, seed, config.items) for name in FAMILIES), *config.others()]:
+        asked = prompts(task, np.random.default_rng(seed), 0 if task.name in FAMILIES else config.shots)
+        tasks[task.name] = task, encode_answers(task, asked, text.tokenizer.encode, longest)
     return Suite(tasks, frozenset(ids[mark] for mark in MARKS), text.vocab)
 
 
@@ -86,6 +103,9 @@ def guessed(suite: Suite) -> Accuracies:
 
 
 def means(scores: Mapping[str, Scores]) -> Accuracies:
-    return {
-        scoring: {name: float(getattr(each, scoring).mean()) for name, each in scores.items()} for scoring in SCORINGS
+    """Over the examples; "grade" of the tasks with choices, where there are any."""
+    found = {
+        scoring: {name: float(column.mean()) for name, each in scores.items() if len(column := getattr(each, scoring))}
+        for scoring in Scores._fields
     }
+    return {scoring: by_task for scoring, by_task in found.items() if by_task}

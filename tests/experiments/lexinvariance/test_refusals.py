@@ -4,7 +4,6 @@ import pytest
 
 from experiments.harness.registry import load
 from experiments.harness.sweep_algebra import override
-from lexinv.lexinvariance.probes import ProbeConfig
 from lexinv.validation import InvalidConfig
 
 CASES = [
@@ -19,10 +18,8 @@ CASES = [
     ("bayes_regret", {"vocabularies": (9,)}, "vocabularies"),
     ("bayes_regret", {"concentrations": (0.0,)}, "concentrations"),
     ("bayes_regret", {"length": 4}, "length"),
-    ("decipher", {"decipher.read": (128, 32)}, "read"),
-    ("decipher", {"decipher.read": (255,)}, "decipher.read"),
-    ("decipher", {"decipher.probes": ()}, "probes"),
-    ("decipher", {"decipher.probes": (ProbeConfig(), ProbeConfig(steps=5))}, "probes"),
+    ("decipher", {"decipher.filtered": 65}, "filtered"),
+    ("decipher", {"decipher.windows": 250}, "decipher.windows"),
     ("forgetting", {"evaluate_every": 300}, "evaluate_every"),
     ("forgetting", {"temporary_until": 7000}, "temporary_until"),
     ("forgetting", {"model.causal": True}, "model.causal"),

@@ -1,5 +1,6 @@
 """The suite is asked in characters of the tokenizer; what it cannot spell is refused, and solvers get what they must."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from lexinv.data.corpora import Corpus
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.data.windows import TokenStream, window_source
 from lexinv.lexinvariance.symbol_tasks import FAMILIES
+from lexinv.lexinvariance.tasks import Example, Task, as_bigbench
 from lexinv.validation import InvalidConfig
 
 SUITE = SuiteConfig(length=3, demonstrations=3, items=8)
@@ -60,3 +62,20 @@ def test_what_the_tokenizer_or_the_context_does_not_hold_is_refused():
     with pytest.raises(InvalidConfig, match="^symbols = 'A'"):
         spell(capital, text("letters"), 64, seed=0)
     assert spell(capital, text("byte"), 64, seed=0)
+
+
+def test_task_files_are_asked_beside_the_suite(tmp_path):
+    examples = (
+        Example("1 + 1 =", ("2",), (("2", 1.0), ("3", 0.0))),
+        Example("2 + 1 =", ("3",), (("2", 0.0), ("3", 1.0))),
+    )
+    file, suite = tmp_path / "task.json", replace(SUITE, bigbench=str(tmp_path), shots=1)
+    file.write_text(json.dumps(as_bigbench(Task("sums", "Sums.", examples))))
+    spelled = spell(suite, text("byte"), 128, seed=0)
+    assert set(spelled.tasks) == {*FAMILIES, "sums"}
+    shown = text("byte").tokenizer.decode(spelled.tasks["sums"][1][0][0].tokens)
+    assert shown.startswith("\nQ: 2 + 1 =") and "1 + 1 =" in shown  # one shot, then the example
+    assert guessed(spelled)["grade"] == {"sums": 0.5}
+    file.write_text(json.dumps(as_bigbench(Task("lookup", "Sums.", examples))))
+    with pytest.raises(InvalidConfig, match="bigbench = 'lookup'"):
+        spell(suite, text("byte"), 64, seed=0)
