@@ -132,7 +132,7 @@ def subset_predictors(together: Moments) -> Predictor:
     return jax.lax.map(lambda mask: masked_least_squares(mask, together), masks)
 
 
-def invariant_subset(moments: Moments, tolerance: float) -> Predictor:
+def invariant_subset(moments: Moments, tolerance: float | Float[Array, ""]) -> Predictor:
     """Of all sets of covariates that are invariant up to `tolerance` in every environment, the one of least pooled risk.
 
     Their heads are optimal on the pool. The empty set always passes. Raises `InvalidConfig` as `subset_predictors`.

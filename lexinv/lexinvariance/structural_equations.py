@@ -94,7 +94,7 @@ def soft_interventions(
     sem: LinearSEM,
     sites: Bool[Array, " variables"],
     count: int,
-    strength: float,
+    strength: float | Float[Array, ""],
     noise: float = 0.0,
 ) -> Interventions:
     """`count` environments that add U[-strength, strength] to the weights of the sites' parents, and U[0, noise] to their noise variances.
@@ -116,7 +116,7 @@ def hard_interventions(
     sem: LinearSEM,
     sites: Bool[Array, " variables"],
     count: int,
-    strength: float,
+    strength: float | Float[Array, ""],
     share: float = 1.0,
 ) -> Interventions:
     """`count` environments that cut each site from its parents with probability `share` and then set it to a value from
