@@ -3,19 +3,20 @@
 The layers of GPT-2, GPT-NeoX, Llama, Qwen and BERT are configurations of it, see `lexinv.nn.pretrained` and `lexinv.nn.text_encoder`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lexinv.nn.attention import Implementation, attention, attention_weights
 from lexinv.nn.linear import RMS_EPSILON, layer_norm, linear, rms_norm
+from lexinv.nn.mixing import alternating, causal_convolution, identity_convolution, shift
 from lexinv.nn.positions import relative_bias, rotate
 from lexinv.nn.sharding import divide_rows
+from lexinv.nn.slots import Past, run_after
 from lexinv.validation import require
 
 RELATIVE_BUCKETS = 32
@@ -79,43 +80,35 @@ class TransformerConfig:
     layer_scale: bool = False
 
     def __post_init__(self):
+        for holds, field, allowed in self._checks():
+            require(holds, f"model.{field}", getattr(self, field), allowed)
+
+    def _checks(self) -> Iterator[tuple[bool, str, str]]:
         for field in ("depth", "width", "heads", "mlp_width", "max_length", "convolution_width", "unroll"):
-            require(getattr(self, field) > 0, f"model.{field}", getattr(self, field), "a positive integer")
-        whole = self.head_width > 0 or self.width % self.heads == 0
-        require(whole, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
-        require(self.head_width >= 0, "model.head_width", self.head_width, "0 for width / heads, or a positive integer")
+            yield getattr(self, field) > 0, field, "a positive integer"
+        divided = self.head_width > 0 or self.width % self.heads == 0
+        yield divided, "heads", f"a divisor of model.width = {self.width}"
+        yield self.head_width >= 0, "head_width", "0 for width / heads, or a positive integer"
         grouped = self.key_heads >= 0 and self.heads % self.keys_and_values == 0
-        require(grouped, "model.key_heads", self.key_heads, f"0, or a divisor of model.heads = {self.heads}")
-        require(self.rotary_base > 0, "model.rotary_base", self.rotary_base, "a positive number")
-        even = self.positions != "rope" or self.head_dim % 2 == 0
-        require(even, "model.heads", self.heads, "rotary positions need an even width per head")
-        whole = self.positions == "rope" or self.rotary_share == 1.0
-        require(whole, "model.rotary_share", self.rotary_share, "1, unless model.positions = 'rope'")
+        yield grouped, "key_heads", f"0, or a divisor of model.heads = {self.heads}"
+        yield self.rotary_base > 0, "rotary_base", "a positive number"
+        turned = self.positions == "rope"
+        yield not turned or self.head_dim % 2 == 0, "heads", "rotary positions need an even width per head"
+        yield turned or self.rotary_share == 1.0, "rotary_share", "1, unless model.positions = 'rope'"
         paired = 0.0 < self.rotary_share <= 1.0 and self.rotary_dim > 0 and self.rotary_dim % 2 == 0
-        pairs = f"a share of {self.head_dim} that is a positive even number"
-        require(paired or self.positions != "rope", "model.rotary_share", self.rotary_share, pairs)
-        require(self.norm_epsilon > 0, "model.norm_epsilon", self.norm_epsilon, "a positive number")
-        require(self.window >= 0, "model.window", self.window, "0 for all times before, or a positive number of times")
-        require(self.causal or not self.window, "model.window", self.window, "0, unless model.causal")
+        yield paired or not turned, "rotary_share", f"a share of {self.head_dim} that is a positive even number"
+        yield self.norm_epsilon > 0, "norm_epsilon", "a positive number"
+        yield self.window >= 0, "window", "0 for all times before, or a positive number of times"
+        yield self.causal or not self.window, "window", "0, unless model.causal"
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
-        require(
-            matched,
-            "model.initialization",
-            self.initialization,
-            "suffix_match initialises model.mixing = 'convolution'",
-        )
+        yield matched, "initialization", "suffix_match initialises model.mixing = 'convolution'"
         fields = ("norm", "bias", "residual", "rotary_share", "head_width", "key_heads", "head_norm", "attention_bias")
-        changed = [
-            name for name in (*fields, "gate", "layer_scale") if getattr(self, name) != getattr(type(self), name)
-        ]
-        require(
-            not changed or self.initialization in ("normal", "gpt2"),
-            "model.initialization",
-            self.initialization,
-            f"'normal' or 'gpt2' unless model.{' and '.join(changed)} have their defaults",
-        )
-        free = self.output == "matrix" or self.initialization in ("normal", "gpt2")
-        require(free, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
+        fields = (*fields, "gate", "layer_scale")
+        changed = [name for name in fields if getattr(self, name) != getattr(type(self), name)]
+        free, named = self.initialization in ("normal", "gpt2"), " and ".join(changed)
+        allowed = f"'normal' or 'gpt2' unless model.{named} have their defaults"
+        yield free or not changed, "initialization", allowed
+        yield free or self.output == "matrix", "output", f"'matrix', which {self.initialization} initialises"
 
     @property
     def head_dim(self) -> int:
@@ -150,14 +143,14 @@ def _norm(module: Any, name: str, dtype: Any, width: int) -> Callable[[Array], A
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on `x[batch, time, width]`; returns (output, intermediates)."""
+    """Multi-head self-attention on `x[batch, time, width]`; returns (output, intermediates), after a `past` its {"slots"}."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(
-        self, x: Array, bias: Array | None, mask: Array | None, capture: bool, change: Change
-    ) -> tuple[Array, dict[str, Array]]:
+        self, x: Array, bias: Array | None, mask: Array | None, capture: bool, change: Change, past: Past | None = None
+    ) -> tuple[Array, dict[str, Any]]:
         config, dtype = self.config, x.dtype
         dim, width = config.head_dim, config.width
         inner, outer = config.heads * dim, config.keys_and_values * dim
@@ -165,24 +158,30 @@ class Attention(nn.Module):
         k, v = (_dense(self, name, x, width, outer) for name in ("key", "value"))
         if config.mixing == "convolution":
             for_queries, for_keys = (
-                self.param(f"{name}_convolution", _identity_convolution, (config.convolution_width, size)).astype(dtype)
+                self.param(f"{name}_convolution", identity_convolution, (config.convolution_width, size)).astype(dtype)
                 for name, size in (("query", inner), ("key", outer))
             )
             q, k = causal_convolution(q, for_queries), causal_convolution(k, for_keys)
         q, k, v = (z.reshape(*x.shape[:-1], -1, dim) for z in (q, k, v))
         if config.mixing == "smear":
-            share = jax.nn.sigmoid(self.param("smear", _alternating, (config.keys_and_values,))).astype(dtype)
+            share = jax.nn.sigmoid(self.param("smear", alternating, (config.keys_and_values,))).astype(dtype)
             share = share[None, None, :, None]
-            k = (1 - share) * k + share * shift(k, 1)
+            before, past = (shift(k, 1), None) if past is None else past.read_before(k)
+            k = (1 - share) * k + share * before
         if config.head_norm:
             q, k = (_norm(self, f"{name}_norm", dtype, dim)(z) for name, z in (("query", q), ("key", k)))
         if config.positions == "rope":
-            q, k = (rotate(z, config.rotary_base, config.rotary_dim) for z in (q, k))
+            at, most = (None, None) if past is None else (past.positions, past.size)
+            q, k = (rotate(z, config.rotary_base, config.rotary_dim, at, most) for z in (q, k))
         q, k = change("queries", q), change("keys", k)
-        mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
+        kept = {}
+        if past is None:
+            mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
+        else:
+            mixed, kept["slots"] = past.attend(q, k, v)
         out = _dense(self, "output", mixed.reshape(*x.shape[:-1], inner), inner, width)
         if not capture:
-            return out, {}
+            return out, kept
         return out, {"attention_weights": attention_weights(q, k, bias, config.causal, config.window, mask)}
 
 
@@ -191,7 +190,7 @@ class Block(nn.Module):
 
     `change(site, activations)` may replace what flows through the sites `residual_in`, `queries` and `keys` [batch, time, heads, dim],
     `attention_output`, `residual_middle`, `mlp_output`, `residual_out`; at `residual_middle` also by fewer tokens, unless the residual is
-    parallel. The intermediates are those after it.
+    parallel. The intermediates are those after it. past: what attention sees before x, and writes x into.
     """
 
     config: TransformerConfig
@@ -204,13 +203,14 @@ class Block(nn.Module):
         bias: Array | None,
         mask: Array | None = None,
         change: Change = lambda site, activations: activations,
-    ) -> tuple[Array, dict[str, Array]]:
+        past: Past | None = None,
+    ) -> tuple[Array, dict[str, Any]]:
         config = self.config
         post, parallel = config.residual == "post", config.residual == "parallel"
         attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
         x = change("residual_in", divide_rows(x))
         mixer = Attention(config, name="attention")
-        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change)
+        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change, past)
         attended = change("attention_output", self._scaled("attention", attended))
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)
@@ -250,6 +250,7 @@ class Transformer(nn.Module):
         capture: bool = False,
         edit: tuple[int, Change] | None = None,
         mask: Bool[Array, "batch time"] | None = None,
+        pasts: Sequence[Past] | None = None,
     ) -> tuple[Float[Array, "batch time width"], dict[str, Any]]:
         """Returns (normalised final residual stream, intermediates), both in the compute dtype.
 
@@ -258,28 +259,28 @@ class Transformer(nn.Module):
         edit: (index of a layer, what its activations go through, see `Block`). Intermediates are then those of this layer alone, without
             the leading axis.
         mask: false where attention sees no key, for padding. Raises `InvalidConfig` for a mask where the model is causal.
+        pasts: of each layer, for a model whose `layers` are a list (`lexinv.nn.cache`); intermediates are {"slots": those of each} then.
         """
         config = self.config
         time = x.shape[1]
-        require(
-            time <= config.max_length, "model.max_length", config.max_length, f"at least the input's {time} positions"
-        )
+        require(time <= config.max_length, "model.max_length", config.max_length, f"at least the {time} positions of x")
         require(mask is None or not config.causal, "model.causal", config.causal, "false where a mask is given")
         x = x.astype(config.dtype)
         bias = None
         if config.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (config.max_length, config.width))
-            x = x + table[None, :time].astype(x.dtype)
+            x = x + (table[None, :time] if pasts is None else table[pasts[0].positions]).astype(x.dtype)
         elif config.positions == "relative":
             table = self.param("relative_bias", nn.initializers.zeros, (RELATIVE_BUCKETS, config.heads))
             bias = relative_bias(table, time, config.causal)
         intermediates: Any
-        if edit is None:
-            x, intermediates = _every_layer(config, capture)(x, bias, mask)
+        layers = self.get_variable("params", "layers")
+        if pasts is not None:
+            x, intermediates = run_after(pasts, Block(config, False, parent=None), layers, x)
+        elif edit is not None:
+            x, intermediates = _edited_layers(config, layers, capture, edit, x, bias, mask)
         else:
-            x, intermediates = _edited_layers(
-                config, self.get_variable("params", "layers"), capture, edit, x, bias, mask
-            )
+            x, intermediates = _every_layer(config, capture)(x, bias, mask)
         x = divide_rows(x)
         if config.residual != "post":
             x = _norm(self, "final_norm", x.dtype, config.width)(x)
@@ -316,29 +317,3 @@ def _edited_layers(config, layers, capture, edit, x, bias, mask):
     layer = {"params": jax.tree.map(lambda leaf: leaf[index], layers)}
     x, intermediates = Block(config, capture, parent=None).apply(layer, x, bias, mask, change)
     return run(x, index + 1, config.depth), intermediates
-
-
-def shift(x: Float[Array, "batch time *rest"], steps: int) -> Float[Array, "batch time *rest"]:
-    """`x` moved `steps` later in time, zeros before."""
-    padding = [(0, 0)] * x.ndim
-    padding[1] = (steps, 0)
-    return jnp.pad(x, padding)[:, : x.shape[1]]
-
-
-def causal_convolution(
-    x: Float[Array, "batch time channels"], taps: Float[Array, "taps channels"]
-) -> Float[Array, "batch time channels"]:
-    """Depthwise causal convolution: `y_t = sum_s taps[s] * x_{t-s}`, channel by channel (So et al. 2021, section 4)."""
-    return sum((taps[s][None, None] * shift(x, s) for s in range(1, taps.shape[0])), start=taps[0][None, None] * x)
-
-
-def _identity_convolution(key: Array, shape: tuple[int, int]) -> Array:
-    """The tap of the present is one, the others zero: the layer starts without the convolution's effect."""
-    del key
-    return jnp.zeros(shape).at[0].set(1.0)
-
-
-def _alternating(key: Array, shape: tuple[int]) -> Array:
-    """+2, -2, +2, ...: even heads start on the key before, odd heads on their own."""
-    del key
-    return jnp.where(jnp.arange(shape[0]) % 2 == 0, 2.0, -2.0)

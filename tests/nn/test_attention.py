@@ -12,8 +12,8 @@ from lexinv.nn.attention import Device, attention, attention_weights, device_her
 from lexinv.nn.attention import _by_keys as attention_by_keys
 from lexinv.nn.initialization import suffix_taps
 from lexinv.nn.linear import linear, rms_norm
+from lexinv.nn.mixing import causal_convolution, shift
 from lexinv.nn.positions import relative_bias, relative_buckets, rotate
-from lexinv.nn.transformer import causal_convolution, shift
 from lexinv.validation import InvalidConfig
 
 KEY = jax.random.key(0)
