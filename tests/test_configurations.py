@@ -16,7 +16,7 @@ from lexinv.validation import InvalidConfig
 DECODER, VISION = TransformerConfig(3, 32, 2, 48), VisionConfig(8, 2, 3, 5)
 ANSWERS = VisionLanguageConfig(VISION, DECODER, words=9, answers=6, patch_classes=4)
 UNLIKE_MIMETIC = (
-    *({"norm": "layer"}, {"bias": True}, {"residual": "parallel"}, {"rotary_share": 0.5}),
+    *({"norm": "layer"}, {"bias": True}, {"residual": "sandwich"}, {"rotary_share": 0.5}),
     *({"gate": "silu"}, {"key_heads": 1}),
 )
 REFUSED = [
@@ -25,6 +25,9 @@ REFUSED = [
     (DECODER, "model.head_width", -2),
     (DECODER, "model.key_heads", 3, -1),
     (DECODER, "model.rotary_base", 0.0),
+    (DECODER, "model.window_rotary_base", -1.0),
+    (DECODER, "model.rotary_divisors", (1.0, 2.0), (0.0,) * 8, {"positions": "none", "rotary_divisors": (1.0,) * 8}),
+    (DECODER, "model.global_layers", (0,), {"window": 4, "global_layers": (3,)}),
     (DECODER, "model.window", -1, {"window": 3, "causal": False}),
     (DECODER, "model.output", {"output": "tied", "initialization": "mimetic"}),
     (DECODER, "model.rotary_share", 0.2, 1.5, {"positions": "none", "rotary_share": 0.5}),

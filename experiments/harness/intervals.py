@@ -1,4 +1,4 @@
-"""Means and shares with the uncertainty that fits what varied: seeds, rounds, divisions, cases."""
+"""Means and ratios with the uncertainty that fits what varied: seeds, rounds, divisions."""
 
 import math
 from collections.abc import Sequence
@@ -41,11 +41,3 @@ def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> Interva
     found = interval([math.log(ratio) for ratio in ratios], confidence)
     ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
     return Interval(math.exp(found.mean), *ends, found.n)
-
-
-def share_interval(hits: int, cases: int, confidence: float = 0.95) -> Interval:
-    """A share of few independent cases and its Wilson interval, which stays within 0 and 1 and has a width where all agree."""
-    from scipy.stats import binomtest
-
-    ends = binomtest(int(hits), int(cases)).proportion_ci(confidence, method="wilson")
-    return Interval(hits / cases, float(ends.low), float(ends.high), int(cases))

@@ -6,7 +6,7 @@ lexinvariant model: the same probes on an untrained network and on the standard 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -21,9 +21,18 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILIO
 from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.dropout_models import MODEL, PUBLISHED, SMOKE, TRAINING, train
-from experiments.subjects.language_models import training_mesh
-from experiments.subjects.text import Text, TextModels, late, prepare
+from experiments.subjects.language_models import shared_seeds, training_mesh
+from experiments.subjects.text import (
+    MUON,
+    PUBLISHED_DATA,
+    PUBLISHED_MODEL,
+    PUBLISHED_TRAINING,
+    SUFFIX_MATCH,
+    Text,
+    TextModels,
+    late,
+    prepare,
+)
 from lexinv.data.markov_first_order import estimate_source
 from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.cipher import Ciphers, elect_keys, encipher_windows, frequency_key, score_keys
@@ -69,8 +78,8 @@ class DecipherConfig(Checked):
 class Config(TextModels):
     """What is trained, and how it is deciphered."""
 
-    model: TransformerConfig = MODEL
-    training: Training = TRAINING
+    model: TransformerConfig = replace(SUFFIX_MATCH, width=256, mlp_width=256)
+    training: Training = Training(steps=150, seeds=(0, 1, 2), optimizer=MUON, microbatches=2)
     decipher: DecipherConfig = DecipherConfig()
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -82,7 +91,13 @@ class Config(TextModels):
 PRESETS = presets(
     Config(),
     smoke={
-        **SMOKE,
+        "model.width": 32,
+        "model.mlp_width": 32,
+        "training.steps": 8,
+        "training.batch_size": 4,
+        "training.microbatches": 1,
+        "training.optimizer.warmup_steps": 2,
+        "data.context": 64,
         "decipher": DecipherConfig(
             (ProbeConfig(steps=8),), batch_size=4, windows=4, read=(16,), proposals=200, restarts=2
         ),
@@ -94,7 +109,9 @@ PRESETS = presets(
         "decipher.restarts": 4,
     },
     paper={
-        **PUBLISHED,
+        "model": PUBLISHED_MODEL,
+        "training": PUBLISHED_TRAINING,
+        "data": PUBLISHED_DATA,
         "decipher.probes": (ProbeConfig(steps=2000), ProbeConfig(256, steps=2000)),
         "decipher.batch_size": 32,
         "decipher.windows": 1000,
@@ -209,7 +226,9 @@ def frozen(arm: str, text: Text, config: Config, workspace: Workspace) -> Sequen
     if arm == "untrained":
         keys = [stream(jax.random.key(seed), "parameters") for seed in config.training.seeds]
         return [initialize(config.model, ARMS[arm], text.vocab, key) for key in keys]
-    return train(float(arm == "lexinvariant"), text, config, workspace).params
+    identity = {"fingerprint": text.fingerprint, **asdict(config.data)}
+    how = text.vocab, text.train, config.training
+    return shared_seeds(identity, config.model, ARMS[arm], *how, workspace).params
 
 
 def reveal(text: Text, cipher: np.ndarray, key: np.ndarray, length: int) -> str:

@@ -132,7 +132,7 @@ def _logits(config, precision, share, params, tokens, mask, key, some, outliers,
         x, key = carry
         key, now = jax.random.split(key)
         change = Cached(config, layer, precision, share, mask, now, some, outliers, drop)
-        x = Block(config, False).apply({"params": layer}, x, None, mask, change)[0]
+        x = Block(config, False).apply({"params": layer}, x, None, mask, change=change)[0]
         return (x, key), change.ratio
 
     (x, _), ratios = jax.lax.scan(step, (x, key), params["layers"])

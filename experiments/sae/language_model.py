@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.arms import by_metric
 from experiments.harness.figures import bars
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, SKY, panels, reference
@@ -28,13 +29,13 @@ from experiments.subjects.activation_autoencoders import (
     references,
     train_variant,
 )
-from experiments.subjects.autoencoder_scores import LEAST, columns
+from experiments.subjects.autoencoder_scores import LEAST
 from experiments.subjects.feature_densities import LAW, draw_law, laws_of, ranged
 from experiments.subjects.language_subjects import GPT2, SMALL, Subject, SubjectConfig, open_language_model
 from experiments.subjects.sentence_encoder import open_encoder
 from experiments.subjects.sparse_activations import NAMES, VARIANTS, TrainingConfig
 from lexinv.sae.densities import MIDDLE, ranks_shown
-from lexinv.sae.splicing import cross_entropy_recovered
+from lexinv.sae.metrics import cross_entropy_recovered
 from lexinv.validation import Checked, Distinct
 
 PAPERS = ("ayonrinde2024adaptive",)
@@ -122,7 +123,7 @@ def measure(label: str, study: Study, subject: Subject, workspace: Workspace) ->
         trained = train_variant(variant, config, subject, f"{label}/{variant}", workspace)
         spliced = subject.splice(trained[0].edit())
         batch = config.training.batch
-        return columns(
+        return by_metric(
             [
                 {**judge(one, subject.held_out[seed], batch), "output": round(spliced(one.extra, seed), 5)}
                 for seed, one in enumerate(trained)
@@ -136,7 +137,7 @@ def measure(label: str, study: Study, subject: Subject, workspace: Workspace) ->
         "predicts": subject.held_out[0].losses is not None,
         "outputs": workspace.cached(f"{label}/outputs", outputs),
         "references": workspace.cached(
-            f"{label}/references", lambda: columns([references(subject, config, seed) for seed in seeds])
+            f"{label}/references", lambda: by_metric([references(subject, config, seed) for seed in seeds])
         ),
         "variants": {
             variant: workspace.cached(f"{label}/{variant}-judged", lambda variant=variant: judged(variant))

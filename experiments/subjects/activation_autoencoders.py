@@ -26,7 +26,7 @@ from experiments.subjects.sparse_activations import (
     optimizer_of,
     trainer,
 )
-from lexinv.sae.activation_streams import ActivationSource, shuffled
+from lexinv.sae.activation_streams import ActivationSource, scale_to_unit, shuffled
 from lexinv.sae.autoencoders import decode, pre_activations
 from lexinv.sae.densities import fit_middle_zipf, ranks_shown
 from lexinv.sae.difficulty import difficulty_use
@@ -38,7 +38,7 @@ from lexinv.training.mesh import MeshConfig, make_mesh
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
 from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count, NonNegative, Positive, require, some_of
+from lexinv.validation import Checked, Count, NonNegative, Positive, some_of
 
 CALIBRATION_BLOCK = 1024
 LARGE = 2**24
@@ -157,16 +157,6 @@ def _encode_alone(config: AutoencoderConfig, k: int | None) -> Callable[..., Arr
     return jax.jit(lambda params, x, threshold: encode_alone(config, params, x, threshold, k))
 
 
-def unit_scale(sample: Float[np.ndarray, "tokens width"], k: float) -> float:
-    """The factor that gives activations the variance k about their mean, so that the k entries of a code are of size 1.
-
-    Learning rate, thresholds and bandwidths of `lexinv.sae` are for such activations.
-    """
-    variance = float(np.square(sample - sample.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
-    require(variance > 0, "activations", "all equal", "activations that differ")
-    return (k / variance) ** 0.5
-
-
 def train_variant(
     name: str, config: AutoencodersConfig, subject: Subject, folder: str, workspace: Workspace
 ) -> list[Autoencoder]:
@@ -219,12 +209,12 @@ def train_variant(
 def scale_and_sample(
     source: ActivationSource, config: AutoencodersConfig
 ) -> tuple[float, Float[Array, "tokens width"]]:
-    """`unit_scale` of the first rows of the source, a batch of them at least, and those rows scaled: b_dec begins at their mean."""
+    """`scale_to_unit` of the first rows of the source, a batch of them at least, and those rows scaled: b_dec begins at their mean."""
     rows, index = [source.block(0)], 1
     while sum(map(len, rows)) < config.training.batch and index < len(source.block_rows):
         rows, index = [*rows, source.block(index)], index + 1
     sample = np.concatenate(rows)
-    scale = unit_scale(sample, config.k)
+    scale = scale_to_unit(sample, config.k)
     return scale, jnp.asarray(sample * np.float32(scale))
 
 

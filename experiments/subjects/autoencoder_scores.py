@@ -1,11 +1,11 @@
 """Sparse autoencoders judged against the features that made their activations, beside references that know more or learn less."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness.arms import by_metric
 from experiments.subjects.sparse_activations import Trained, TrainingConfig, encode_batch, world
 from lexinv.sae.autoencoders import decode, encode_by_threshold, pre_activations
 from lexinv.sae.inference import calibrate
@@ -89,9 +89,4 @@ def judge(trained: Trained, member: int = 0) -> dict[str, float]:
 
 def judge_all(trained: Trained) -> dict[str, list[float]]:
     """By metric the judgement of each member."""
-    return columns([judge(trained, member) for member in range(len(trained.members))])
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One dictionary of lists over the rows."""
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    return by_metric([judge(trained, member) for member in range(len(trained.members))])

@@ -76,7 +76,7 @@ def read(
         return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 
     def layer(x: Array, layer: Any) -> tuple[Array, Array]:
-        x, seen = Block(model, True, parent=None).apply({"params": layer}, x, None, None, turn)
+        x, seen = Block(model, True, parent=None).apply({"params": layer}, x, None, None, change=turn)
         return x, jnp.mean(seen["attention_weights"][:, :, -1], axis=1)
 
     x, attention = jax.lax.scan(layer, x, weights["transformer"]["layers"])

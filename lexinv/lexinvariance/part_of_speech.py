@@ -26,8 +26,6 @@ from lexinv.validation import choose, require
 
 COPULA, MASK = -1, -2
 LENGTH, ANSWER = 7, 3
-QUERY = 3
-"""Place of the query; the answer is what follows."""
 
 SETS = ("val", "switch", "tail", "tail_switch", "head", "head_switch", "holdout")
 

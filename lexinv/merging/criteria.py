@@ -9,24 +9,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from lexinv.merging.bipartite import cosine_similarity
-
-
-def attention_from(
-    attention: Float[Array, "heads queries tokens"], queries: Bool[Array, " queries"]
-) -> Float[Array, " tokens"]:
-    """s_i = sum over the queries j in Q of A_ji, the mean of the heads (appendix A): Q is CLS, the words, or all. Sums to |Q|."""
-    return jnp.sum(jnp.where(queries[None, :, None], attention, 0.0), axis=1).mean(axis=0)
-
-
-def distinctness(x: Float[Array, "tokens width"]) -> Float[Array, " tokens"]:
-    """1 minus the mean cosine to the other tokens: low where a token repeats what others say. 1 for a single token."""
-    similarity = cosine_similarity(x)
-    tokens = x.shape[0]
-    others = jnp.where(jnp.eye(tokens, dtype=bool), 0.0, similarity)
-    return 1.0 - jnp.sum(others, axis=1) / max(tokens - 1, 1)
 
 
 def relevance(x: Float[Array, "tokens width"], query: Float[Array, " width"]) -> Float[Array, " tokens"]:

@@ -6,7 +6,7 @@ token-reduction-beyond-efficiency, claims C3 and C5. Weights are 0 or 1 and go w
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from lexinv.merging.plan import check_whole
 from lexinv.validation import require
@@ -55,8 +55,3 @@ def top_share(
     order = jnp.lexsort((-flat, ~there))  # not by -inf for padding, which a real score may be, too
     chosen = jnp.zeros(flat.shape, jnp.float32).at[order[:count]].set(1.0)
     return jnp.where(there, chosen, 0.0).reshape(scores.shape)
-
-
-def random_share(key: Key[Array, ""], shape: tuple[int, ...], rate: float) -> Float[Array, "..."]:
-    """Weight 1 for as many positions as `top_share` takes, drawn without replacement: the control of every selection."""
-    return top_share(jax.random.uniform(key, shape, jnp.float32), rate)

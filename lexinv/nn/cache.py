@@ -87,8 +87,9 @@ def make_extend(config: TransformerConfig, vocab: int, canonical: bool = False) 
             there = jnp.arange(cache.tokens.shape[1])[None] < cache.length[:, None]
             found = relabel_further(jnp.where(there, cache.tokens, -1), tokens, visible, vocab)
             ids = found.ranks
-        where = _places(cache, depth, visible, config.window)
-        pasts = [Past(slots, cache.length, *where) for slots in cache.layers]
+        within, everything = (_places(cache, depth, visible, window) for window in (config.window, 0))
+        wheres = [everything if index in config.global_layers else within for index in range(config.depth)]
+        pasts = [Past(slots, cache.length, *where) for slots, where in zip(cache.layers, wheres, strict=True)]
         variables = {"params": unstacked(params)["model"]}
         new: Any
         features, new = model.apply(variables, ids, embed(table, ids), pasts=pasts, method="features")

@@ -18,12 +18,16 @@ Params = dict[str, Any]
 
 
 class Parts(NamedTuple):
-    """A language model as its file has it, under our names. output: its table where it is untied."""
+    """A language model as its file has it, under our names.
+
+    output: its table where it is untied. read_scale: what the model multiplies the vector of a token by that it reads.
+    """
 
     config: TransformerConfig
     transformer: Params
     table: np.ndarray
     output: np.ndarray | None
+    read_scale: float = 1.0
 
 
 def read_json(file: Path) -> dict[str, Any]:

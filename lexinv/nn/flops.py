@@ -33,16 +33,15 @@ def forward_flops(config: TransformerConfig, vocab: int, time: int) -> float:
     """
     require(vocab >= 1, "vocab", vocab, "at least 1")
     require(time >= 1, "time", time, "at least 1")
-    seen = float(time)
-    if config.causal:
-        reach = min(config.window, time) if config.window else time
-        seen = (reach * (reach + 1) / 2 + (time - reach) * reach) / time
+    everywhere, reach = len(config.global_layers) if config.window else config.depth, min(config.window, time)
+    of_all = (time + 1) / 2 if config.causal else float(time)
+    of_window = reach - reach * (reach - 1) / 2 / time
     width = config.width
     inner, outer = config.heads * config.head_dim, config.keys_and_values * config.head_dim
     mlp = (2 if config.gate == "none" else 3) * width * config.mlp_width
-    layer = 2 * width * (inner + outer) + mlp + 2 * seen * inner
+    scores = 2 * inner * (everywhere * of_all + (config.depth - everywhere) * of_window)
     output = width * vocab + (width**2 if config.output == "matrix" else 0)
-    return 2.0 * (config.depth * layer + output)
+    return 2.0 * (config.depth * (2 * width * (inner + outer) + mlp) + scores + output)
 
 
 def train_flops(config: TransformerConfig, vocab: int, time: int) -> float:

@@ -25,8 +25,9 @@ from lexinv.nn.lexicon import (
     token_nll,
 )
 from lexinv.nn.linear import linear
+from lexinv.nn.self_attention import Change
 from lexinv.nn.slots import Past
-from lexinv.nn.transformer import Change, Transformer, TransformerConfig
+from lexinv.nn.transformer import Transformer, TransformerConfig
 from lexinv.validation import require
 
 BOS = -1
@@ -37,7 +38,7 @@ Batch = dict[str, Array]
 
 
 class LanguageModel(nn.Module):
-    """A decoder-only Transformer over any lexicon (Huang et al. 2023, section 2).
+    """A decoder-only Transformer over any lexicon (Huang et al. 2023).
 
     Apart from the vector for BOS it has no parameter that belongs to a token.
 

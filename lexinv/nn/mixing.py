@@ -1,4 +1,4 @@
-"""What queries and keys see of the tokens before them (`lexinv.nn.transformer.TransformerConfig.mixing`)."""
+"""What queries and keys take from the tokens before them, and where these parameters start."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,13 +18,13 @@ def causal_convolution(
     return sum((taps[s][None, None] * shift(x, s) for s in range(1, taps.shape[0])), start=taps[0][None, None] * x)
 
 
-def identity_convolution(key: Array, shape: tuple[int, int]) -> Array:
-    """Initial taps: that of the present is one, the others zero. The layer starts without the convolution's effect."""
+def identity_taps(key: Array, shape: tuple[int, int]) -> Array:
+    """The tap of the present is one, the others zero: the layer starts without the convolution's effect."""
     del key
     return jnp.zeros(shape).at[0].set(1.0)
 
 
-def alternating(key: Array, shape: tuple[int]) -> Array:
-    """Initial logits of the shares of smeared keys, +2, -2, +2, ...: even heads start on the key before, odd heads on their own."""
+def alternating_logits(key: Array, shape: tuple[int]) -> Array:
+    """+2, -2, +2, ...: even heads start on the key before, odd heads on their own."""
     del key
     return jnp.where(jnp.arange(shape[0]) % 2 == 0, 2.0, -2.0)

@@ -1,4 +1,7 @@
-"""Pretrained language models, read from their files into our `LanguageModel`: GPT-2, GPT-NeoX (Pythia), Llama, Mistral, Qwen 2 and 3."""
+"""Pretrained language models, read from their files into our `LanguageModel`.
+
+GPT-2, GPT-NeoX (Pythia), Llama, Mistral, Qwen 2 and 3, Gemma 3.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,11 +73,13 @@ def load_language_model(path: Path) -> Pretrained:
 
 
 def _pretrained(declared: dict[str, Any], parts: Parts, tokenizer: Any) -> Pretrained:
-    config, transformer, table, output = parts
+    config, transformer, table, output, read_scale = parts
     vocab = len(table)
     bos = setting(declared, int, "bos_token_id", "eos_token_id")
     require(0 <= bos < vocab, "config.json: bos_token_id", bos, f"0 to {vocab - 1}")
-    # Our logits are divided by sqrt(width), theirs are plain inner products.
-    model = {"transformer": transformer, "bos": table[bos], "logit_scale": np.float32(config.width**0.5)}
+    # Our logits are divided by sqrt(width), theirs are plain inner products, with a tied table before it is scaled for reading.
+    scale = config.width**0.5 / (read_scale if output is None else 1.0)
+    table = table if read_scale == 1.0 else np.float32(read_scale) * table
+    model = {"transformer": transformer, "bos": table[bos], "logit_scale": np.float32(scale)}
     params: Params = {"model": model, "table": table} | ({} if output is None else {"output_table": output})
     return Pretrained(config, LexiconConfig(), vocab, jax.tree.map(jnp.asarray, params), tokenizer)

@@ -100,6 +100,6 @@ def run_layers(
             handed_on.append(found.kept)
             return found.stream
 
-        x = Block(config, False).apply({"params": layer}, x, bias, None, change)[0]
+        x = Block(config, False).apply({"params": layer}, x, bias, None, change=change)[0]
         size = seen.get("size", size)
     return x, jnp.ones(x.shape[:2], jnp.float32) if size is None else size, handed_on

@@ -66,12 +66,17 @@ class Past(NamedTuple):
 
 
 def run_after(
-    pasts: Sequence[Past], block: Any, layers: Sequence[Any], x: Float[Array, "batch n width"]
+    pasts: Sequence[Past],
+    block: Any,
+    layers: Sequence[Any],
+    x: Float[Array, "batch n width"],
+    sees_all: Bool[Array, " depth"] | None,
 ) -> tuple[Float[Array, "batch n width"], dict[str, list[Slots]]]:
     """Layers one by one (`lexinv.nn.transformer.Block`), each after what it remembers; with the {"slots"} of each."""
     slots = []
-    for params, past in zip(layers, pasts, strict=True):
-        x, found = block.apply({"params": params}, x, None, past=past)
+    for index, (params, past) in enumerate(zip(layers, pasts, strict=True)):
+        of_layer = None if sees_all is None else sees_all[index]
+        x, found = block.apply({"params": params}, x, None, sees_all=of_layer, past=past)
         slots.append(found["slots"])
     return x, {"slots": slots}
 

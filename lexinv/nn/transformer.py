@@ -1,28 +1,27 @@
 """A Transformer, causal or bidirectional, with the positions and the query-key mixing that our experiments compare.
 
-The layers of GPT-2, GPT-NeoX, Llama, Qwen and BERT are configurations of it, see `lexinv.nn.pretrained` and `lexinv.nn.text_encoder`.
+The layers of GPT-2, GPT-NeoX, Llama, Qwen, Gemma 3 and BERT are configurations of it, see `lexinv.nn.pretrained` and
+`lexinv.nn.text_encoder`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lexinv.nn.attention import Implementation, attention, attention_weights
-from lexinv.nn.linear import RMS_EPSILON, layer_norm, linear, rms_norm
-from lexinv.nn.mixing import alternating, causal_convolution, identity_convolution, shift
-from lexinv.nn.positions import relative_bias, rotate
+from lexinv.nn.attention import Implementation
+from lexinv.nn.linear import RMS_EPSILON
+from lexinv.nn.positions import relative_bias
+from lexinv.nn.self_attention import Attention, Change, dense, norm
 from lexinv.nn.sharding import divide_rows
 from lexinv.nn.slots import Past, run_after
 from lexinv.validation import require
 
 RELATIVE_BUCKETS = 32
-
-Change = Callable[[str, Array], Array]
-"""What a layer's activations go through: the name of the site (see `Block`) and the activations there, to activations in their place."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,10 @@ class TransformerConfig:
     head_width: channels of a head; 0 for width / heads. key_heads: heads of keys and values, each read by heads / key_heads heads of
         queries (Ainslie et al. 2023); 0 for as many as of queries. head_norm: queries and keys are normalised head by head.
     positions: rotary, learned absolute, T5 relative bias, or none. rotary_share: the part of each head that is rotated. rotary_base: one
-        over the lowest frequency, as nearly as there are many planes.
+        over the lowest frequency, as nearly as there are many planes. rotary_divisors: see `lexinv.nn.positions.rotate`.
     window: how many times attention sees, the present one among them; 0 for all before it. Every layer looks `window` - 1 further back.
+    global_layers: the indices of those that see all times nevertheless; none for a window in every layer. The layers with a window then
+        rotate by `window_rotary_base`, without divisors (Gemma Team 2025, section 2).
     mixing: what queries and keys see of the tokens before them. `smear` mixes each key with the one before it (Olsson et al. 2022);
         `convolution` is a depthwise causal convolution on queries and keys (So et al. 2021).
     initialization: see `lexinv.nn.initialization`.
@@ -42,7 +43,7 @@ class TransformerConfig:
     attention_bias: of these, queries, keys and values alone have one. layer_scale: what attention and MLP add is multiplied by a learned
         vector (Touvron et al. 2021).
     residual: where a layer normalises. `pre`: the inputs of attention and MLP. `parallel`: the same, but both read the layer's input (Wang
-        and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then.
+        and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then. `sandwich`: inputs and outputs of both.
     gelu: by its tanh approximation, or exact (Hendrycks and Gimpel 2016). gate: the hidden units of the MLP are products of a linear map
         and of SiLU or GELU of another one (Shazeer 2020), instead of GELU of one.
     unroll: layers written out per iteration of the scan over layers; `depth` writes all of them out (faster on the CPU when shallow).
@@ -68,13 +69,16 @@ class TransformerConfig:
     norm: Literal["rms", "layer"] = "rms"
     norm_epsilon: float = RMS_EPSILON
     bias: bool = False
-    residual: Literal["pre", "parallel", "post"] = "pre"
+    residual: Literal["pre", "parallel", "post", "sandwich"] = "pre"
     rotary_share: float = 1.0
     gelu: Literal["tanh", "exact"] = "tanh"
     head_width: int = 0
     key_heads: int = 0
     head_norm: bool = False
     rotary_base: float = 10_000.0
+    rotary_divisors: tuple[float, ...] = ()
+    window_rotary_base: float = 10_000.0
+    global_layers: tuple[int, ...] = ()
     attention_bias: bool = False
     gate: Literal["none", "silu", "gelu"] = "none"
     layer_scale: bool = False
@@ -91,15 +95,21 @@ class TransformerConfig:
         yield self.head_width >= 0, "head_width", "0 for width / heads, or a positive integer"
         grouped = self.key_heads >= 0 and self.heads % self.keys_and_values == 0
         yield grouped, "key_heads", f"0, or a divisor of model.heads = {self.heads}"
-        yield self.rotary_base > 0, "rotary_base", "a positive number"
+        for field in ("rotary_base", "window_rotary_base"):
+            yield getattr(self, field) > 0, field, "a positive number"
         turned = self.positions == "rope"
         yield not turned or self.head_dim % 2 == 0, "heads", "rotary positions need an even width per head"
         yield turned or self.rotary_share == 1.0, "rotary_share", "1, unless model.positions = 'rope'"
         paired = 0.0 < self.rotary_share <= 1.0 and self.rotary_dim > 0 and self.rotary_dim % 2 == 0
         yield paired or not turned, "rotary_share", f"a share of {self.head_dim} that is a positive even number"
+        planes = self.rotary_dim // 2 if turned else 0
+        divided = len(self.rotary_divisors) in (0, planes) and all(divisor > 0 for divisor in self.rotary_divisors)
+        yield divided, "rotary_divisors", f"none, or {planes} positive numbers"
         yield self.norm_epsilon > 0, "norm_epsilon", "a positive number"
         yield self.window >= 0, "window", "0 for all times before, or a positive number of times"
         yield self.causal or not self.window, "window", "0, unless model.causal"
+        among = set(self.global_layers) <= set(range(self.depth)) and (self.window > 0 or not self.global_layers)
+        yield among, "global_layers", f"none, or with model.window some of 0 to {self.depth - 1}"
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
         yield matched, "initialization", "suffix_match initialises model.mixing = 'convolution'"
         fields = ("norm", "bias", "residual", "rotary_share", "head_width", "key_heads", "head_norm", "attention_bias")
@@ -125,72 +135,13 @@ class TransformerConfig:
         return int(self.head_dim * self.rotary_share)
 
 
-def _dense(module: Any, name: str, x: Array, n: int, m: int, scale: float = 1.0) -> Array:
-    """`x @ kernel`, and `+ bias` where the configuration has biases."""
-    out = linear(x, module.param(name, nn.initializers.normal(scale * n**-0.5), (n, m)).astype(x.dtype))
-    if not (module.config.bias or (module.config.attention_bias and name in ("query", "key", "value"))):
-        return out
-    return out + module.param(f"{name}_bias", nn.initializers.zeros, (m,)).astype(x.dtype)[None, None]
-
-
-def _norm(module: Any, name: str, dtype: Any, width: int) -> Callable[[Array], Array]:
-    config = module.config
-    gain = module.param(name, nn.initializers.ones, (width,)).astype(dtype)
-    if config.norm == "rms":
-        return lambda x: rms_norm(x, gain, config.norm_epsilon)
-    offset = module.param(f"{name}_bias", nn.initializers.zeros, (width,)).astype(dtype)
-    return lambda x: layer_norm(x, gain, offset, config.norm_epsilon)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention on `x[batch, time, width]`; returns (output, intermediates), after a `past` its {"slots"}."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(
-        self, x: Array, bias: Array | None, mask: Array | None, capture: bool, change: Change, past: Past | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        config, dtype = self.config, x.dtype
-        dim, width = config.head_dim, config.width
-        inner, outer = config.heads * dim, config.keys_and_values * dim
-        q = _dense(self, "query", x, width, inner)
-        k, v = (_dense(self, name, x, width, outer) for name in ("key", "value"))
-        if config.mixing == "convolution":
-            for_queries, for_keys = (
-                self.param(f"{name}_convolution", identity_convolution, (config.convolution_width, size)).astype(dtype)
-                for name, size in (("query", inner), ("key", outer))
-            )
-            q, k = causal_convolution(q, for_queries), causal_convolution(k, for_keys)
-        q, k, v = (z.reshape(*x.shape[:-1], -1, dim) for z in (q, k, v))
-        if config.mixing == "smear":
-            share = jax.nn.sigmoid(self.param("smear", alternating, (config.keys_and_values,))).astype(dtype)
-            share = share[None, None, :, None]
-            before, past = (shift(k, 1), None) if past is None else past.read_before(k)
-            k = (1 - share) * k + share * before
-        if config.head_norm:
-            q, k = (_norm(self, f"{name}_norm", dtype, dim)(z) for name, z in (("query", q), ("key", k)))
-        if config.positions == "rope":
-            at, most = (None, None) if past is None else (past.positions, past.size)
-            q, k = (rotate(z, config.rotary_base, config.rotary_dim, at, most) for z in (q, k))
-        q, k = change("queries", q), change("keys", k)
-        kept = {}
-        if past is None:
-            mixed = attention(q, k, v, bias, config.causal, config.attention, config.window, mask)
-        else:
-            mixed, kept["slots"] = past.attend(q, k, v)
-        out = _dense(self, "output", mixed.reshape(*x.shape[:-1], inner), inner, width)
-        if not capture:
-            return out, kept
-        return out, {"attention_weights": attention_weights(q, k, bias, config.causal, config.window, mask)}
-
-
 class Block(nn.Module):
     """One layer, by default `x + attention(norm(x))`, then `x + mlp(norm(x))`; returns (x, intermediates).
 
     `change(site, activations)` may replace what flows through the sites `residual_in`, `queries` and `keys` [batch, time, heads, dim],
     `attention_output`, `residual_middle`, `mlp_output`, `residual_out`; at `residual_middle` also by fewer tokens, unless the residual is
-    parallel. The intermediates are those after it. past: what attention sees before x, and writes x into.
+    parallel. The intermediates are those after it. sees_all: whether the layer is one of `config.global_layers`, where there are any.
+    past: what attention sees before x, and writes x into.
     """
 
     config: TransformerConfig
@@ -202,26 +153,32 @@ class Block(nn.Module):
         x: Array,
         bias: Array | None,
         mask: Array | None = None,
+        sees_all: Array | None = None,
         change: Change = lambda site, activations: activations,
         past: Past | None = None,
     ) -> tuple[Array, dict[str, Any]]:
         config = self.config
-        post, parallel = config.residual == "post", config.residual == "parallel"
-        attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
+        post, parallel, sandwich = (config.residual == name for name in ("post", "parallel", "sandwich"))
+        attention_norm, mlp_norm = (norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
         x = change("residual_in", divide_rows(x))
         mixer = Attention(config, name="attention")
-        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, self.capture, change, past)
+        normed = x if post else attention_norm(x)
+        attended, intermediates = mixer(normed, bias, mask, sees_all, self.capture, change, past)
+        if sandwich:
+            attended = norm(self, "attention_out_norm", x.dtype, config.width)(attended)
         attended = change("attention_output", self._scaled("attention", attended))
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)
-        hidden = _dense(self, "mlp_in", read, config.width, config.mlp_width)
+        hidden = dense(self, "mlp_in", read, config.width, config.mlp_width)
         if config.gate == "none":
             hidden = nn.gelu(hidden, approximate=config.gelu == "tanh")
         else:
-            gate = _dense(self, "mlp_gate", read, config.width, config.mlp_width)
+            gate = dense(self, "mlp_gate", read, config.width, config.mlp_width)
             open_share = nn.silu(gate) if config.gate == "silu" else nn.gelu(gate, approximate=config.gelu == "tanh")
             hidden = open_share * hidden
-        fed = _dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
+        fed = dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
+        if sandwich:
+            fed = norm(self, "mlp_out_norm", x.dtype, config.width)(fed)
         fed = change("mlp_output", self._scaled("mlp", fed))
         out = change("residual_out", mlp_norm(middle + fed) if post else middle + fed)
         if self.capture:
@@ -276,44 +233,49 @@ class Transformer(nn.Module):
         intermediates: Any
         layers = self.get_variable("params", "layers")
         if pasts is not None:
-            x, intermediates = run_after(pasts, Block(config, False, parent=None), layers, x)
+            x, intermediates = run_after(pasts, Block(config, False, parent=None), layers, x, _sees_all(config))
         elif edit is not None:
             x, intermediates = _edited_layers(config, layers, capture, edit, x, bias, mask)
         else:
-            x, intermediates = _every_layer(config, capture)(x, bias, mask)
+            x, intermediates = _every_layer(config, capture)(x, bias, mask, _sees_all(config))
         x = divide_rows(x)
         if config.residual != "post":
-            x = _norm(self, "final_norm", x.dtype, config.width)(x)
+            x = norm(self, "final_norm", x.dtype, config.width)(x)
         return x, intermediates
 
 
 def _every_layer(config: TransformerConfig, capture: bool) -> Any:
     """The submodule `layers`: one scan over stacked parameters."""
     layer = nn.remat(Block, prevent_cse=False) if config.remat else Block
-    every_layer: Any = nn.broadcast  # Flax annotates in_axes too narrowly
+    axes: Any = (nn.broadcast, nn.broadcast, 0)  # Flax annotates in_axes too narrowly
     stack = nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=every_layer,
+        in_axes=axes,
         length=config.depth,
         unroll=min(config.unroll, config.depth),
     )
     return stack(config, capture, name="layers")
 
 
+def _sees_all(config: TransformerConfig) -> Bool[Array, " depth"] | None:
+    return jnp.array([i in config.global_layers for i in range(config.depth)]) if config.global_layers else None
+
+
 def _edited_layers(config, layers, capture, edit, x, bias, mask):
     """The same with the stacked parameters `layers`, in three parts: the layers before the edited one, itself, those after it."""
     index, change = edit
+    layers = (layers, _sees_all(config))
 
     def run(x: Array, start: int, stop: int) -> Array:
         def step(x: Array, layer: Any) -> tuple[Array, None]:
-            return Block(config, False, parent=None).apply({"params": layer}, x, bias, mask)[0], None
+            return Block(config, False, parent=None).apply({"params": layer[0]}, x, bias, mask, layer[1])[0], None
 
         part = jax.tree.map(lambda leaf: leaf[start:stop], layers)
         return jax.lax.scan(step, x, part, unroll=min(config.unroll, stop - start))[0] if start < stop else x
 
     x = run(x, 0, index)
-    layer = {"params": jax.tree.map(lambda leaf: leaf[index], layers)}
-    x, intermediates = Block(config, capture, parent=None).apply(layer, x, bias, mask, change)
+    layer, sees_all = jax.tree.map(lambda leaf: leaf[index], layers)
+    x, intermediates = Block(config, capture, parent=None).apply({"params": layer}, x, bias, mask, sees_all, change)
     return run(x, index + 1, config.depth), intermediates

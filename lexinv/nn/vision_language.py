@@ -213,7 +213,7 @@ def decode(
     block, x = Block(_plain(config, masked), False), seen.stream
     for index in range(first, stop):
         bias = _bias(_size_in_layer(seen, index, remove_at) if masked else None, apart)
-        x = block.apply({"params": _layer(params, index)}, x, bias, None, _turn(config, seen.positions))[0]
+        x = block.apply({"params": _layer(params, index)}, x, bias, None, change=_turn(config, seen.positions))[0]
     return seen._replace(stream=x)
 
 
@@ -240,7 +240,7 @@ def attention_in_layer(
 
     bias = _bias(seen.size if sized else None, apart)
     layer = {"params": _layer(params, index)}
-    Block(_plain(config, sized), False).apply(layer, seen.stream, bias, None, change)
+    Block(_plain(config, sized), False).apply(layer, seen.stream, bias, None, change=change)
     return attention_weights(found["queries"], found["keys"], bias)
 
 

@@ -1,4 +1,4 @@
-"""Streams of activations to train on: from a model or from files, shuffled in bounded memory, the same wherever one begins to read."""
+"""Streams of activations to train on: shuffled in bounded memory, the same wherever one begins to read."""
 
 import sys
 import threading
@@ -171,30 +171,17 @@ def shuffled(
     return grain.MapDataset.range(sys.maxsize // dispatch_rows).map(dispatch)
 
 
-def check_source(source: ActivationSource) -> None:
-    """Read every block once and raise what that raises, before a long run and not in the midst of it.
+def scale_to_unit(sample: Float[np.ndarray, "tokens width"], k: float) -> float:
+    """The factor that gives activations the variance k about their mean, so that the k entries of a code are of size 1.
 
-    That is `InvalidConfig` for activations that are not finite (with the block, or what the source knows of it) or all the same.
-    """
-    first, varied = None, False
-    for number in range(len(source.block_rows)):
-        rows = source.block(number)
-        _refuse_non_finite(rows, f"block {number}")
-        first = rows[:1] if first is None else first
-        varied = varied or bool((rows != first).any())
-    require(varied, "activations", "all the same", "rows that differ: the source has no variance")
-
-
-def scale_to_unit(sample: Float[np.ndarray, "tokens width"]) -> float:
-    """The factor c with E||c x||^2 = 1 over the sample, by which thresholds and bandwidths get units of their own (dictionary_learning).
-
-    For `shuffled`; to be stored with the run, since autoencoders then read and reconstruct c x. `inference.fold_scale` makes them read x,
-    and `interchange.save_saelens` asks for c. Raises `InvalidConfig` for a sample that is not finite or all zero.
+    Learning rate, thresholds and bandwidths here are for such activations. For `shuffled`; to be stored with the run, since autoencoders
+    then read and reconstruct scaled activations. `inference.fold_scale` makes them read activations as they are, and
+    `interchange.save_saelens` asks for the factor. Raises `InvalidConfig` for a sample that is not finite or without variance.
     """
     _refuse_non_finite(sample, "the sample")
-    mean_square = float(np.square(sample, dtype=np.float64).sum(axis=1).mean())
-    require(mean_square > 0, "activations", "all zero", "a sample that is not zero")
-    return mean_square**-0.5
+    variance = float(np.square(sample - sample.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
+    require(variance > 0, "activations", "all equal", "activations that differ")
+    return (k / variance) ** 0.5
 
 
 def _refuse_non_finite(rows: np.ndarray, where: str) -> None:

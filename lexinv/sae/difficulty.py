@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from scipy.stats import spearmanr
 
 from lexinv.validation import require
@@ -12,15 +12,11 @@ from lexinv.validation import require
 class DifficultyUse(NamedTuple):
     """spearman: rank correlation of features used with difficulty over tokens, ties at their mean rank; 0 where either is constant.
 
-    The other four have an entry for each bin of difficulty: its mean, the mean number of features used, the standard error of that, and
-    the number of tokens.
+    l0: the mean number of features used in each bin of difficulty, from the easiest.
     """
 
     spearman: float
-    difficulty: Float[np.ndarray, " bins"]
     l0: Float[np.ndarray, " bins"]
-    error: Float[np.ndarray, " bins"]
-    tokens: Int[np.ndarray, " bins"]
 
 
 def difficulty_use(
@@ -40,13 +36,6 @@ def difficulty_use(
     if len(values) > bins:
         values = np.unique(np.quantile(difficulty, np.arange(bins) / bins, method="higher"))
     place = np.searchsorted(values, difficulty, side="right") - 1
-    tokens = np.bincount(place)
-
-    def means(x: np.ndarray) -> np.ndarray:
-        return np.bincount(place, x) / tokens
-
-    mean = means(l0)
-    deviation = np.sqrt(means(np.square(l0 - mean[place])) * tokens / np.maximum(tokens - 1, 1))
     constant = np.ptp(l0) == 0 or np.ptp(difficulty) == 0
     correlation = 0.0 if constant else float(spearmanr(l0, difficulty).statistic)  # type: ignore[union-attr]
-    return DifficultyUse(correlation, means(difficulty), mean, deviation / np.sqrt(tokens), tokens)
+    return DifficultyUse(correlation, np.bincount(place, l0) / np.bincount(place))

@@ -88,6 +88,15 @@ def gini(densities: Float[np.ndarray, " features"]) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(densities) / (n * total))
 
 
+def cross_entropy_recovered(clean: float, reconstructed: float, ablated: float) -> float | None:
+    """(CE_ablated - CE_reconstructed) / (CE_ablated - CE_clean) of a model with its activations as they are, reconstructed, or ablated.
+
+    1 where nothing is lost, 0 where no more is kept than by the ablation. Not clipped: above 1 or below 0 it says so. None where the
+    ablation does not hurt, so that there is nothing to recover.
+    """
+    return (ablated - reconstructed) / (ablated - clean) if ablated > clean else None
+
+
 class Recovery(NamedTuple):
     """mmcs: mean over true features of the largest cosine to a latent. mcc: mean |cosine| under the best one-to-one assignment.
 

@@ -1,9 +1,7 @@
 """Training sparse autoencoders: the optimiser with its constraint on the decoder, the step, and resampling of dead features."""
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -111,19 +109,6 @@ def create_autoencoder_state(
         require(bool(np.isfinite(np.asarray(sample)).all()), "sample", "not finite", "finite activations")
     params = initialize(config, jnp.asarray(sample, jnp.float32), stream(key, "parameters"))
     return create_state(params, optimizer, key, start_statistics(config, k, coefficient, budgets))
-
-
-def run_metadata(
-    config: AutoencoderConfig, terms: LossConfig, optimizer: OptimizerConfig, **settings: Any
-) -> dict[str, Any]:
-    """The `metadata` of `lexinv.training.fit` for a run: what it is in plain JSON, and "config_hash", which names all of that.
-
-    `settings` are whatever else decides its numbers: k, seed, the scale of the activations, their files. A folder that holds the run of
-    another variant is then refused with the entries that differ, also where both have the same arrays (`topk` and `mutual`).
-    """
-    described = {"autoencoder": asdict(config), "loss": asdict(terms), "optimizer": asdict(optimizer), **settings}
-    plain = json.dumps(described, sort_keys=True, allow_nan=False)
-    return {**json.loads(plain), "config_hash": hashlib.sha256(plain.encode()).hexdigest()[:16]}
 
 
 def make_autoencoder_step(

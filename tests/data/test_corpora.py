@@ -38,14 +38,6 @@ def test_every_document_is_in_exactly_one_split(notes, tmp_path):
     assert 160 <= len(splits["train"]) <= 192 and all(2 <= len(splits[split]) <= 25 for split in SPLITS[1:])
 
 
-def test_documents_are_indexed_in_any_order(notes, tmp_path):
-    train = load_corpus(notes, tmp_path).splits["train"]
-    assert [train[i] for i in (5, 0, -1)] == [list(train)[i] for i in (5, 0, -1)]
-    assert list(train[3:6]) == list(train)[3:6]
-    with pytest.raises(IndexError):
-        train[len(train)]
-
-
 def test_documents_keep_their_split_when_others_are_added():
     before, after = [f"{i}.py" for i in range(300)], [f"{i}.py" for i in range(600)]
     few, many = divide("c", before), divide("c", after)
@@ -70,11 +62,6 @@ def test_fingerprint_is_of_the_contents(tmp_path):
     assert first.fingerprint == elsewhere.fingerprint
     changed = load_corpus(write_files(tmp_path / "one", {"7.txt": "text 8"}), tmp_path)
     assert changed.fingerprint != first.fingerprint and "text 7" not in everything(texts(changed))
-
-
-def test_empty_files_are_no_documents_and_byte_order_marks_are_dropped(tmp_path):
-    pattern = write_files(tmp_path, {"a.txt": "\ufeffa", "b.txt": "b", "c.txt": "c", "empty.txt": ""})
-    assert everything(texts(load_corpus(pattern, tmp_path))) == ["a", "b", "c"]
 
 
 def test_one_large_file_is_cut_at_blank_lines_when_asked(tmp_path):

@@ -22,12 +22,6 @@ def read(picture, channel, patch=4):
     return (own > 0.5)[::patch, ::patch]
 
 
-def test_any_two_patterns_differ_in_three_cells():
-    patterns = glyphs(MOST_CLASSES).reshape(MOST_CLASSES, -1)
-    assert min((a != b).sum() for a, b in itertools.combinations(patterns, 2)) >= 3
-    assert patterns.sum(axis=1).min() >= 3
-
-
 def test_a_class_is_read_off_its_red_glyph(images):
     corners = list(itertools.product(range(6), repeat=2))  # where a glyph of 3 x 3 of the 8 x 8 patches may begin
     classes = {

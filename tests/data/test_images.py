@@ -47,11 +47,6 @@ def test_a_data_set_is_read(known):
     np.testing.assert_allclose(pixels, pictures()[[4, 1], 1:5] / 255, atol=1e-6)  # nothing to scale, the middle rows
 
 
-def test_unknown_split_is_named(known):
-    with pytest.raises(InvalidConfig, match=r"split = 'test'.*validation"):
-        open_images("tiny_pictures", "test")
-
-
 def test_unknown_data_set_is_named():
     with pytest.raises(InvalidConfig, match=r"dataset = 'imagenet2013'.*imagenet2012"):
         open_images("imagenet2013", "validation")

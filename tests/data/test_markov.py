@@ -91,16 +91,6 @@ def probability(kernel, block) -> float:
     return total
 
 
-def test_stationary_distribution_is_kept_by_the_chain():
-    kernel = make_random_kernel(3, 2, 3)
-    law = stationary_distribution(kernel)
-    following = np.zeros_like(law)
-    for context in range(9):
-        for symbol in range(3):
-            following[(context * 3 + symbol) % 9] += law[context] * kernel[context, symbol]
-    np.testing.assert_allclose(following, law, atol=1e-14)
-
-
 def test_mixing_time_by_hand():
     """p = q = 0.9: the distance is 0.8^t / 2, below 1/4 from t = 4 on. With order 2 each chain moves every other step."""
     assert markov.mixing_time(switching_kernel(1, 0.9, 0.9)) == 4
@@ -203,10 +193,6 @@ SOURCE, THREE_ROWS = switching_kernel(1, 0.5, 0.4), np.full((3, 2), 0.5)
 def test_what_gives_no_number_is_refused(attempt, message):
     with pytest.raises(InvalidConfig, match=message):
         attempt()
-
-
-def test_no_block_is_enumerated_beyond_the_order():
-    assert block_entropy(SOURCE, 1000) == pytest.approx(block_entropy(SOURCE, 1) + 999 * entropy_rate(SOURCE))
 
 
 @pytest.mark.parametrize("p, q, field", [(0.0, 0.5, "p"), (0.5, 1.0, "q")])

@@ -81,13 +81,6 @@ def test_draws_are_uniform_and_functions_of_their_key():
     assert np.abs(where - 1 / 64).max() < 6 * np.sqrt(1 / 64 / 2000)
 
 
-def test_noise_is_added_to_every_channel(scenes):
-    noisy = jax.jit(partial(sample_scenes, SceneConfig(noise=0.2), COUNT))(jax.random.key(0))
-    assert np.array_equal(noisy.owner, scenes.owner)
-    difference = np.asarray(noisy.pixels) - scenes.pixels
-    np.testing.assert_allclose(difference.std(axis=(0, 1, 2)), 0.2, rtol=0.03)
-
-
 def test_chance_is_that_of_the_best_blind_guess(scenes):
     """Exact by enumerating the colours of a scene, and above what the commonest answer of many questions gets."""
     expected = chance(CLEAN)

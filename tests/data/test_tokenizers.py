@@ -66,12 +66,6 @@ def test_char():
     assert tokenizer.encode("\0A\x7fé中").tolist() == [0, 65, 127, ord("e"), 128]
 
 
-def test_byte():
-    tokenizer = load_tokenizer("byte", CORPUS)
-    assert tokenizer.encode("aé").tolist() == [0x61, 0xC3, 0xA9]
-    assert tokenizer.decode([0x61, 256, 0xC3]) == "a\N{REPLACEMENT CHARACTER}"
-
-
 def test_bpe_merges_what_is_frequent(cache):
     tokenizer = load_tokenizer("bpe:300", CORPUS, cache)
     words = tokenizer.encode("the cat sat on the mat.")

@@ -120,15 +120,6 @@ def test_token_stream_is_the_documents_with_separators(tmp_path):
     assert token_stream(CORPUS, "train", load_tokenizer("byte", CORPUS), tmp_path).tokens.dtype == np.uint16
 
 
-def test_token_stream_is_encoded_once(tmp_path):
-    tokenizer = load_tokenizer("letters", CORPUS)
-    first = token_stream(CORPUS, "train", tokenizer, tmp_path)
-    cached = token_stream(Corpus("test", CORPUS.fingerprint, {"train": ["other"]}), "train", tokenizer, tmp_path)
-    assert np.array_equal(cached.tokens, first.tokens)
-    changed = token_stream(Corpus("test", "f" * 16, {"train": ["other"]}), "train", tokenizer, tmp_path)
-    assert len(changed.tokens) == 6
-
-
 def test_the_share_that_is_folded_is_recorded_said_and_refused_above_a_tenth(tmp_path, capsys):
     letters, char = (load_tokenizer(name, CORPUS) for name in ("letters", "char"))
     tenth = Corpus("tenth", "a" * 16, {"train": ["abcdefghi7", "ten words."]})

@@ -1,6 +1,7 @@
 """A family `toy` of one small experiment, found beside the real ones, and a repository of its own for records."""
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -226,3 +228,32 @@ def user_environment(tmp_path_factory: pytest.TempPathFactory, user_cache: Path)
     # The tests' two fake devices are not what a user has.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return {"LEXINV_CACHE": str(shared / "cache"), **variables}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the Llama form, one layer of width 8, with a byte-level tokenizer of 260 ids, as Hugging Face keeps one."""
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    folder, width, hidden, vocab = tmp_path_factory.mktemp("llama"), 8, 12, 260
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = {piece: i for i, piece in enumerate(["<|begin|>", *letters, "<|endoftext|>", "th", "the"])}
+    model = tokenizers.Tokenizer(models.BPE(pieces, [("t", "h"), ("th", "e")]))
+    model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    model.add_special_tokens(["<|begin|>", "<|endoftext|>"])
+    model.save(str(folder / "tokenizer.json"))
+    config = {"model_type": "llama", "vocab_size": vocab, "hidden_size": width, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": hidden, "bos_token_id": 0}
+    config |= {"max_position_embeddings": 16, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {"embed_tokens": (vocab, width), "norm": (width,), "layers.0.input_layernorm": (width,)}
+    shapes |= {"layers.0.post_attention_layernorm": (width,)}
+    shapes |= {f"layers.0.self_attn.{name}_proj": (8 if name in "qo" else 4, width) for name in "qkvo"}
+    shapes |= {f"layers.0.mlp.{name}_proj": (hidden, width) for name in ("gate", "up")}
+    shapes |= {"layers.0.mlp.down_proj": (width, hidden)}
+    generator = np.random.default_rng(0)
+    tensors = {f"model.{k}.weight": generator.normal(0, 0.5, shape).astype(np.float32) for k, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder

@@ -15,7 +15,6 @@ from experiments.__main__ import default_preset
 from experiments.harness import record
 from experiments.harness.config import config_hash
 from experiments.harness.registry import load
-from lexinv.training.retention import CheckpointConfig
 from lexinv.validation import InvalidConfig
 
 SMOKE = ("run", "toy/line", "smoke")
@@ -24,14 +23,6 @@ SMOKE = ("run", "toy/line", "smoke")
 def only_run(name="toy/line", preset="cpu") -> Path:
     (folder,) = Path("runs", name).glob(f"{preset}-*")
     return folder
-
-
-def test_list_names_experiments_and_their_titles(cli):
-    code, out, _ = cli("list")
-    assert code == 0
-    assert "toy/line" in out
-    assert "A line through noisy points: the least-squares slope is the true one.\n" in out
-    assert "helper" not in out and "harness" not in out
 
 
 def test_list_imports_nothing_heavy():
@@ -173,16 +164,6 @@ def test_unforeseen_errors_keep_their_traceback(cli, monkeypatch):
     monkeypatch.setattr(load("toy/line"), "run", lambda *_: Path("gone").read_text())
     with pytest.raises(FileNotFoundError):
         cli(*SMOKE)
-
-
-def test_how_checkpoints_are_kept_is_asked_for_beside_the_configuration(cli, monkeypatch):
-    module, asked = load("toy/line"), []
-    compute = module.run
-    monkeypatch.setattr(module, "run", lambda *of: asked.append(of[1].checkpoints) or compute(*of))
-    wish = "--checkpoints.seconds 5 --checkpoints.keep 3 --checkpoints.keep-minutes 60".split()
-    assert cli("run", "toy/line", *wish)[0] == 0
-    assert asked == [CheckpointConfig(seconds=5.0, keep=3, keep_minutes=60.0)]
-    assert only_run().name == f"cpu-{config_hash(module.PRESETS['cpu'])[:8]}"  # the same run as without
 
 
 def test_quick_is_the_default_where_there_is_one():

@@ -111,18 +111,6 @@ def test_a_stopped_job_is_queued_again_and_goes_on(cli, cluster, toy):
     assert cluster.read_text() == "requeue 7_0\n"
 
 
-def test_a_slurm_script_asks_for_what_was_said(repository):
-    def asked(launch: Launch) -> set[str]:
-        return set(re.findall("#SBATCH (.*)", slurm(launch)))
-
-    always = {"--job-name=toy-line-smoke", "--ntasks=1", "--requeue", "--open-mode=append", "--signal=TERM@120"}
-    assert asked(LAUNCH) == always | {"--array=0-1"}
-    limited = dataclasses.replace(LAUNCH, workers=1, accelerator="H100:2")
-    assert asked(limited) == always | {"--array=0-1%1", "--gres=gpu:h100:2"}
-    assert f"\ncd -- {repository} || exit\n" in slurm(LAUNCH)
-    assert 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in slurm(LAUNCH)
-
-
 @pytest.mark.parametrize("count", [1, 1000, 1001, 2345])
 def test_an_array_is_never_larger_than_slurm_takes_and_runs_every_trial_once(cluster, tmp_path, program, count):
     """By default MaxArraySize is 1001: no job of an array may have a number above 1000."""
@@ -172,18 +160,6 @@ def test_a_skypilot_task_has_its_trials_device_and_bucket(cli, repository):
     place = f"--workspace=/bucket/a/b/runs/toy/line/sweeps/smoke-{identity}"
     assert "set -- --metric=slopes --best=highest\n" in task["run"]
     assert f'--zip points=5,6 noise.scale=1,2 --seeds=2 {place} "$@"\n' in task["run"]
-
-
-@pytest.mark.parametrize(
-    "accelerator, runtime, extra",
-    [("H100:1", None, "[cuda]"), ("tpu-v6e-4", {"runtime_version": "v2-alpha-tpuv6e"}, "[tpu]"), (None, None, "")],
-)
-def test_what_a_task_computes_on(repository, accelerator, runtime, extra):
-    task = yaml.safe_load(skypilot(dataclasses.replace(TASK, bucket="s3://our-runs/", accelerator=accelerator)))
-    found = [task["resources"].get(name) for name in ("accelerators", "accelerator_args")]
-    assert found == [accelerator, runtime]
-    assert f'-e ".{extra}" ' in task["setup"]
-    assert task["file_mounts"]["/bucket"]["source"] == "s3://our-runs"
 
 
 @pytest.mark.parametrize("trial", ["", "1"])

@@ -1,9 +1,9 @@
-"""Neighbouring windows of documents, paragraphs, and padding."""
+"""Neighbouring windows of documents, paragraphs, and embeddings compared."""
 
 import numpy as np
 import pytest
 
-from experiments.subjects.passages import compare_embeddings, encode, neighbouring_windows, paragraphs
+from experiments.subjects.passages import compare_embeddings, neighbouring_windows, paragraphs
 from experiments.subjects.untrained_encoder import untrained
 from lexinv.data.corpora import Corpus
 from lexinv.validation import InvalidConfig
@@ -29,13 +29,6 @@ def test_windows_are_neighbours_in_documents_of_their_own():
 
 def test_paragraphs_are_long_enough_and_come_once():
     assert list(paragraphs(CORPUS, "test")) == [TEXT, f"{TEXT} nine"]
-
-
-def test_texts_are_padded_to_one_length():
-    found = encode(untrained(), ["ab", "abcdef"], 6)
-    assert found.mask.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
-    assert found.words.tolist() == [[False, True, True, False, False, False], [False, *[True] * 4, False]]
-    assert found.tokens[1, -1] == 1
 
 
 def test_embeddings_are_compared_by_hand():

@@ -105,8 +105,3 @@ def test_impossible_options_are_named(changed):
     (field,) = changed
     with pytest.raises(InvalidConfig, match=field):
         PlanOptions(**changed)
-
-
-def test_rows_that_the_devices_cannot_share_are_refused():
-    with pytest.raises(InvalidConfig, match="divisor of the 8 rows"):
-        make_plan(MODULE, TRAINING, PlanOptions(devices=3))

@@ -1,10 +1,8 @@
-import io
-
 import numpy as np
 import pytest
 
 from experiments.harness.intervals import interval
-from experiments.harness.style import PALETTE, band, panels, reference
+from experiments.harness.style import PALETTE, band, panels
 
 
 def test_band_draws_mean_and_interval():
@@ -18,15 +16,3 @@ def test_band_draws_mean_and_interval():
     assert max(drawn) == pytest.approx(max(i.high for i in expected))
     band(axes, [10, 20], values[:1], "one seed", PALETTE[0])
     assert len(axes.lines) == 2 and len(axes.collections) == 1
-
-
-def test_panels_are_styled_without_touching_the_process():
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    figure, axes = panels(2, 3)
-    reference(axes[0], 1.0, "bound")
-    figure.savefig(io.BytesIO())
-    assert len(axes) == 6
-    assert not axes[0].spines["top"].get_visible()
-    assert dict(matplotlib.rcParams) == before

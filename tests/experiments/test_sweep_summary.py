@@ -1,4 +1,4 @@
-"""What is told of a finished sweep: the order of its trials, a metric of each, and the figure."""
+"""What is told of a finished sweep: the order of its trials, and a metric of each."""
 
 import dataclasses
 import json
@@ -88,31 +88,3 @@ def test_metrics_are_numbers_or_lists_over_seeds():
     ):
         with pytest.raises(InvalidConfig, match=message):
             sweep_summary.metric_at(results, path)
-
-
-def test_figure_has_a_panel_for_every_field_that_changes(tmp_path):
-    trials = [
-        made_up(tmp_path, [slope, slope + points], slope=slope, points=points, fail_at=7)
-        for slope in (0.1, 1.0, 10.0)
-        for points in (5, 6)
-    ]
-    drawn = sweep_summary.figure(summarize(trials, "arms.a.0.x"))
-    slopes, points = drawn.axes
-    assert (slopes.get_xlabel(), points.get_xlabel()) == ("slope", "points")
-    assert slopes.get_ylabel() == "arms.a.0.x"
-    assert (slopes.get_xscale(), points.get_xscale()) == ("log", "linear")
-    assert [text.get_text() for text in slopes.get_legend().get_texts()] == ["points=5", "points=6"]
-    line = slopes.containers[0].lines[0]
-    assert list(line.get_xdata()) == [0.1, 1.0, 10.0]
-    assert list(line.get_ydata()) == pytest.approx([2.6, 3.5, 12.5])
-    drawn.canvas.draw()
-
-
-def test_figure_of_verdicts_has_a_cell_for_every_trial_and_claim(tmp_path):
-    trials = [made_up(tmp_path, 1, holds, slope=float(index)) for index, holds in enumerate([False, True])]
-    drawn = sweep_summary.figure(summarize(trials))
-    (axes,) = drawn.axes
-    assert axes.images[0].get_array().tolist() == [[2, 1], [0, 1]]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["slope=1", "slope=0"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-    drawn.canvas.draw()

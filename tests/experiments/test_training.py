@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments.harness import training as harness
-from experiments.harness.config import from_json, to_json
 from experiments.harness.training import Training, evaluations, initial, train, training_losses
 from experiments.harness.work import Work, joined, some_members
 from experiments.harness.workspace import Workspace
@@ -164,28 +163,7 @@ def test_works_are_joined_and_taken_apart(workspace):
         np.testing.assert_array_equal(both.dataset()[3]["x"][:, index], work.dataset()[3]["x"][:, place])
 
 
-@pytest.mark.parametrize(
-    "change, field",
-    [
-        ({"steps_per_dispatch": 7}, "steps_per_dispatch"),
-        ({"microbatches": 3}, "microbatches"),
-        ({"mesh": MeshConfig(3, 1, 8)}, "batch_size"),
-        ({"optimizer": OptimizerConfig(warmup_steps=60)}, "optimizer.warmup_steps"),
-    ],
-)
-def test_impossible_training_is_refused(change, field):
-    with pytest.raises(InvalidConfig) as error:
-        replace(TRAINING, **change)
-    assert error.value.field == field
-
-
 @pytest.mark.parametrize("change", [{"microbatches": 2}, {"mesh": MeshConfig(data=2)}])
 def test_draws_are_made_on_one_device_and_at_once(workspace, change):
     with pytest.raises(InvalidConfig, match="batches are drawn inside the step"):
         train("models", start, drawn, None, replace(TRAINING, **change), workspace)
-
-
-def test_configurations_of_older_records_are_read():
-    """Of drawn batches, before there were microbatches and meshes."""
-    older = {name: value for name, value in to_json(TRAINING).items() if name not in ("microbatches", "mesh")}
-    assert from_json(Training, older, older=True) == TRAINING

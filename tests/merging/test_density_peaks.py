@@ -13,14 +13,6 @@ distances = jax.jit(peaks.euclidean_distance)
 X = np.random.default_rng(0).normal(size=(15, 6)).astype(np.float32)
 
 
-def test_distances():
-    from scipy.spatial.distance import cdist
-
-    found = peaks.euclidean_distance(jnp.asarray(X))
-    np.testing.assert_allclose(found, cdist(X, X) / np.sqrt(6), atol=1e-5)
-    assert not np.diag(found).any()
-
-
 def test_density_and_distance_to_denser_tokens_by_loops():
     distance = np.asarray(peaks.euclidean_distance(jnp.asarray(X)), np.float64)
     density = [np.exp(-np.mean(np.sort(np.delete(distance[i], i))[:4] ** 2)) for i in range(15)]
@@ -47,11 +39,3 @@ def test_clusters_are_found_whatever_their_order(seed):
         members = assign == target
         assert float(sizes[target]) == members.sum() and members[plan.anchor[target]]
         np.testing.assert_allclose(means[target], np.asarray(x)[members].mean(axis=0), rtol=1e-4, atol=1e-5)
-
-
-def test_equal_tokens_and_as_many_clusters_as_tokens():
-    plan = density_peaks(jnp.zeros((6, 6)), 2, 3)
-    assert set(plan.assign.tolist()) <= {0, 1} and plan.anchor.shape == (2,)
-    np.testing.assert_allclose(merge(plan, jnp.ones((6, 3)))[1].sum(), 6)
-    everyone = density_peaks(peaks.euclidean_distance(jnp.asarray(X)), 15, 4)
-    assert everyone.assign.tolist() == everyone.anchor.tolist() == list(range(15))

@@ -73,11 +73,6 @@ def test_ordered_merges_the_most_similar_of_all_and_halves_the_first_into_the_ne
     assert targets(energy_matching(similarity, SCORES, 2, "halves")) == [0, 1, 7, 3, 6, 5, 6, 7]
 
 
-def test_no_energy_is_smallest_where_it_is_not_a_number():
-    scores = SCORES.at[2].set(jnp.nan)
-    assert targets(energy_matching(jnp.full((8, 8), 0.5), scores, 1)) == [0, 1, 2, 3, 6, 5, 6, 7]
-
-
 def test_margins_of_layers():
     assert [margin_of_layer(layer, 3) for layer in range(3)] == pytest.approx([0.9, 0.6, 0.3])
     assert margin_of_layer(6, 12, 0.9, 0.25) == pytest.approx(0.775)

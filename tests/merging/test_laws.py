@@ -176,16 +176,6 @@ def test_identical_tokens_and_tokens_that_are_not_numbers(name):
     check_valid(run(np.full_like(x, np.nan), attention, size, ALL_REAL))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name.startswith("zero") else ()) for name in NAMES]
-)
-def test_jit_is_eager(name):
-    x, attention, size = map(jnp.asarray, draw(4))
-    seen = Example(x, x, attention, size, None, KEY if METHODS[name].draws else None)
-    for found, expected in zip(plan_of(name, 4), METHODS[name].plan(LAYER, seen), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 BATCH = 2
 
 

@@ -113,24 +113,6 @@ def test_duplicates_go_before_a_majority_can_vote_for_itself():
         assert sum(groups[i] == 1 for i in plan.anchor.tolist()) == objects
 
 
-def test_any_ranking_can_stand_in_for_importance():
-    """One that likes early tokens: S keeps the first copies, and I drops from the end."""
-    _, attention, similarity = map(jnp.asarray, majority())
-
-    def early(attention, iterations, start):
-        return -jnp.arange(attention.shape[1], dtype=jnp.float32)
-
-    assert zero_shot_prune(attention, similarity, 2, 5, 20, ranking=early).anchor.tolist() == [0, 1, 2, 3, 4]
-    assert zero_shot_prune(attention, similarity, 2, 0, 20, ranking=early).anchor.shape == (10,)
-
-
-def test_rows_among_the_kept_sum_to_one():
-    attention, kept = attention_of(4), jnp.array([0, 3, 5], jnp.int32)
-    found = np.asarray(pagerank.among(jnp.asarray(attention), kept))
-    np.testing.assert_allclose(found.sum(2), 1, rtol=1e-6)
-    np.testing.assert_allclose(found[1, 2, 1] / found[1, 2, 0], attention[1, 5, 3] / attention[1, 5, 0], rtol=1e-5)
-
-
 def test_rankings_by_head():
     """Without the filter a head that is constant counts; the mean over heads has mean 1 and is never above the root mean square."""
     attention = jnp.asarray(attention_of(5, 3)).at[2].set(1 / 8)

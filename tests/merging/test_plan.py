@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from lexinv.merging import bipartite, energy, mlerp, pagerank
+from lexinv.merging import mlerp, pagerank
 from lexinv.merging import plan as plans
 from lexinv.merging.plan import Plan
 from lexinv.nn.attention import size_bias
@@ -47,25 +46,6 @@ def test_in_order_sorts_targets_by_place():
     assert ordered.anchor.tolist() == [0, 1, 4]
     np.testing.assert_allclose(merge(ordered, X)[0][:, 0], merge(PLAN, X)[0][jnp.array([0, 2, 1]), 0])
     assert ordered.assign[2] == 3
-
-
-DUPLICATES = {
-    "bipartite": lambda c: bipartite.bipartite_matching(c, 3, protect=0),
-    "protect": lambda c: energy.energy_matching(c, energy.energies(c, 0.5), 3, "protect", 0),
-    "ordered": lambda c: energy.energy_matching(c, energy.energies(c, 0.5), 3, "ordered", 0),
-}
-
-
-@pytest.mark.parametrize("method", DUPLICATES)
-def test_methods_merge_exact_duplicates_first(method):
-    """Six tokens far apart, three of them copied: nine tokens, three merges.
-
-    A copy stands beside its original, so that they are of different parity; energies of copies are equal, and beside each other too.
-    """
-    base = 3 * np.eye(6) + 0.1 * np.random.default_rng(5).normal(size=(6, 6))
-    x = jnp.asarray(base[[0, 0, 1, 1, 2, 2, 3, 4, 5]], jnp.float32)
-    plan = jax.jit(lambda x: DUPLICATES[method](bipartite.cosine_similarity(x)))(x)
-    np.testing.assert_allclose(unmerge(plan, merge(plan, x)[0]), x, atol=1e-6)
 
 
 def test_size_bias_hides_what_has_no_size():

@@ -42,12 +42,6 @@ def test_exact_tokens_may_be_anything():
     np.testing.assert_allclose(found[:, 0], [1.0, jnp.inf, 64 / 127], rtol=1e-6)
 
 
-def test_zeros_and_nothing_to_quantise():
-    zeros = jnp.zeros((3, 2))
-    np.testing.assert_array_equal(quantised(zeros, 4), zeros)
-    np.testing.assert_array_equal(quantised(zeros + 3, 4, (0,), jnp.ones(3, bool)), zeros + 3)
-
-
 def test_largest_norms():
     norms = jnp.array([1.0, 5.0, 3.0, 5.0, 9.0])
     assert largest_norms(norms, 2).tolist() == [False, True, False, False, True]

@@ -23,11 +23,6 @@ kept_count, survival, survival_mask, threshold_mask = (
 COUNTS = rates.candidates(9, 2)
 
 
-def test_candidates_count_down():
-    assert COUNTS.tolist() == [9, 7, 5, 3, 1]
-    assert rates.candidates(4, 3).tolist() == [4, 1]
-
-
 def test_proxies_of_an_even_choice():
     """The mean of 9 7 5 3 1 is 5; rank i survives with the share of candidates above i; the gradients are those of the soft forms."""
     logits = jnp.zeros(5)

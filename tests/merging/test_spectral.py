@@ -10,7 +10,6 @@ from lexinv.merging.spectral import (
     laplacian_spectrum,
     lift,
     normalised_laplacian,
-    purity,
     spectral_bound,
     spectral_distance,
     token_graph,
@@ -44,11 +43,6 @@ def test_spectra_of_known_graphs():
     pair[0, 1] = pair[1, 0] = 4.0
     np.testing.assert_allclose(laplacian_spectrum(pair), [0, 0, 2], atol=1e-12)
     assert not np.any(normalised_laplacian(np.zeros((3, 3))))
-
-
-def test_purity_by_hand():
-    """Of five tokens in two targets one is merged across clusters."""
-    assert purity(np.array([0, 0, 0, 1, 1]), np.array([5, 5, 2, 2, 2])) == pytest.approx(4 / 5)
 
 
 def test_coarse_and_lifted_by_hand():

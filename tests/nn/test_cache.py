@@ -19,6 +19,7 @@ from lexinv.validation import InvalidConfig
 
 VOCAB, ROWS, TIME, SLOTS, N = 9, 3, 12, 18, 5
 PLAIN = TransformerConfig(depth=2, width=16, heads=4, mlp_width=32, max_length=32)
+GEMMA = replace(PLAIN, residual="sandwich", gate="gelu", window=3, global_layers=(1,), rotary_divisors=(1.0, 4.0))
 LLAMA = replace(PLAIN, key_heads=2, gate="silu", head_width=6, head_norm=True, window=4, output="tied")
 NEOX = replace(PLAIN, residual="parallel", norm="layer", bias=True, rotary_share=0.5, output="untied", gelu="exact")
 MODELS = {
@@ -29,6 +30,7 @@ MODELS = {
     "neox": (NEOX, "canonical"),
     "llama": (LLAMA, "permuted_bank"),
     "llama-bfloat16-weights": (LLAMA, "standard"),
+    "gemma": (replace(GEMMA, window_rotary_base=100.0, head_norm=True, output="tied"), "standard"),
     "bfloat16": (replace(LLAMA, dtype="bfloat16", window=0), "orthonormal"),
 }
 KEY = jax.random.key(2)

@@ -28,6 +28,8 @@ def test_window_by_enumeration(window):
     pairs = sum(min(position + 1, window) for position in range(TIME))
     without = forward_flops(replace(CONFIG, width=8, window=window), VOCAB, TIME) - 2 * (2 * 640 + 152)
     assert without == pytest.approx(2 * 2 * 2 * 8 * pairs / TIME)
+    one_of_two = forward_flops(replace(CONFIG, window=window, global_layers=(1,)), VOCAB, TIME) - 2 * (2 * 640 + 152)
+    assert one_of_two == pytest.approx(2 * 2 * 8 * (pairs + 21) / TIME)
 
 
 def products(jaxpr) -> int:

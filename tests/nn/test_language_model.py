@@ -22,7 +22,7 @@ from lexinv.nn.language_model import (
 )
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, embed, readout, row_keys, token_nll
 from lexinv.nn.linear import rms_norm
-from lexinv.nn.transformer import TransformerConfig
+from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.validation import InvalidConfig
 
 VOCAB, WIDTH = 9, 16
@@ -103,6 +103,25 @@ def test_the_future_changes_nothing(name):
 @pytest.mark.parametrize("name", ["rope", "relative"])
 def test_one_layer_with_a_window_of_w_does_not_see_a_token_that_is_w_back(name):
     assert reacting(replace(CONFIGS[name], depth=1, window=5), 70) == list(range(70, 75))
+
+
+def test_layers_that_see_all_are_told_from_those_with_a_window():
+    config = replace(PLAIN, depth=3, window=5, global_layers=(1,), residual="sandwich")
+    inputs, lexicon, apply = example(config)
+    logits, seen = apply(inputs, lexicon, capture=True)
+    later, earlier = np.indices((12, 12))
+    reach = [(later - earlier)[(weights > 0).any(axis=(0, 1))].max() + 1 for weights in seen["attention_weights"]]
+    assert reach == [5, 12, 5]
+    for layer in range(3):
+        edit = (layer, lambda site, activations: activations)
+        one_by_one = LanguageModel(config).apply(*apply.args, inputs, lexicon, edit=edit)
+        np.testing.assert_allclose(one_by_one, logits, atol=1e-5)
+    local = example(replace(config, window_rotary_base=50.0, global_layers=(0, 1, 2)))[2](inputs, lexicon)
+    np.testing.assert_allclose(
+        local, example(replace(config, window=0, global_layers=()))[2](inputs, lexicon), atol=1e-5
+    )
+    with pytest.raises(InvalidConfig, match="global_layers"):
+        Block(config, False).init(KEY, jnp.ones((1, 4, WIDTH)), None)
 
 
 def test_bidirectional_models_see_the_future():

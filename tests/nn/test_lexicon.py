@@ -60,14 +60,6 @@ def test_lexinvariant_rows_are_standard_normal_and_independent():
     assert np.abs(correlations).max() < 0.3  # 6 standard errors of 400 draws
 
 
-def test_rows_and_steps_draw_different_lexica_and_the_same_key_the_same():
-    lexica = drawn(CONFIGS["lexinvariant"])
-    assert not np.allclose(lexica[0], lexica[1])
-    np.testing.assert_array_equal(lexica, drawn(CONFIGS["lexinvariant"]))
-    other_step = row_keys(jax.random.fold_in(KEY, 1), jnp.arange(BATCH))
-    assert not np.allclose(lexica, drawn(CONFIGS["lexinvariant"], other_step))
-
-
 def test_semi_with_p_0_is_the_standard_table_to_the_bit():
     np.testing.assert_array_equal(drawn(CONFIGS["semi_0"]), drawn(CONFIGS["standard"]))
 

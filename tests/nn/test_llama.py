@@ -9,7 +9,7 @@ import pytest
 
 from lexinv.nn.flops import forward_flops
 from lexinv.nn.language_model import initialize, make_logits, make_nll
-from lexinv.nn.llama import GGUF_NAMES, NAMES
+from lexinv.nn.llama import GEMMA_NAMES, GGUF_NAMES, NAMES
 from lexinv.nn.pretrained import load_language_model
 from lexinv.validation import InvalidConfig
 
@@ -82,30 +82,43 @@ def interleave(tensors):
     return turned
 
 
-def numpy_logits(tensors, ids):
-    def norm(x, layer, name):
-        return tensors[layer, name] * x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + EPSILON)
+def numpy_logits(tensors, ids, gemma=False):
+    """Of Gemma layer 0 has a window of 3 times and rotates by the base 10, and scores are over the root of 5."""
 
-    def turned(x):
+    def norm(x, layer, name):
+        return (tensors[layer, name] + gemma) * x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + EPSILON)
+
+    def turned(x, base):
         """Channels i and i + 3 of six as a complex number, turned by the time over the base to the power of i / 3."""
         planes = x[:, : DIM // 2] + 1j * x[:, DIM // 2 :]
-        planes = planes * np.exp(1j * np.arange(len(x))[:, None] * BASE ** (-np.arange(DIM // 2) / (DIM // 2)))
+        planes = planes * np.exp(1j * np.arange(len(x))[:, None] * base ** (-np.arange(DIM // 2) / (DIM // 2)))
         return np.concatenate([planes.real, planes.imag], axis=1)
 
-    x = tensors[None, "table"][ids]
+    def given_out(x, layer, name):
+        return norm(x, layer, name) if gemma else x
+
+    x = tensors[None, "table"][ids] * (WIDTH**0.5 if gemma else 1)
     for layer in range(DEPTH):
+        local = gemma and layer == 0
+        base, visible = (10.0 if local else BASE), np.tri(len(ids)) - (np.tri(len(ids), k=-3) if local else 0)
         read, mixed = norm(x, layer, "attention_norm"), []
         q, k, v = (read @ tensors[layer, name].T for name in ("query", "key", "value"))
         for head in range(HEADS):
             own, shared = slice(head * DIM, (head + 1) * DIM), slice(head // 2 * DIM, (head // 2 + 1) * DIM)
-            scores = turned(q[:, own]) @ turned(k[:, shared]).T / np.sqrt(DIM)
-            weights = np.where(np.tri(len(ids)), np.exp(scores), 0.0)
+            query, key = (
+                norm(z, layer, f"{name}_norm") if gemma else z
+                for name, z in (("query", q[:, own]), ("key", k[:, shared]))
+            )
+            scores = turned(query, base) @ turned(key, base).T / np.sqrt(5 if gemma else DIM)
+            weights = np.where(visible, np.exp(scores), 0.0)
             mixed.append(weights / weights.sum(1, keepdims=True) @ v[:, shared])
-        x = x + np.concatenate(mixed, axis=1) @ tensors[layer, "output"].T
+        x = x + given_out(np.concatenate(mixed, axis=1) @ tensors[layer, "output"].T, layer, "attention_out_norm")
         read = norm(x, layer, "mlp_norm")
         gate = read @ tensors[layer, "mlp_gate"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (read @ tensors[layer, "mlp_in"].T)) @ tensors[layer, "mlp_out"].T
-    return norm(x, None, "final_norm") @ tensors[None, "output_table"].T
+        slope = np.sqrt(8 / np.pi) * (1 + 0.044715 * gate**2) if gemma else 1.0  # GELU by tanh, or SiLU
+        fed = (gate / (1 + np.exp(-slope * gate)) * (read @ tensors[layer, "mlp_in"].T)) @ tensors[layer, "mlp_out"].T
+        x = x + given_out(fed, layer, "mlp_out_norm")
+    return norm(x, None, "final_norm") @ tensors[None, "table" if gemma else "output_table"].T
 
 
 def logits(model):
@@ -123,6 +136,42 @@ def test_llama_is_what_its_tensors_say_in_either_kind_of_file(tmp_path, tensors)
         read = load_language_model(path)
         jax.tree.map(np.testing.assert_array_equal, read.params, ours.params)
         assert read.tokenizer is None
+
+
+def test_gemma_is_what_its_tensors_say(tmp_path, tensors):
+    del tensors[None, "output_table"]
+    generator, sizes = np.random.default_rng(1), {"query_norm": DIM, "key_norm": DIM}
+    for name, size in (sizes | {"attention_out_norm": WIDTH, "mlp_out_norm": WIDTH}).items():
+        tensors |= {(layer, name): generator.normal(0, 0.5, size).astype(np.float32) for layer in range(DEPTH)}
+    gemma = {"model_type": "gemma3_text", "sliding_window": 3, "query_pre_attn_scalar": 5, "rope_local_base_freq": 10.0}
+    write(tmp_path, CONFIG | gemma | {"sliding_window_pattern": 2}, named(tensors, GEMMA_NAMES, "model."))
+    model = load_language_model(tmp_path)
+    assert model.config.global_layers == (1,) and model.config.output == "tied"
+    np.testing.assert_allclose(logits(model), np.stack([numpy_logits(tensors, ids, True) for ids in READ]), atol=1e-4)
+    # Kinds of layers that are named are taken before the pattern, and each must be known.
+    for kinds, message in ((["full_attention"] * 2, None), (["sliding_attention"] * 2, "at least once")):
+        write(tmp_path, CONFIG | gemma | {"layer_types": kinds}, named(tensors, GEMMA_NAMES, "model."))
+        if message is None:
+            assert load_language_model(tmp_path).config.global_layers == (0, 1)
+            continue
+        with pytest.raises(InvalidConfig, match=message):
+            load_language_model(tmp_path)
+
+
+def test_frequencies_are_divided_by_llama_3_s_rule_or_as_a_gguf_file_says(tmp_path, tensors):
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope |= {"original_max_position_embeddings": 40}
+    write(tmp_path, CONFIG | {"rope_scaling": rope}, named(tensors, NAMES, "model."))
+    model = load_language_model(tmp_path)
+    # In 40 times the planes turn 6.37, 1.73 and 0.47 times: kept, the share 0.243 of it kept, slowed down by the whole factor.
+    share = (40 / (2 * np.pi * 50 ** (1 / 3)) - 1) / 3
+    divisors = np.float32([1.0, 1 / (share + (1 - share) / 8), 8.0])
+    np.testing.assert_allclose(model.config.rotary_divisors, divisors, rtol=1e-6)
+    stored = named(interleave(tensors), GGUF_NAMES) | {"rope_freqs.weight": divisors}
+    write_gguf(tmp_path / "model.gguf", stored)
+    read = load_language_model(tmp_path / "model.gguf")
+    np.testing.assert_allclose(logits(read), logits(model), atol=1e-5)
+    assert np.abs(logits(read) - np.stack([numpy_logits(tensors, ids) for ids in READ])).max() > 0.01
 
 
 def test_tied_tables_and_the_size_of_what_is_counted(tmp_path, tensors):
@@ -167,7 +216,8 @@ def test_blocks_of_few_bits_are_what_they_stand_for(tmp_path, kind):
         (lambda t: t.pop("blk.1.ffn_gate.weight"), r"blk\.1\.ffn_gate\.weight.*missing.*model\.gguf"),
         (lambda t: t.update({"output_norm.weight": np.ones(9, np.float32)}), r"output_norm\.weight = \(9,\).*\(8,\)"),
         (lambda t: t["blk.0.attn_q.weight"].__setitem__((1, 2), np.nan), r"blk\.0\.attn_q\.weight = 'NaN or inf"),
-        (lambda t: t.update({"rope_freqs.weight": np.ones(3, np.float32)}), r"rope_freqs\.weight.*of this archi"),
+        (lambda t: t.update({"rope_freqs.weight": np.ones(4, np.float32)}), r"rope_freqs\.weight = \(4,\).*\(3,\)"),
+        (lambda t: t.update({"rope_factors.weight": np.ones(3, np.float32)}), r"rope_factors\.weight.*of this archi"),
         (lambda t: t.update({"output.weight": np.ones((11, 8), np.int8)}), r"output\.weight = 'I8'.*quantisation"),
     ],
 )
@@ -198,8 +248,9 @@ def test_files_of_what_we_do_not_compute_are_refused(tmp_path, tensors, fields, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor = None"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "known: default, linear, llama3"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"num_key_value_heads": 3}, r"model\.key_heads"),
@@ -207,7 +258,7 @@ def test_files_of_what_we_do_not_compute_are_refused(tmp_path, tensors, fields, 
         ({"rms_norm_eps": 0.0}, r"model\.norm_epsilon"),
         ({"model_type": "qwen3"}, r"layers\.0\.self_attn\.q_norm\.weight.*missing"),
         ({"model_type": "qwen2"}, r"layers\.0\.self_attn\.q_proj\.bias.*missing"),
-        ({"model_type": "gemma3"}, "known: gpt2, gpt_neox, llama, mistral, qwen2, qwen3"),
+        ({"model_type": "gemma3"}, "did you mean .gemma3_text"),
     ],
 )
 def test_variants_in_hugging_face_s_form_are_refused(tmp_path, tensors, change, message):

@@ -42,12 +42,28 @@ def llama(kind, **changes):
     return getattr(transformers, f"{kind}ForCausalLM")(config)
 
 
+def gemma3(**changes):
+    sizes = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 12, "intermediate_size": 48, "max_position_embeddings": 32}
+    sizes |= {"sliding_window": 5, "bos_token_id": 5, "eos_token_id": 5, "attn_implementation": "eager"}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes, **{"layer_types": kinds, **changes}))
+
+
+LLAMA_3 = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
+
 MODELS = {
     "llama": lambda: llama("Llama"),
     "llama-tied-base": lambda: llama(
         "Llama", tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 100.0}
     ),
     "llama-wide-heads": lambda: llama("Llama", head_dim=12, rms_norm_eps=0.1),
+    "llama-3-rope": lambda: llama("Llama", rope_parameters=LLAMA_3 | {"original_max_position_embeddings": 16}),
+    "llama-linear-rope": lambda: llama("Llama", rope_parameters=LINEAR),
+    "gemma3": lambda: gemma3(query_pre_attn_scalar=5),
+    "gemma3-every-second": lambda: gemma3(layer_types=None, sliding_window_pattern=2, tie_word_embeddings=False),
+    "gemma3-linear-rope": lambda: gemma3(rope_parameters={"full_attention": LINEAR}),
     "mistral-window": lambda: llama("Mistral", sliding_window=5, attn_implementation="eager"),
     "qwen2": lambda: llama("Qwen2"),
     "qwen3": lambda: llama("Qwen3", head_dim=16),

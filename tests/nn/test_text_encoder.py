@@ -99,18 +99,6 @@ def test_sentences_are_means_over_the_mask_at_length_one(tiny):
 embed = jax.jit(sentence_embeddings, static_argnums=(0, 4, 5))
 
 
-def keep(seen):
-    return Reduced(seen.stream, seen.size, None)
-
-
-def test_reductions_that_keep_everything_change_nothing(tiny):
-    encoder, _ = tiny
-    plain = embed(encoder.config, encoder.params, TOKENS, MASK)
-    kept = embed(encoder.config, encoder.params, TOKENS, MASK, (keep, None))
-    np.testing.assert_allclose(kept, plain, atol=1e-5)
-    np.testing.assert_array_equal(embed(encoder.config, encoder.params, TOKENS, MASK, ()), plain)
-
-
 def test_reductions_see_the_normalised_sum_after_attention(tiny):
     """The stream that the MLP reads: one layer by hand, and its last two tokens gone before the MLP."""
     encoder, tensors = tiny

@@ -73,13 +73,6 @@ def test_hiding_visual_tokens_is_removing_them(params, whole, layer):
     assert (np.abs(hidden - logits(params, run(params, whole))).max() > 1e-2) == (layer < DEPTH)
 
 
-def test_each_example_loses_its_image_where_it_is_told_to(params, whole):
-    together = logits(params, run(params, whole, remove_at=jnp.array([0, 2, DEPTH])))
-    for row, layer in enumerate((0, 2, DEPTH)):
-        alone = logits(params, run(params, whole, remove_at=jnp.full(3, layer)))
-        np.testing.assert_allclose(together[row], alone[row], atol=1e-5)
-
-
 def test_layers_may_be_run_in_parts(params, whole):
     parts = run(params, run(params, whole, last=1), first=1)
     np.testing.assert_allclose(parts.stream, run(params, whole).stream, atol=1e-5)

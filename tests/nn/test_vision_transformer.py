@@ -1,7 +1,6 @@
 """The vision transformer against NumPy and timm, and what reductions between its layers see and change."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -118,21 +117,6 @@ def test_attention_has_no_bias_until_something_has_been_merged(layers):
     run_layers(LAYER, layers, x, None, (None, look, look))
     assert biases[0] is None
     np.testing.assert_array_equal(biases[1], 0)  # log of the sizes that the second layer gave
-
-
-def test_sizes_count_only_in_proportional_attention(layers):
-    x = jax.random.normal(jax.random.key(4), (2, 5, 16))
-
-    def resize(seen):
-        return Reduced(seen.stream, seen.size.at[:, 0].set(9.0), None)
-
-    @partial(jax.jit, static_argnums=(0, 1))
-    def stream(reduction, proportional):
-        return run_layers(LAYER, layers, x, jnp.ones((2, 5)), (reduction, None, None), proportional)[0]
-
-    without = stream(None, False)
-    np.testing.assert_allclose(stream(resize, False), without, rtol=1e-5, atol=1e-5)
-    assert float(jnp.max(jnp.abs(stream(resize, True) - without))) > 1e-2
 
 
 def test_the_mean_is_by_size_and_leaves_cls_out(params, images):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexinv.data.windows import TokenStream, array_windows, window_source
-from lexinv.sae.activation_streams import ComputedActivations, check_source, model_activations, scale_to_unit, shuffled
+from lexinv.sae.activation_streams import ComputedActivations, model_activations, scale_to_unit, shuffled
 from lexinv.validation import InvalidConfig
 
 WIDTH = 2
@@ -101,20 +101,6 @@ def test_elements_do_not_depend_on_what_was_read_before():
         np.testing.assert_array_equal(next(fresh)["activations"], whole[index])
 
 
-def test_reading_on_from_the_middle_reads_one_group_only():
-    source = Numbered([5] * 20)
-    dataset = shuffled(source, 0, 25, 5)
-    dataset[8]
-    assert sum(source.reads.values()) == 5
-
-
-def test_scale():
-    plain, scaled = (shuffled(Numbered([4, 4]), 0, 8, 4, scale=scale)[0]["activations"] for scale in (1.0, 0.25))
-    np.testing.assert_array_equal(scaled, 0.25 * plain)
-    x = np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)  # E||x||^2 = 13
-    assert scale_to_unit(x) == pytest.approx(13**-0.5, rel=1e-12)
-
-
 GOOD = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 SAME, ZERO = np.tile(GOOD[:1], (6, 1)), np.zeros_like(GOOD)
 BROKEN = np.where(np.arange(6)[:, None] == 4, np.float32(np.nan), GOOD)
@@ -124,10 +110,6 @@ def held(*blocks, rows=6):
     return ComputedActivations(3, np.array([6, rows]), lambda index: blocks[index])
 
 
-READS = {"first dispatch": lambda source: shuffled(source, 0, 12, 4, 3)[0], "check": check_source}
-
-
-@pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize(
     "source, message",
     [
@@ -136,10 +118,10 @@ READS = {"first dispatch": lambda source: shuffled(source, 0, 12, 4, 3)[0], "che
         (held(GOOD, BROKEN), "not finite.*block 1, row 4"),
     ],
 )
-def test_constant_and_non_finite_activations_are_refused(read, source, message):
-    READS[read](held(GOOD, GOOD))
+def test_constant_and_non_finite_activations_are_refused(source, message):
+    shuffled(held(GOOD, GOOD), 0, 12, 4, 3)[0]
     with pytest.raises(InvalidConfig, match=message):
-        READS[read](source)
+        shuffled(source, 0, 12, 4, 3)[0]
 
 
 def test_blocks_of_another_size_are_refused_and_equal_rows_are_not():
@@ -147,6 +129,12 @@ def test_blocks_of_another_size_are_refused_and_equal_rows_are_not():
         shuffled(held(GOOD, GOOD, rows=5), 0, 12, 6)[0]
     first_two_alike = np.concatenate([SAME[:5], GOOD[:1] + 1])
     assert shuffled(held(first_two_alike, first_two_alike), 0, 6, 6)[0]["activations"].shape == (1, 6, 3)
+
+
+def test_scaled_activations_have_variance_k():
+    rows = np.random.default_rng(0).normal(3.0, 7.0, size=(1000, 5)).astype(np.float32)
+    scaled = rows * scale_to_unit(rows, 16.0)
+    assert np.square(scaled - scaled.mean(axis=0)).sum(axis=1).mean() == pytest.approx(16.0, rel=1e-4)
 
 
 # From a model.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lexinv.sae.autoencoders import decode, encode, geometric_median, initialize, progressive
+from lexinv.sae.autoencoders import decode, encode, geometric_median, initialize
 from lexinv.sae.jumprelu import jump_relu, step
 from lexinv.sae.methods import AutoencoderConfig
 
@@ -60,11 +60,6 @@ def test_gate_and_magnitude_by_hand():
     codes = encode(config, params, jnp.array([[0.5], [2.0]]))
     np.testing.assert_allclose(codes.activations, [[0.0], [6.5]], rtol=1e-6)
     np.testing.assert_allclose(codes.affinities, [[0.0], [1.0]])
-
-
-def test_progressive_codes_keep_the_largest():
-    codes = jnp.array([[3.0, 0.0, 1.0, 2.0]])
-    np.testing.assert_array_equal(progressive(codes, 2), [[3.0, 0.0, 0.0, 2.0]])
 
 
 @pytest.mark.parametrize("function, scale", [(jump_relu, 1.0), (step, 1.0)])

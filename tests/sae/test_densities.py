@@ -1,4 +1,4 @@
-"""Budgets that sum exactly, histograms by hand, and Zipf laws that are found again."""
+"""Budgets that sum exactly, and Zipf laws that are found again."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,34 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexinv.sae.budgets import fit_zipf, largest_remainder, ranks, zipf_budgets
-from lexinv.sae.densities import compare_laws, density_histogram, fit_middle_zipf, fit_shifted_zipf, ranks_shown
-
-
-def test_a_histogram_by_hand():
-    found = density_histogram(np.array([0.0, 0.0, 1.0, 0.5, 0.1, 0.02, 0.001, 1e-9]), lowest=-3, per_decade=1)
-    np.testing.assert_array_equal(found.edges, [-3, -2, -1, 0])
-    np.testing.assert_array_equal(found.counts, [2, 1, 3])  # 1e-9 with 0.001; 0.02; 0.1 and above
-    assert found.never == 2
-
-
-@pytest.mark.parametrize("alpha, beta", [(0.9, 0.0), (1.4, 5.0), (2.0, 20.0)])
-def test_a_shifted_law_is_found_again(alpha, beta):
-    law = 0.3 * (1 + beta) ** alpha * (np.arange(1, 201) + beta) ** -alpha
-    found = fit_shifted_zipf(np.random.default_rng(0).permutation(law))
-    assert found.alpha == pytest.approx(alpha, rel=1e-2) and found.beta == pytest.approx(beta, rel=5e-2, abs=1e-2)
-    assert found.r_squared == pytest.approx(1.0, abs=1e-5)
-    assert found.scale == pytest.approx(0.3 * (1 + beta) ** alpha, rel=5e-2)
-
-
-def test_r_squared_by_hand():
-    """log densities 0, -1, -1 at ranks 1, 2, 3 (head 1, beta 0 best): against the least squares of numpy."""
-    densities = np.exp([0.0, -1.0, -1.0])
-    found = fit_shifted_zipf(densities, head=1.0)
-    x, y = np.log([1, 2, 3]), np.array([0.0, -1.0, -1.0])
-    slope, level = np.polyfit(x, y, 1)
-    assert found.beta == 0.0 and found.alpha == pytest.approx(-slope, rel=1e-5)
-    explained = 1 - np.square(y - slope * x - level).sum() / np.square(y - y.mean()).sum()
-    assert found.r_squared == pytest.approx(explained, rel=1e-5)
+from lexinv.sae.densities import compare_laws, fit_middle_zipf, ranks_shown
 
 
 def test_a_zipf_law_is_found_and_a_bent_one_is_judged_worse():

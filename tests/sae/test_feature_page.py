@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lexinv.sae.feature_page import Feature, Page, Passage, Token, one_in, render, visible
+from lexinv.sae.feature_page import Feature, Page, Passage, Token, render, visible
 from lexinv.sae.feature_survey import Survey, choose_features, foretold, specificity, survey, top_windows
 
 NASTY = '<script>alert("x")</script>&amp;'
@@ -90,29 +90,6 @@ def test_highlights_are_relative_to_the_features_peak():
     assert [attributes["style"] for attributes, _ in marks] == ["--a:1.00", "--a:0.25", "--a:0.50"]
     assert [attributes["class"] for attributes, _ in marks] == ["on peak", "on", "on peak"]
     assert marks[1][0]["title"] == "0.50"
-
-
-def test_only_neighbours_on_the_page_are_links():
-    page = render(PAGE)
-    assert 'href="#feature-1">1 <i>+0.90' in page and 'href="#feature-77"' not in page
-
-
-@pytest.mark.parametrize(
-    "density, words",
-    [(0.5, "50% of tokens"), (0.004, "1 in 250 tokens"), (1e-5, "1 in 100,000 tokens"), (0.0, "never")],
-)
-def test_densities_in_words(density, words):
-    assert one_in(density) == words
-
-
-def test_spaces_and_breaks_can_be_seen():
-    assert visible("\r\n        x\t<") == "⏎␣8x⇥&lt;"
-
-
-def test_a_page_without_features_or_passages_is_drawn():
-    bare = feature(3, "x", passages=(), histogram=(), promoted=(), suppressed=(), neighbours=(), density=0.0, peak=0.0)
-    assert len(Reader(render(PAGE._replace(features=(bare,)))).cards) == 1
-    assert Reader(render(PAGE._replace(features=()))).cards == []
 
 
 @pytest.fixture

@@ -116,14 +116,6 @@ def test_gradients_are_finite_and_reach_every_parameter(case, once):
 
 
 @each
-def test_compiled_is_eager(case, world, once):
-    config, params, statistics, *_, x = world(case)
-    codes, (found, _) = once(case)
-    close(encode(config, params, x, budget_of(config, TERMS, statistics, TOKENS)), codes)
-    close(loss(config, TERMS, params, statistics, x), found)
-
-
-@each
 def test_the_order_of_tokens_and_features_does_not_matter(case, world, once):
     """But for the prefixes of nested dictionaries, which are about the order of features."""
     config, params, statistics, *_, x = world(case)

@@ -1,4 +1,4 @@
-"""What is refused before anything is compiled, and what the message says of it. Directories and files have their refusals beside them."""
+"""What is refused before anything is compiled, and what the message says of it. Directories have their refusals beside them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,15 @@ import pytest
 
 from lexinv.data.windows import array_windows
 from lexinv.sae.absorption import absorption
-from lexinv.sae.activation_files import ActivationFiles
 from lexinv.sae.activation_streams import ComputedActivations, model_activations, scale_to_unit, shuffled
 from lexinv.sae.autoencoders import initialize
 from lexinv.sae.budgets import zipf_budgets
-from lexinv.sae.densities import density_histogram, fit_shifted_zipf
 from lexinv.sae.difficulty import difficulty_use
 from lexinv.sae.inference import encode_alone
 from lexinv.sae.losses import LossConfig, check_terms, start_statistics
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.metrics import add, start_sums, summarise
 from lexinv.sae.probing import probe
-from lexinv.sae.splicing import splice
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_optimizer
 from lexinv.validation import InvalidConfig
@@ -42,10 +39,6 @@ def absorbed(pairs, dictionary):
     return absorption(np.eye(3), dictionary, np.ones((5, 3)), np.ones((5, 2)), pairs)
 
 
-def spliced(tokens):
-    return splice(lambda *_: jnp.zeros((1, 3)), {}, [{"tokens": tokens}], KEY, lambda params, x: x, (), jnp.zeros(2))
-
-
 REFUSED = [
     ("prefixes", lambda: AutoencoderConfig(6, 10, "matryoshka", prefixes=(3, 9))),
     ("prefixes", lambda: AutoencoderConfig(6, 10, "matryoshka", prefixes=(0, 10))),
@@ -61,11 +54,6 @@ REFUSED = [
     ("multi", lambda: check_terms(AutoencoderConfig(3, 8, most_active=5), LossConfig(multi=True))),
     (r"total = 9 .* 10 \(one for each feature\) to 200", lambda: zipf_budgets(9, 10, 20, 1.0)),
     ("total", lambda: zipf_budgets(201, 10, 20, 1.0)),
-    ("densities", lambda: density_histogram(np.array([0.5, -0.1]))),
-    ("densities", lambda: density_histogram(np.array([2.0]))),
-    ("densities", lambda: density_histogram(np.array([np.nan]))),
-    ("densities = .*at least 3", lambda: fit_shifted_zipf(np.array([0.5, 0.1, 0, 0]))),
-    ("densities = 'all equal", lambda: fit_shifted_zipf(np.full(9, 0.5))),
     ("l0", lambda: difficulty_use(np.ones(1), np.ones(1))),
     ("l0, difficulty", lambda: difficulty_use(np.ones(2), np.array([1.0, np.inf]))),
     ("labels", lambda: probe(np.ones((20, 3)), np.arange(20) < 3, KEY, 1)),
@@ -75,13 +63,11 @@ REFUSED = [
     ("pairs = .*parallel", lambda: absorbed([(0, 1)], np.ones((2, 3)))),
     (".*row 1 is not", lambda: add(start_sums(3, 3), *map(np.asarray, (BROKEN, BROKEN, X)))),
     (".*nothing to explain", lambda: summarise(add(start_sums(3, 3), *np.ones((3, 4, 3), np.float32)))),
-    ("batches = .*at least one token", lambda: spliced(jnp.full((1, 3), -1))),
     ("l0", lambda: SyntheticConfig(features=4)),
     ("orthogonal", lambda: SyntheticConfig(orthogonal=True)),
     ("parents", lambda: SyntheticConfig(parents=65)),
-    ("activations", lambda: scale_to_unit(np.zeros((3, 2), np.float32))),
-    ("activations", lambda: scale_to_unit(np.full((3, 2), np.inf, np.float32))),
-    ("paths", lambda: ActivationFiles([])),
+    ("activations", lambda: scale_to_unit(np.ones((3, 2), np.float32), 1.0)),
+    ("activations", lambda: scale_to_unit(np.full((3, 2), np.inf, np.float32), 1.0)),
     ("buffer_rows", lambda: stream(buffer_rows=4)),
     ("batch", lambda: stream(batch=1)),
     ("steps_per_dispatch", lambda: stream(steps_per_dispatch=0)),

@@ -37,6 +37,11 @@ def test_explained_variance_by_hand():
     assert found["shrinkage"] == pytest.approx((4 + 1 + 9) / (4 + 12))
 
 
+def test_cross_entropy_recovered_by_hand():
+    assert metrics.cross_entropy_recovered(2.0, 2.5, 4.0) == 0.75
+    assert metrics.cross_entropy_recovered(1.0, 1.0, 1.0) is None
+
+
 def test_gini_by_hand():
     assert metrics.gini(np.array([0.5, 0.5, 0.5])) == pytest.approx(0.0)
     assert metrics.gini(np.array([0.0, 0.0, 0.0, 1.0])) == pytest.approx(0.75)
@@ -62,19 +67,6 @@ def test_copies_are_not_unique_and_unrelated_firing_scores_low():
 
 def test_collapse_is_the_largest_cosine_of_different_rows():
     assert metrics.collapse(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])) == pytest.approx(np.sqrt(0.5))
-
-
-@pytest.mark.parametrize("k", [0.5, 1.0, 2.25])
-def test_calibration_meets_its_budget_exactly(k):
-    affinities = np.abs(np.random.default_rng(5).normal(size=(40, 10))).astype(np.float32)
-    threshold = metrics.calibrate_threshold(affinities, k)
-    assert (affinities > threshold).sum() == round(40 * k)
-
-
-def test_features_are_calibrated_to_their_shares():
-    affinities = np.abs(np.random.default_rng(8).normal(size=(40, 3))).astype(np.float32)
-    thresholds = metrics.calibrate_feature_thresholds(affinities, np.array([0.1, 0.5, 0.0]))
-    np.testing.assert_array_equal((affinities > thresholds).sum(axis=0), [4, 20, 0])
 
 
 def test_principal_components_explain_a_plane():

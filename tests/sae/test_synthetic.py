@@ -36,18 +36,6 @@ def test_activations_are_codes_times_dictionary():
     assert codes[codes > 0].min() >= 1.0
 
 
-def test_noise_has_its_size():
-    config = SyntheticConfig(width=8, features=20, noise=0.3)
-    dictionary, tokens = drawn(config)
-    left = np.asarray(tokens.activations) - np.asarray(tokens.codes) @ np.asarray(dictionary)
-    assert left.std() == pytest.approx(0.3, rel=0.02)
-
-
-def test_orthogonal_dictionary():
-    dictionary = np.asarray(make_dictionary(SyntheticConfig(width=9, features=5, orthogonal=True), jax.random.key(0)))
-    np.testing.assert_allclose(dictionary @ dictionary.T, np.eye(5), atol=1e-5)
-
-
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_children_come_with_their_parents(correlation):
     config = SyntheticConfig(width=8, features=20, l0=4.0, parents=3, correlation=correlation)
@@ -76,12 +64,6 @@ def test_correlated_features_keep_their_probabilities_and_come_together(correlat
         found = (present[:, i] & present[:, j]).mean()
         assert found == pytest.approx(expected, abs=5 * np.sqrt(expected / n))
         assert not grouped or found > p[i] * p[j] + 5 * np.sqrt(expected / n)
-
-
-def test_difficulty_is_there_with_correlation():
-    _, tokens = drawn(SyntheticConfig(width=4, features=12, l0=3.0, correlation=0.9))
-    present, hard = np.asarray(tokens.codes) > 0, np.asarray(tokens.difficulty) > 1
-    assert present[hard, 5].mean() / present[~hard, 5].mean() == pytest.approx(1.65 / 0.35, rel=0.1)
 
 
 def test_without_correlation_the_draws_are_those_of_the_records():

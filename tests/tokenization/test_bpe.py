@@ -63,11 +63,6 @@ def test_merges_and_encodings_are_those_of_the_library(text):
         assert ours.encode(text).tolist() == trained.encode(text).ids
 
 
-def test_a_long_sample_has_the_merges_of_counting_anew():
-    ids = np.random.default_rng(0).choice(4, 3000, p=[0.5, 0.2, 0.2, 0.1])
-    assert learn_merges(ids, 4, 60) == counting_anew(ids.tolist(), 4, 60)
-
-
 def test_sequential_merges_by_hand():
     """Phase 1 sees 0101 (01 twice), phase 2 sees 0101 as 2 2; phase 3 sees 2 2 as 3, one token, and stops."""
     ids = to_symbols("010101010101", "01")
@@ -80,11 +75,3 @@ def test_sequential_phases_see_fresh_text():
     """The first chunk has only 0s, the second only 1s: what the first teaches cannot come from the second."""
     ids = to_symbols("0" * 20 + "1" * 20, "01")
     assert learn_merges_sequentially(ids, 2, 4, 1.0) == [(0, 0), (1, 1)]
-
-
-@pytest.mark.parametrize("size", [1, 0])
-def test_vocabulary_below_the_alphabet_is_refused(size):
-    with pytest.raises(InvalidConfig, match="at least the 2 characters"):
-        learn_merges(np.array([0, 1, 0]), 2, size)
-    with pytest.raises(InvalidConfig, match="at least the 2 characters"):
-        learn_merges_sequentially(np.array([0, 1, 0]), 2, size, 1.0)

@@ -14,7 +14,6 @@ from lexinv.tokenization.tokenizers import (
     blocks,
     characters,
     dictionary,
-    for_language_model,
     long_substrings,
     shortened,
     to_symbols,
@@ -99,12 +98,6 @@ def test_lzw_by_hand():
     assert train_lzw("abababa", 5, "ab").vocabulary == ("a", "b", "ab", "ba", "aba")
 
 
-def test_lzw_dictionary_is_prefix_closed_and_has_its_size():
-    vocabulary = made()["lzw"].vocabulary
-    assert len(set(vocabulary)) == 30
-    assert all(token[:-1] in vocabulary for token in vocabulary if len(token) > 1)
-
-
 @pytest.mark.parametrize("train", [train_lzw, train_bpe])
 def test_a_shortened_dictionary_is_that_of_a_shorter_training(train):
     shorter, trained = shortened(train(WORDS, 30, ALPHABET), 12), train(WORDS, 12, ALPHABET)
@@ -163,14 +156,6 @@ def test_words_are_not_crossed_when_they_are_split():
     for name in ("wordpiece", "unigram"):
         assert all(" " not in token[1:] for token in made()[name].vocabulary)
     assert any(" " in token[1:] for token in made()["library bpe"].vocabulary)
-
-
-def test_for_language_model_adds_a_separator():
-    tokenizer = for_language_model(made()["bpe"])
-    ids = [*tokenizer.encode("ab a").tolist(), tokenizer.separator]
-    assert tokenizer.vocab_size == 31 and tokenizer.separator == 30
-    assert tokenizer.decode(ids) == "ab a"
-    assert tokenizer.token_bytes[ids].sum() == 4
 
 
 @given(text=st.text("zä€𝄞", max_size=20))

@@ -76,13 +76,6 @@ def never(state, batch):
     raise AssertionError("nothing is to be computed")
 
 
-def test_metrics_have_one_line_per_step_and_a_falling_loss(undisturbed):
-    lines = read_metrics(undisturbed[0] / "metrics.jsonl")
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    assert set(lines[0]) == {"step", "loss", "gradient_norm", "accuracy"}
-    assert lines[-1]["loss"] < lines[0]["loss"]
-
-
 def test_same_seed_twice_is_bitwise_equal(tmp_path, undisturbed, train_step):
     assert_as(undisturbed, tmp_path, run(tmp_path, STEPS, train_step))
 
@@ -275,14 +268,6 @@ def test_speed_is_shown_and_kept_with_its_share_of_a_known_peak(tmp_path, train_
         float(re.search(found, line)[1].replace(",", "")) for found in (r"([\d,]+) tokens/s", r"([\d.]+)% of")
     )
     assert share == pytest.approx(100 * shown * 1e6 / peak, rel=0.1, abs=0.06)
-
-
-def test_bar_on_a_terminal(train_step, capfd, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "150")
-    run(None, 8, train_step, progress=True, description="bigram")
-    shown = capfd.readouterr().err
-    assert "8/8" in shown and "tokens/s" in shown and "left" in shown
 
 
 def test_population_metrics_are_lists_and_the_bar_shows_their_mean(tmp_path, capfd):

@@ -1,17 +1,14 @@
-"""The benchmark of sources and tokenizers: its loops sample the same source, and its texts are those that it says."""
+"""The benchmark of sources and tokenizers: its loops sample the same source, and its peer learns what ours does."""
 
 import numpy as np
 
 from experiments.benchmarks.sources_and_tokenizers import (
     ALPHABET,
-    by_length,
     list_loop,
     numpy_loop,
-    read,
     row_loop,
     train_in_pieces,
 )
-from lexinv.data.corpora import Corpus
 from lexinv.data.markov import digits
 from lexinv.tokenization.tokenizers import to_text, train_bpe
 
@@ -27,20 +24,6 @@ def test_loops_sample_the_kernel():
     after = rows[2:][(rows[:-2] == 2) & (rows[1:-1] == 1)]
     frequencies = np.bincount(after, minlength=3) / len(after)
     np.testing.assert_allclose(frequencies, kernel[7], atol=4 * 0.5 / np.sqrt(len(after)))
-
-
-def test_lengths_are_those_that_were_asked_for():
-    seen = []
-    found = by_length({"a": lambda text: seen.append(len(text))}, "x" * 100, (10, 100), rounds=2)
-    assert seen == [10, 10, 10, 100, 100]
-    assert found["a"]["sizes"] == [10, 100]
-    assert np.shape(found["a"]["seconds"]) == (2, 2)
-
-
-def test_text_is_repeated_where_it_is_too_short_and_says_so():
-    corpus = Corpus("made-up", "0", {"train": ["one"], "validation": ["two"], "test": ["three"]})
-    assert read([corpus, corpus], 20) == ("one two three one tw", False)
-    assert read([corpus], 20) == ("one two three one tw", True)
 
 
 def test_the_library_learns_what_ours_does_within_a_piece_and_no_token_across_two():

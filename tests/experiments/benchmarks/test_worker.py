@@ -1,11 +1,9 @@
 """Processes in which steps are timed, and what is read of compiled steps."""
 
-import numpy as np
 import pytest
 
-from experiments.benchmarks.alternating import alternate, growth, size_sweep
+from experiments.benchmarks.alternating import alternate, size_sweep
 from experiments.benchmarks.autoencoder_problem import AutoencoderProblem
-from experiments.benchmarks.forgetting import PRESETS
 from experiments.benchmarks.problems import Problem
 from experiments.benchmarks.promises import speed, times
 from experiments.benchmarks.train_step import TINY
@@ -77,12 +75,6 @@ def test_size_sweep_fits_the_power_and_measures_the_base_once(monkeypatch, tmp_p
     assert found["y"]["exponents"] == pytest.approx([1.5, 1.5])
 
 
-def test_growth_is_fitted_in_each_round():
-    sizes = [1, 2, 4, 8]
-    rows = [[3 * n**1.5, 5 * n**0.5] for n in sizes]
-    assert growth(sizes, rows)["exponents"] == pytest.approx([1.5, 0.5])
-
-
 def test_ratios_are_those_within_rounds():
     """A machine that is ten times as slow in one round changes nothing; the ratio of one side to the other is 1 / that of the other."""
     found = times([2.0, 20.0, 2.0], [1.0, 10.0, 1.0])
@@ -115,13 +107,3 @@ def test_floor_of_an_autoencoder_counts_parameters_moments_and_two_arrays():
     problem = AutoencoderProblem(3, 8, 2, 5, 2)
     assert problem.floor_bytes == 4 * (3 * (24 + 24 + 8 + 3) + 2 * 40)
     assert planned(problem) > 4 * 3 * (24 + 24 + 8 + 3)
-
-
-def test_one_call_of_forgetting_is_as_many_steps_as_it_says():
-    problem = PRESETS["smoke"].problem
-    call = problem.ours()
-    state, losses = call()
-    assert losses.shape == (problem.steps,)
-    assert np.isfinite(losses).all()
-    state, _ = call()
-    assert int(state.step) == 2 * problem.steps

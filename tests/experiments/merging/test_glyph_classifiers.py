@@ -3,24 +3,18 @@
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects import glyph_classifiers
 from experiments.subjects.glyph_classifiers import (
     DIGITS,
     GLYPHS,
-    LARGE,
     TRAIN_DIGITS,
     VisionSubject,
     digits,
     draw,
     held_out,
-    make_loss,
-    tiny,
 )
-from lexinv.data.glyphs import GLYPH
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import InvalidConfig
 
@@ -50,41 +44,6 @@ def test_training_digits_are_moved_and_never_of_the_test_set():
     found = [moved[np.asarray(image[..., 0]).tobytes()] for image in drawn.pixels]
     assert [label for label, _, _ in found] == drawn.labels.tolist()
     assert len({(down, right) for _, down, right in found}) == 9
-
-
-def test_glyphs_to_judge_on_are_the_seeds_own():
-    one, same, other = held_out(GLYPHS, 0, 8), held_out(GLYPHS, 0, 8), held_out(GLYPHS, 1, 8)
-    np.testing.assert_array_equal(one.pixels, same.pixels)
-    assert not np.array_equal(one.pixels, other.pixels)
-
-
-def test_a_large_glyph_is_most_of_the_image():
-    regions = held_out(LARGE, 0, 8).regions
-    assert regions is not None
-    assert ((regions == GLYPH).mean(axis=1) > 0.5).all()
-
-
-def test_another_forward_pass_takes_the_place_of_the_models():
-    small = tiny(GLYPHS)
-
-    def knows(params, pixels, key):
-        del params, key
-        red = (pixels[..., 0] - pixels[..., 1]).sum((1, 2))
-        return jnp.zeros((len(red), 10)).at[:, 3].set(5.0)
-
-    loss, metrics = jax.jit(make_loss(small, knows))({}, {}, jax.random.key(0))
-    wrong, right = np.log(np.exp(5) + 9), np.log(np.exp(5) + 9) - 5
-    share = float(metrics["accuracy"])
-    assert loss == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
-
-
-def test_missing_scikit_learn_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    glyph_classifiers.digits.cache_clear()
-    with pytest.raises(InvalidConfig, match="scikit-learn"):
-        digits()
-    monkeypatch.undo()
-    glyph_classifiers.digits.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Topics of the position paper on text: questions and reading at any positions, noise and forks that are known, savings, break-even."""
+"""Topics of the position paper on text: questions and reading at any positions, noise that is known."""
 
 from functools import partial
 
@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.arms import Arms
-from experiments.merging import forking_tokens, long_context, selective_training
-from experiments.merging.long_context import CHUNK, DEPTHS, ask_all, unevenness
-from experiments.merging.selective_training import WINDOW, noisy_text, savings, steps_to_target, summarise
-from experiments.subjects.pair_recall import QUERIES, draw_question, draw_text, read
-from lexinv.data.markov import seeded_kernels
+from experiments.merging import long_context, selective_training
+from experiments.merging.long_context import CHUNK
+from experiments.merging.selective_training import noisy_text
+from experiments.subjects.pair_recall import draw_question, read
 from lexinv.nn.language_model import BOS, initialize, make_logits
 from lexinv.nn.lexicon import LexiconConfig
 
@@ -30,13 +28,6 @@ def test_the_answer_is_unique_and_stands_where_it_should():
     assert questions.needle.tolist() == [int((i + 0.5) / 50 * 30) for i in range(50)]
 
 
-def test_a_training_text_asks_what_it_has_told():
-    text = np.asarray(draw_text(jax.random.key(1), length=32, keys=64, values=4)).reshape(-1, 2)
-    told, asked = text[:-QUERIES], text[-QUERIES:]
-    assert len({*map(tuple, asked.tolist())}) == QUERIES
-    assert {*map(tuple, asked.tolist())} <= {*map(tuple, told.tolist())}
-
-
 def test_reading_at_plain_positions_is_the_language_model_and_shifted_ones_change_nothing():
     tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, CONFIG.vocab)
     places = jnp.broadcast_to(jnp.arange(10.0)[None], (2, 10))
@@ -52,20 +43,6 @@ def test_reading_at_plain_positions_is_the_language_model_and_shifted_ones_chang
     assert np.abs(reading(PARAMS, seen, 3 * places)[0] - found).max() > 1e-2
 
 
-def test_at_the_trained_length_every_selection_keeps_all():
-    found = jax.jit(partial(ask_all, CONFIG, CONFIG.length // 2 - 1))(PARAMS, jax.random.key(2))
-    assert len(found) == 10
-    for accuracy in found.values():
-        np.testing.assert_allclose(accuracy, found["full"])
-
-
-def test_sampling_alone_is_no_unevenness():
-    drawn = np.random.default_rng(0).binomial(80, 0.5, size=(400, DEPTHS)) / 80
-    assert np.mean(np.square(unevenness(drawn, 400))) < drawn.var(1, ddof=1).mean() * 0.6
-    slope = np.linspace(-0.4, 0.4, DEPTHS)
-    np.testing.assert_allclose(unevenness(0.5 + slope[None], 10**9), slope.std(ddof=1), rtol=1e-6)
-
-
 def test_noise_is_told_from_text_and_the_language_goes_on_behind_it():
     """In a language that counts, the clean tokens of a noisy text count on."""
     config = selective_training.Config(symbols=8, length=64, batch_size=50)
@@ -77,41 +54,3 @@ def test_noise_is_told_from_text_and_the_language_goes_on_behind_it():
         assert set(np.diff(row[there]) % 8) == {1}
     assert np.unique(tokens[~clean]).size == 8
     assert text(jax.random.key(0), counting, noise=jnp.float32(0.0))[1].all()
-
-
-def test_savings_are_shares_of_the_steps_of_learning_from_all():
-    clean = np.tile(np.linspace(3, 1, 21), (2, 1))
-    courses = {"all": clean, "excess": np.ones_like(clean), "random": clean + 1}
-    arms = Arms({"arms": {arm: {"clean": course} for arm, course in courses.items()}})
-    half = WINDOW // 2
-    assert steps_to_target(clean, np.array([2.0, 1.0])).tolist() == [WINDOW + 10 * half, WINDOW + 20 * half]
-    saved = savings(arms)
-    np.testing.assert_allclose(saved["all"], 0)
-    np.testing.assert_allclose(saved["excess"], 1 - WINDOW / (11 * WINDOW))
-    np.testing.assert_allclose(saved["random"], 0)  # never there: all steps
-
-
-def test_courses_are_averaged_over_a_window():
-    steps = np.arange(2 * WINDOW, dtype=float)
-    norms = np.where(np.arange(2 * WINDOW) % 2, 1.0, 3.0)
-    found = summarise({"clean": steps[None], "gradient_norm": norms[None], "purity": np.full((1, 2 * WINDOW), 0.7)})
-    np.testing.assert_allclose(found["clean"][0], [(WINDOW - 1) / 2 + i * WINDOW // 2 for i in range(3)])
-    assert found["norm_spread"] == [0.5] and found["purity"] == [0.7]
-
-
-def test_words_are_spelled_out_and_their_first_letters_tell_them():
-    config = forking_tokens.Config()
-    spelled = forking_tokens.spelling(jax.random.key(0), config)
-    assert spelled[:, 0].tolist() == list(range(config.words))
-    following = jnp.roll(jnp.eye(config.words), 1, axis=1)  # word w is followed by w + 1
-    texts = jax.jit(partial(forking_tokens.written, config=config))(jax.random.key(1), following, spelled)
-    words = np.asarray(texts).reshape(config.batch_size, config.text, config.letters)
-    assert (np.diff(words[..., 0], axis=1) % config.words == 1).all()
-    np.testing.assert_array_equal(words, np.asarray(spelled)[words[..., 0]])
-
-
-def test_kernels_are_those_of_their_seeds():
-    found = np.asarray(seeded_kernels(6, 0.1, (3, 4)))
-    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(found[1], seeded_kernels(6, 0.1, (4,))[0])
-    assert np.abs(found[0] - found[1]).max() > 0.1

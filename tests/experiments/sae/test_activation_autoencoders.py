@@ -1,6 +1,5 @@
 """Autoencoders on the activations of a made-up model: codes, reconstructions and what is measured of them."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +11,12 @@ from experiments.subjects.activation_autoencoders import (
     AutoencodersConfig,
     judge,
     train_variant,
-    unit_scale,
 )
-from experiments.subjects.language_subjects import HeldOut, blocks
+from experiments.subjects.language_subjects import HeldOut
 from experiments.subjects.sparse_activations import TrainingConfig
 from lexinv.sae.activation_streams import ComputedActivations
 from lexinv.sae.densities import ranks_shown
 from lexinv.sae.training import OptimizerConfig
-from lexinv.training.mesh import MeshConfig
-from lexinv.validation import InvalidConfig
 
 CONFIG = AutoencodersConfig(
     ("mutual",),
@@ -74,32 +70,3 @@ def test_judging_agrees_with_codes_and_reconstructions(trained, subject):
     assert len(found["densities"]) == len(ranks_shown(16))
     assert -1 <= found["harder_more"] <= 1 and len(found["l0_by_loss"]) == 10
     assert judge(one, held_out._replace(losses=None), 32)["harder_more"] is None
-
-
-def test_scaled_activations_have_variance_k():
-    rows = np.random.default_rng(0).normal(3.0, 7.0, size=(1000, 5)).astype(np.float32)
-    scaled = rows * unit_scale(rows, 16.0)
-    assert np.square(scaled - scaled.mean(axis=0)).sum(axis=1).mean() == pytest.approx(16.0, rel=1e-4)
-    with pytest.raises(InvalidConfig):
-        unit_scale(np.ones((4, 3), np.float32), 1.0)
-
-
-def test_blocks_hold_every_number_once_and_are_filled_up_with_the_first():
-    assert blocks(5).tolist() == [[0, 1, 2, 3, 4]]
-    found = blocks(70)
-    assert found.shape == (3, 32) and sorted(found.ravel()[:70]) == list(range(70)) and not found.ravel()[70:].any()
-
-
-@pytest.mark.parametrize(
-    "changes, field",
-    [
-        ({"k": 17.0}, "k"),
-        ({"k": 1.5}, "k"),
-        ({"variants": ("feature_zipf",), "features": 128}, "training.batch"),
-        ({"mesh": MeshConfig(model=3)}, "mesh.model"),
-    ],
-)
-def test_impossible_configurations_are_refused(changes, field):
-    with pytest.raises(InvalidConfig) as error:
-        replace(CONFIG, **changes)
-    assert error.value.field == field

@@ -1,6 +1,5 @@
 """A checkpoint of another's and MiniLM as models whose activations are read and spliced."""
 
-import json
 from dataclasses import replace
 
 import jax
@@ -12,47 +11,6 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.language_subjects import SubjectConfig, open_language_model
 from lexinv.nn.language_model import make_hidden_states
 from lexinv.validation import InvalidConfig
-
-WIDTH, DEPTH = 8, 2
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A random GPT-2 with a byte-level tokenizer, as Hugging Face keeps one."""
-    save_file = pytest.importorskip("safetensors.numpy").save_file
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    folder = tmp_path_factory.mktemp("gpt2")
-    model = tokenizers.Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=257, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    model.train_from_iterator(["a"], trainer)
-    model.save(str(folder / "tokenizer.json"))
-    config = {
-        "model_type": "gpt2",
-        "vocab_size": 260,
-        "n_embd": WIDTH,
-        "n_layer": DEPTH,
-        "n_head": 2,
-        "n_positions": 32,
-    }
-    (folder / "config.json").write_text(json.dumps(config | {"bos_token_id": 0, "eos_token_id": 0}))
-    shapes = {"wte.weight": (260, WIDTH), "wpe.weight": (32, WIDTH), "ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,)}
-    for i in range(DEPTH):
-        for name, n, m in (("attn.c_attn", 8, 24), ("attn.c_proj", 8, 8), ("mlp.c_fc", 8, 32), ("mlp.c_proj", 32, 8)):
-            shapes |= {f"h.{i}.{name}.weight": (n, m), f"h.{i}.{name}.bias": (m,)}
-        shapes |= {f"h.{i}.{name}.{part}": (WIDTH,) for name in ("ln_1", "ln_2") for part in ("weight", "bias")}
-    generator = np.random.default_rng(0)
-    save_file(
-        {name: generator.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()},
-        folder / "model.safetensors",
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +34,14 @@ def subject(config, cache, tmp_path_factory):
 
 
 def test_a_checkpoint_is_read_and_spliced(subject):
-    assert subject.width == WIDTH and subject.tokenizer.vocab_size == 257
+    assert subject.width == 8 and subject.tokenizer.vocab_size == 260
     assert [len(each.rows) for each in subject.held_out] == [60, 60]
     windows = jnp.asarray(subject.windows[0])
     batch = {"tokens": windows, "row": jnp.arange(len(windows), dtype=jnp.int32)}
     states = make_hidden_states(subject.config, subject.lexicon, subject.vocab)(
         subject.params, batch, jax.random.key(0)
     )
-    np.testing.assert_allclose(subject.held_out[0].rows, states[1].reshape(-1, WIDTH), atol=1e-4)
+    np.testing.assert_allclose(subject.held_out[0].rows, states[1].reshape(-1, 8), atol=1e-4)
     measured = subject.splice(lambda share, x: share * x)
     assert measured(jnp.float32(1.0), 0) == pytest.approx(float(subject.held_out[0].losses.mean()), abs=1e-4)
     assert abs(measured(jnp.float32(0.0), 0) - measured(jnp.float32(1.0), 0)) > 1e-3
@@ -98,7 +56,7 @@ def test_kept_activations_are_computed_once(subject):
 
 def test_a_layer_that_is_not_there_and_too_little_text_are_refused(config, tmp_path):
     workspace = Workspace(tmp_path / "run", "hash", False)
-    for changes, field in (({"layer": 2}, "site.layer"), ({"windows": 100_000}, "windows")):
+    for changes, field in (({"layer": 1}, "site.layer"), ({"windows": 100_000}, "windows")):
         with pytest.raises(InvalidConfig) as error:
             open_language_model(replace(config, **changes), 60, 2, workspace)
         assert error.value.field == field

@@ -1,4 +1,4 @@
-"""Thoughts that add up, the texts that are made of them, the policy gradient against enumeration, sampling against the scored text."""
+"""Thoughts that add up, the texts made of them, the policy gradient against enumeration, sampling against the scored text."""
 
 from functools import partial
 
@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging.length_control import at_length, cut, fewer_fillers, random_steps, reinforce, sampled
-from experiments.merging.overthinking import step_perplexity
+from experiments.merging.length_control import cut, reinforce, sampled
 from experiments.subjects.thoughts import LEXICON, Sums, draw_thoughts, judge_text, written
 from lexinv.nn.language_model import initialize
 
@@ -47,36 +46,6 @@ def test_a_cut_thought_is_the_written_one_padded():
     assert (right.item(), length.item()) == (1, 6)
 
 
-def test_answers_are_read_after_the_first_mark():
-    prompt, end = [1] * TASK.numbers + [TASK.think], TASK.answer
-    rest = TASK.whole - len(prompt)
-    thoughts = ([3, 3, end, 2], [end, 1, end, 2], [2, 2], [*[0] * (rest - 1), end], [*[3] * (rest - 2), end, 2])
-    texts = jnp.array([prompt + thought + [0] * (rest - len(thought)) for thought in thoughts])
-    right, length = judge_text(texts, jnp.array([2, 2, 2, 0, 2]), TASK)
-    assert right.tolist() == [1, 0, 0, 0, 1]
-    assert length.tolist() == [2, 0, rest, rest - 1, rest - 2]
-
-
-def test_perplexity_of_a_step_is_the_mean_of_its_two_tokens():
-    found = step_perplexity(jnp.arange(float(TASK.whole)), TASK)
-    np.testing.assert_allclose(found, TASK.numbers + 1.5 + 2 * np.arange(TASK.numbers + TASK.fillers))
-
-
-def test_steps_are_cut_at_random_and_fillers_with_their_probability():
-    keys = jax.random.split(jax.random.key(2), 200)
-    keep = jax.vmap(random_steps, in_axes=(0, None, 0))(DRAWN, jnp.array(2.0), keys)
-    assert (keep.sum(1) == 2).all()
-    np.testing.assert_allclose(keep.mean(0), 0.25, atol=4 * np.sqrt(0.25 * 0.75 / 200))
-    keep = jax.vmap(fewer_fillers, in_axes=(0, None, 0))(DRAWN, jnp.array(0.2), keys)
-    assert keep[~DRAWN.filler].all()
-    assert keep[DRAWN.filler].mean() == pytest.approx(0.8, abs=4 * np.sqrt(0.16 / 800))
-
-
-def test_frontiers_are_straight_between_points_and_level_beyond():
-    points = [(8.0, 0.5), (4.0, 0.1), (8.0, 0.3)]
-    assert [at_length(tokens, points) for tokens in (0, 4, 6, 8, 20)] == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.5])
-
-
 def test_the_policy_gradient_is_that_of_the_expected_reward():
     """One token, one problem: every pair of draws, by its probability, gives the gradient of -E[reward]."""
     logits, reward = jnp.array([0.3, -0.5, 1.0]), jnp.array([1.0, 0.2, -0.7])
@@ -90,13 +59,6 @@ def test_the_policy_gradient_is_that_of_the_expected_reward():
     found = jnp.sum(jnp.prod(jax.nn.softmax(logits)[pairs], axis=1)[:, None] * gradients, axis=0)
     expected = jax.grad(lambda logits: -jnp.sum(jax.nn.softmax(logits) * reward))(logits)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def test_tokens_after_the_answer_have_no_part():
-    losses, reward = jnp.arange(12.0).reshape(1, 2, 6), jnp.array([[1.0, 0.0]])
-    weights = jnp.zeros((1, 2, 6)).at[:, :, 1:3].set(1.0)
-    gradient = jax.grad(reinforce)(losses, weights, reward)
-    np.testing.assert_allclose(gradient, jnp.array([[[0.5], [-0.5]]]) * weights)
 
 
 @pytest.fixture(scope="module")

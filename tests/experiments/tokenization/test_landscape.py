@@ -1,28 +1,14 @@
-"""States that are told by the prediction, the excess of a model that is known, and steps to half of the gap."""
+"""The excess of a model that is known."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects.first_order_models import LEXICON, evaluate, state, windows_of
-from experiments.tokenization.landscape import PRESETS, steps_to_half, variants
+from experiments.subjects.first_order_models import LEXICON, evaluate, windows_of
+from experiments.tokenization.landscape import PRESETS, variants
 from lexinv.data.markov import switching_kernel
 from lexinv.nn.language_model import initialize
-
-
-def test_a_run_that_never_gets_there_counts_all_its_steps():
-    high, low = 0.6931, 0.5004
-    losses = [[high] * 60, [high] * 4 + [low] * 56, [low] * 60]
-    levels = {"entropy": high, "entropy_rate": low}
-    results = {"steps": 600, "sources": {"fast": levels}, "arms": {"fast": {"tied": {"training_loss": losses}}}}
-    np.testing.assert_array_equal(steps_to_half(results, "fast", "tied"), [600, 50, 10])
-
-
-@pytest.mark.parametrize("predicted, expected", [(0.5, "stationary"), (0.4, "between"), (None, "kernel")])
-def test_states_are_told_by_the_prediction(predicted, expected):
-    truth = np.array([[0.8, 0.2, 0.2], [0.8, 0.8, 0.2]])
-    assert state(truth + 0.03 if predicted is None else np.full((2, 3), predicted), truth, 0.5) == expected
 
 
 def test_the_excess_of_a_model_is_its_loss_above_the_kernels():

@@ -1,7 +1,5 @@
 """Texts with exact floors, losses per character, and populations whose members are runs of their own."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,30 +16,20 @@ from experiments.subjects.markov_models import (
     characters_of,
     draw,
     evaluator,
-    size_of,
     sized,
     train_population,
 )
 from experiments.subjects.markov_sources import SourceConfig
-from lexinv.data import markov
 from lexinv.nn.language_model import initialize
-from lexinv.tokenization.tokenizers import characters, train_bpe
+from lexinv.tokenization.tokenizers import train_bpe
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import InvalidConfig
 
 SOURCE = SourceConfig(2, 0.8, 0.7)
 TINY = sized(MODEL, 4, 16)
 TRAINING = PopulationConfig(
     4, 2, (0, 1), (1e-3, 1e-2), OptimizerConfig("adamw", 1.0, 1, b2=0.95), evaluate_every=2, held_out=256
 )
-
-
-def test_stretches_are_reproducible_and_differ_by_name():
-    first = draw(SOURCE, "train", 1000)
-    draw.cache_clear()
-    np.testing.assert_array_equal(first, draw(SOURCE, "train", 1000))
-    assert 0.3 < np.mean(first == draw(SOURCE, "held-out", 1000)) < 0.7
 
 
 def test_source_attains_the_floor_of_windows_of_characters():
@@ -62,23 +50,6 @@ def test_source_attains_the_entropy_rate_on_tokens():
     assert text.source_nll.sum() / text.characters.sum() == pytest.approx(
         SOURCE.entropies["entropy_rate"], abs=4 * error
     )
-
-
-def test_characters_as_tokens_are_characters_but_for_the_first():
-    symbols = draw(SOURCE, "held-out", 256)
-    by_token = as_tokens(SOURCE, characters("01"), symbols, symbols, 16).text
-    by_character = as_characters(SOURCE, symbols, symbols, 16)
-    np.testing.assert_array_equal(by_token.held_out, by_character.held_out)
-    np.testing.assert_array_equal(by_token.characters, by_character.characters - 1)
-    whole = markov.negative_log_likelihood(SOURCE.kernel, symbols).reshape(-1, 16)
-    np.testing.assert_allclose(by_token.source_nll, whole[:, 1:].sum(axis=1))
-    np.testing.assert_allclose(by_character.source_nll[1:] - whole[1:, 2:].sum(axis=1), pair_nll(symbols)[1:])
-
-
-def pair_nll(symbols: np.ndarray) -> np.ndarray:
-    """Two characters of this source are independent: -log pi(a) - log pi(b)."""
-    law = markov.symbol_distribution(SOURCE.kernel)
-    return -np.log(law[symbols.reshape(-1, 16)[:, :2]]).sum(axis=1)
 
 
 def test_loss_of_a_uniform_model_is_log_vocabulary_over_the_mean_length():
@@ -114,29 +85,3 @@ def test_members_are_seeds_at_learning_rates(tmp_path):
             assert 0.5 * rate < distance < 4 * rate
     _, again = train_population("arm", TINY, text, TRAINING, workspace)
     np.testing.assert_array_equal(again["loss"], curves["loss"])
-
-
-def test_a_text_of_less_than_an_epoch_is_refused(tmp_path):
-    text = characters_of(SOURCE, 16, TRAINING)
-    longer = replace(TRAINING, steps=6)
-    with pytest.raises(InvalidConfig, match="12 windows: one epoch of fresh data"):
-        train_population("arm", TINY, text, longer, Workspace(tmp_path, "0", progress=False))
-
-
-def test_sizes_count_every_parameter():
-    # Table 2 x 4, output matrix and scale, BOS, positions 16 x 4, final gain; attention 4 x 4², MLP 8 x 4², two gains.
-    assert size_of(TINY, 2) == 8 + 16 + 1 + 4 + 64 + 4 + 12 * 16 + 8
-
-
-@pytest.mark.parametrize(
-    "change, field",
-    [
-        ({"steps": 5}, "evaluate_every"),
-        ({"learning_rates": (2.0,)}, "learning_rates"),
-        ({"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "optimizer.learning_rate"),
-    ],
-)
-def test_impossible_training_is_refused(change, field):
-    with pytest.raises(InvalidConfig) as error:
-        replace(TRAINING, **change)
-    assert error.value.field == field

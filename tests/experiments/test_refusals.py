@@ -1,4 +1,4 @@
-"""What fields of benchmarks must be together; what each may hold alone is tested for all experiments."""
+"""What several fields of a configuration must be together; what each may hold alone is tested for all experiments (`test_contract`)."""
 
 from dataclasses import replace
 
@@ -14,7 +14,12 @@ from experiments.benchmarks import (
     train_step,
 )
 from experiments.benchmarks.merging_problem import MatchingProblem
+from experiments.harness.training import Training
+from experiments.subjects.activation_autoencoders import AutoencodersConfig
+from experiments.subjects.markov_models import PopulationConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.mesh import MeshConfig
+from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import InvalidConfig
 
 SCALING, SAE, SOURCES = (module.PRESETS["smoke"] for module in (scaling, sae_step, sources_and_tokenizers))
@@ -49,6 +54,17 @@ MERGING = merging.PRESETS["smoke"]
         (SOURCES, {"encoded": 40_000}, "encoded"),
         (train_step.PRESETS["smoke"], {"members": 1}, "members"),
         (train_step.TINY, {"microbatches": 3}, "microbatches"),
+        (Training(), {"steps_per_dispatch": 7}, "steps_per_dispatch"),
+        (Training(), {"microbatches": 3}, "microbatches"),
+        (Training(), {"mesh": MeshConfig(3, 1, 8)}, "batch_size"),
+        (Training(), {"optimizer": OptimizerConfig(warmup_steps=10**6)}, "optimizer.warmup_steps"),
+        (PopulationConfig(), {"steps": 5}, "evaluate_every"),
+        (PopulationConfig(), {"learning_rates": (2.0,)}, "learning_rates"),
+        (PopulationConfig(), {"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "optimizer.learning_rate"),
+        (AutoencodersConfig(), {"k": 513.0}, "k"),
+        (AutoencodersConfig(), {"k": 1.5}, "k"),
+        (AutoencodersConfig(), {"features": 2**15}, "training.batch"),
+        (AutoencodersConfig(), {"mesh": MeshConfig(model=3)}, "mesh.model"),
     ],
 )
 def test_impossible_configurations_are_refused(config, change, field):
