@@ -80,9 +80,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     fingerprints = workspace.pinned("corpora", {name: corpus.fingerprint for name, corpus in corpora.items()})
     published = {reader.model: world.tokenizer}
     costs = workspace.cached("fertility", lambda: [fertilities(chosen, corpora, seed, published) for seed in seeds])
-    sizes = workspace.stages(
-        "reader", map(str, reader.pairs), lambda n: measure(reader, world, reader.pairs.index(int(n)))
-    )
+    sizes = [measure(reader, world, number, workspace) for number in range(len(reader.pairs))]
     return {
         "seeds": list(seeds),
         "corpora": fingerprints,
@@ -93,7 +91,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             "pairs": list(reader.pairs),
             "links": list(reader.links),
             "depths": list(reader.depths),
-            "sizes": list(sizes.values()),
+            "sizes": sizes,
         },
         "followers": workspace.cached("followed", lambda: followed(config.followers, workspace)),
         "chance": 1 / config.followers.limits.pairs,

@@ -9,7 +9,7 @@ earlier ones are given as they should be. Where no keys are named they have to b
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from experiments.harness.intervals import Interval, share_difference, share_interval
+from experiments.harness.workspace import Workspace
 from experiments.subjects.pretrained_language_model import PretrainedWorld
 from lexinv.lexinvariance import haystack_scores, haystacks
 from lexinv.lexinvariance.haystack_solvers import Solver, any_value, most_recent, one_link
@@ -40,7 +41,7 @@ class ReaderConfig(Checked):
 
     model: str = "smollm2"
     pairs: Counts = (4, 10, 24, 50)
-    items: tuple[int, ...] = (6, 4, 2, 1)
+    items: tuple[int, ...] = (4, 3, 2, 1)
     depths: tuple[float, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
     needles: Count = 3
     links: Counts = (2, 3)
@@ -115,27 +116,28 @@ def beside(item: Item) -> list[str]:
     return [found[key] for key in item.keys]
 
 
-def read(world: PretrainedWorld, asked: Sequence[Question]) -> tuple[list[list[Reading]], int]:
+def read(
+    world: PretrainedWorld, asked: Sequence[Question], alike: Sequence[Question]
+) -> tuple[list[list[Reading]], int]:
     """A reading of each part of each answer, and the tokens to which the questions were padded.
 
-    Raises `InvalidConfig` before anything is computed for questions beyond the model's context: nothing is cut off silently.
+    alike: all that are read by one program, themselves among them. Raises `InvalidConfig` before anything is computed where one of them is
+        beyond the model's context: nothing is cut off silently.
     """
-    encoded = [world.model.tokenizer.encode(one.text, add_special_tokens=False) for one in asked]
-    longest, most = max(len(one.ids) for one in encoded), world.model.config.max_length
+
+    def encoded(one: Question) -> tuple[list[int], list[np.ndarray]]:
+        found = world.model.tokenizer.encode(one.text, add_special_tokens=False)
+        spans = [[at for at, (a, b) in enumerate(found.offsets) if a < stop and start < b] for start, stop in one.spans]
+        return found.ids, list(map(np.array, spans))
+
+    sizes = [(len(ids), sum(map(len, spans))) for ids, spans in map(encoded, alike)]
+    longest, most = max(length for length, _ in sizes), world.model.config.max_length
     require(longest <= most, "pairs", f"a question of {longest} tokens", f"at most the model's {most}")
-    parts = [
-        [
-            np.array([at for at, (a, b) in enumerate(found.offsets) if a < stop and start < b])
-            for start, stop in one.spans
-        ]
-        for found, one in zip(encoded, asked, strict=True)
-    ]
-    wanted = [np.concatenate(one) for one in parts]
-    time, room = (min(-(-size // STEP) * STEP, most) for size in (longest, max(map(len, wanted))))
+    time, room = (min(-(-max(size) // STEP) * STEP, most) for size in zip(*sizes, strict=True))
     scores, readings = make_scores(world), []
-    for found, places, spans in zip(encoded, wanted, parts, strict=True):
-        tokens, padded = np.zeros(time, np.int32), np.zeros(room, np.int32)
-        tokens[: len(found.ids)], padded[: len(places)] = found.ids, places
+    for ids, spans in map(encoded, asked):
+        tokens, padded, places = np.zeros(time, np.int32), np.zeros(room, np.int32), np.concatenate(spans)
+        tokens[: len(ids)], padded[: len(places)] = ids, places
         likeliest, nats = jax.device_get(scores(world.model.params, tokens[None], padded))
         right = (likeliest == tokens[padded])[: len(places)]
         edges = np.cumsum([len(span) for span in spans])[:-1]
@@ -144,6 +146,7 @@ def read(world: PretrainedWorld, asked: Sequence[Question]) -> tuple[list[list[R
     return readings, time
 
 
+@cache
 def make_scores(world: PretrainedWorld) -> Callable[..., tuple[Array, Array]]:
     """`scores(params, tokens[1, T], places[P])`: the likeliest token at each place given those before it, and the nats of that there."""
     language = LanguageModel(world.model.config)
@@ -160,36 +163,47 @@ def make_scores(world: PretrainedWorld) -> Callable[..., tuple[Array, Array]]:
     return scores
 
 
-def measure(config: ReaderConfig, world: PretrainedWorld, number: int) -> dict[str, Any]:
+def measure(config: ReaderConfig, world: PretrainedWorld, number: int, workspace: Workspace) -> dict[str, Any]:
     """Everything on the haystacks of one size: by task, item and value what is found and its nats; of single threads what is copied.
 
     copied: whether it is the value beside the key that greedy decoding gives in place of the last one. baselines: mean shares of right
-    values of the solvers, on more items.
+    values of the solvers, on more items. Each task is a stage of the run.
     """
-    pairs, count = config.pairs[number], config.items[number]
-    drawn = {task: haystacks.repeats(partial(make, pairs=pairs), pairs, count) for task, make in tasks(config).items()}
-    asked = {task: [question(item) for item in items] for task, items in drawn.items()}
-    copies = {
-        task: [question(item, beside(item)) for item in items] for task, items in drawn.items() if "links" in task
-    }
-    readings, tokens = read(world, [one for group in (asked, copies) for ones in group.values() for one in ones])
-    ordered = iter(readings)
-    found = {task: [next(ordered) for _ in ones] for task, ones in asked.items()}
-    copied = {task: [next(ordered) for _ in ones] for task, ones in copies.items()}
-    judged = {
-        task: haystacks.repeats(partial(make, pairs=pairs), pairs, config.baselines)
-        for task, make in tasks(config).items()
-    }
-    return {
-        "characters": pairs * haystacks.PAIR_CHARACTERS,
-        "tokens": tokens,
-        "found": {task: [[one.found for one in item] for item in items] for task, items in found.items()},
-        "nats": {task: [[one.nats for one in item] for item in items] for task, items in found.items()},
-        "copied": {task: [item[0].found for item in items] for task, items in copied.items()},
-        "baselines": {
-            name: {task: float(haystack_scores.evaluate(solver, items).mean()) for task, items in judged.items()}
+    pairs, count, known = config.pairs[number], config.items[number], tasks(config)
+    right, copies = {}, {}
+    for task, make in known.items():
+        items = haystacks.repeats(partial(make, pairs=pairs), pairs, count)
+        right[task] = [question(item) for item in items]
+        copies[task] = [question(item, beside(item)) for item in items] if "links" in task else []
+    alike = [one for asked in (right, copies) for ones in asked.values() for one in ones]
+
+    def answers(task: str) -> dict[str, Any]:
+        readings, tokens = read(world, [*right[task], *copies[task]], alike)
+        found = readings[:count]
+        return {
+            "tokens": tokens,
+            "found": [[one.found for one in item] for item in found],
+            "nats": [[one.nats for one in item] for item in found],
+            "copied": [item[0].found for item in readings[count:]],
+        }
+
+    def baselines() -> dict[str, dict[str, float]]:
+        many = {
+            task: haystacks.repeats(partial(make, pairs=pairs), pairs, config.baselines) for task, make in known.items()
+        }
+        return {
+            name: {task: float(haystack_scores.evaluate(solver, items).mean()) for task, items in many.items()}
             for name, solver in SOLVERS.items()
-        },
+        }
+
+    told = {
+        task: workspace.cached(f"reader/{pairs}/{place}", partial(answers, task)) for place, task in enumerate(known)
+    }
+    by_field = {field: {task: one[field] for task, one in told.items()} for field in ("found", "nats", "copied")}
+    return by_field | {
+        "characters": pairs * haystacks.PAIR_CHARACTERS,
+        "tokens": next(iter(told.values()))["tokens"],
+        "baselines": workspace.cached(f"reader/{pairs}/baselines", baselines),
     }
 
 

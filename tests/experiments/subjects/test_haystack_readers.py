@@ -1,12 +1,15 @@
 """What a pretrained model is asked of haystacks, and how its answers are counted."""
 
+from functools import partial
 from string import ascii_letters
 
 import numpy as np
 import pytest
 
+from experiments.harness.workspace import Workspace
 from experiments.subjects import haystack_readers
 from experiments.subjects.haystack_readers import Question, Reader, ReaderConfig, beside, measure, question, read, tasks
+from lexinv.lexinvariance import haystacks
 from lexinv.validation import InvalidConfig
 
 CONFIG = ReaderConfig(pairs=(5, 8), items=(2, 1), links=(2, 3), baselines=100)
@@ -46,7 +49,8 @@ def test_a_part_is_found_where_all_its_tokens_are_the_likeliest(world):
     # `the` is one token, so that character c is token c - 2.
     spans = [(0, 3), (4, 7), (9, 12)]
     places = [slice(0, 1), slice(2, 5), slice(7, 10)]
-    [parts], padded = read(world, [Question(text, tuple(spans))])
+    asked = [Question(text, tuple(spans))]
+    [parts], padded = read(world, asked, asked)
     assert padded == world.model.config.max_length
     for part, place in zip(parts, places, strict=True):
         assert part.found == (best[place] == ids[place]).all()
@@ -57,23 +61,26 @@ def test_a_part_is_found_where_all_its_tokens_are_the_likeliest(world):
     )
     said = {a: world.tokenizer.decode([int(one)]) for a, one in zip(ascii_letters, after, strict=True)}
     first, then = next((a, b) for a, b in said.items() if len(b) == 1 and b.isascii() and b.isprintable())
-    readings, _ = read(world, [Question(first + letter, ((1, 2),)) for letter in (then, "~" if then != "~" else "%")])
+    asked = [Question(first + letter, ((1, 2),)) for letter in (then, "~" if then != "~" else "%")]
+    readings, _ = read(world, asked, asked)
     assert [part.found for [part] in readings] == [True, False]
     with pytest.raises(InvalidConfig, match="at most the model's 16"):
-        read(world, [Question("x" * 17, ((0, 1),))])
+        read(world, asked, [Question("x" * 17, ((0, 1),))])
 
 
-def test_answers_are_counted_by_task_and_size(world, monkeypatch):
+def test_answers_are_counted_by_task_and_size(world, monkeypatch, tmp_path):
     """Of a reader that finds every value but those of marked keys, and never says another one."""
 
-    def answers(world, asked):
-        """Right answers come before copies, of which threads of several links have others."""
-        right = len(asked) - 4 * (2 if len(asked) > 18 else 1)
-        parts = [[0 <= at < right and '"*"' not in one.text] * len(one.spans) for at, one in enumerate(asked)]
-        return [[haystack_readers.Reading(found, 1.5) for found in each] for each in parts], 64
+    def answers(world, asked, alike):
+        told = [[one in right and '"*"' not in one.text] * len(one.spans) for one in asked]
+        return [[haystack_readers.Reading(found, 1.5) for found in each] for each in told], 64
 
+    sizes = list(zip(CONFIG.pairs, CONFIG.items, strict=True))
+    draws = [(partial(make, pairs=pairs), pairs, count) for make in tasks(CONFIG).values() for pairs, count in sizes]
+    right = {question(item) for draw in draws for item in haystacks.repeats(*draw)}
+    workspace = Workspace(tmp_path, "hash", False)
     monkeypatch.setattr(haystack_readers, "read", answers)
-    reader = Reader([measure(CONFIG, world, number) for number in range(2)], window=1280.0)
+    reader = Reader([measure(CONFIG, world, number, workspace) for number in range(2)], window=1280.0)
     assert reader.characters == [400, 640]
     one, marked = reader.share("one needle"), reader.share("marked")
     assert (one.mean, one.n) == (1.0, 5 * 3) and (marked.mean, marked.n) == (0.0, 2 * 3 * 3)
