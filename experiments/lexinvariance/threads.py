@@ -42,7 +42,8 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
-        "reader": ReaderConfig(pairs=(4,), items=(1,), depths=(0.0, 50.0, 100.0), links=(2,), baselines=10),
+        "reader": ReaderConfig("smollm2", (2,), (1,), depths=(0.0, 50.0, 100.0), needles=2, links=(1,), baselines=10),
+        "followers.model.depth": 1,
         "followers.model.width": 32,
         "followers.model.mlp_width": 32,
         "followers.training.steps": 4,
@@ -229,9 +230,6 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     ]
 
 
-LINES = {"one needle": "one needle", "needles": "needles", "marked": "marked keys", "2 links": "thread of 2 links"}
-
-
 def figure(results: dict[str, Any]) -> Figure:
     """The reader by depth, by task and by length beside solvers that do not read; what it says of threads; tokens; what was learned."""
     reader, asked, model = opened(results), results["reader"], results["reader"]["model"]
@@ -242,6 +240,7 @@ def figure(results: dict[str, Any]) -> Figure:
     drawn, axes = panels(2, 3, width=4.4, height=3.4, titles=titles)
     sizes, lengths = range(len(reader.sizes)), [f"{characters:,}" for characters in reader.characters]
     depths = {f"{depth:g}": f"one needle at {depth:g} %" for depth in asked["depths"]}
+    lines = ("one needle", "needles", "marked", f"{asked['links'][0]} links")
     tasks = {"one needle": "one needle"} | {name: name for name in reader.sizes[0]["found"] if "one" not in name}
     threads = [f"{links} links {way}" for links in asked["links"] for way in WAYS]
     trained, begun = results["followers"]["trained"], np.array(results["followers"]["start"]["forward"])
@@ -253,9 +252,9 @@ def figure(results: dict[str, Any]) -> Figure:
             panel.set_xlabel("characters of the haystack")
         axes[0].set_ylabel("depth of the needle, %")
         draw_costs(axes[2], results["fertility"])
-        for number, ((task, label), color) in enumerate(zip(LINES.items(), PALETTE, strict=False)):
+        for number, (task, color) in enumerate(zip(lines, PALETTE, strict=False)):
             beside = np.array(reader.characters) * 1.05 ** (number - 1.5)  # or the whiskers would lie over one another
-            whiskers(axes[3], beside, [reader.share(task, size) for size in sizes], color, label)
+            whiskers(axes[3], beside, [reader.share(task, size) for size in sizes], color, task)
             axes[3].plot(reader.characters, [reader.baseline(task, size) for size in sizes], ":", color=color)
         axes[3].plot([], [], ":", color=GREY, label="without reading")
         reference(axes[3], LEVEL, "effective")
