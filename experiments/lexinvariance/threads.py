@@ -207,7 +207,10 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "copies_where_it_should_follow",
             "Asked for the end of a thread the model says more often the value beside the key.",
             OURS,
-            {task: share_difference(reader.share(task, what="copied"), reader.share(task)) for task in {few, most}},
+            {
+                task: share_difference(reader.share(task, what="copied"), reader.share(task))
+                for task in dict.fromkeys((few, most))
+            },
             above(0),
         ),
         Claim(
