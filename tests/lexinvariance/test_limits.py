@@ -14,7 +14,7 @@ from lexinv.lexinvariance.cipher import encipher
 from lexinv.lexinvariance.forgetting import Forgetting
 from lexinv.lexinvariance.haystack_scores import effective_length
 from lexinv.lexinvariance.haystack_solvers import hop_error, middle_blind, window_limited
-from lexinv.lexinvariance.invariance import Moments, invariant_subset, sufficient_environments
+from lexinv.lexinvariance.invariance import Moments, finite_class_violation, invariant_subset
 from lexinv.lexinvariance.part_of_speech import PosTask, slots
 from lexinv.lexinvariance.probes import ProbeConfig
 from lexinv.lexinvariance.structural_equations import check_sites, make_sem, random_sem
@@ -55,8 +55,9 @@ REFUSED = [
     ("length", lambda length: haystacks.branched_links(RNG, length, 2), 0),
     ("branches", lambda branches: haystacks.branched_links(RNG, 2, branches), 0),
     ("covariates", lambda moments: invariant_subset(moments, 1e-8), WIDE),
-    ("tau", lambda tau: sufficient_environments(10.0, tau, 0.05), 1.0),
-    ("delta", lambda delta: sufficient_environments(10.0, 0.5, delta), 0.0),
+    ("delta", lambda delta: finite_class_violation(4, 10, delta), 0.0),
+    ("predictors", lambda predictors: finite_class_violation(predictors, 10, 0.05), 0),
+    ("environments", lambda environments: finite_class_violation(4, environments, 0.05), 0),
     ("forgetting.period", lambda period: Forgetting(period), -1),
     ("forgetting.until", lambda until: Forgetting(until=until), -1),
     ("forgetting.p_random", lambda p: Forgetting(p_random=p), 1.5),

@@ -71,7 +71,7 @@ def test_task_files_are_asked_beside_the_suite(tmp_path):
     )
     file, suite = tmp_path / "task.json", replace(SUITE, bigbench=str(tmp_path), shots=1)
     file.write_text(json.dumps(as_bigbench(Task("sums", "Sums.", examples))))
-    spelled = spell(suite, text("byte"), 64, seed=0)
+    spelled = spell(suite, text("byte"), 128, seed=0)
     assert set(spelled.tasks) == {*FAMILIES, "sums"}
     shown = text("byte").tokenizer.decode(spelled.tasks["sums"][1][0][0].tokens)
     assert shown.startswith("\nQ: 2 + 1 =") and "1 + 1 =" in shown  # one shot, then the example
