@@ -1,6 +1,7 @@
 """Byte-pair encoding: merges learned from distinct pieces of text, replayed to see what they change, and applied to a text."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from numbers import Integral
@@ -33,6 +34,25 @@ class Chunks:
 def one_chunk(ids: Int[np.ndarray, " n"]) -> Chunks:
     """One text without word limits."""
     return Chunks(ids, np.array([len(ids)]), np.ones(1, np.int64))
+
+
+def byte_chunks(categories: Sequence[Mapping[str, int]]) -> Chunks:
+    """The UTF-8 bytes of the pieces of several categories of text, given with their counts: a column of counts for each category."""
+    pieces = list(dict.fromkeys(piece for counts in categories for piece in counts))
+    encoded = [piece.encode() for piece in pieces]
+    counts = np.array([[counts.get(piece, 0) for counts in categories] for piece in pieces], np.int64)
+    ids = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32)
+    return Chunks(ids, np.array(list(map(len, encoded))), counts.reshape(len(pieces), len(categories)))
+
+
+def count_pieces(texts: Iterable[str], split: str) -> Counter[str]:
+    """How often each piece occurs into which a regular expression (Oniguruma's syntax) cuts the texts; what it skips is a piece, too."""
+    from tokenizers import Regex, pre_tokenizers
+
+    splitter, found = pre_tokenizers.Split(Regex(split), "isolated"), Counter[str]()
+    for text in texts:
+        found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+    return found
 
 
 def check_size(size: int | float, least: int, of: str = "characters of the alphabet") -> None:
@@ -74,7 +94,7 @@ def learn_merges(chunks: Chunks, symbols: int, size: int) -> Merges:
 
 def pair_changes(
     chunks: Chunks, merges: Iterable[tuple[int, int]], symbols: int
-) -> list[tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k *categories"]]]:
+) -> list[tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, "_ *categories"]]]:
     """What merges of any tokenizer do to the counts of adjacent pairs, counted as in `learn_merges`.
 
     First the pairs there are before any merge with their counts; then for each merge the pairs whose counts it changes, and by how much.
