@@ -53,10 +53,10 @@ class Config(Checked):
     texts: Distinct[str] = (*ENGLISH, *messages("de es fr pt ru ja ko zh_Hans"))
     published: tuple[str, ...] = ("cl100k", "tekken", "qwen", "smollm2")
     merges: Count = 400
-    list_merges: Count = 1000
+    list_merges: Count = 300
     most_bytes: Count = 1_000_000
     seeds: Seeds = tuple(range(20))
-    many_seeds: Count = 8
+    many_seeds: Count = 6
     list_seeds: Count = 3
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
