@@ -90,7 +90,7 @@ found.figure
 
 # %% [markdown]
 # The same construction on real text, with an n-gram model as the language and a particle filter over keys, is
-# `lexinvariance/construction` (a quarter of an hour on two CPU cores); trained models, each beside its untrained state and a counter, are
+# `lexinvariance/construction` (ten minutes on two CPU cores); trained models, each beside its untrained state and a counter, are
 # `lexinvariance/perplexity` (`quick` takes minutes):
 #
 #     reproduce("lexinvariance/construction", "cpu")

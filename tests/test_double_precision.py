@@ -26,16 +26,9 @@ def x64():
         yield
 
 
-FITS = {
-    "irm_fit": lambda moments: invariance.irm_fit(KEY, moments, 1, 1.0, 2),
-    "adversarial_predictors": lambda moments: invariance.adversarial_predictors(KEY, moments, moments, 1, 1, 2),
-    "invariant_subset": lambda moments: invariance.invariant_subset(moments, 1e-3),
-}
-
-
-@pytest.mark.parametrize("name", FITS)
-def test_predictors_have_the_type_of_their_moments(name):
-    assert {leaf.dtype for leaf in jax.eval_shape(FITS[name], MOMENTS)} == {np.dtype("float32")}
+def test_predictors_have_the_type_of_their_moments():
+    found = jax.eval_shape(lambda moments: invariance.invariant_subset(moments, 1e-3), MOMENTS)
+    assert {leaf.dtype for leaf in found} == {np.dtype("float32")}
 
 
 def test_the_bayes_predictor_is_the_same_in_float32():

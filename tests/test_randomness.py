@@ -10,7 +10,6 @@ from lexinv.data import markov, markov_first_order, markov_sampling
 from lexinv.data.glyphs import GlyphConfig, sample_images
 from lexinv.data.scenes import SceneConfig, Scenes, ask, sample_scenes
 from lexinv.lexinvariance import metropolis, threads
-from lexinv.lexinvariance.in_context import Separators, lookup_items, permutation_items
 from lexinv.nn.lexicon import (
     LexiconConfig,
     bank,
@@ -30,7 +29,6 @@ from lexinv.training.step import make_train_step
 IMPLEMENTATIONS = ("rbg", "unsafe_rbg")
 VOCAB, DIM = 6, 4
 TABLE = jnp.arange(VOCAB * DIM, dtype=jnp.float32).reshape(VOCAB, DIM)
-MARKS = Separators(0, 1)
 KERNEL = jnp.asarray(markov.cyclic_kernel(3, 0.3), jnp.float32)
 SOURCE = markov_first_order.MarkovSource(jnp.log(KERNEL), jnp.full(3, -jnp.log(3.0)))
 TEXT = jnp.array([0, 1, 2, 1], jnp.int32)
@@ -59,10 +57,6 @@ DRAWS = {
     "glyphs": lambda key: sample_images(GlyphConfig(size=24), 2, key),
     "scenes": lambda key: sample_scenes(SCENES, 2, key),
     "questions": asked,
-    "lookup": lambda key: lookup_items(key, jnp.arange(2, 12), MARKS, 12, pairs=3, count=2).tokens,
-    "permuted tuples": lambda key: (
-        permutation_items(key, jnp.arange(2, 12), MARKS, 12, length=2, demonstrations=2, count=2).tokens
-    ),
     "settings": lambda key: threads.draw_setting(key, LIMITS, 2),
     "threads": lambda key: threads.sample_items(jnp.stack([key, key]), LIMITS, SETTING),
     "symbols": lambda key: markov_first_order.sample_tokens(key, SOURCE, 9),

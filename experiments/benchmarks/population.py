@@ -50,9 +50,9 @@ USUAL = replace(
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """problem: one run, as `lexinvariance/vocabulary` trains; its seeds are replaced by `members` of them.
+    """problem: one run of a lexinvariant model of text; its seeds are replaced by `members` of them.
 
-    usual_steps: of that model in its experiment, for which the ratio is computed from the measured parts.
+    usual_steps: of a short training of it, for which the ratio is computed from the measured parts.
     trials: of each executor, of which the first is not counted; 0 for no executors.
     nothing: this is such a trial, with this number, and computes nothing.
     """

@@ -4,31 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import SubFigure
 
 from experiments.harness.style import PALETTE
-from lexinv.validation import require
+from lexinv.merging.picture import group_picture
 
 
 def draw_groups(
     axes: Axes, image: UInt8[np.ndarray, "size size channels"], assign: Integer[np.ndarray, " patches"]
 ) -> None:
-    """The image with each group of patches in its mean colour, lines between groups, and a dot in each patch of a group of two or more.
+    """`group_picture` with lines between groups, and a dot in each patch of a group of two or more.
 
-    assign: the group of each patch, row by row, composed over the layers (`lexinv.merging.plan.compose`); -1 for a patch that was pruned,
-    which is left white. Dots of one group have one colour; colours repeat after eight groups. One channel is drawn in grey.
-    Raises `InvalidConfig` for patches that are not a square grid over the image.
+    Dots of one group have one colour; colours repeat after eight groups. One channel is drawn in grey.
     """
-    across, size = round(len(assign) ** 0.5), image.shape[0]
-    fits = across**2 == len(assign) and size % across == 0
-    require(fits, "assign", len(assign), f"a square number of patches whose side divides {size} pixels")
+    shown, size = group_picture(image, assign), image.shape[0]
+    axes.imshow(np.broadcast_to(shown, (size, size, 3)), interpolation="nearest")
+    across = round(len(assign) ** 0.5)
     scale, groups = size // across, np.asarray(assign).reshape(across, across)
-    mean = group_means(image, groups)
-    pixels = np.where((groups < 0)[..., None], 255.0, mean).repeat(scale, 0).repeat(scale, 1)
-    axes.imshow(np.broadcast_to(pixels, (size, size, 3)).astype(np.uint8), interpolation="nearest")
     edges = []
     for row, column in np.ndindex(across, across):
         left, top = column * scale - 0.5, row * scale - 0.5
@@ -36,20 +31,19 @@ def draw_groups(
             edges.append([(left, top), (left, top + scale)])
         if row and groups[row, column] != groups[row - 1, column]:
             edges.append([(left, top), (left + scale, top)])
-    axes.add_collection(LineCollection(edges, colors="white", linewidths=0.8))
+    axes.add_collection(LineCollection(edges, colors="white", linewidths=0.6))
     shared = [group for group in np.unique(groups) if group >= 0 and (groups == group).sum() > 1]
     for number, group in enumerate(shared):
         rows, columns = np.nonzero(groups == group)
-        centre = (scale - 1) / 2
         axes.plot(
-            columns * scale + centre,
-            rows * scale + centre,
+            columns * scale + (scale - 1) / 2,
+            rows * scale + (scale - 1) / 2,
             linestyle="none",
             marker="o",
-            markersize=3.5,
+            markersize=2.5,
             color=PALETTE[number % len(PALETTE)],
             markeredgecolor="white",
-            markeredgewidth=0.4,
+            markeredgewidth=0.3,
         )
     bare(axes)
 
@@ -61,7 +55,7 @@ def draw_pictures(drawn: SubFigure, pictures: Sequence[dict[str, Any]], labels: 
         image = np.array(picture["image"], np.uint8)
         row[0].imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
         bare(row[0])
-        row[0].set_title(f"class {picture['label']}", fontsize=9)
+        row[0].set_title(picture["label"], fontsize=9)
         for panel, (method, groups) in zip(row[1:], picture["groups"].items(), strict=True):
             draw_groups(panel, image, np.array(groups))
             panel.set_title(labels[method], fontsize=9)
@@ -71,16 +65,3 @@ def bare(axes: Axes) -> None:
     """Without ticks and grid."""
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
-
-
-def group_means(
-    image: UInt8[np.ndarray, "size size channels"], groups: Integer[np.ndarray, "rows columns"]
-) -> Float[np.ndarray, "rows columns channels"]:
-    """The mean colour, 0 to 255, of each patch's group."""
-    across = groups.shape[0]
-    scale = image.shape[0] // across
-    patches = image.reshape(across, scale, across, scale, -1).mean(axis=(1, 3))
-    means = np.empty_like(patches)
-    for group in np.unique(groups):
-        means[groups == group] = patches[groups == group].mean(axis=0)
-    return means

@@ -6,7 +6,6 @@ lexinvariant exactly. They are followed along their training, from the circuit f
 with recency knows nothing of the language: a model that stays above it has not even learned to count.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,25 +17,26 @@ from experiments.harness.curves import bins, by_position, reached, rounded
 from experiments.harness.intervals import ratio_interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, VERMILION, band, panels, styled
-from experiments.harness.training import Training, evaluations
+from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects.language_models import train_seeds, training_mesh, untrained_seeds
+from experiments.subjects.language_models import training_mesh, untrained_seeds
+from experiments.subjects.lexicon_models import (
+    KINDS,
+    PUBLISHED,
+    QUICK,
+    SMOKE,
+    WITHOUT_IDENTITY,
+    LexiconModels,
+    lexicon,
+    train_kind,
+)
 from experiments.subjects.text import (
-    CANONICAL,
-    LEXINVARIANT,
-    MUON,
     PUBLISHED_DATA,
-    PUBLISHED_EVALUATION,
-    PUBLISHED_MODEL,
-    PUBLISHED_TRAINING,
-    STANDARD,
     SUFFIX_MATCH,
     DataConfig,
     EvaluationConfig,
     Text,
-    TextModels,
-    follower,
     held_out_nats,
     late,
     prepare,
@@ -46,62 +46,23 @@ from lexinv.data.windows import evaluation_windows
 from lexinv.lexinvariance.controls import make_redrawn_nll
 from lexinv.lexinvariance.counters import counter_nll, tune_counter
 from lexinv.nn.language_model import make_nll
-from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.validation import CountOrZero
 
 PAPERS = ("huang2023lexinvariant",)
-KINDS = {"standard": STANDARD, "canonical": CANONICAL, "Gaussian": LEXINVARIANT}
-WITHOUT_IDENTITY = ("canonical", "Gaussian")
 STANDARD_BITS = 2.5
 """Bits per byte that the standard model has to have reached: a gap to a worse one says nothing."""
 
 
 @dataclass(frozen=True)
-class Config(TextModels):
-    """What one run trains and evaluates; every kind of model once for each seed. The tokenizer should lose nothing of the text.
-
-    vocab_block: see `lexinv.nn.lexicon.LexiconConfig`; for subword vocabularies.
-    followed: held-out windows of each seed on which every model is evaluated before training and after every dispatch; 0: it is not.
-    """
-
-    data: DataConfig = DataConfig(tokenizer="byte")
-    model: TransformerConfig = replace(SUFFIX_MATCH, width=128, mlp_width=512)
-    training: Training = Training(steps=600, seeds=(0, 1, 2), optimizer=MUON, steps_per_dispatch=20)
-    evaluation: EvaluationConfig = EvaluationConfig()
-    vocab_block: CountOrZero = 0
-    followed: CountOrZero = 32
-
-    def checks(self) -> Iterator[tuple[bool, str, str]]:
-        yield from super().checks()
-        yield self.followed <= self.evaluation.windows, "followed", f"at most {self.evaluation.windows} windows"
-        alone = not self.followed or self.training.mesh.devices == 1
-        yield alone, "followed", "0 on a mesh of several devices"
+class Config(LexiconModels):
+    """What one run trains and evaluates."""
 
 
-PUBLISHED = {
-    "data": PUBLISHED_DATA,
-    "model": PUBLISHED_MODEL,
-    "training": PUBLISHED_TRAINING,
-    "evaluation": PUBLISHED_EVALUATION,
-    "followed": 0,
-}
 BYTES, SUBWORDS = (replace(PUBLISHED_DATA, tokenizer=name) for name in ("byte", "bpe:32000"))
 PRESETS = presets(
     Config(),
-    smoke={
-        "data": DataConfig(context=64),
-        "model.width": 32,
-        "model.mlp_width": 64,
-        "training.steps": 8,
-        "training.batch_size": 4,
-        "training.seeds": (0, 1),
-        "training.optimizer.warmup_steps": 2,
-        "training.steps_per_dispatch": 4,
-        "evaluation": EvaluationConfig(windows=8, batch_size=8, draws=2, max_order=2),
-        "followed": 4,
-    },
-    quick={"training.steps": 300, "training.seeds": (0,)},
+    smoke=SMOKE,
+    quick=QUICK,
     # What one GPU of the class of an H200 should read in about 8 minutes; heads of 64 channels, which flash attention takes.
     accelerator={
         "data": DataConfig(tokenizer="byte", context=512),
@@ -155,18 +116,16 @@ def count(text: Text, config: Config) -> dict[str, Any]:
 
 def measure(kind: str, text: Text, config: Config, workspace: Workspace) -> dict[str, Any]:
     """Train a kind, follow it, and evaluate each seed on its own held-out windows, before and after."""
-    lexicon, size = replace(KINDS[kind], vocab_block=config.vocab_block), config.evaluation.batch_size
-    model, training = (config.model, lexicon, text.vocab), config.training
+    model, size = (config.model, lexicon(kind, config), text.vocab), config.evaluation.batch_size
     nll = make_nll(*model)
-    begun = held_out_nats(nll, untrained_seeds(*model, training.seeds), text.held_out, size)
-    evaluate = follower(nll, text.held_out, config.followed) if config.followed else None
-    params = train_seeds(kind, *model, text.train, training, workspace, evaluate)
+    begun = held_out_nats(nll, untrained_seeds(*model, config.training.seeds), text.held_out, size)
+    trained = train_kind(kind, text, config, workspace)
+    params = [each.params for each in trained]
     nats = held_out_nats(nll, params, text.held_out, size)
     bits = [bits_per_byte(*each, text.tokenizer) for each in zip(nats, text.held_out, strict=True)]
     result = {"untrained": by_position(begun), "nats": by_position(nats), "bits_per_byte": bits}
-    if evaluate is not None:
-        course = evaluations(kind, workspace)
-        result |= {"steps": course["steps"], "followed": rounded(course["nats"])}
+    if config.followed:
+        result |= {"steps": trained[0].steps, "followed": rounded(np.stack([each.nats for each in trained]))}
     if kind == "Gaussian":
         later = (held_out_nats(nll, params, text.held_out, size, draw) for draw in range(1, config.evaluation.draws))
         # The average over draws is taken of the probabilities: -log mean exp(-nats).

@@ -23,8 +23,8 @@ from experiments.harness.presets import presets
 from experiments.harness.style import panels, reference, styled
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from lexinv.merging.methods import keep
 from lexinv.merging.plan import merge
+from lexinv.merging.selections import keep
 from lexinv.nn.attention import size_bias
 from lexinv.randomness import threefry
 from lexinv.validation import Checked, Count, Fractions, NonNegative, Seeds

@@ -1,320 +1,312 @@
-"""Accuracy, FLOPs, wall clock and spectral distance of 16 methods of token reduction on trained Vision Transformers, with no training.
+"""What token reduction leaves of a real vision transformer's view, with no training: DINOv2-S on photographs, methods at equal FLOPs.
 
-Off-the-shelf image classification (Tran et al. 2024): a small ViT on generated glyphs (64 patches) and one on the digits of scikit-learn (a
-token for each of 64 pixels). A schedule of ratio r leaves r of the patches after every layer, for every method alike: all rows of one ratio
-cost the same. Speed is relative to the unreduced pass, measured beside it with the first seed's model: with models this small, matching
-takes a share that it does not take in a large one. The spectral distance is that of the first layer's partition, on the graph of its keys.
+Off-the-shelf compression (Tran et al. 2024); method card token-merging, small reproduction 2. A schedule of ratio r leaves r of the
+patches after every layer, for every method alike: all arms of one ratio cost the same. Without labels, what is kept of an image is the
+cosine of its CLS with that of the unreduced model; beside it stands how often the nearest other cut, seen unreduced, is of the same
+photograph. Of models with a head (`published`) it is the accuracy. Numbers are by photograph, the means of its cuts. Errors, 1 less the
+cosine, span decades over photographs, so that methods are compared by ln of their ratio, photograph by photograph.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
-from experiments.harness.figures import dots, lines
+from experiments.harness.arms import Arms, by, measured
+from experiments.harness.figures import dots, legend_beside, lines
 from experiments.harness.presets import presets
-from experiments.harness.style import reference, styled
+from experiments.harness.style import PALETTE, styled
 from experiments.harness.token_groups import draw_pictures
-from experiments.harness.verdicts import OURS, Claim, Rule, above, below
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.glyph_classifiers import (
-    DIGITS,
-    FULL_SIZE,
-    GLYPHS,
-    VisionSubject,
-    held_out,
-    one_seed,
-    tiny,
-    vision_models,
+from experiments.subjects.pretrained_vision import (
+    cuts,
+    displayed,
+    fingerprint,
+    open_pretrained_vision,
+    photographs,
+    untrained,
 )
 from experiments.subjects.published_classifiers import OF_THE_PAPER, PublishedModel, open_published
-from experiments.subjects.reduced_vision import (
-    BATCH,
-    COMPRESSED,
-    LABELS,
-    Read,
-    Runs,
-    World,
-    flops,
-    measure_arms,
-    pictures,
-    schedule_of,
-)
-from lexinv.merging.methods import METHODS
+from experiments.subjects.reduced_views import World, measure_in, unreduced
+from experiments.subjects.reduced_vision import BATCH, LABELS, flops, schedule_of
+from lexinv.merging.methods import METHODS, apply
+from lexinv.merging.plan import composed
+from lexinv.nn.vision_transformer import Encoded
 from lexinv.validation import Checked, Count, Fraction, Fractions, some_of
 
 PAPERS = ("tran2024accelerating", "bolya2023token")
 TABLE = "tran2024accelerating: ImageNet table, off the shelf"
-THEOREM = "tran2024accelerating: theorem on spectral distance"
-
-UNWEIGHTED = ("tome", "pitome")
-"""Methods that are also run with attention that ignores sizes."""
-PITOME = ("pitome", "pitome_ordered")
-PUBLISHED = ("tome", "tofu", "diffrate", "pitome")
-"""Those that the paper's table has beside DCT."""
-OTHERS = ("tome", "random_bipartite", *PITOME, "pitome_paper", "tofu", "diffrate", "complete_graph", "mctf")
-"""The merging methods, which the inverted energy is compared with."""
+OTHER_SIZES = {"tome": "ToMe, sizes ignored", "pitome": "PiToMe, sizes counted"}
+"""Methods that are also run with attention that treats sizes as their authors do not."""
+PRUNING = ("prune_random", "prune_even", "prune_cls")
+NEEDED = tuple(sorted({*OTHER_SIZES, *PRUNING, "pitome_protect", "pitome_inverted", "dct"}))
+PANELS = {
+    "methods of the paper": ("pitome", "tome", "tofu", "diffrate", "dct"),
+    "kinds of PiToMe": ("pitome", "pitome_protect", "pitome_ordered", "pitome_paper", "pitome_inverted"),
+    "controls": ("tome", "random_bipartite", "mctf", *PRUNING),
+}
+SHOWN = LABELS | {"prune_even": "every so many pruned"}
 DRAWN = ("tome", "pitome", "pitome_inverted", "prune_cls")
-FEW = ("tome", "random_bipartite", *PITOME, "pitome_inverted", "tofu", "dct", "diffrate", "prune_cls", "prune_random")
-"""The methods on digits."""
-NEEDED = tuple(sorted({*UNWEIGHTED, "pitome_inverted", "dct", "prune_random"}))
-MERGING = tuple(name for name in LABELS if METHODS[name].merges)
-Methods = Annotated[tuple[str, ...], some_of(LABELS)]
+Methods = Annotated[tuple[str, ...], some_of(SHOWN)]
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """few, digit_ratios: methods and ratios (falling) on digits; the ratios also of the runs without proportional attention.
+    """pretrained: DINOv2-S, or else a tiny untrained model that shows nothing but that all runs. size: of the images, in pixels.
 
-    images, test_digits: to judge on, per seed. spectra: images per seed whose graphs are looked at. repeats: timed passes.
-    picture_ratio: of the drawn groups. published: models of others, compared as on digits, with sets of images for seeds.
+    cuts: of each photograph. picture_ratio: of the groups that are drawn, and where spectral distance and error are compared. published:
+    models of others with labelled images, as many sets of them as there are photographs.
     """
 
-    glyphs: VisionSubject = GLYPHS
-    digits: VisionSubject = DIGITS
-    methods: Methods = tuple(LABELS)
-    few: Methods = FEW
-    ratios: Fractions = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
-    digit_ratios: Fractions = (0.9, 0.8, 0.6)
-    images: Count = 1280
-    test_digits: Count = 768
-    spectra: Count = 32
-    repeats: Count = 5
-    picture_ratio: Fraction = 0.8
+    pretrained: bool = True
+    size: Count = 224
+    cuts: Count = 4
+    methods: Methods = tuple(dict.fromkeys(name for panel in PANELS.values() for name in panel))
+    ratios: Fractions = (0.95, 0.9, 0.85)
+    picture_ratio: Fraction = 0.9
     published: tuple[PublishedModel, ...] = ()
 
     def checks(self):
-        for field in ("methods", "few"):
-            yield set(getattr(self, field)) >= set(NEEDED), field, f"at least {', '.join(NEEDED)}"
-        for field in ("ratios", "digit_ratios"):
-            ratios = getattr(self, field)
-            falling = all(a > b for a, b in pairwise(ratios)) and ratios[-1] <= COMPRESSED
-            yield falling, field, f"falling, one of them up to {COMPRESSED}"
-        yield set(self.digit_ratios) <= set(self.ratios), "digit_ratios", f"some of {self.ratios}"
+        yield set(self.methods) >= set(NEEDED), "methods", f"at least {', '.join(NEEDED)}"
+        yield self.cuts >= 2, "cuts", "2 or more: one has to find another"
+        yield self.size % 14 == 0, "size", "a multiple of DINOv2's patch, 14 pixels"
+        yield all(a > b for a, b in pairwise(self.ratios)), "ratios", "falling"
         yield self.picture_ratio in self.ratios, "picture_ratio", f"one of {self.ratios}"
-        names = [published.name for published in self.published]
-        once = len({*names, "glyphs", "digits"}) == len(names) + 2
-        yield once, "published", "each name once, none of our own data's"
+        names = ["photographs", *(one.name for one in self.published)]
+        yield len(set(names)) == len(names), "published", "each name once, and not 'photographs'"
         yield all(one.images % BATCH == 0 for one in self.published), "published", f"multiples of {BATCH} images"
-        for field in ("images", "test_digits"):
-            yield getattr(self, field) % BATCH == 0, field, f"a multiple of {BATCH}"
-        yield self.spectra <= BATCH, "spectra", f"at most {BATCH} images"
-        same = self.glyphs.training.seeds == self.digits.training.seeds
-        yield same, "digits.training.seeds", "those of the glyphs"
 
 
 PRESETS = presets(
     Config(),
-    smoke={
-        "glyphs": tiny(GLYPHS, depth=1),
-        "digits": tiny(DIGITS, depth=1),
-        **dict.fromkeys(("methods", "few"), NEEDED),
-        **dict.fromkeys(("ratios", "digit_ratios"), (0.8,)),
-        **dict.fromkeys(("images", "test_digits"), 64),
-        "spectra": 2,
-        "repeats": 1,
-    },
-    quick={
-        "glyphs": one_seed(GLYPHS),
-        "digits": one_seed(DIGITS),
-        **dict.fromkeys(("methods", "few"), NEEDED),
-        "ratios": (0.9, 0.8, 0.6),
-        "images": 640,
-    },
-    paper={
-        "glyphs": FULL_SIZE,
-        "ratios": (0.975, 0.95, 0.925, 0.9, 0.85),
-        "digit_ratios": (0.95, 0.9, 0.85),
-        "images": 9984,
-        "picture_ratio": 0.9,
-        "published": OF_THE_PAPER,
-    },
+    smoke={"pretrained": False, "size": 56, "cuts": 2, "methods": NEEDED, "ratios": (0.8,), "picture_ratio": 0.8},
+    paper={"published": OF_THE_PAPER, "ratios": (0.975, 0.95, 0.925, 0.9, 0.85), "cuts": 32},
 )
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By `data/method` and metric [seeds, ratios]; of "unreduced" one ratio, 1. Speed by arm [ratios], of the first seed."""
-    seeds, worlds, corpora = config.glyphs.training.seeds, {}, {}
-    for one in config.published:  # a folder that holds no model is refused before anything is trained
-        found = open_published(one, len(seeds))
-        corpora[one.name] = found.fingerprint
-        worlds[one.name] = World(found.model, [found.params] * len(seeds), found.images)
-    for data, subject, count in (
-        ("glyphs", config.glyphs, config.images),
-        ("digits", config.digits, config.test_digits),
-    ):
-        models = vision_models(subject, workspace)
-        worlds[data] = World(subject.model, list(models.values()), [held_out(subject, seed, count) for seed in seeds])
-    names = ("glyphs", "digits", *corpora)
-    ratios = {data: config.ratios if data == "glyphs" else config.digit_ratios for data in names}
-    arms, speeds = {}, {}
-    for data in names:
-        world, methods = worlds[data], config.methods if data == "glyphs" else config.few
-        runs: dict[str, Runs] = {f"{data}/unreduced": [(None, (), True)]}
-        for chosen, across, weighted in ((methods, ratios[data], True), (UNWEIGHTED, config.digit_ratios, False)):
-            for method in chosen:
-                arm = f"{data}/{method}" if weighted else f"{data}/{method}-unweighted"
-                runs[arm] = [(method, schedule_of(world.model, ratio), weighted) for ratio in across]
-        found = measure_arms(world, runs, seeds, config.spectra, config.repeats, workspace)
-        arms, speeds = arms | found[0], speeds | found[1]
-    glyphs, shown = worlds["glyphs"], tuple(method for method in DRAWN if method in config.methods)
-    chosen = glyphs.model, shown, schedule_of(glyphs.model, config.picture_ratio)
+    """By `world/method` what is kept, and of photographs what is retrieved [photographs, ratios], and the spectral distance."""
+    found = photographs()
+    units, worlds, corpora = range(len(found)), {}, fingerprint(found)
+    images, _ = cuts(list(found.values()), config.cuts, config.size, seed=0)
+    model = open_pretrained_vision(workspace, config.size) if config.pretrained else untrained(config.size)
+    worlds["photographs"] = World(model.model, model.params, images.reshape(len(found), config.cuts, *images.shape[1:]))
+    for one in config.published:
+        other = open_published(one, len(units))
+        pixels, labels = (
+            np.stack([np.asarray(getattr(set_, field)) for set_ in other.images]) for field in ("pixels", "labels")
+        )
+        worlds[one.name], corpora[one.name] = World(other.model, other.params, pixels, labels), other.fingerprint
+    arms, suffixes = {}, [*config.methods, *(f"{method}/other-sizes" for method in OTHER_SIZES)]
+    for name, world in worlds.items():
+        place = config.ratios.index(config.picture_ratio)
+        spectra = {f"{name}/{method}": place for method in config.methods if METHODS[method].merges}
+        measure = measure_in(world, partial(views, world, config.ratios), spectra)
+        arms |= measured(workspace, [f"{name}/{suffix}" for suffix in suffixes], units, measure)
+    world = worlds["photographs"]
     return {
-        "corpora": workspace.pinned("published", corpora),
-        "seeds": list(seeds),
-        "ratios": ratios,
+        "corpora": workspace.pinned("images", corpora),
+        "seeds": list(units),
+        "photographs": list(found),
+        "worlds": list(worlds),
+        "ratios": list(config.ratios),
+        "picture_ratio": config.picture_ratio,
         "flops": {
-            data: [round(flops(worlds[data].model, schedule_of(worlds[data].model, r)), 4) for r in ratios[data]]
-            for data in names
+            w: [round(flops(of.model, schedule_of(of.model, r)), 4) for r in config.ratios] for w, of in worlds.items()
         },
-        "unweighted_ratios": list(config.digit_ratios),
+        "unreduced": workspace.cached("unreduced", lambda: {w: unreduced(of) for w, of in worlds.items()}),
         "arms": arms,
-        "speed": speeds,
-        "pictures": workspace.cached("pictures", lambda: pictures(glyphs.params[0], glyphs.images[0], *chosen)),
+        "pictures": workspace.cached("pictures", lambda: pictures(world, list(found), config)),
     }
 
 
+def views(world: World, ratios: tuple[float, ...], arm: str) -> list[Callable[[Any], Encoded]]:
+    """An arm's encoder at each ratio; `other-sizes` where attention treats sizes as the method's authors do not."""
+    _, method, *other = arm.split("/")
+    sized = METHODS[method].proportional != bool(other)
+    return [apply(world.model, world.params, method, ratio, jax.random.key(0), sized) for ratio in ratios]
+
+
+def pictures(world: World, names: list[str], config: Config) -> list[dict[str, Any]]:
+    """The first cut of two photographs, and by method the group of every patch after the last layer, -1 for pruned ones."""
+    chosen = (0, len(names) // 2)
+    images, first, groups = np.stack([world.images[unit, 0] for unit in chosen]), world.model.protected, {}
+    for method in DRAWN:
+        see = apply(world.model, world.params, method, config.picture_ratio, jax.random.key(0))
+        plan = composed(see(jnp.asarray(images)).handed_on)
+        groups[method] = np.where(plan.weight > 0, plan.assign - first, -1)[:, first:]
+    return [
+        {
+            "image": displayed(images[at], world.model.patches).tolist(),
+            "label": names[unit],
+            "groups": {method: of[at].tolist() for method, of in groups.items()},
+        }
+        for at, unit in enumerate(chosen)
+    ]
+
+
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """The card's orderings at equal FLOPs, proportional attention, the spectrum, and the models' own accuracy."""
-    read, averaged = Read(results), f"mean of ratios up to {COMPRESSED}"
+    """PiToMe as released against ToMe and pruning at equal FLOPs, its controls, sizes in attention, and the spectrum."""
+    arms, ratios, worlds = Arms(results), results["ratios"], results["worlds"]
+    merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
 
-    def best_of_pitome(other: str) -> tuple[str, dict[str, np.ndarray]]:
-        """(variant, its gains): one for all ratios and data sets, that of the best worst mean gain over the other method."""
-        found = {variant: read.gains(variant, other) for variant in read.among("digits", PITOME)}
-        best = max(found, key=lambda variant: min(values.mean() for values in found[variant].values()))
-        return best, found[best]
+    def kept(method: str, world: str = "photographs") -> np.ndarray:
+        return arms[f"{world}/{method}", "kept"]
 
-    (variant, over_tome), (control, over_random) = map(best_of_pitome, ("tome", "prune_random"))
-    saved: dict[str, Any] = {}
-    rules: dict[str, Rule] = {}
-    weighted, closer = {}, {}
-    for data, ratios in read.ratios.items():
-        # The mildest ratio that saves 40 % of FLOPs; the last where none does.
-        at = next((i for i, cost in enumerate(read.flops[data]) if cost <= 0.6), len(ratios) - 1)
-        lost = read.of(data, "unreduced")[:, 0] - read.of(data, "pitome")[:, at]
-        saved |= {f"{data}, ratio {ratios[at]}": lost, f"{data}, FLOPs": read.flops[data][at]}
-        rules |= {f"{data}, ratio {ratios[at]}": below(0.01), f"{data}, FLOPs": below(0.6)}
-        rows = [ratios.index(ratio) for ratio in results["unweighted_ratios"]]
-        for name in UNWEIGHTED:
-            without = read.of(data, f"{name}-unweighted")
-            weighted[f"{data}, {name}"] = (read.of(data, name)[:, rows] - without).mean(axis=1)
-        closer[data] = (read.of(data, "tome", "distance") - read.of(data, "pitome", "distance")).mean(axis=1)
+    def gain(method: str, other: str, world: str = "photographs") -> np.ndarray:
+        """[units, ratios]: of accuracy; without labels ln of the other's error over the method's."""
+        if world != "photographs":
+            return kept(method, world) - kept(other, world)
+        return np.log((1 - kept(other)) / (1 - kept(method)))
+
+    def gains(method: str, other: str) -> dict[str, np.ndarray]:
+        found = {}
+        for world in worlds:
+            found |= by(ratios, gain(method, other, world), f"{world}, {{}}")
+        return found
+
+    def gains_over(worse: str, others: list[str]) -> dict[str, np.ndarray]:
+        return {name: gain(name, worse).mean(axis=1) for name in others if name != worse}
+
+    costs = results["flops"]["photographs"]
+    at = next((i for i, cost in enumerate(costs) if cost <= 0.6), len(ratios) - 1)
+    lost = np.array(results["unreduced"]["photographs"]) - arms["photographs/pitome", "retrieved"][:, at]
+    place = ratios.index(results["picture_ratio"])
+    apart = np.stack([arms[f"photographs/{name}", "distance"] for name in merging])
+    error = np.stack([1 - kept(name)[:, place] for name in merging])
+    ranks = np.array([spearmanr(*pair).statistic for pair in zip(apart.T, error.T, strict=True)])
+    logs, over = "ln of the ratio of errors, 1 less the cosine of CLS", "photographs"
+    unit = f"{logs}, by ratio; of labelled images gain in accuracy"
     return [
         Claim(
-            "base_models_are_right",
-            "The unreduced models know their task.",
-            OURS,
-            {data: read.of(data, "unreduced")[:, 0] for data in read.ratios},
-            above(0.95),
-            "accuracy",
-        ),
-        Claim(
-            "pitome_not_below_tome",
-            "Off the shelf, at equal FLOPs, PiToMe is no worse than ToMe at any ratio, in the better of its two modes (here "
-            f"{LABELS[variant]}).",
+            "released_pitome_keeps_more_than_tome",
+            "At equal FLOPs PiToMe as released keeps more than ToMe.",
             TABLE,
-            over_tome,
-            above(-0.005),
-            "gain in accuracy, by ratio",
+            gains("pitome", "tome"),
+            above(0),
+            unit,
             "above: DeiT-S 79.1 against 77.7 %, DeiT-T 70.8 against 68.9 %",
+            over,
         ),
         Claim(
-            "pitome_above_random_pruning",
-            f"So is it better than pruning at random at every ratio (here {LABELS[control]}).",
+            "pitome_above_random",
+            "PiToMe as released keeps more than pruning at random.",
             OURS,
-            over_random,
+            gains("pitome", "prune_random"),
             above(0),
-            "gain in accuracy, by ratio",
+            unit,
+            over=over,
+        ),
+        Claim(
+            "tome_halves_the_error_of_pruning",
+            "ToMe's error, 1 less the cosine of CLS, is below half of that of pruning at random, evenly, or by CLS attention.",
+            OURS,
+            {SHOWN[other]: gain("tome", other).mean(axis=1) for other in PRUNING},
+            above(float(np.log(2))),
+            f"{logs}, mean over ratios",
+            over=over,
         ),
         Claim(
             "inverted_energy_worst",
-            "With the energy inverted PiToMe is clearly worse than every merging method: the energy decides.",
+            "With the energy inverted PiToMe keeps less than every other way of merging: the energy decides.",
             OURS,
-            read.losses("pitome_inverted", OTHERS),
-            above(0.01),
-            f"accuracy of each less that, {averaged}",
+            gains_over("pitome_inverted", merging),
+            above(0),
+            f"{logs}, mean over ratios",
+            over=over,
         ),
         Claim(
             "dct_last",
-            "Of the paper's methods, cutting high frequencies (DCT) loses most.",
+            "Of the paper's methods, cutting high frequencies (DCT) keeps least.",
             TABLE,
-            read.losses("dct", PUBLISHED),
+            gains_over("dct", [name for name in PANELS["methods of the paper"] if f"photographs/{name}" in arms]),
             above(0),
-            f"accuracy of each less that, {averaged}",
+            f"{logs}, mean over ratios",
             "last with DeiT-T and DeiT-S: 67.6 and 74.8 %",
+            over,
         ),
         Claim(
             "pitome_saves_flops",
-            "PiToMe saves 40 % of the FLOPs for a loss below one point.",
+            "PiToMe saves 40 % of the FLOPs and loses less than one point of what the unreduced model retrieves.",
             "tran2024accelerating: abstract",
-            saved,
-            rules,
-            "accuracy lost at the mildest ratio that saves as much, and its FLOPs",
-            "40 to 60 % saved, 0.5 points lost (ViT-MAE-H)",
+            {f"retrieved less, ratio {ratios[at]}": lost, "FLOPs": costs[at]},
+            {f"retrieved less, ratio {ratios[at]}": below(0.01), "FLOPs": below(0.6)},
+            "share of cuts whose nearest other cut is of their photograph; relative FLOPs",
+            "40 to 60 % saved, 0.5 points of accuracy lost (ViT-MAE-H)",
+            over,
         ),
         Claim(
             "proportional_attention_helps",
             "Attention proportional to sizes is better than attention that ignores them, off the shelf; PiToMe's code leaves it out.",
             "bolya2023token: section 3",
-            weighted,
+            {
+                "tome": gain("tome", "tome/other-sizes").mean(axis=1),
+                "pitome": gain("pitome/other-sizes", "pitome").mean(axis=1),
+            },
             above(0),
-            f"gain in accuracy, mean of ratios {', '.join(map(str, results['unweighted_ratios']))}",
+            f"{logs}, mean over ratios",
+            over=over,
         ),
         Claim(
-            "pitome_keeps_the_spectrum_better",
-            "In a trained model's first layer PiToMe's spectral distance is below ToMe's.",
-            THEOREM,
-            closer,
-            above(0),
-            "ToMe's less PiToMe's, mean of ratios",
+            "spectrum_predicts_error",
+            "Ways of merging whose first layer is spectrally nearer to the original leave CLS nearer to the unreduced one.",
+            "tran2024accelerating: theorem on spectral distance",
+            {f"ratio {results['picture_ratio']}": ranks},
+            above(0.5),
+            "Spearman's correlation over ways of merging",
+            over=over,
         ),
     ]
 
 
-PANELS = {
-    "methods of the paper": ("pitome", "tome", "tofu", "diffrate", "dct"),
-    "kinds of PiToMe": ("pitome", "pitome_ordered", "pitome_paper", "pitome_cls", "pitome_inverted"),
-    "other merging": ("tome", "random_bipartite", "complete_graph", "mctf"),
-    "pruning": ("pitome", "prune_cls", "diversity", "pivot", "prune_random"),
-}
-
-
 def figure(results: dict[str, Any]) -> Figure:
-    """Accuracy against FLOPs, a row for each data set; spectral distance of what merges; groups over two images."""
-    read = Read(results)
-    rows = len(read.ratios)
+    """The error of CLS, or accuracy, against FLOPs, a row for each world; spectral distance; groups over two photographs."""
+    arms, ratios, worlds = Arms(results), results["ratios"], results["worlds"]
     with styled():
-        drawn = Figure(figsize=(15, 2.7 * rows + 1.3 + 2.8 + 5.4), layout="constrained")
-        above_, middle, lower = drawn.subfigures(3, 1, height_ratios=(2.7 * rows + 1.3, 2.8, 5.4))
-        panels = above_.subplots(rows, len(PANELS) + 1, squeeze=False)
-        for row, data in zip(panels, read.ratios, strict=True):
-            for panel, (title, methods) in zip(row, PANELS.items(), strict=False):
-                there = read.among(data, methods)
-                chosen = {LABELS[name]: read.of(data, name) if name in there else None for name in methods}
-                lines(panel, read.flops[data], chosen)
-                panel.set_title(f"{data}: {title}")
-            places = [read.ratios[data].index(ratio) for ratio in results["unweighted_ratios"]]
-            sizes = {}
-            for method in UNWEIGHTED:
-                sizes[LABELS[method]] = read.of(data, method)[:, places]
-                sizes[f"{LABELS[method]}, sizes ignored"] = read.of(data, f"{method}-unweighted")
-            lines(row[-1], [read.flops[data][place] for place in places], sizes)
-            row[-1].set_title(f"{data}: sizes in attention")
-            for panel in row:
-                reference(panel, float(np.mean(read.of(data, "unreduced"))), "unreduced")
-            row[0].set_ylabel("accuracy, mean and range of seeds")
-        for top, bottom in zip(panels[0], panels[-1], strict=True):
-            bottom.set_xlabel("FLOPs, relative")
-            named = top.get_legend_handles_labels()
-            bottom.legend(*named, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
-        apart = {name: read.compressed("glyphs", name, "distance") for name in read.among("glyphs", MERGING)}
-        panel = middle.subplots()
-        dots(panel, {LABELS[name]: apart[name] for name in sorted(apart, key=lambda name: apart[name].mean())})
-        panel.set(
-            title="glyphs: spectral distance, first layer",
-            xlabel=f"mean of ratios up to {COMPRESSED}; seeds, mean, 95 % interval",
-        )
-        draw_pictures(lower, results["pictures"], LABELS)
+        drawn = Figure(figsize=(15, 3.2 * len(worlds) + 9.2), layout="constrained")
+        upper, middle, lower = drawn.subfigures(3, 1, height_ratios=(3.2 * len(worlds) + 0.8, 2.9, 5.5))
+        panels = upper.subplots(len(worlds), len(PANELS), squeeze=False)
+        for row, world in zip(panels, worlds, strict=True):
+            labelled = world != "photographs"
+            for panel, (title, methods) in zip(row, PANELS.items(), strict=True):
+                there = {name: arms[f"{world}/{name}", "kept"] for name in methods if f"{world}/{name}" in arms}
+                chosen = {SHOWN[name]: kept if labelled else 1 - kept for name, kept in there.items()}
+                lines(panel, results["flops"][world], chosen)
+                panel.set(title=f"{world}: {title}", xlabel="FLOPs, relative")
+                panel.legend(fontsize=7.5)
+                if not labelled:
+                    panel.set_yscale("log")
+            row[0].set_ylabel("accuracy" if labelled else "1 - cosine of CLS")
+        sizes, spectrum, found = middle.subplots(1, 3)
+        other = {}
+        for method, label in OTHER_SIZES.items():
+            other[SHOWN[method]] = 1 - arms[f"photographs/{method}", "kept"]
+            other[label] = 1 - arms[f"photographs/{method}/other-sizes", "kept"]
+        lines(sizes, results["flops"]["photographs"], other)
+        sizes.set(title="sizes in attention", xlabel="FLOPs, relative", ylabel="1 - cosine of CLS", yscale="log")
+        legend_beside(sizes)
+        place = ratios.index(results["picture_ratio"])
+        merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
+        for number, name in enumerate(merging):
+            x, y = arms[f"photographs/{name}", "distance"], 1 - arms[f"photographs/{name}", "kept"][:, place]
+            marker = "os^D"[number // len(PALETTE)]
+            spectrum.plot(
+                x, y, marker, color=PALETTE[number % len(PALETTE)], markersize=3, alpha=0.6, label=SHOWN[name]
+            )
+        spectrum.set(xlabel="spectral distance, first layer", ylabel="1 - cosine of CLS", yscale="log")
+        spectrum.set_title(f"photographs, ratio {results['picture_ratio']}")
+        legend_beside(spectrum)
+        names = [name for name in ("tome", "pitome", "dct", *PRUNING) if f"photographs/{name}" in arms]
+        least = {SHOWN[name]: arms[f"photographs/{name}", "retrieved"][:, -1] for name in names}
+        dots(found, {"unreduced": results["unreduced"]["photographs"], **least})
+        found.set(title=f"photograph found again, ratio {ratios[-1]}", xlabel="share of cuts; mean, 95 % interval")
+        draw_pictures(lower, results["pictures"], SHOWN)
     return drawn

@@ -30,8 +30,8 @@ from lexinv.merging.diversity import (
     greedy_dispersion,
     isolated_token,
 )
-from lexinv.merging.methods import keep
 from lexinv.merging.plan import merge
+from lexinv.merging.selections import keep
 from lexinv.validation import Checked, Count, NonNegative, Seeds
 
 PAPERS = ("alvar2025divprune",)

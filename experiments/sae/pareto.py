@@ -46,7 +46,7 @@ class Config(Checked):
         "relu",
     )
     ks: NonNegatives = (2.0, 3.0, 5.0, 8.0, 12.0)
-    jumprelu: NonNegative = 0.3
+    jumprelu: NonNegative = 1.0
     gated: NonNegatives = (1.0, 0.6, 0.4, 0.25, 0.15)
     relu: NonNegatives = (1.2, 0.8, 0.5, 0.35, 0.25)
 

@@ -65,7 +65,7 @@ class Config(Checked):
     )
     k: Positive = 5.0
     orthogonal_k: Positive = 1.0
-    jumprelu: NonNegative = 0.3
+    jumprelu: NonNegative = 1.0
     gated: NonNegative = 0.6
     relu: NonNegative = 0.35
     pursuit_steps: Count = 16

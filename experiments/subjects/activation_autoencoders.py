@@ -1,8 +1,12 @@
-"""Sparse autoencoders trained on the activations of a model, several seeds as one population, and judged on held-out text."""
+"""Sparse autoencoders trained on the activations of a model, settings and seeds as one population, and judged on held-out text.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+They lie in the user's cache, where every experiment finds those that another one has trained.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache, partial
+from types import ModuleType
 from typing import Annotated, Any
 
 import jax
@@ -10,76 +14,98 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+import lexinv.sae.autoencoders as autoencoders
+import lexinv.sae.jumprelu as jumprelu
+import lexinv.sae.losses as losses
+import lexinv.sae.methods as methods
+import lexinv.sae.selection as selection
+import lexinv.sae.sparse as sparse
+import lexinv.sae.training as training_of_autoencoders
+from experiments.harness.shared_models import shared_models
 from experiments.harness.work import Work
 from experiments.harness.workspace import Workspace
+from experiments.subjects import sparse_activations
 from experiments.subjects.autoencoder_scores import UNDER_USED
 from experiments.subjects.language_subjects import HeldOut, Subject
-from experiments.subjects.sparse_activations import (
-    TINY as SPARSE,
-)
+from experiments.subjects.sparse_activations import TINY as SPARSE
 from experiments.subjects.sparse_activations import (
     VARIANTS,
     Setting,
     TrainingConfig,
     Variant,
-    encode_batch,
     optimizer_of,
     trainer,
+    warn_off_target,
 )
 from lexinv.sae.activation_streams import ActivationSource, scale_to_unit, shuffled
 from lexinv.sae.autoencoders import decode, pre_activations
+from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.densities import fit_middle_zipf, ranks_shown
 from lexinv.sae.difficulty import difficulty_use
 from lexinv.sae.inference import Threshold, calibrate, encode_alone, make_reconstruct
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Params
-from lexinv.sae.metrics import add, matching_pursuit, principal_components, start_sums, summarise
-from lexinv.sae.training import create_autoencoder_state
+from lexinv.sae.metrics import add, principal_components, start_sums, summarise
+from lexinv.sae.training import OptimizerConfig, create_autoencoder_state
 from lexinv.training.mesh import MeshConfig, make_mesh
 from lexinv.training.population import create_population, member
 from lexinv.training.state import TrainState
-from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count, NonNegative, Positive, some_of
+from lexinv.validation import Allowed, Checked, Count, NonNegative, Positive, require, some_of
 
+SOURCES: tuple[ModuleType, ...] = (
+    autoencoders,
+    jumprelu,
+    losses,
+    methods,
+    selection,
+    sparse,
+    sparse_activations,
+    training_of_autoencoders,
+)
+"""What decides the parameters beside what `shared_models` knows of."""
 CALIBRATION_BLOCK = 1024
 LARGE = 2**24
 """Members of a population whose codes have more entries than this are trained one after another."""
 
-
 KNOWN = tuple(name for name in VARIANTS if name not in ("matryoshka", "gated"))
+Curve = Annotated[
+    tuple[float, ...],
+    Allowed(
+        lambda v: list(v) == sorted(set(v)) and 1.0 in v and v[0] > 0, "rising, 1 among them", ((), (2.0,), (1.0, 0.5))
+    ),
+]
 
 
 @dataclass(frozen=True)
 class AutoencodersConfig(Checked):
     """Which autoencoders are trained on one model's activations, of `features` latents each.
 
-    k: latents per token of the variants that select, and the target of JumpReLU's L0, whose coefficient is `jumprelu`. relu: coefficient
-    of its L1. training.held_out: batches of the evaluation, for each seed. On a mesh features and tokens are divided over its devices:
-    tokens over `data` and `fsdp`, features over `model`.
+    k: latents per token of the variants that select, and the target of JumpReLU's L0, whose coefficient is `jumprelu`. curve: Mutual Choice
+    is trained at these multiples of k, so that each variant can be compared with it at that variant's own L0. relu: coefficient of its L1.
+    training.held_out: batches of the evaluation, for each seed. On a mesh features and tokens are divided over its devices: tokens over
+    `data` and `fsdp`, features over `model`.
     """
 
-    variants: Annotated[tuple[str, ...], some_of(KNOWN)] = (
-        "topk",
-        "mutual",
-        "mutual_zipf",
-        "feature_zipf",
-        "jumprelu",
-        "relu",
-    )
-    features: Count = 512
-    k: Positive = 16.0
-    jumprelu: NonNegative = 0.3
+    variants: Annotated[tuple[str, ...], some_of(KNOWN)] = ("mutual", "topk", "mutual_zipf", "feature_zipf", "jumprelu")
+    features: Count = 1152
+    k: Positive = 32.0
+    curve: Curve = (0.5, 1.0, 2.0)
+    jumprelu: NonNegative = 1.0
     relu: NonNegative = 0.2
-    training: TrainingConfig = TrainingConfig(steps=1000)
+    training: TrainingConfig = TrainingConfig(
+        steps=200, optimizer=OptimizerConfig(warmup_steps=20), held_out=12, steps_per_dispatch=20
+    )
     buffer_tokens: Count = 1_000_000
     mesh: MeshConfig = MeshConfig()
 
-    def checks(self):
-        whole = 1 <= self.k <= self.features and self.k == round(self.k)
-        yield whole, "k", f"a whole number from 1 to the {self.features} features"
-        chooses = any(VARIANTS[name].zipf is not None for name in self.variants)
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        whole = 1 <= self.k * max(self.curve) <= self.features and self.k == round(self.k)
+        yield whole, "k", f"a whole number from 1 to the {self.features} features, as that times curve"
+        chooses = any(VARIANTS[name].kind == "feature" for name in self.variants)
         spends = not chooses or self.k * self.training.batch >= self.features
         allowed = f"at least features / k = {self.features / self.k:.0f} tokens, one for each feature of Feature Choice"
         yield spends, "training.batch", allowed
+        own = "feature_zipf" not in self.variants or "mutual" in self.variants
+        yield own, "variants", "mutual among them, whose densities give feature_zipf its exponent"
         divides = self.features % max(self.mesh.model, 1) == 0
         yield divides, "mesh.model", f"a divisor of features = {self.features}"
 
@@ -88,12 +114,18 @@ class AutoencodersConfig(Checked):
         """Of the evaluation of each seed, and of the calibration."""
         return self.training.held_out * self.training.batch
 
-    def setting(self, variant: str) -> Setting:
-        """What a variant aims at."""
-        return Setting(self.k, {"jumprelu": self.jumprelu, "relu": self.relu}.get(variant, 0.0))
+    def settings(self, variant: str) -> list[Setting]:
+        """What is trained of a variant, for each seed."""
+        if variant == "mutual":
+            return [Setting(self.k * factor) for factor in self.curve]
+        return [Setting(self.k, {"jumprelu": self.jumprelu, "relu": self.relu}.get(variant, 0.0))]
+
+    def own(self, variant: str) -> int:
+        """Which of `settings` is that of k itself."""
+        return self.curve.index(1.0) if variant == "mutual" else 0
 
 
-TINY = {"features": 32, "k": 4.0, **SPARSE, "training.batch": 128}
+TINY = {"features": 32, "k": 4.0, "curve": (0.5, 1.0), **SPARSE, "training.batch": 128}
 """Of presets of seconds."""
 PUBLISHED = {
     "features": 2**15,
@@ -130,8 +162,8 @@ class Autoencoder:
 
     def codes(self, rows: Float[np.ndarray, "tokens width"]) -> Float[np.ndarray, "tokens features"]:
         """Activations of the features, every token by itself."""
-        x, arguments = jnp.asarray(rows) * self.scale, (self.threshold, self.k)
-        return np.asarray(_encode_alone(self.config, self.k)(self.state.params, x, arguments[0]))
+        x = jnp.asarray(rows) * self.scale
+        return np.asarray(_encode_alone(self.config, self.k)(self.state.params, x, self.threshold))
 
     @property
     def extra(self) -> tuple[Params, Array | None, Array]:
@@ -158,10 +190,15 @@ def _encode_alone(config: AutoencoderConfig, k: int | None) -> Callable[..., Arr
 
 
 def train_variant(
-    name: str, config: AutoencodersConfig, subject: Subject, folder: str, workspace: Workspace
-) -> list[Autoencoder]:
-    """One autoencoder for each seed, on the same batches: a seed decides parameters alone. Trains in `folder`, resumes there."""
-    variant, training, setting = VARIANTS[name], config.training, config.setting(name)
+    name: str, config: AutoencodersConfig, subject: Subject, workspace: Workspace, alphas: Sequence[float] = ()
+) -> list[list[Autoencoder]]:
+    """[settings][seeds] of a variant, on the same batches: a seed decides parameters alone.
+
+    alphas: for each seed the exponent of `feature_zipf`. Warns of JumpReLU that ends off its target.
+    """
+    variant, training, settings = VARIANTS[name], config.training, config.settings(name)
+    given = len(alphas) == (len(training.seeds) if variant.zipf else 0)
+    require(given, "alphas", alphas, "one for each seed of feature_zipf, and none of other variants")
     # Codes as entries where they are few: see `experiments.benchmarks.sae_step`. Gathers of a mesh's features would undo it.
     few = config.features >= 100 * config.k and make_mesh(config.mesh).size == 1 and not variant.loss.multi
     most_active = round(config.k) if few and "most_active" in METHODS[variant.kind].has else 0
@@ -169,41 +206,64 @@ def train_variant(
     large = training.batch * shape.features > LARGE
     terms, optimizer = variant.terms(training), optimizer_of(training.optimizer, shape, training.steps)
     scale, sample = scale_and_sample(subject.source, config)
-    seeds, budgets = training.seeds, variant.budgets(setting.k, shape.features, training.batch)
+    members = [(setting, seed) for setting in settings for seed in range(len(training.seeds))]
+    exponents = alphas or [0.0] * len(training.seeds)
+    spent: list[np.ndarray] = []  # of Feature Choice alone
+    if variant.kind == "feature":
+        totals = [round(setting.k * training.batch) for setting, _ in members]
+        own = [exponents[seed] for _, seed in members]
+        spent = [zipf_budgets(total, shape.features, training.batch, a) for total, a in zip(totals, own, strict=True)]
 
-    def start(key: Array, k: Array, coefficient: Array) -> TrainState:
-        given = None if budgets is None else jnp.asarray(budgets)
-        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, given)
+    def start(key: Array, k: Array, coefficient: Array, place: Array) -> TrainState:
+        budgets = jnp.asarray(np.stack(spent))[place.astype(jnp.int32)] if spent else None
+        return create_autoencoder_state(shape, optimizer, sample, k, coefficient, key, budgets)
 
     def states() -> TrainState:
-        return create_population(start, seeds, [setting.k] * len(seeds), [setting.coefficient] * len(seeds))
+        seeds = [training.seeds[seed] for _, seed in members]
+        ks, coefficients = ([getattr(one, field) for one, _ in members] for field in ("k", "coefficient"))
+        return create_population(start, seeds, ks, coefficients, [float(place) for place in range(len(members))])
 
     source, count = subject.source, training.steps_per_dispatch
     buffer = min(config.buffer_tokens, int(np.sum(source.block_rows)))
-    state = Work(
-        folder,
-        workspace,
-        training.steps,
-        training.batch,
-        tuple((seed, training.optimizer.learning_rate) for seed in seeds),
-        states,
-        partial(trainer, shape, terms, training.optimizer, training.steps),
-        lambda: shuffled(source, 0, buffer, training.batch, count, scale),
-        shared_batches=True,
-        population="map" if large else None,
-        mesh=config.mesh,
-        metadata={"scale": scale},
-    ).run()
-    if config.mesh.devices > 1:  # judged on one device, as the model that gives the activations
-        state = jax.device_put(state, jax.devices()[0])
-    members = [member(state, index) for index in range(len(seeds))]
-    calibration = subject.calibration[: config.tokens]
-    return [
-        Autoencoder(
-            shape, variant, each, threshold_of(shape, each, calibration * np.float32(scale), training.batch), scale
-        )
-        for each in members
+
+    def train(shared: Workspace) -> list[TrainState]:
+        state = Work(
+            name,
+            shared,
+            training.steps,
+            training.batch,
+            tuple((training.seeds[seed], training.optimizer.learning_rate) for _, seed in members),
+            states,
+            partial(trainer, shape, terms, training.optimizer, training.steps),
+            lambda: shuffled(source, 0, buffer, training.batch, count, scale),
+            shared_batches=True,
+            population="map" if large else None,
+            mesh=config.mesh,
+            metadata={"scale": scale},
+        ).run()
+        if config.mesh.devices > 1:  # judged on one device, as the model that gives the activations
+            state = jax.device_put(state, jax.devices()[0])
+        return [member(state, index) for index in range(len(members))]
+
+    decided = {"settings": [asdict(each) for each in settings], "budgets": [each.tolist() for each in spent]}
+    parts = {"training": asdict(training), "buffer": buffer, "mesh": asdict(config.mesh), "terms": asdict(terms)}
+    content = {"subject": subject.identity, "autoencoder": asdict(shape), **parts, **decided}
+    found = shared_models(content, train, workspace, SOURCES).params
+    calibration = subject.calibration[: config.tokens] * np.float32(scale)
+    trained = [
+        Autoencoder(shape, variant, each, threshold_of(shape, each, calibration, training.batch), scale)
+        for each in found
     ]
+    for one in trained if variant.kind == "jumprelu" else ():
+        warn_off_target(float((one.codes(subject.calibration[: config.tokens]) > 0).sum(axis=1).mean()), config.k)
+    each = len(training.seeds)
+    return [trained[start : start + each] for start in range(0, len(trained), each)]
+
+
+def own_exponents(trained: Sequence[Autoencoder]) -> list[float]:
+    """For each seed that of the Zipf law through the middle ranks of the densities that training ended with."""
+    densities = [np.sort(np.asarray(one.state.statistics.density))[::-1] for one in trained]
+    return [round(max(fit_middle_zipf(each)[0], 0.0), 4) for each in densities]
 
 
 def scale_and_sample(
@@ -231,37 +291,26 @@ def threshold_of(
 
 
 def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, Any]:
-    """Reconstruction and sparsity in batches as in training and of every token by itself; use of the features; difficulty.
+    """Reconstruction, sparsity and use of the features, each token by itself; and what harder tokens get.
 
-    Without prefix: each token by itself, as one uses it. densities: of the features in falling order, at `ranks_shown`. difficulty:
-    Spearman correlation over tokens of the number of active features with the loss of predicting the token after, and by tenths of the
-    loss the mean number; both None without losses.
+    densities: of the features in falling order, at `ranks_shown`. harder_more: Spearman correlation over tokens of the number of active
+    features with the loss of predicting the token after; l0_by_loss: by tenths of the loss the mean number; both None without losses.
     """
     config, state = autoencoder.config, autoencoder.state
-    alone = in_batches = start_sums(config.width, config.features)
-    active = []
+    sums, active = start_sums(config.width, config.features), []
     for start in range(0, len(held_out.rows) - batch + 1, batch):
-        x = held_out.rows[start : start + batch] * np.float32(autoencoder.scale)
-        z, reconstruction = map(
-            np.asarray, encode_batch(config, autoencoder.variant.loss, state.params, state.statistics, x)
-        )
-        in_batches = add(in_batches, x, reconstruction, z)
-        z = autoencoder.codes(held_out.rows[start : start + batch])
-        alone = add(alone, x, np.asarray(rebuild(state.params, z)), z)
+        rows = held_out.rows[start : start + batch]
+        z = autoencoder.codes(rows)
+        sums = add(sums, rows * np.float32(autoencoder.scale), np.asarray(rebuild(state.params, z)), z)
         active.append((z != 0).sum(axis=1))
-    densities = np.sort(alone.fired / alone.tokens)[::-1]
-    counts = np.concatenate(active)
-    batched, found = summarise(in_batches), summarise(alone)
-    result = {name: round(value, 5) for name, value in found.items()}
-    result |= {f"batch_{name}": round(batched[name], 5) for name in ("fvu", "l0", "dead")}
+    densities, counts = np.sort(sums.fired / sums.tokens)[::-1], np.concatenate(active)
     slope, quality = fit_middle_zipf(densities)
     by_difficulty: dict[str, Any] = {"harder_more": None, "l0_by_loss": None}
     if held_out.losses is not None:
         use = difficulty_use(counts, held_out.losses[: len(counts)])
         by_difficulty = {"harder_more": round(use.spearman, 4), "l0_by_loss": np.round(use.l0, 3).tolist()}
-    return result | {
+    return {name: round(value, 5) for name, value in summarise(sums).items()} | {
         "under_used": round(float(np.mean(densities < UNDER_USED)), 5),
-        "batch_under_used": round(float(np.mean(in_batches.fired / in_batches.tokens < UNDER_USED)), 5),
         "alpha": round(slope, 4),
         "zipf_r2": round(quality, 4),
         "densities": [float(f"{value:.4g}") for value in densities[ranks_shown(config.features)]],
@@ -269,14 +318,8 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
     }
 
 
-def references(subject: Subject, config: AutoencodersConfig, seed: int, most: int = 4096) -> dict[str, float]:
-    """FVU at k of principal components (dense, fitted on the calibration rows) and of matching pursuit on random directions."""
-    rows = subject.held_out[seed].rows[: min(config.tokens, most)]
-    (components,) = principal_components(subject.calibration[: config.tokens], rows, [round(config.k)])
-    key = stream(jax.random.key(config.training.seeds[seed]), "random-dictionary")
-    directions = jax.random.normal(key, (config.features, subject.width))
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    centred = rows - subject.calibration[: config.tokens].mean(axis=0)
-    codes = matching_pursuit(jnp.asarray(centred), directions, round(config.k))
-    left = np.square(centred - np.asarray(codes @ directions)).sum() / np.square(rows - rows.mean(axis=0)).sum()
-    return {"components": round(components, 5), "random": round(float(left), 5)}
+def components(subject: Subject, config: AutoencodersConfig, seed: int, most: int = 4096) -> list[float]:
+    """FVU of principal components, as many as each setting of Mutual Choice has latents; dense, fitted on the calibration rows."""
+    rows, ranks = subject.held_out[seed].rows[: min(config.tokens, most)], config.settings("mutual")
+    found = principal_components(subject.calibration[: config.tokens], rows, [round(each.k) for each in ranks])
+    return [round(value, 5) for value in found]

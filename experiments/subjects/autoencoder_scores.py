@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.arms import by_metric
-from experiments.subjects.sparse_activations import Trained, TrainingConfig, encode_batch, world
+from experiments.subjects.sparse_activations import Trained, TrainingConfig, encode_batch, warn_off_target, world
 from lexinv.sae.autoencoders import decode, encode_by_threshold, pre_activations
 from lexinv.sae.inference import calibrate
 from lexinv.sae.metrics import (
@@ -65,6 +65,8 @@ def judge(trained: Trained, member: int = 0) -> dict[str, float]:
     for start in range(0, len(x), batch):
         sums = add(sums, *(part[start : start + batch] for part in (x, reconstruction, z)))
     found = alone = summarise(sums)
+    if config.kind == "jumprelu":
+        warn_off_target(found["l0"], float(statistics.k))
     active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
     correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
     if config.method.needs == "threshold":

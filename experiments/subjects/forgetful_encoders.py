@@ -1,16 +1,19 @@
-"""Masked encoders of the part-of-speech task that forget their embeddings in training, followed on sets that tell strategies apart.
+"""Masked encoders of the part-of-speech task that forget their embeddings in training, over a grid of tasks as one population.
 
-Anand et al. 2024 (arXiv 2406.00053), the synthetic setting; method card dual-process-learning.
+Anand et al. 2024 (arXiv 2406.00053), the synthetic setting; method card dual-process-learning. Tasks of all skews, vocabularies and
+shares of ambiguous tokens, and all schedules of forgetting, run one program: they are data, and small vocabularies use some of the rows.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import product
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from experiments.harness.training import evaluations
 from experiments.harness.work import Population, Work
@@ -20,25 +23,26 @@ from lexinv.lexinvariance.forgetting import (
     HELD_OUT,
     Forgetting,
     answer_logits,
+    due,
     initialize,
     make_optimizer,
     make_step,
     solved,
     with_held_out,
 )
-from lexinv.lexinvariance.part_of_speech import ANSWER, Batch, PosTask, sample
+from lexinv.lexinvariance.part_of_speech import ANSWER, Batch, PosTask, Slots, among, cumulative, sample_by
 from lexinv.nn.masked_encoder import MaskedEncoder
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.population import create_population
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
-from lexinv.validation import MOST, Checked, Count, NonNegative, Positive, Seeds
+from lexinv.validation import MOST, Checked, Count, Counts, Distinct, NonNegative, Positive, Seeds
 
-FOLLOWED = ("val", "switch", "head", "head_switch", "tail", "tail_switch")
-"""Sets that are followed through training, beside the held-out tokens."""
-CONTROLS = [f"holdout {rows}{scoring}" for rows in HELD_OUT for scoring in ("", " in context")]
-"""Held-out tokens by how their vectors are drawn, among the whole vocabulary and among the tokens that the sequence shows."""
+TRAINED = ("val", "switch", "head_switch", "tail_switch")
+"""Sets of tokens that training shows."""
+FOLLOWED = (*TRAINED, *(f"holdout {rows}" for rows in HELD_OUT))
+"""What is followed: they, and held-out tokens by how their vectors are drawn."""
 MODEL = TransformerConfig(
     depth=2,
     width=64,
@@ -51,116 +55,141 @@ MODEL = TransformerConfig(
 )
 
 
+class Cell(NamedTuple):
+    """A task of the grid."""
+
+    skew: float
+    vocab: int
+    ambiguity: float
+
+
 @dataclass(frozen=True)
 class PosEncoders(Checked):
-    """std: of the table at first and whenever it is re-initialised. weight_decay: AdamW's. In a short run at a high rate nothing is
-    forgotten by itself without a large one (ours, found on other seeds); the paper's is 0.01 over 62,500 steps.
+    """skews: exponents of Zipf's law, 0 for uniform. vocabularies: nouns and adjectives. ambiguities: shares of ambiguous tokens, ε.
 
+    task: what all tasks share. std: of the table at first and whenever it is re-initialised. weight_decay: AdamW's. In a short run at a
+    high rate nothing is forgotten by itself without a large one (ours, found on other seeds); the paper's is 0.01 over 62,500 steps.
     evaluate_every: steps from one evaluation to the next, each on `sequences` sequences of every set.
     """
 
-    task: PosTask = PosTask(vocab=1000, holdout=100)
-    model: TransformerConfig = MODEL
-    steps: Count = 7000
-    batch_size: Count = 64
+    skews: Distinct[float] = (0.0, 1.2, 1.5)
+    vocabularies: Counts = (100, 400)
+    ambiguities: Distinct[float] = (0.1, 0.5)
+    task: PosTask = PosTask(vocab=100, holdout=40)
+    model: TransformerConfig = replace(MODEL, width=32, mlp_width=64)
+    steps: Count = 1500
+    batch_size: Count = 32
     seeds: Seeds = (0, 1, 2, 3, 4, 5)
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 1.0
     std: Positive = 0.3
-    evaluate_every: Count = 350
-    sequences: Count = 1000
+    evaluate_every: Count = 250
+    sequences: Count = 200
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield not self.model.causal, "model.causal", "False: the masks are filled in from both sides"
         yield self.steps % self.evaluate_every == 0, "evaluate_every", f"a divisor of {self.steps}"
+        _ = self.tasks  # refuses what the task does not allow
+
+    @cached_property
+    def tasks(self) -> dict[Cell, PosTask]:
+        """The grid."""
+        cells = (Cell(*cell) for cell in product(self.skews, self.vocabularies, self.ambiguities))
+        return {c: replace(self.task, alpha=c.skew, vocab=c.vocab, ambiguity=c.ambiguity) for c in cells}
+
+    @property
+    def largest(self) -> PosTask:
+        """The task whose token ids all have."""
+        return replace(self.task, vocab=max(self.vocabularies))
+
+    def laws(self, cells: Sequence[Cell], kind: str) -> Slots:
+        """Cumulative distributions [cells, types] of a set of every task."""
+        tasks = [self.tasks[cell] for cell in cells]
+        found = [cumulative(among(part_of_speech.slots(task, kind), task, self.largest)) for task in tasks]
+        return jax.tree.map(lambda *rows: np.stack(rows), *found)
+
+    @property
+    def encoder(self) -> MaskedEncoder:
+        return MaskedEncoder(self.model, ANSWER, marks=2, std=self.std, vocab=self.largest.types)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One model, trained with every seed: from the start, or fine-tuned for `steps` steps from where vanilla training ended."""
+class Members(NamedTuple):
+    """The models of a population: each of `arms` on each of `cells` with every seed, in this order."""
 
-    forgetting: Forgetting
-    bias: bool = False
-    steps: int | None = None
+    arms: tuple[str, ...]
+    cells: tuple[Cell, ...]
 
-
-def slug(arm: str) -> str:
-    """The name of an arm as the name of a folder."""
-    return arm.replace(", ", "-").replace(" ", "-")
-
-
-def kinds(task: PosTask) -> list[str]:
-    """The sets of trained tokens: those that are followed, then those by frequency bin."""
-    places = [f"{ambiguous}_{index}" for index in range(task.bins) for ambiguous in ("nonamb", "amb")]
-    return [*FOLLOWED, *(f"{place}{switch}" for place in places for switch in ("", "_switch"))]
-
-
-def draw_sets(config: PosEncoders) -> tuple[Batch, Batch]:
-    """Sequences of every set, [seeds, sets, sequences, ...], and of held-out tokens, [seeds, sequences, ...], for all arms."""
-
-    def draw(kind: str) -> Batch:
-        slots = part_of_speech.slots(config.task, kind)
-        drawn = [sample(stream(jax.random.key(seed), kind), slots, config.sequences) for seed in config.seeds]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-
-    trained = [draw(kind) for kind in kinds(config.task)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *trained), draw("holdout")
+    def spread(self, values: Array) -> np.ndarray:
+        """[members, ...] as [arms, cells, seeds, ...]."""
+        found = np.asarray(values, np.float64)
+        return np.round(found.reshape(len(self.arms), len(self.cells), -1, *found.shape[1:]), 4)
 
 
 def follow(
     name: str,
-    arm: Arm,
-    sets: tuple[Batch, Batch],
+    arms: Mapping[str, Forgetting],
+    cells: Sequence[Cell],
     config: PosEncoders,
     workspace: Workspace,
-) -> dict[str, Any]:
-    """Train one arm with all seeds and follow it. The steps between two evaluations, with their batches, are one dispatch."""
-    encoder = MaskedEncoder(config.model, ANSWER, marks=2, std=config.std, vocab=config.task.types, bias=arm.bias)
-    judged = evaluation(encoder, arm.forgetting.fresh, config)
-    trained_on, held_out = sets
-    sets_followed = jax.tree.map(lambda leaf: leaf[:, : len(FOLLOWED)], trained_on), held_out
+    trained: TrainState | None = None,
+    steps: int | None = None,
+) -> tuple[TrainState, dict[str, dict[str, np.ndarray]]]:
+    """Train every arm on every task with all seeds as one population and follow it: the states, and by arm and set the accuracies among
+    the tokens that a sequence shows, [cells, seeds, evaluations].
 
-    def followed(states: TrainState) -> dict[str, Any]:
-        return dict(zip(("trained", "unseen"), jax.device_get(judged(states, sets_followed)), strict=True))
-
-    states = work(name, arm, encoder, followed, config, workspace).run()
-    at_end = np.round(np.array(jax.device_get(judged(states, sets)[0]), np.float64), 4).T
-    courses = evaluations(slug(name), workspace)
-    trained, unseen = (np.round(np.array(courses[part], np.float64), 4) for part in ("trained", "unseen"))
-    return {
-        "accuracy": {
-            **{kind: trained[:, :, index] for index, kind in enumerate(FOLLOWED)},
-            **{kind: unseen[:, :, index] for index, kind in enumerate(CONTROLS)},
-        },
-        "by_bin": dict(zip(kinds(config.task)[len(FOLLOWED) :], at_end[len(FOLLOWED) :], strict=True)),
+    All arms differ in their schedules only. trained: models to go on with for `steps` steps, with a new optimiser.
+    """
+    members = Members(tuple(arms), tuple(cells))
+    work = population(name, arms, members, config, workspace, trained, steps or config.steps)
+    states = work.run()
+    courses = members.spread(evaluations(name, workspace)["accuracy"])
+    return states, {
+        arm: {kind: courses[i, ..., place] for place, kind in enumerate(FOLLOWED)} for i, arm in enumerate(arms)
     }
 
 
-def work(
+def population(
     name: str,
-    arm: Arm,
-    encoder: MaskedEncoder,
-    followed: Callable[[TrainState], dict[str, Any]],
+    arms: Mapping[str, Forgetting],
+    members: Members,
     config: PosEncoders,
     workspace: Workspace,
+    trained: TrainState | None,
+    steps: int,
 ) -> Work:
-    """The training of one arm with all seeds."""
+    """The training of `follow`. The steps between two evaluations, with their batches, are one dispatch."""
     import grain
 
-    optimizer = make_optimizer(config.learning_rate, config.weight_decay)
-    training = partial(sample, slots=part_of_speech.slots(config.task, "val"), count=config.batch_size)
-    step = make_step(encoder, optimizer, arm.forgetting, training)
+    optimizer, encoder = make_optimizer(config.learning_rate, config.weight_decay), config.encoder
+    places = list(product(range(len(arms)), range(len(members.cells)), config.seeds))
+    laws = config.laws(members.cells, "val")
+    schedules = np.array([(f.period, steps if f.until is None else f.until) for f in arms.values()], np.float32)
+    kind = replace(next(iter(arms.values())), period=0, until=None)
 
-    def start(key: jax.Array) -> TrainState:
-        return create_state(initialize(stream(key, "parameters"), encoder), optimizer, key)
+    def start(key: jax.Array, arm: Array, cell: Array) -> TrainState:
+        arm, cell = arm.astype(int), cell.astype(int)
+        given = {
+            "laws": jax.tree.map(lambda rows: jnp.asarray(rows)[cell], laws),
+            "schedule": jnp.asarray(schedules)[arm],
+        }
+        params = {**initialize(stream(key, "parameters"), encoder), "given": given}
+        return create_state(params, optimizer, key)
 
-    def anew(trained: TrainState) -> TrainState:
-        return create_state(trained.params, optimizer, stream(trained.key, "fine-tuning"))
+    def anew(state: TrainState) -> TrainState:
+        return create_state(state.params, optimizer, stream(state.key, "fine-tuning"))
 
-    begin = partial(create_population, start, config.seeds)
-    if arm.steps is not None:
-        vanilla = work("vanilla", Arm(Forgetting()), encoder, followed, config, workspace).run()
-        begin = partial(jax.vmap(anew), vanilla)
+    seeds = [seed for _, _, seed in places]
+    # Members have numbers of their own as float32, by which they find their schedule and task.
+    numbers = ([float(place[i]) for place in places] for i in (0, 1))
+    begin = partial(create_population, start, seeds, *numbers)
+    if trained is not None:
+        begin = partial(jax.vmap(anew), trained)
+
+    def step(state: TrainState) -> tuple[TrainState, Array]:
+        given = jax.lax.stop_gradient(state.params["given"])
+        draw = partial(sample_by, cumulative=given["laws"], count=config.batch_size)
+        when = partial(due, *given["schedule"].astype(int))
+        return make_step(encoder, optimizer, kind, draw, used_tokens(given["laws"], config), when)(state)
 
     def dispatched(population: Population) -> TrainStep:
         def alone(state: TrainState, numbers: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -174,46 +203,54 @@ def work(
         ways = {"none": alone, "map": one_after_another, "vmap": jax.vmap(alone, (0, None), (0, 1))}
         return jax.jit(ways[population], donate_argnums=0)
 
-    numbers = {"step": np.zeros((config.evaluate_every, 1), np.int32)}  # as many as there are steps in a dispatch
+    judged = evaluation(members, config)
+    rows = {"step": np.zeros((config.evaluate_every, 1), np.int32)}  # as many as there are steps in a dispatch
     return Work(
-        slug(name),
+        name,
         workspace,
-        arm.steps or config.steps,
+        steps,
         config.batch_size,
-        tuple((seed, config.learning_rate) for seed in config.seeds),
+        tuple((seed, config.learning_rate) for seed in seeds),
         begin,
         dispatched,
-        lambda: grain.MapDataset.range(MOST).map(lambda _: numbers),
+        lambda: grain.MapDataset.range(MOST).map(lambda _: rows),
         shared_batches=True,
         drawn=True,
         tokens=part_of_speech.LENGTH,
-        evaluate=followed,
+        evaluate=lambda states: {"accuracy": jax.device_get(judged(states))},
     )
 
 
-@cache
-def evaluation(
-    encoder: MaskedEncoder, fresh: bool, config: PosEncoders
-) -> Callable[[TrainState, tuple[Batch, Batch]], tuple[jax.Array, jax.Array]]:
-    """`judged(states, (sets, held_out))`, [seeds, sets]: accuracy among the whole vocabulary, and on held-out tokens as CONTROLS lists.
+def used_tokens(laws: Slots, config: PosEncoders) -> Array:
+    """Which rows of the table are tokens of a task, given the laws of its training: those that it can draw, and the held-out ones."""
+    possible = [jnp.diff(law, prepend=0.0) > 0 for law in laws]
+    return possible[0] | possible[1] | (jnp.arange(config.largest.types) >= config.largest.vocab)
 
-    Compiled once for all arms of one kind of model.
-    """
 
-    def evaluate(state: TrainState, sets: Batch, held_out: Batch) -> tuple[jax.Array, jax.Array]:
-        key, table = stream(state.key, "evaluation"), state.params["table"]
-        if fresh:
-            table = config.std * jax.random.normal(stream(key, "lexicon"), table.shape)
+def evaluation(members: Members, config: PosEncoders) -> Callable[[TrainState], Float[Array, "members sets"]]:
+    """`judged(states)`: accuracies on the sets of FOLLOWED, each on sequences of its own for every seed and the same in all evaluations."""
+    encoder, seen = config.encoder, config.largest.vocab
+    tables = {kind: config.laws(members.cells, kind) for kind in (*TRAINED, "holdout")}
+    count = len(members.cells)
 
-        def accuracy(batch: Batch) -> jax.Array:
-            return solved(answer_logits(encoder, state.params, table, batch.tokens), batch, among_context=False).mean()
+    def evaluate(state: TrainState, cell: Array, seed_key: Array) -> Float[Array, " sets"]:
+        def accuracy(kind: str, table: Array) -> Array:
+            laws = jax.tree.map(lambda rows: jnp.asarray(rows)[cell], tables[kind])
+            batch: Batch = sample_by(stream(seed_key, kind), laws, config.sequences)
+            return solved(answer_logits(encoder, state.params, table, batch.tokens), batch, among_context=True).mean()
 
-        def both_scorings(table: jax.Array) -> jax.Array:
-            logits = answer_logits(encoder, state.params, table, held_out.tokens)
-            return jnp.stack([solved(logits, held_out, among_context=scoring).mean() for scoring in (False, True)])
+        table = state.params["table"]
+        unseen = [with_held_out(stream(seed_key, rows), table, seen, rows, config.std) for rows in HELD_OUT]
+        return jnp.stack(
+            [*(accuracy(kind, table) for kind in TRAINED), *(accuracy("holdout", table) for table in unseen)]
+        )
 
-        seen = config.task.vocab
-        tables = [with_held_out(stream(key, rows), table, seen, rows, config.std) for rows in HELD_OUT]
-        return jax.lax.map(accuracy, sets), jax.lax.map(both_scorings, jnp.stack(tables)).reshape(-1)
+    places = jnp.array([cell for _ in members.arms for cell in range(count) for _ in config.seeds])
+    seed_keys = jnp.stack([jax.random.key(seed) for seed in config.seeds] * len(members.arms) * count)
+    return jax.jit(lambda states: jax.lax.map(lambda each: evaluate(*each), (states, places, seed_keys)))
 
-    return jax.jit(lambda states, sets: jax.lax.map(lambda each: evaluate(*each), (states, *sets)))
+
+def chosen(states: TrainState, members: Members, arm: str, cell: Cell, seeds: int) -> TrainState:
+    """The states of one arm on one task, [seeds]."""
+    first = (members.arms.index(arm) * len(members.cells) + members.cells.index(cell)) * seeds
+    return jax.tree.map(lambda leaf: leaf[first : first + seeds], states)

@@ -13,9 +13,12 @@ from jaxtyping import Array, Float, Int
 from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
 from lexinv.data.assets import ASSETS
-from lexinv.data.tokenizers import Tokenizer, bits_per_byte, digest, unicode_text
-from lexinv.nn.language_model import make_logits, make_nll
+from lexinv.data.corpora import Corpus
+from lexinv.data.tokenizers import Tokenizer, bits_per_byte, digest, load_tokenizer, unicode_text
+from lexinv.nn.language_model import initialize, make_logits, make_nll
+from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.pretrained import Pretrained, load_language_model
+from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import NllFn, evaluate_by_position
 from lexinv.validation import Count, require
 
@@ -73,6 +76,16 @@ def open_pretrained(name: str, workspace: Workspace) -> PretrainedWorld:
     tokenizer = checkpoint_tokenizer(path, model.tokenizer)
     beginning = model.params["model"] | {"bos": model.params["table"][tokenizer.separator]}
     return PretrainedWorld(replace(model, params=model.params | {"model": beginning}), tokenizer)
+
+
+def untrained(corpus: Corpus) -> PretrainedWorld:
+    """A tiny model of the Llama form over bytes with random weights: two layers of width 16, for what is tried without published ones."""
+    tokenizer, lexicon = load_tokenizer("byte", corpus), LexiconConfig()
+    config = TransformerConfig(
+        depth=2, width=16, heads=2, key_heads=1, mlp_width=32, gate="silu", output="tied", unroll=2
+    )
+    params = initialize(config, lexicon, tokenizer.vocab_size, jax.random.key(0))
+    return PretrainedWorld(Pretrained(config, lexicon, tokenizer.vocab_size, params, None), tokenizer)
 
 
 def checkpoint_tokenizer(path: Path, model: Any) -> Tokenizer:

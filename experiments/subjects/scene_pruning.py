@@ -15,8 +15,8 @@ from experiments.harness.training import Params
 from experiments.subjects.scene_answerers import Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
 from lexinv.merging.k_center import attention_share, withdraws
-from lexinv.merging.methods import keep as select
 from lexinv.merging.plan import Plan, merge
+from lexinv.merging.selections import keep as select
 from lexinv.nn.vision_language import (
     SYSTEM,
     Encoded,

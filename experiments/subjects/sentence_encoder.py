@@ -1,8 +1,8 @@
 """MiniLM as a model whose activations autoencoders are trained on: a sentence encoder with published weights, on paragraphs of text."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,9 +12,16 @@ from jaxtyping import Array, Float, Int
 
 from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
-from experiments.subjects.language_subjects import BLOCK, Edit, HeldOut, SubjectConfig, blocks, kept
+from experiments.subjects.language_subjects import (
+    BLOCK,
+    Edit,
+    HeldOut,
+    SubjectConfig,
+    blocks,
+    identify,
+    load_corpora,
+)
 from experiments.subjects.passages import Passages, encode, paragraphs
-from lexinv.data.corpora import load_corpus
 from lexinv.nn.text_encoder import Params, TextEncoder, embed_tokens, load_text_encoder, pool
 from lexinv.nn.transformer import Block, TransformerConfig
 from lexinv.sae.activation_streams import ActivationSource, ComputedActivations
@@ -31,7 +38,8 @@ class EncoderSubject:
     calibration: Float[np.ndarray, "tokens width"]
     passages: Sequence[Passages]
     held_out: Sequence[HeldOut]
-    fingerprint: str
+    fingerprints: Mapping[str, str]
+    identity: str
 
     @property
     def width(self) -> int:
@@ -82,7 +90,7 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
     encoder = load_text_encoder(asset("minilm", workspace))
     depth = encoder.config.depth
     require(config.layer < depth - 1, "layer", config.layer, f"below {depth - 1}: later layers must read it")
-    corpus = load_corpus(config.corpus)
+    corpora = load_corpora(config)
     read = jax.jit(partial(up_to, encoder.config, layer=config.layer))
 
     def rows(passages: Passages) -> Float[np.ndarray, "tokens width"]:
@@ -95,9 +103,9 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
 
     def taken(split: str, field: str, wanted: int, size: Callable[[Passages], np.ndarray], after: int = 0) -> Passages:
         """So many of a split's paragraphs, shuffled, that their sizes sum to `wanted`; without the `after` first ones."""
-        texts = list(paragraphs(corpus, split))
+        texts = [text for corpus in corpora for text in paragraphs(corpus, split)]
         order = np.random.default_rng(0).permutation(len(texts))[after : after + wanted]
-        found = f"less: {config.corpus} has too little text in its {split} split"
+        found = f"less: {', '.join(config.corpora)} has too little text in the {split} split"
         require(len(order) > 0, field, wanted, found)
         passages = encode(encoder, [texts[i] for i in order], config.context)
         sizes = np.cumsum(size(passages))
@@ -113,17 +121,18 @@ def open_encoder(config: SubjectConfig, tokens: int, seeds: int, workspace: Work
         groups.append(Passages(*(part[start:stop] for part in held)))
         start = stop
     pieces = [Passages(*(part[i : i + BLOCK] for part in train)) for i in range(0, len(train.tokens), BLOCK)]
-    source = ComputedActivations(
-        encoder.config.width, np.array([words_of(piece).sum() for piece in pieces]), lambda index: rows(pieces[index])
-    )
+    counts, computed = np.array([words_of(piece).sum() for piece in pieces]), lambda index: rows(pieces[index])
+    source = ComputedActivations(encoder.config.width, counts, cache(computed) if config.keep else computed)
+    fingerprints = {corpus.name: corpus.fingerprint for corpus in corpora}
     return EncoderSubject(
         encoder,
         config.layer,
-        kept(source) if config.keep else source,
+        source,
         rows(calibration),
         groups,
         [HeldOut(rows(group), None) for group in groups],
-        corpus.fingerprint,
+        fingerprints,
+        identify({"config": asdict(config), "tokens": tokens, "seeds": seeds, "corpora": fingerprints}, __file__),
     )
 
 

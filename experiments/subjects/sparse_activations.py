@@ -1,6 +1,7 @@
 """Sparse autoencoders trained on synthetic activations and judged against the features that made them."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -216,6 +217,12 @@ def start_population(
         return create_autoencoder_state(config, optimizer, activations, k, coefficient, key, budgets)
 
     return jax.lax.map(start, (keys, ks, coefficients, budgets))
+
+
+def warn_off_target(l0: float, target: float, most: float = 0.1) -> None:
+    """Of a penalised autoencoder that aims at an L0 and ends farther from it than the share `most`."""
+    if abs(l0 / target - 1) > most:
+        warnings.warn(f"JumpReLU ends at L0 = {l0:.3g}, its target is {target:g}", stacklevel=2)
 
 
 optimizer_of = cache(make_optimizer)

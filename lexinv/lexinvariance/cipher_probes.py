@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lexinv.lexinvariance.cipher import Ciphers
 from lexinv.lexinvariance.probes import ProbeConfig, fit_probe, probe_log_probs
@@ -73,3 +74,24 @@ def make_probing(
         return Probed(level, float(final[level]), np.concatenate(kept), accuracy)
 
     return probe
+
+
+def probe_features(
+    train: Float[np.ndarray, "fitted time features"],
+    train_labels: Int[np.ndarray, "fitted time"],
+    held_out: Float[np.ndarray, "windows time features"],
+    held_out_labels: Int[np.ndarray, "windows time"],
+    classes: int,
+    config: ProbeConfig,
+    seed: int,
+) -> Probed:
+    """The same probe of other features than hidden states, as of one level; every step sees all windows of `train`."""
+    rng = stream(jax.random.key(seed), f"probe-{config.hidden}")
+    features = jnp.asarray(train).reshape(1, -1, train.shape[2])
+    labels = np.broadcast_to(train_labels.reshape(1, -1), (config.steps, train_labels.size))
+    fit = jax.jit(lambda labels: fit_probe(rng, config, classes, lambda _: features, labels[:, :1], labels))
+    fitted, losses = fit(labels)
+    log_probs = np.asarray(probe_log_probs(fitted, jnp.asarray(held_out).reshape(1, -1, held_out.shape[2])))
+    log_probs = log_probs.reshape(*held_out_labels.shape, classes)
+    accuracy = (log_probs.argmax(axis=-1) == held_out_labels).mean(axis=0)
+    return Probed(0, float(losses[-1, 0]), log_probs, accuracy[None])

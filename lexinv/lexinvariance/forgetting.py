@@ -7,6 +7,7 @@ every step has a table of its own, which is the lexinvariant model with one lexi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -53,12 +54,10 @@ class Forgetting:
         require(alone, "forgetting.fresh", self.fresh, "False where the table is re-initialised or mixed")
 
 
-def due(forgetting: Forgetting, step: Int[Array, ""]) -> Bool[Array, ""]:
-    """Whether the table is re-initialised before update `step`, counted from 0."""
-    if forgetting.period == 0:
-        return jnp.zeros((), bool)
-    now = (step > 0) & (step % forgetting.period == 0)
-    return now if forgetting.until is None else now & (step < forgetting.until)
+def due(period: int | Array, until: int | Array | None, step: Int[Array, ""]) -> Bool[Array, ""]:
+    """Whether the table is re-initialised before update `step`, counted from 0: see `Forgetting`."""
+    now = (period > 0) & (step > 0) & (step % jnp.maximum(period, 1) == 0)
+    return now if until is None else now & (step < until)
 
 
 def initialize(key: Key[Array, ""], encoder: MaskedEncoder) -> Params:
@@ -72,11 +71,11 @@ def initialize(key: Key[Array, ""], encoder: MaskedEncoder) -> Params:
 def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
     """AdamW at a constant rate, in two groups, so that the state of the table can be made anew alone, its step count included.
 
-    Only the matrices of the encoder's linear maps decay: neither the table nor the gains.
+    Only the matrices of the encoder's linear maps decay: neither the table nor the gains. What is in the group "given" stays as it is.
     """
     adamw = optax.adamw(learning_rate, weight_decay=weight_decay, mask=is_matrix)
     return optax.multi_transform(
-        {"table": adamw, "model": adamw},
+        {"table": adamw, "model": adamw, "given": optax.set_to_zero()},
         lambda params: {group: jax.tree.map(lambda _, group=group: group, params[group]) for group in params},
     )
 
@@ -99,26 +98,31 @@ def make_step(
     optimizer: optax.GradientTransformation,
     forgetting: Forgetting,
     sample: Callable[[Key[Array, ""]], Batch],
+    used: Bool[Array, " vocab"] | None = None,
+    schedule: Callable[[Int[Array, ""]], Bool[Array, ""]] | None = None,
 ) -> Callable[[TrainState], tuple[TrainState, Float[Array, ""]]]:
     """`step(state) -> (state, loss)`: draw a batch, forget if it is time, and do one update; the loss is in nats per masked token.
 
-    Batches depend on the state's key and step alone: all ways to forget are trained on the same ones.
+    Batches depend on the state's key and step alone: all ways to forget are trained on the same ones. used: tokens that may be predicted,
+    where not all rows of the table are tokens. schedule: when it is time, in place of the period of `forgetting`, where that is an array.
     """
+    if schedule is None and forgetting.period:
+        schedule = partial(due, forgetting.period, forgetting.until)
 
     def step(state: TrainState) -> tuple[TrainState, Float[Array, ""]]:
         def key(name: str) -> Key[Array, ""]:
             return jax.random.fold_in(stream(state.key, name), state.step)
 
-        if forgetting.period:
+        if schedule is not None:
             forgotten = lambda state: forget(key("forget"), state, optimizer, encoder.std, forgetting.reset)  # noqa: E731
-            state = jax.lax.cond(due(forgetting, state.step), forgotten, lambda state: state, state)
+            state = jax.lax.cond(schedule(state.step), forgotten, lambda state: state, state)
         batch = sample(key("batch"))
         if forgetting.fresh:
             batch = rotate_types(key("rotation"), batch, encoder.vocab)
 
         def loss(params: Params) -> Float[Array, ""]:
             table = table_of_step(key("lexicon"), params["table"], forgetting, encoder.std)
-            return masked_nll(encoder, params, table, batch).mean()
+            return masked_nll(encoder, params, table, batch, used).mean()
 
         value, gradient = jax.value_and_grad(loss)(state.params)
         # Optax is not written for the strict modes that our tests switch on.
@@ -166,10 +170,17 @@ def answer_logits(
 
 
 def masked_nll(
-    encoder: MaskedEncoder, params: Params, table: Float[Array, "vocab width"], batch: Batch
+    encoder: MaskedEncoder,
+    params: Params,
+    table: Float[Array, "vocab width"],
+    batch: Batch,
+    used: Bool[Array, " vocab"] | None = None,
 ) -> Float[Array, "batch answer"]:
-    """-ln p of each masked token, in nats."""
-    log_probs = jax.nn.log_softmax(answer_logits(encoder, params, table, batch.tokens))
+    """-ln p of each masked token, in nats; among the `used` tokens."""
+    logits = answer_logits(encoder, params, table, batch.tokens)
+    if used is not None:
+        logits = jnp.where(used[None, None], logits, -jnp.inf)
+    log_probs = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_probs, batch.labels[..., None], axis=2)[..., 0]
 
 

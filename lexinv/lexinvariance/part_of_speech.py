@@ -15,7 +15,7 @@ negative, words of the grammar that no lexicon holds (in the released code they 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +82,9 @@ class Batch(NamedTuple):
 class Slots(NamedTuple):
     """Probability of every token in the two slots of the grammar, which are filled independently."""
 
-    noun: Float[np.ndarray, " types"]
-    adjective: Float[np.ndarray, " types"]
+    noun: Any
+    """Float[np.ndarray, "types"], as the other one."""
+    adjective: Any
 
     def switched(self) -> "Slots":
         """Nouns as adjectives and adjectives as nouns: context and weights disagree, and the context is right."""
@@ -169,10 +170,37 @@ def _confused(
     return p - moved + moved.sum() * arriving
 
 
+def among(slots: Slots, task: PosTask, largest: PosTask) -> Slots:
+    """The slots of a task in the token ids of a larger one with as many held-out tokens, so that one program serves both.
+
+    Of either class the larger task has more words, which here are never drawn.
+    """
+    parts = np.split(np.arange(largest.types), [largest.words, largest.vocab])
+    ids = np.concatenate([parts[0][: task.words], parts[1][: task.words], parts[2]])
+    found = np.zeros((2, largest.types))
+    found[:, ids] = slots
+    return Slots(*found)
+
+
+def cumulative(slots: Slots) -> Slots:
+    """Cumulative distributions, float32; infinite from the last possible token on, so that no rounding goes beyond it."""
+    found = np.cumsum(slots, axis=1)
+    for total, p in zip(found, slots, strict=True):
+        total[np.flatnonzero(p)[-1] :] = np.inf
+    return Slots(*found.astype(np.float32))
+
+
 def sample(key: Key[Array, ""], slots: Slots, count: int) -> Batch:
-    """`count` sequences of a set. The slots are constants of the compiled program, the key is its argument."""
+    """`count` sequences of a set."""
+    return sample_by(key, cumulative(slots), count)
+
+
+def sample_by(key: Key[Array, ""], cumulative: Slots, count: int) -> Batch:
+    """The same by cumulative distributions, which may be arguments of the compiled program."""
     noun_key, adjective_key, grammar_key, query_key = jax.random.split(key, 4)
-    n, a = _draw(noun_key, slots.noun, count), _draw(adjective_key, slots.adjective, count)
+    n, a = (
+        _draw(key, law, count) for key, law in zip((noun_key, adjective_key), map(jnp.asarray, cumulative), strict=True)
+    )
     asks_adjective = jax.random.bernoulli(query_key, shape=(count,))
     copula_first = jax.random.bernoulli(grammar_key, shape=(count,))
     copula, mask = jnp.full_like(a, COPULA), jnp.full_like(a, MASK)
@@ -181,9 +209,6 @@ def sample(key: Key[Array, ""], slots: Slots, count: int) -> Batch:
     return Batch(jnp.stack([*grammar, q, mask, mask, mask], axis=1), jnp.stack([a, q, q], axis=1))
 
 
-def _draw(key: Key[Array, ""], p: Float[np.ndarray, " types"], count: int) -> Int[Array, " count"]:
-    """Independent tokens by the inverse of the cumulative distribution."""
-    possible = np.flatnonzero(p)  # so that no rounding can bring up a token of probability zero
-    cumulative = jnp.asarray(np.cumsum(p[possible])[:-1], jnp.float32)
-    at = jnp.searchsorted(cumulative, jax.random.uniform(key, (count,)), side="right")
-    return jnp.asarray(possible, jnp.int32)[at]
+def _draw(key: Key[Array, ""], cumulative: Float[Array, " types"], count: int) -> Int[Array, " count"]:
+    """Independent tokens by the inverse of the cumulative distribution: a token of probability zero is never the first above."""
+    return jnp.searchsorted(cumulative, jax.random.uniform(key, (count,)), side="right").astype(jnp.int32)

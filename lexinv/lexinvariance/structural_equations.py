@@ -94,7 +94,7 @@ def soft_interventions(
     sem: LinearSEM,
     sites: Bool[Array, " variables"],
     count: int,
-    strength: float,
+    strength: float | Float[Array, ""],
     noise: float = 0.0,
 ) -> Interventions:
     """`count` environments that add U[-strength, strength] to the weights of the sites' parents, and U[0, noise] to their noise variances.
@@ -112,12 +112,20 @@ def soft_interventions(
 
 
 def hard_interventions(
-    rng: Key[Array, ""], sem: LinearSEM, sites: Bool[Array, " variables"], count: int, strength: float
+    rng: Key[Array, ""],
+    sem: LinearSEM,
+    sites: Bool[Array, " variables"],
+    count: int,
+    strength: float | Float[Array, ""],
+    share: float = 1.0,
 ) -> Interventions:
-    """`count` environments that cut the sites from their parents and set each to a value from U[-strength, strength] plus its own noise."""
-    values = jax.random.uniform(rng, (count, sem.weights.shape[0]), minval=-strength, maxval=strength)
-    values = jnp.where(sites[None], values, 0.0)
-    hard = jnp.broadcast_to(sites[None], values.shape)
+    """`count` environments that cut each site from its parents with probability `share` and then set it to a value from
+    U[-strength, strength] plus its own noise.
+    """
+    value_rng, cut_rng = jax.random.split(rng)
+    shape = count, sem.weights.shape[0]
+    hard = sites[None] & jax.random.bernoulli(cut_rng, share, shape)
+    values = jnp.where(hard, jax.random.uniform(value_rng, shape, minval=-strength, maxval=strength), 0.0)
     return Interventions(jnp.zeros((count, *sem.weights.shape)), jnp.zeros_like(values), values, hard)
 
 

@@ -1,7 +1,8 @@
-"""A suite of symbol-manipulation tasks in the spirit of BIG-bench's, generated, with symbols that mean nothing.
+"""A suite of tasks on symbols that mean nothing: LookUp, Permutation, and others in the spirit of BIG-bench's, all generated.
 
-Huang et al. 2023 measure semi-lexinvariance on a subset of BIG-bench with models of 150M parameters; these are tasks that smaller models
-can be asked. An item shows what a family does on `demonstrations` lines and asks the same of one line more:
+Huang et al. 2023 ask LookUp and Permutation, whose exact format is that of the method card lexinvariant-lm, and measure semi-lexinvariance
+on a subset of BIG-bench with models of 150M parameters; the others are tasks that smaller models can be asked. An item shows what a family
+does on `demonstrations` lines and asks the same of one line more:
 
     header . input , output . input , output . ... input ,          answer: the output
 
@@ -121,6 +122,10 @@ def _again(rng: np.random.Generator, shown: list[Line]) -> tuple[str, list[Line]
 # Recall.
 
 
+def _lookup(rng, symbols, length, lines):
+    return _again(rng, [(word[0], word[1]) for word in _words(symbols, 2)])
+
+
 def _word(rng, symbols, length, lines):
     return _again(rng, [(word[0], word[1:]) for word in _words(symbols, length)])
 
@@ -173,6 +178,7 @@ def _successor(rng, symbols, length, lines):
 
 
 RECALL = {
+    "lookup": Family("The value of a key: a,b. c,d. a -> b.", lambda length, lines: 2 * (lines - 1), _lookup),
     "word": Family(
         "The word that a symbol stands for: a,bcd. e,fgh. a -> bcd.", lambda length, lines: length * (lines - 1), _word
     ),
@@ -218,6 +224,13 @@ RECALL = {
 # Rules.
 
 
+def _permutation(rng, symbols, length, lines):
+    order = np.arange(length)
+    while (order == np.arange(length)).all():  # the identity is `copy`
+        order = rng.permutation(length)
+    return "", [(word, "".join(word[place] for place in order)) for word in _words(symbols, length)]
+
+
 def _delete_marked(rng, symbols):
     place = rng.integers(len(symbols))
     return symbols[: place + 1] + GAP + symbols[place + 1 :], symbols[:place] + symbols[place + 1 :]
@@ -257,6 +270,11 @@ def _same_or_different(rng, symbols, length, lines):
 
 
 RULES = {
+    "permutation": Family(
+        "The input in another order, the same on every line: abcd -> cadb.",
+        lambda length, lines: lines * length,
+        _permutation,
+    ),
     "copy": _by_line("The input again: abcd -> abcd.", lambda rng, symbols: (symbols, symbols)),
     "reverse": _by_line("The input backwards: abcd -> dcba.", lambda rng, symbols: (symbols, symbols[::-1])),
     "first": _by_line("The first symbol: abcd -> a.", lambda rng, symbols: (symbols, symbols[0])),

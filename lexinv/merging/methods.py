@@ -1,26 +1,24 @@
-"""Methods of token reduction by name: what each does in a layer that removes so many tokens, and which tokens it keeps outside of one.
+"""Methods of token reduction by name: what each does in a layer that removes so many tokens; `apply` puts one into a whole encoder.
 
-In a network (`reductions`) all follow one schedule of token counts, so that all cost the same (`lexinv.merging.costs`); `keep` chooses
-among the tokens of one example, as before a language model. What a method is, and which of paper and code it follows, is said where it is
-defined; method cards token-merging, zero-tprune, divprune, todre. PiToMe's margin falls with depth as in the paper, 0.9 - 0.9 l/L; in
-text (`pitome_text`) energies are Gaussian, the margin is 0.9 - 0.25 l/L, and the more energetic half is merged into the other.
+In a network (`reductions`) all follow one schedule of token counts, so that all cost the same (`lexinv.merging.costs`). What a method is,
+and which of paper and code it follows, is said where it is defined; method cards token-merging, zero-tprune, divprune, todre.
+
+"pitome" is the released configuration for DeiT: margin 0.75 (1 - l/L), all tokens ordered by energy in the first half of the layers, the
+energetic ones alone merged in the second, and attention that ignores sizes. "pitome_paper" is the paper's: its energy, the margin
+0.9 - 0.9 l/L, and protection in all layers; "pitome_protect" the same with the code's energy. In text (`pitome_text`) energies are
+Gaussian, the margin is 0.9 - 0.25 l/L, and the more energetic half is merged into the other, in the first three layers.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from lexinv.merging.bipartite import (
-    bipartite_matching,
-    complete_graph_matching,
-    cosine_similarity,
-    weigh_by_importance,
-)
+from lexinv.merging.bipartite import bipartite_matching, complete_graph_matching, weigh_by_importance
 from lexinv.merging.diversity import diversity_prune
 from lexinv.merging.energy import Kind, Mode, energies, energy_matching, margin_of_layer
 from lexinv.merging.k_center import pivot_prune
@@ -33,10 +31,14 @@ from lexinv.merging.pagerank import (
     votes_of_layer,
     zero_shot_prune,
 )
-from lexinv.merging.plan import Plan, compose, identity, merge
+from lexinv.merging.plan import Plan, merge
 from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
 from lexinv.merging.reduction import Combine, Example, fourier_reduction, reduction
+from lexinv.merging.schedules import ratio_schedule
 from lexinv.nn.reduced import Reduced, Reduction, Seen
+from lexinv.nn.text_encoder import sentence_embeddings
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.nn.vision_transformer import VisionConfig, encode
 from lexinv.validation import choose, require
 
 
@@ -53,7 +55,8 @@ class Layer(NamedTuple):
 class Method(NamedTuple):
     """A row of the table. plan: of one example in a layer; None for a method without one. merges: every token has a target.
 
-    cls: reads what the first token, a CLS, looks at. draws: needs a key. padding: knows what padding is.
+    cls: reads what the first token, a CLS, looks at. draws: needs a key. padding: knows what padding is. proportional: whether its authors
+    have attention see a token of size s as s tokens.
     """
 
     plan: Callable[[Layer, Example], Plan] | None
@@ -61,6 +64,7 @@ class Method(NamedTuple):
     cls: bool = False
     draws: bool = False
     padding: bool = True
+    proportional: bool = True
 
 
 def _tome(layer: Layer, e: Example) -> Plan:
@@ -68,11 +72,22 @@ def _tome(layer: Layer, e: Example) -> Plan:
 
 
 def _pitome(
-    layer: Layer, e: Example, kind: Kind = "elu", mode: Mode = "protect", sign: float = 1.0, fall: float = 0.9
+    layer: Layer,
+    e: Example,
+    kind: Kind = "elu",
+    mode: Mode = "protect",
+    sign: float = 1.0,
+    start: float = 0.9,
+    fall: float = 0.9,
 ) -> Plan:
-    margin = margin_of_layer(layer.index, layer.depth, 0.9, fall)
+    margin = margin_of_layer(layer.index, layer.depth, start, fall)
     scores = energies(e.similarity, margin, kind=kind, mask=e.mask, protect=layer.protect)
     return energy_matching(e.similarity, sign * scores, layer.removed, mode, layer.protect, e.mask)
+
+
+def _pitome_released(layer: Layer, e: Example) -> Plan:
+    mode = "ordered" if layer.index < (layer.depth + 1) // 2 else "protect"
+    return _pitome(layer, e, mode=mode, start=0.75, fall=0.75)
 
 
 _pitome_text = partial(_pitome, kind="gauss", mode="halves", fall=0.25)
@@ -151,7 +166,8 @@ def behind(plan: Plan, protect: int, mask: Bool[Array, " tokens"] | None = None)
 METHODS: dict[str, Method] = {
     "tome": Method(_tome, merges=True),
     "random_bipartite": Method(_tome, merges=True, draws=True),
-    "pitome": Method(_pitome, merges=True),
+    "pitome": Method(_pitome_released, merges=True, proportional=False),
+    "pitome_protect": Method(_pitome, merges=True),
     "pitome_ordered": Method(partial(_pitome, mode="ordered"), merges=True),
     "pitome_paper": Method(partial(_pitome, kind="paper"), merges=True),
     "pitome_cls": Method(_pitome_cls, merges=True, cls=True),
@@ -222,38 +238,49 @@ def _shorten(layer: Layer, seen: Seen) -> Reduced:
     return fourier_reduction(seen.stream.shape[1] - layer.protect - layer.removed, layer.protect)(seen)
 
 
+TEXT_LAYERS = 3
+"""The first layers of a text encoder are those that reduce (the released code for BERT)."""
+
+
+def apply(
+    model: VisionConfig | TransformerConfig,
+    params: Any,
+    name: str,
+    ratio: float,
+    key: Key[Array, ""] | None = None,
+    proportional: bool | None = None,
+) -> Callable[..., Any]:
+    """A trained encoder with the method inside, compiled at the first call.
+
+    Of a Vision Transformer, DINOv2 among them: encode(images [batch, size, size, channels]) -> `Encoded`, handing on the layers' plans,
+    where every layer keeps `ratio` of its patches. Of a text encoder's configuration: encode(tokens [batch, time], mask [batch, time]) ->
+    sentence embeddings [batch, width], where the first three layers keep that ratio. key: of methods that draw. proportional: whether
+    attention sees sizes; by default as the method's authors have it. Raises `InvalidConfig` as `reductions` and `ratio_schedule` do.
+    """
+    method = METHODS[choose("method", name, METHODS)]
+    sized = method.proportional if proportional is None else proportional
+    if isinstance(model, VisionConfig):
+        vision, depth = model, model.layers.depth
+        schedule = ratio_schedule(vision.tokens, depth, ratio, vision.protected)
+        layers = reductions(name, schedule, depth, vision.protected, key)
+        read = jax.jit(lambda params, images: encode(vision, params, images, layers, sized))
+        return partial(read, params)
+    text, reducing = model, min(TEXT_LAYERS, model.depth)
+
+    def embed(params: Any, tokens: Array, mask: Array) -> Array:
+        schedule = ratio_schedule(tokens.shape[1], reducing, ratio)
+        return sentence_embeddings(
+            text, params, tokens, mask, reductions(name, schedule, text.depth, 1, key, True), sized
+        )
+
+    ratio_schedule(text.max_length, reducing, ratio)  # what is wrong is refused now, not at the first call
+    reductions(name, (), text.depth, 1, key, True)
+    return partial(jax.jit(embed), params)
+
+
 def merge_restarting(
     plan: Plan, x: Float[Array, "tokens width"], size: Float[Array, " tokens"]
 ) -> tuple[Float[Array, "targets width"], Float[Array, " targets"]]:
     """`merge` that forgets sizes: all that are not padding count 1 again in every layer, as in PiToMe's code for BERT."""
     merged, sizes = merge(plan, x, (size > 0).astype(jnp.float32))
     return merged, (sizes > 0).astype(jnp.float32)
-
-
-SELECTIONS = ("divprune", "maxsum", "kcenter", "top", "random", "tome")
-
-
-def keep(
-    name: str, x: Float[Array, "tokens width"], scores: Float[Array, " tokens"], num_keep: int, key: Key[Array, ""]
-) -> Plan:
-    """The plan of `num_keep` of an example's tokens, outside of any layer; nothing is protected.
-
-    scores: what "top" keeps the highest of, and where the pivot of "maxsum" (ToDRE) and "kcenter" is highest. key: of "random". "tome"
-    halves the tokens until their number is reached, on the means, since one step merges at most half.
-    """
-    choose("method", name, SELECTIONS)
-    tokens = x.shape[0]
-    if name == "divprune":
-        return diversity_prune(x, num_keep)
-    if name in ("maxsum", "kcenter"):
-        return pivot_prune(x, scores, num_keep, "maxsum" if name == "maxsum" else "maxmin")
-    if name == "top":
-        return prune_by_score(scores, tokens - num_keep, 0)
-    if name == "random":
-        return prune_at_random(key, tokens, tokens - num_keep, 0)
-    plan, size = identity(tokens), jnp.ones(tokens, jnp.float32)
-    while x.shape[0] > num_keep:
-        step = bipartite_matching(cosine_similarity(x), min(x.shape[0] - num_keep, x.shape[0] // 2), 2, 0)
-        x, size = merge(step, x, size)
-        plan = compose(step, plan)
-    return plan

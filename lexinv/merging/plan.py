@@ -10,6 +10,8 @@ stays valid, and only the tokens that it is merged with are spoilt.
 """
 
 import operator
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -104,6 +106,16 @@ def compose(after: Plan, before: Plan) -> Plan:
     assign = jnp.concatenate([after.assign, nowhere])[before.assign]
     weight = before.weight * jnp.take(after.weight, before.assign, mode="fill", fill_value=0)
     return Plan(assign, weight, before.anchor[after.anchor])
+
+
+def composed(plans: Sequence[Plan | None]) -> Plan:
+    """The plan of a whole network, batched, from those of its layers, batched; None for a layer without one.
+
+    Its `assign`, with -1 for what its weight says is pruned, is what `lexinv.merging.picture` draws.
+    """
+    there = [plan for plan in plans if plan is not None]
+    require(len(there) > 0, "plans", list(plans), "one or more, of layers that reduce")
+    return reduce(lambda before, after: jax.vmap(compose)(after, before), there)
 
 
 def sources(plan: Plan) -> Bool[Array, "targets tokens"]:

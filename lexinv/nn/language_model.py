@@ -36,7 +36,7 @@ Batch = dict[str, Array]
 
 
 class LanguageModel(nn.Module):
-    """A decoder-only Transformer over any lexicon (Huang et al. 2023, section 2).
+    """A decoder-only Transformer over any lexicon (Huang et al. 2023).
 
     Apart from the vector for BOS it has no parameter that belongs to a token.
 

@@ -23,7 +23,7 @@ IMPOSSIBLE = -1e30
 
 @dataclass(frozen=True)
 class LexiconConfig:
-    """How E_s is made (Huang et al. 2023, sections 2 and 5).
+    """How E_s is made (Huang et al. 2023).
 
     standard: E_s = E_0, a learned table shared by all sequences.
     lexinvariant: E_s[v] ~ N(0, I), independently for every sequence and token type; nothing is learned.

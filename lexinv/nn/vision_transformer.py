@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,18 +134,42 @@ def embed_images(
     return x.astype(config.layers.dtype)
 
 
+class Encoded(NamedTuple):
+    """tokens: those that are left after the last layer, normalised, float32. sizes: how many each stands for. handed_on: by the reductions.
+
+    logits: float32; None of a model without a head.
+    """
+
+    tokens: Float[Array, "batch kept width"]
+    sizes: Float[Array, "batch kept"]
+    handed_on: list[Any]
+    logits: Float[Array, "batch classes"] | None
+
+
 def encode(
     config: VisionConfig,
     params: Params,
     images: Float[Array, "batch rows columns channels"],
     reductions: Sequence[Reduction | None] = (),
     proportional: bool = True,
-) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch tokens"], list[Any]]:
-    """(float32 normalised tokens after the last layer, sizes, what the reductions handed on); see `lexinv.nn.reduced.run_layers`."""
+) -> Encoded:
+    """What the model makes of images; reductions as in `lexinv.nn.reduced.run_layers`. Under jit nothing is computed that is not used."""
     x = embed_images(config, params, images)
     x, size, handed_on = run_layers(config.layers, params["layers"], x, None, reductions, proportional)
-    x = layer_norm(x.astype(jnp.float32), params["norm"], params["norm_bias"], config.layers.norm_epsilon)
-    return x, size, handed_on
+
+    def normalised(x: Array) -> Array:
+        return layer_norm(x.astype(jnp.float32), params["norm"], params["norm_bias"], config.layers.norm_epsilon)
+
+    if not config.classes:
+        return Encoded(normalised(x), size, handed_on, None)
+    if config.pool == "cls":
+        pooled = x[:, 0]
+    else:
+        patches, weight = x[:, config.protected :].astype(jnp.float32), size[:, config.protected :]
+        total = jnp.sum(weight, axis=1, keepdims=True)
+        pooled = jnp.sum((weight / jnp.where(total > 0, total, 1.0))[..., None] * patches, axis=1)
+    logits = normalised(pooled) @ params["head"] + params["head_bias"][None]
+    return Encoded(normalised(x), size, handed_on, logits)
 
 
 def classify(
@@ -155,18 +179,11 @@ def classify(
     reductions: Sequence[Reduction | None] = (),
     proportional: bool = True,
 ) -> tuple[Float[Array, "batch classes"], list[Any]]:
-    """(float32 logits, what the reductions handed on); see `lexinv.nn.reduced.run_layers`. Raises `InvalidConfig` without a head."""
+    """(float32 logits, what the reductions handed on); see `encode`. Raises `InvalidConfig` without a head."""
     require(config.classes > 0, "model.classes", config.classes, "at least 1, to classify")
-    x = embed_images(config, params, images)
-    x, size, handed_on = run_layers(config.layers, params["layers"], x, None, reductions, proportional)
-    if config.pool == "cls":
-        pooled = x[:, 0]
-    else:
-        patches, size = x[:, config.protected :].astype(jnp.float32), size[:, config.protected :]
-        total = jnp.sum(size, axis=1, keepdims=True)
-        pooled = jnp.sum((size / jnp.where(total > 0, total, 1.0))[..., None] * patches, axis=1)
-    features = layer_norm(pooled.astype(jnp.float32), params["norm"], params["norm_bias"], config.layers.norm_epsilon)
-    return features @ params["head"] + params["head_bias"][None], handed_on
+    found = encode(config, params, images, reductions, proportional)
+    assert found.logits is not None
+    return found.logits, found.handed_on
 
 
 def load_vision_transformer(directory: Path, heads: int) -> tuple[VisionConfig, Params]:

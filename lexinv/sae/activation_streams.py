@@ -174,7 +174,7 @@ def shuffled(
 def scale_to_unit(sample: Float[np.ndarray, "tokens width"], k: float) -> float:
     """The factor that gives activations the variance k about their mean, so that the k entries of a code are of size 1.
 
-    Learning rate, thresholds and bandwidths here are for such activations. For `shuffled`; to be stored with the run, since autoencoders
+    Learning rates here are for such activations. For `shuffled`; to be stored with the run, since autoencoders
     then read and reconstruct scaled activations. `inference.fold_scale` makes them read activations as they are, and
     `interchange.save_saelens` asks for the factor. Raises `InvalidConfig` for a sample that is not finite or without variance.
     """

@@ -49,8 +49,25 @@ def _step_backward(saved, gradient):
 _step.defvjp(_step_forward, _step_backward)
 
 
+def entry_size(affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"]) -> Float[Array, ""]:
+    """The unit of a bandwidth: root mean square of the affinities above their thresholds; the largest affinity where none is."""
+    affinities, threshold = (jax.lax.stop_gradient(part).astype(jnp.float32) for part in (affinities, threshold))
+    active = affinities > threshold[None]
+    count = jnp.sum(active, dtype=jnp.float32)
+    square = jnp.sum(jnp.where(active, jnp.square(affinities), 0.0)) / jnp.maximum(count, 1.0)
+    return jnp.where(count > 0, jnp.sqrt(square), jnp.maximum(jnp.max(affinities), 1e-12))
+
+
+def near(
+    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float | Array
+) -> Float[Array, ""]:
+    """Affinities inside the kernel over those above their thresholds. At 0 thresholds get no gradient: they are frozen."""
+    inside = jnp.sum(_kernel(affinities, threshold, jnp.asarray(bandwidth, affinities.dtype)), dtype=jnp.float32)
+    return inside / jnp.maximum(jnp.sum(affinities > threshold[None], dtype=jnp.float32), 1.0)
+
+
 def jump_relu(
-    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float
+    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float | Array
 ) -> Float[Array, "tokens features"]:
     """a where a > theta, else 0 (Rajamanoharan et al. 2024b, eq. 5).
 
@@ -60,7 +77,7 @@ def jump_relu(
 
 
 def step(
-    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float
+    affinities: Float[Array, "tokens features"], threshold: Float[Array, " features"], bandwidth: float | Array
 ) -> Float[Array, "tokens features"]:
     """1 where a > theta and a > 0, else 0. d / da is 0, d / dtheta is estimated by -(1 / eps) K((a - theta) / eps) (ibid., eq. 12)."""
     return _step(affinities, threshold, jnp.asarray(bandwidth, affinities.dtype))

@@ -31,26 +31,31 @@ def logit_effects(
     table = draw_lexicon(lexicon, params.get("table"), row_keys(key, jnp.zeros(1, jnp.int32)), vocab, config.width)
     table = params.get("output_table", table)
 
-    def head(x: Float[Array, " width"]) -> Float[Array, " width"]:
+    def head(x: Float[Array, " width"], model_params: Params) -> Float[Array, " width"]:
         """What the unembedding reads, where x is the last residual stream."""
 
         def stand_in(name: str, activations: Array) -> Array:
             return x[None, None].astype(activations.dtype) if name == "residual_out" else activations
 
         no_token, nothing = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, config.width))
-        variables, edit = {"params": params["model"]}, (last, stand_in)
-        read: Any = model.apply(variables, no_token, nothing, edit=edit, method="features")
+        edit = (last, stand_in)
+        read: Any = model.apply({"params": model_params}, no_token, nothing, edit=edit, method="features")
         return read[0][0, 0].astype(jnp.float32)
 
     final = make_activations(config, lexicon, vocab, Site(last, "residual_out"))
     batch = {"tokens": jnp.asarray(tokens[None], jnp.int32), "row": jnp.zeros(1, jnp.int32)}
     at = final(params, batch, key)[0][:positions]
 
-    @jax.jit
-    def effects_of(at: Float[Array, "positions width"], directions: Float[Array, "features width"]) -> Array:
+    @jax.jit  # parameters are arguments: as constants of the program those of a published model would be half a gigabyte
+    def effects_of(
+        model_params: Params,
+        table: Array,
+        at: Float[Array, "positions width"],
+        directions: Float[Array, "features width"],
+    ) -> Array:
         zeros = jnp.zeros((config.width, config.width))
-        total, _ = jax.lax.scan(lambda total, x: (total + jax.jacrev(head)(x), None), zeros, at)
+        total, _ = jax.lax.scan(lambda total, x: (total + jax.jacrev(head)(x, model_params), None), zeros, at)
         return readout((directions @ total.T / at.shape[0])[None], table)[0]
 
-    effects = np.asarray(effects_of(at, jnp.asarray(directions, jnp.float32)))
+    effects = np.asarray(effects_of(params["model"], table, at, jnp.asarray(directions, jnp.float32)))
     return effects - effects.mean(axis=1, keepdims=True)

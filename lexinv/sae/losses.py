@@ -120,7 +120,7 @@ def loss(
     statistics: Statistics,
     x: Float[Array, "tokens width"],
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Statistics]]:
-    """(loss, (metrics, statistics after this batch)). Metrics: fvu, l0 and dead (share of the features).
+    """(loss, (metrics, statistics after this batch)). Metrics: fvu, l0, dead (share of the features) and those that the variant watches.
 
     Raises `InvalidConfig`, before anything is compiled, for a batch of one token, whose variance is 0. That of a batch whose tokens are all
     the same cannot be seen then: `lexinv.sae.activation_streams.shuffled` refuses it.
@@ -153,7 +153,10 @@ def loss(
             return jnp.where(kept, candidates, 0.0) @ params["decoder"]
 
         total += terms.auxiliary_coefficient * _second_chance(terms, chosen, error, reconstruct)
-    metrics = {
+    watched = (
+        {} if config.most_active else config.method.watched(config, params, jax.lax.stop_gradient(codes.affinities))
+    )
+    metrics = watched | {
         "fvu": _mean_square(error) / variance,
         "l0": jnp.sum(fired).astype(jnp.float32) / tokens,
         "dead": jnp.mean((after.tokens_since_fired >= terms.dead_after).astype(jnp.float32)),

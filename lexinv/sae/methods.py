@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lexinv.sae.jumprelu import jump_relu, step
+from lexinv.sae.jumprelu import entry_size, jump_relu, near, step
 from lexinv.sae.selection import Per
 from lexinv.validation import Checked, Count, CountOrZero, Positive, one_of
 
@@ -25,7 +25,8 @@ class AutoencoderConfig(Checked):
     """width D, features F, and the variant, a name of `METHODS`.
 
     free_norms: of `relu`: the penalty weighs features by the norms of their decoder rows, which are then free; otherwise rows have norm 1.
-    bandwidth: of the kernel behind the gradient of JumpReLU's thresholds, in units of the pre-activations.
+    bandwidth: of the kernel behind the gradient of JumpReLU's thresholds, in units of `jumprelu.entry_size`, the size of an active affinity
+        in the batch. (Released codes have it in absolute units: where nothing active lies that near to its threshold, none ever moves.)
     prefixes: of `matryoshka`: sizes of the nested dictionaries, the last of which is F.
     centre: of the sample at which b_dec begins: its mean, or its geometric median, which outliers move less (Gao et al. 2024).
     most_active: of `topk`: the largest k of any member. Training then holds codes as so many values and indices for each token
@@ -36,8 +37,7 @@ class AutoencoderConfig(Checked):
     features: Count
     kind: Annotated[Kind, one_of(get_args(Kind))] = "topk"
     free_norms: bool = False
-    bandwidth: Positive = 0.2
-    initial_threshold: Positive = 0.1
+    bandwidth: Positive = 1.0
     prefixes: tuple[int, ...] = ()
     centre: Literal["mean", "median"] = "mean"
     most_active: CountOrZero = 0
@@ -77,7 +77,8 @@ class Method:
 
     per: over what the budget of its selection is spent; None: `activate` decides, and no budget is spent.
     own: its own parameters, [F] each, as they begin. has: those settings of `AutoencoderConfig` and `LossConfig` that are not for all.
-    penalty: its sparsity term. gate_reconstructs: the affinities have to reconstruct by themselves, with the decoder held fixed.
+    penalty: its sparsity term. watched: metrics of its own. gate_reconstructs: the affinities have to reconstruct by themselves, with the
+        decoder held fixed.
     as_jumprelu: the parameters in which the same autoencoder as a JumpReLU differs; None where its threshold is calibrated, or where it
         has none that is the same for all tokens.
     """
@@ -87,6 +88,7 @@ class Method:
     own: Callable[[AutoencoderConfig], Params] = lambda config: {}
     has: tuple[str, ...] = ()
     penalty: Penalty | None = None
+    watched: Callable[[AutoencoderConfig, Params, Affinities], dict[str, Array]] = lambda config, params, affinities: {}
     gate_reconstructs: bool = False
     as_jumprelu: Callable[[Params], Params] | None = None
 
@@ -104,8 +106,13 @@ def l1(config: AutoencoderConfig, params: Params, affinities: Affinities, k: Any
 
 def missed_l0(config: AutoencoderConfig, params: Params, affinities: Affinities, k: Array, variance: Any) -> Array:
     """(L0 / k - 1)^2: how far JumpReLU is from its target."""
-    l0 = jnp.mean(jnp.sum(step(affinities, params["threshold"], config.bandwidth), axis=1))
-    return jnp.square(l0 / k - 1)
+    active = step(affinities, params["threshold"], bandwidth_of(config, params, affinities))
+    return jnp.square(jnp.mean(jnp.sum(active, axis=1)) / k - 1)
+
+
+def bandwidth_of(config: AutoencoderConfig, params: Params, affinities: Affinities) -> Array:
+    """That of JumpReLU's kernel, in the units of the affinities."""
+    return config.bandwidth * entry_size(affinities, params["threshold"])
 
 
 def gate(
@@ -145,9 +152,15 @@ METHODS: dict[str, Method] = {
         as_jumprelu=ungated,
     ),
     "jumprelu": Method(  # Rajamanoharan et al. 2024b
-        activate=lambda config, params, x, affinities: jump_relu(affinities, params["threshold"], config.bandwidth),
-        own=lambda config: {"threshold": jnp.full(config.features, config.initial_threshold, jnp.float32)},
+        activate=lambda config, params, x, affinities: jump_relu(
+            affinities, params["threshold"], bandwidth_of(config, params, affinities)
+        ),
+        # 0 until a state is created, where the target of L0 is known: see `training.create_autoencoder_state`.
+        own=lambda config: {"threshold": jnp.zeros(config.features, jnp.float32)},
         penalty=missed_l0,
+        watched=lambda config, params, affinities: {
+            "near": near(affinities, params["threshold"], bandwidth_of(config, params, affinities))
+        },
         has=("coefficient_warmup",),
         as_jumprelu=lambda params: {"threshold": params["threshold"]},
     ),

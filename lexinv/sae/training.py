@@ -16,13 +16,18 @@ from lexinv.sae.autoencoders import (
     encode,
     initialize,
     normalise_decoder,
+    pre_activations,
 )
 from lexinv.sae.losses import LossConfig, budget_of, check_terms, loss, start_statistics
 from lexinv.sae.methods import AutoencoderConfig, Params
+from lexinv.sae.selection import select, smallest_kept
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import TrainStep, make_train_step
 from lexinv.training.streams import stream
 from lexinv.validation import require
+
+BEGINNING = 4.0
+"""The L0 at which JumpReLU begins, over its target: with fewer active at first it recovers fewer features, with more it comes down late."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,19 @@ def create_autoencoder_state(
 ) -> TrainState:
     """The state before the first step; see `initialize` for `sample`, and `start_statistics` for k, coefficient and budgets.
 
+    JumpReLU has one threshold at first, above which `BEGINNING` times k affinities of a token of the sample lie.
     Raises `InvalidConfig` for a sample of another width, and for one that is not finite (where it can be looked at).
     """
     require(sample.shape[1] == config.width, "sample", sample.shape, f"[tokens, {config.width}]")
     if not isinstance(sample, Tracer):
         require(bool(np.isfinite(np.asarray(sample)).all()), "sample", "not finite", "finite activations")
-    params = initialize(config, jnp.asarray(sample, jnp.float32), stream(key, "parameters"))
+    sample = jnp.asarray(sample, jnp.float32)
+    params = initialize(config, sample, stream(key, "parameters"))
+    if "threshold" in params:
+        affinities = jax.nn.relu(pre_activations(params, sample))
+        kept = jnp.round(BEGINNING * jnp.asarray(k, jnp.float32) * len(sample)).astype(jnp.int32)
+        smallest = smallest_kept(affinities, select(affinities, kept, "batch"), "batch")
+        params["threshold"] = jnp.full(config.features, jnp.where(jnp.isfinite(smallest), smallest, 0.0))
     return create_state(params, optimizer, key, start_statistics(config, k, coefficient, budgets))
 
 
@@ -143,7 +155,8 @@ def resample(
 
     For each of them a token of `x` is drawn with probability proportional to its squared loss (Bricken et al.; dictionary_learning draws by
     the norm of the residual). The decoder row becomes the unit vector of x - b_dec, the encoder column that times a fifth of the living
-    columns' mean norm (1 where none lives), bias, threshold and magnitudes what they were at the start, and Adam's moments of all these 0.
+    columns' mean norm (1 where none lives), a threshold a fifth of the living ones' mean, bias and magnitudes what they were at the start,
+    and Adam's moments of all these 0.
     Features that fire are left as they are.
     """
     params, statistics = state.params, state.statistics
@@ -154,12 +167,18 @@ def resample(
     drawn = jax.random.categorical(key, 2 * jnp.log(jnp.maximum(losses, 1e-30)), shape=dead.shape)
     directions = centred[drawn] / jnp.maximum(jnp.linalg.norm(centred[drawn], axis=1, keepdims=True), 1e-12)
     norms, living = jnp.linalg.norm(params["encoder"], axis=0), jnp.sum((~dead).astype(jnp.float32))
-    alive = jnp.where(living > 0, jnp.sum(jnp.where(dead, 0.0, norms)) / jnp.maximum(living, 1.0), 1.0)
+
+    def of_the_living(values: Array) -> Array:
+        return jnp.sum(jnp.where(dead, 0.0, values)) / jnp.maximum(living, 1.0)
+
+    alive = jnp.where(living > 0, of_the_living(norms), 1.0)
     begun = {
         "decoder": directions,
         "encoder": 0.2 * alive * directions.T,
         **config.method.own(config),
     }
+    if "threshold" in params:
+        begun["threshold"] = jnp.full_like(params["threshold"], 0.2 * of_the_living(params["threshold"]))
     masks = {"decoder": dead[:, None], "encoder": dead[None], "decoder_bias": jnp.zeros((), bool)}
     touched = {name: jnp.broadcast_to(masks.get(name, dead), leaf.shape) for name, leaf in params.items()}
     fresh = {

@@ -61,10 +61,11 @@ MERGING = merging.PRESETS["smoke"]
         (PopulationConfig(), {"steps": 5}, "evaluate_every"),
         (PopulationConfig(), {"learning_rates": (2.0,)}, "learning_rates"),
         (PopulationConfig(), {"optimizer": OptimizerConfig("adamw", 1e-3, 1)}, "optimizer.learning_rate"),
-        (AutoencodersConfig(), {"k": 513.0}, "k"),
+        (AutoencodersConfig(), {"k": 577.0}, "k"),
+        (AutoencodersConfig(), {"variants": ("feature_zipf",)}, "variants"),
         (AutoencodersConfig(), {"k": 1.5}, "k"),
         (AutoencodersConfig(), {"features": 2**15}, "training.batch"),
-        (AutoencodersConfig(), {"mesh": MeshConfig(model=3)}, "mesh.model"),
+        (AutoencodersConfig(), {"mesh": MeshConfig(model=5)}, "mesh.model"),
     ],
 )
 def test_impossible_configurations_are_refused(config, change, field):

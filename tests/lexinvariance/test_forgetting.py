@@ -55,9 +55,9 @@ def trained():
 
 
 def test_due_at_multiples_of_the_period_below_the_end():
-    steps = [step for step in range(20) if due(Forgetting(5, until=15), jnp.int32(step))]
+    steps = [step for step in range(20) if due(5, 15, jnp.int32(step))]
     assert steps == [5, 10]
-    assert not any(due(Forgetting(), jnp.int32(step)) for step in range(20))
+    assert not any(due(0, None, jnp.int32(step)) for step in range(20))
 
 
 def test_forgetting_touches_the_table_and_its_moments_only(trained):

@@ -5,7 +5,6 @@ from functools import partial
 from string import ascii_lowercase
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,8 +14,7 @@ from lexinv.lexinvariance.cipher import encipher
 from lexinv.lexinvariance.forgetting import Forgetting
 from lexinv.lexinvariance.haystack_scores import effective_length
 from lexinv.lexinvariance.haystack_solvers import hop_error, middle_blind, window_limited
-from lexinv.lexinvariance.in_context import Separators, lookup_items, permutation_items
-from lexinv.lexinvariance.invariance import Moments, invariant_subset, sufficient_environments
+from lexinv.lexinvariance.invariance import Moments, finite_class_violation, invariant_subset
 from lexinv.lexinvariance.part_of_speech import PosTask, slots
 from lexinv.lexinvariance.probes import ProbeConfig
 from lexinv.lexinvariance.structural_equations import check_sites, make_sem, random_sem
@@ -26,8 +24,6 @@ from lexinv.validation import InvalidConfig
 
 KEY, RNG = jax.random.key(0), np.random.default_rng(0)
 HIDDEN = np.array([0], np.int32)
-LOOKUPS = partial(lookup_items, KEY, jnp.arange(1, 27), Separators(28, 29), 30, count=6)
-PERMUTED = partial(permutation_items, KEY, jnp.arange(1, 27), Separators(28, 29), 30, count=6)
 WIDE = Moments(np.ones((2, 17, 17)), np.ones((2, 17)), np.ones(2))
 POS = partial(PosTask, vocab=40, holdout=8, bins=5, head=3)
 LIMITS = Limits(symbols=40, pairs=16, threads=4, length=4)
@@ -58,13 +54,10 @@ REFUSED = [
     ("links", lambda links: haystacks.branched_thread(RNG, 1, links, 0, "random"), [(0, 1), (1, 2)]),
     ("length", lambda length: haystacks.branched_links(RNG, length, 2), 0),
     ("branches", lambda branches: haystacks.branched_links(RNG, 2, branches), 0),
-    ("pairs", lambda pairs: LOOKUPS(pairs=pairs), 14, 0),
-    ("length", lambda length: PERMUTED(length=length, demonstrations=4), 1, 8),
-    ("demonstrations", lambda count: PERMUTED(length=3, demonstrations=count), 0),
-    ("length, demonstrations", lambda count: PERMUTED(length=count, demonstrations=count), 5),
     ("covariates", lambda moments: invariant_subset(moments, 1e-8), WIDE),
-    ("tau", lambda tau: sufficient_environments(10.0, tau, 0.05), 1.0),
-    ("delta", lambda delta: sufficient_environments(10.0, 0.5, delta), 0.0),
+    ("delta", lambda delta: finite_class_violation(4, 10, delta), 0.0),
+    ("predictors", lambda predictors: finite_class_violation(predictors, 10, 0.05), 0),
+    ("environments", lambda environments: finite_class_violation(4, environments, 0.05), 0),
     ("forgetting.period", lambda period: Forgetting(period), -1),
     ("forgetting.until", lambda until: Forgetting(until=until), -1),
     ("forgetting.p_random", lambda p: Forgetting(p_random=p), 1.5),

@@ -10,6 +10,8 @@ from lexinv.lexinvariance.part_of_speech import (
     MASK,
     SETS,
     PosTask,
+    among,
+    cumulative,
     is_ambiguous,
     sample,
     slots,
@@ -125,3 +127,29 @@ def test_bins_divide_the_words_by_frequency_and_ambiguity():
     seen = {kind: set(in_slots(draw(kind)[0])[0]) for kind in ("amb_1", "nonamb_1")}
     assert seen["amb_1"] | seen["nonamb_1"] == {4, 5, 6, 7}
     assert not seen["amb_1"] & seen["nonamb_1"]
+
+
+def test_a_task_in_the_ids_of_a_larger_one_is_the_same_task():
+    larger = PosTask(vocab=60, holdout=8)
+    own = slots(TASK, "val")
+    for small, large in zip(own, among(own, TASK, larger), strict=True):
+        assert len(large) == larger.types
+        np.testing.assert_array_equal(np.concatenate([large[:20], large[30:50], large[60:]]), small)
+        assert large.sum() == pytest.approx(1.0)
+    for kind in ("head_switch", "holdout"):
+        tokens, labels = (
+            np.asarray(part) for part in sample(jax.random.key(0), among(slots(TASK, kind), TASK, larger), 500)
+        )
+        ids = np.concatenate([np.arange(20), np.arange(30, 50), np.arange(60, 68)])
+        plain, _ = (np.asarray(part) for part in sample(jax.random.key(0), slots(TASK, kind), 500))
+        np.testing.assert_array_equal(tokens[plain >= 0], ids[plain[plain >= 0]])
+        assert right(by_slot(tokens), labels) == 1.0
+
+
+def test_no_draw_is_beyond_the_last_possible_token():
+    found = cumulative(slots(TASK, "head"))
+    for law in found:
+        assert law.dtype == np.float32
+        assert np.isinf(law[-1]) and (np.diff(law[np.isfinite(law)]) >= 0).all()
+    np.testing.assert_allclose(found.noun[:2], [1 / 3, 2 / 3], rtol=1e-6)
+    assert np.isinf(found.noun[2])

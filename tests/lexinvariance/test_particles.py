@@ -9,12 +9,15 @@ import pytest
 
 from lexinv.data.automata import markov_automaton, read_text
 from lexinv.data.markov_first_order import MarkovSource, sample_tokens
+from lexinv.lexinvariance import particles
 from lexinv.lexinvariance.bayes import bayes_decipher
 from lexinv.lexinvariance.particles import FilterConfig, filter_keys, first_occurrence
 
-MANY = FilterConfig(particles=3072, swaps=1, every=4, anneal_after=(8,), annealed=256, rungs=20)
-
-FEW = FilterConfig(particles=12, swaps=1, every=8, anneal_after=(16,), annealed=4, rungs=3)
+MANY = FilterConfig(particles=360)
+"""Half of the keys of six symbols."""
+ALL = FilterConfig(particles=2160, every=16, restarts=1)
+"""As many as three populations of them."""
+FEW = FilterConfig(particles=4, restarts=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,21 @@ def test_predictions_are_those_of_enumeration(filtered):
     assert abs(exact[1:] - 1 / 6).max() > 0.5  # there is something to get wrong
 
 
+@pytest.mark.filterwarnings("ignore:the particles are lost")
+@pytest.mark.parametrize("surprise", [np.inf, -1.0], ids=["at once", "restarted from other places"])
+def test_all_keys_are_exact(markov_source, monkeypatch, surprise):
+    """Where there are particles for all keys nothing is left to chance; nor is it if populations that read in another order join them."""
+    monkeypatch.setattr(particles, "SURPRISE", surprise)
+    source = markov_source(5, 6, 0.5)
+    text = np.asarray(sample_tokens(jax.random.key(1), source, 40))
+    jax.clear_caches()  # the constant is no argument
+    found = filter_keys(jax.random.key(2), markov_automaton(source), text[None], ALL)
+    exact = bayes_decipher(source, jnp.asarray(text))
+    np.testing.assert_allclose(np.exp(found.log_probs[0]), np.exp(exact.log_probs), atol=1e-5)
+    present = exact.key_posterior[np.arange(40), text]
+    np.testing.assert_allclose(found.posterior[0], present, atol=1e-5)
+
+
 def test_meanings_are_the_modes_of_enumeration(filtered):
     source, text, found = filtered
     posterior = np.asarray(bayes_decipher(source, jnp.asarray(text)).key_posterior)
@@ -53,10 +71,10 @@ def test_meanings_are_the_modes_of_enumeration(filtered):
 
 
 def test_two_particles_are_right_on_average(markov_source):
-    """The product of their predictions is an unbiased estimate of p'(x), whatever is resampled and swapped (but for annealing)."""
+    """The product of their predictions is an unbiased estimate of p'(x), whichever branches are kept."""
     source = markov_source(3, 4, 0.5)
     text = np.asarray(sample_tokens(jax.random.key(3), source, 8))
-    config = FilterConfig(particles=2, swaps=1, every=2, anneal_after=(8,))
+    config = FilterConfig(particles=2, restarts=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = filter_keys(jax.random.key(4), markov_automaton(source), np.tile(text, (1000, 1)), config)
@@ -75,11 +93,13 @@ def test_renaming_the_symbols_renames_the_predictions(filtered):
     np.testing.assert_array_equal(np.asarray(renamed.meaning)[..., names], found.meaning)
 
 
-def test_few_particles_still_give_a_distribution(filtered):
-    source, text, _ = filtered
-    with pytest.warns(UserWarning, match="fewer than 8 particles counted at .* % of the positions"):
-        found = filter_keys(jax.random.key(0), markov_automaton(source), text[None], FEW)
+def test_few_particles_lost_in_noise_still_give_a_distribution(filtered):
+    """A text that the language did not write surprises them on and on."""
+    noise = np.random.default_rng(0).integers(6, size=(1, 40))
+    with pytest.warns(UserWarning, match="the particles are lost at the end of 1 of 1 texts"):
+        found = filter_keys(jax.random.key(0), markov_automaton(filtered[0]), noise, FEW)
     np.testing.assert_allclose(jax.nn.logsumexp(found.log_probs, axis=-1), 0.0, atol=1e-5)
+    assert found.lost[0, -1]
 
 
 def test_symbols_are_placed_by_first_occurrence():
@@ -102,8 +122,8 @@ def test_deciphers_an_alphabet_too_large_to_enumerate(markov_source):
 
 
 def test_a_flat_language_says_nothing_of_keys():
-    """Swaps are all accepted, and keys an even number of them apart must not all have the same parity."""
+    """Every branch counts alike."""
     flat = markov_automaton(MarkovSource(jnp.full((3, 3), -jnp.log(3)), jnp.full(3, -jnp.log(3))))
-    found = filter_keys(jax.random.key(0), flat, np.array([[0, 1, 2, 0]]), FilterConfig(600, 8, 1, (2,), 20, 8))
+    found = filter_keys(jax.random.key(0), flat, np.array([[0, 1, 2, 0]]), FilterConfig(6))
     np.testing.assert_allclose(found.log_probs, -np.log(3), atol=1e-5)
-    np.testing.assert_allclose(found.effective, 600, rtol=1e-4)
+    np.testing.assert_allclose(found.effective, [[3, 6, 6, 6]], rtol=1e-4)

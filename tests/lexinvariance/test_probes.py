@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lexinv.lexinvariance.cipher_probes import probe_features
 from lexinv.lexinvariance.probes import ProbeConfig, fit_probe, probe_log_probs, probe_loss
 
 CLASSES, WIDTH, COUNT = 4, 6, 600
@@ -87,3 +88,15 @@ def test_only_one_batch_of_states_exists_at_a_time():
         )
 
     assert memory(50) < memory(5) + 3 * n * width * 4
+
+
+def test_what_is_in_features_is_read_and_no_more():
+    """One class of two is marked in features of three; the other two are told apart by nothing."""
+    labels = np.random.default_rng(2).integers(3, size=(12, 20))
+    marked = np.stack([labels == 0, labels != 0, np.ones_like(labels)], axis=-1).astype(np.float32)
+    config = ProbeConfig(16, steps=100, learning_rate=0.03)
+    found = probe_features(marked[:8], labels[:8], marked[8:], labels[8:], 3, config, seed=0)
+    read, told = found.log_probs.argmax(axis=-1), labels[8:]
+    assert ((read == 0) == (told == 0)).all()
+    assert (read == told)[told != 0].mean() < 0.65
+    np.testing.assert_allclose(found.accuracy[0], (read == told).mean(axis=0))

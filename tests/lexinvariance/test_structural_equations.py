@@ -92,6 +92,14 @@ def test_hard_interventions_cut_the_parents_and_set_a_value(sem):
     np.testing.assert_allclose(moved[:, 4, :4], 0.0, atol=1e-12)
 
 
+def test_hard_interventions_are_there_in_their_share_of_environments(sem):
+    drawn = hard_interventions(jax.random.key(0), sem, only(7, 3, 4), 4000, 2.0, share=0.3)
+    hard, value = np.asarray(drawn.hard), np.asarray(drawn.noise_mean)
+    np.testing.assert_allclose(hard.mean(axis=0), [0, 0, 0, 0.3, 0.3, 0, 0], atol=0.03)
+    assert np.corrcoef(hard[:, 3], hard[:, 4])[0, 1] == pytest.approx(0.0, abs=0.05)
+    np.testing.assert_array_equal(value != 0, hard)
+
+
 @pytest.mark.long
 def test_sample_moments_converge_as_the_root(sem):
     drawn = soft_interventions(jax.random.key(0), sem, only(7, 4, 5), 40, 0.5)

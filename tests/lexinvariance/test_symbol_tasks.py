@@ -39,6 +39,12 @@ def deleted(line, header, shown):
     return before[:-1] + after
 
 
+def permuted(line, header, shown):
+    (order,) = {tuple(before.index(symbol) for symbol in after) for before, after in shown}
+    assert sorted(order) == list(range(len(line))) != list(order)
+    return "".join(line[place] for place in order)
+
+
 def hopped(line, header, shown):
     facts = dict(header.split(" "))
     return facts[facts[line]]
@@ -46,6 +52,7 @@ def hopped(line, header, shown):
 
 # What a line's output must be, given the header and the lines before. The labels of `same_or_different` are free: here the relation.
 SOLVERS = {
+    "lookup": looked_up,
     "word": looked_up,
     "by_word": looked_up,
     "shared_ending": looked_up,
@@ -55,6 +62,7 @@ SOLVERS = {
     "complete_word": completed,
     "continue_cycle": next_of_cycle,
     "successor": lambda line, header, shown: header[header.index(line) + 1],
+    "permutation": permuted,
     "copy": lambda line, header, shown: line,
     "reverse": lambda line, header, shown: "".join(reversed(line)),
     "first": lambda line, header, shown: line[0],
@@ -67,7 +75,7 @@ SOLVERS = {
 }
 HEADED = {"successor", "translate", "two_hop"}
 ARROWLESS = {"complete_word", "continue_cycle", "successor"}
-OWN_SYMBOLS = {"continue_cycle", "copy", "reverse", "first", "delete_marked", "odd_one_out", "missing"}
+OWN_SYMBOLS = {"continue_cycle", "permutation", "copy", "reverse", "first", "delete_marked", "odd_one_out", "missing"}
 
 
 def parsed(prompt, answer, name):

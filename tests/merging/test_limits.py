@@ -16,7 +16,7 @@ from lexinv.merging.diversity import greedy_dispersion
 from lexinv.merging.energy import energies, energy_matching, margin_of_layer
 from lexinv.merging.fourier import dct_reduce
 from lexinv.merging.k_center import check_layer, withdraws
-from lexinv.merging.methods import keep, reductions
+from lexinv.merging.methods import reductions
 from lexinv.merging.mlerp import fuse
 from lexinv.merging.pagerank import keep_heads, similarity_prune, weighted_pagerank, zero_shot_prune
 from lexinv.merging.plan import identity, merge
@@ -24,6 +24,7 @@ from lexinv.merging.quantisation import largest_norms, quantise
 from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
 from lexinv.merging.rates import candidates, threshold_mask
 from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
+from lexinv.merging.selections import keep
 from lexinv.merging.selective_loss import top_share
 from lexinv.merging.spectral import spectral_distance, token_graph
 from lexinv.merging.strategies import package, pool, unshuffle

@@ -1,14 +1,25 @@
 """What names stand for, on cases made by hand."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
-from lexinv.merging.methods import SELECTIONS, behind, keep, merge_restarting, reductions
-from lexinv.merging.plan import Plan, merge, sources
+from lexinv.merging.energy import energies, energy_matching
+from lexinv.merging.methods import apply, behind, merge_restarting, reductions
+from lexinv.merging.plan import Plan, composed, merge, sources
+from lexinv.merging.schedules import ratio_schedule, token_counts
+from lexinv.merging.selections import SELECTIONS, keep
 from lexinv.nn.reduced import Seen
+from lexinv.nn.text_encoder import sentence_embeddings
+from lexinv.nn.transformer import Block
+from lexinv.nn.vision_transformer import LAYERS, VisionConfig, encode, initialize
+from lexinv.validation import InvalidConfig
+
+VISION = VisionConfig(size=16, patch=4, classes=3, layers=replace(LAYERS, depth=3, width=16, heads=2, mlp_width=32))
 
 
 def seen_with(keys: jax.Array) -> Seen:
@@ -21,7 +32,7 @@ def test_inverted_energy_merges_the_isolated_tokens():
     angles = jnp.array([0.0] * 8 + [1.5, 3.0, 4.5])
     keys = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     keys = jnp.concatenate([keys[:1], keys])[None, :, None]
-    for name, same in (("pitome", True), ("pitome_inverted", False)):
+    for name, same in (("pitome_protect", True), ("pitome_inverted", False)):
         (found,) = reductions(name, (1,), 1)
         plan = jax.jit(found)(seen_with(keys)).kept
         groups = np.asarray(sources(jax.tree.map(lambda leaf: leaf[0], plan)))
@@ -86,3 +97,80 @@ def test_selections_keep_as_many_tokens(name):
         assert plan.anchor.tolist() == [13, 14, 15]
     if name in ("maxsum", "kcenter"):
         assert 15 in plan.anchor.tolist()
+
+
+@pytest.fixture(scope="module")
+def vision():
+    """(parameters, images)."""
+    params = initialize(VISION, jax.random.key(0))
+    params["head"] = jax.random.normal(jax.random.key(1), params["head"].shape)
+    return params, jax.random.normal(jax.random.key(2), (2, 16, 16, 3))
+
+
+def test_an_applied_method_reduces_a_whole_vision_transformer(vision):
+    params, images = vision
+    found = apply(VISION, params, "tome", 0.75)(images)
+    assert found.tokens.shape[1] == token_counts(17, ratio_schedule(17, 3, 0.75))[-1] == 8
+    np.testing.assert_allclose(found.sizes.sum(axis=1), 17)
+    plan = composed(found.handed_on)
+    np.testing.assert_array_equal(jax.vmap(lambda p: sources(p).sum(axis=1))(plan), found.sizes)
+    whole, all_kept = encode(VISION, params, images), apply(VISION, params, "tome", 1.0)(images)
+    np.testing.assert_allclose(all_kept.logits, whole.logits, atol=1e-5)
+    assert not np.allclose(found.logits, whole.logits, atol=1e-2)
+
+
+def test_attention_treats_sizes_as_the_methods_authors_do(vision):
+    """PiToMe's released code ignores them, ToMe's does not."""
+    params, images = vision
+    for name, ignored in (("pitome", True), ("tome", False)):
+        own, other = (apply(VISION, params, name, 0.6, proportional=p)(images).logits for p in (None, ignored))
+        assert np.array_equal(own, apply(VISION, params, name, 0.6, proportional=not ignored)(images).logits)
+        assert not np.allclose(own, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer, mode", [(0, "ordered"), (2, "ordered"), (3, "protect"), (4, "protect")])
+def test_released_pitome_orders_all_tokens_first_and_protects_later(layer, mode):
+    keys = jax.random.normal(jax.random.key(5), (1, 12, 1, 4))
+    similarity = cosine_similarity(keys[0, :, 0])
+    energy = energies(similarity, 0.75 * (1 - layer / 5), protect=1)
+    plan = jax.jit(reductions("pitome", (4,) * 5, 5)[layer])(seen_with(keys)).kept
+    for tried in ("ordered", "protect"):
+        expected = energy_matching(similarity, energy, 4, tried, 1)
+        assert np.array_equal(plan.assign[0], expected.assign) == (tried == mode)
+
+
+def test_an_applied_method_embeds_texts():
+    config = replace(VISION.layers, residual="post", gelu="exact", max_length=12)
+    keys = jax.random.split(jax.random.key(3), 3)
+    x = jnp.zeros((1, 1, config.width))
+    params = {
+        "words": jax.random.normal(keys[0], (20, config.width)),
+        "positions": jax.random.normal(keys[1], (12, config.width)),
+        "types": jnp.zeros((1, config.width)),
+        "norm": jnp.ones(config.width),
+        "norm_bias": jnp.zeros(config.width),
+        "layers": jax.vmap(lambda k: Block(config, False).init(k, x, None)["params"])(
+            jax.random.split(keys[2], config.depth)
+        ),
+    }
+    tokens = jnp.arange(24, dtype=jnp.int32).reshape(2, 12) % 20
+    mask = jnp.arange(12)[None] < jnp.array([[12], [9]])
+    whole = sentence_embeddings(config, params, tokens, mask)
+    np.testing.assert_allclose(apply(config, params, "pitome_text", 1.0)(tokens, mask), whole, atol=1e-5)
+    reduced = apply(config, params, "pitome_text", 0.7)(tokens, mask)
+    assert reduced.shape == whole.shape and not np.allclose(reduced, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "model, name, ratio, field",
+    [
+        (VISION, "tome", 0.0, "ratio"),
+        (VISION, "nothing", 0.9, "method"),
+        (VISION, "prune_random", 0.9, "key"),
+        (VISION.layers, "dct", 0.9, "method"),
+        (VISION.layers, "tome", 1.5, "ratio"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused_before_any_call(model, name, ratio, field):
+    with pytest.raises(InvalidConfig, match=field):
+        apply(model, {}, name, ratio)

@@ -111,7 +111,7 @@ def test_registers_stand_between_cls_and_patches_and_are_protected():
     def prune(seen):
         return Reduced(seen.stream[:, :4], seen.size[:, :4], None)
 
-    tokens, size, _ = jax.jit(lambda p, x: encode(config, p, x, (prune, None)))(params, images)
+    tokens, size, *_ = jax.jit(lambda p, x: encode(config, p, x, (prune, None)))(params, images)
     assert tokens.shape == (2, 4, 64) and size.shape == (2, 4)
     with pytest.raises(InvalidConfig, match=r"model\.classes = 0"):
         classify(config, params, images)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lexinv.sae.autoencoders import decode, encode, geometric_median, initialize
-from lexinv.sae.jumprelu import jump_relu, step
+from lexinv.sae.jumprelu import entry_size, jump_relu, near, step
 from lexinv.sae.methods import AutoencoderConfig
+from lexinv.sae.training import BEGINNING, OptimizerConfig, create_autoencoder_state, make_optimizer
 
 
 def test_the_geometric_median_has_the_smallest_sum_of_distances():
@@ -85,3 +86,24 @@ def test_jumprelu_passes_gradients_above_the_threshold_only():
     a, theta = jnp.array([[0.5, 2.0]]), jnp.array([1.0, 1.0])
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(jump_relu(a, theta, 0.1)))(a), [[0.0, 1.0]])
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(step(a, theta, 0.1)))(a), [[0.0, 0.0]])
+
+
+def test_the_kernel_grows_with_the_affinities_and_says_what_is_near():
+    """Active are 3, 4 and 5: their root mean square is the unit. With 0.4 of it as the bandwidth 3 and 2.2 of these lie near 2.5."""
+    a, theta = jnp.array([[2.2, 3.0, 0.0], [4.0, 0.3, 5.0]]), jnp.full(3, 2.5)
+    unit = (50 / 3) ** 0.5
+    for scale in (1.0, 1000.0):
+        assert float(entry_size(scale * a, scale * theta)) == pytest.approx(scale * unit, rel=1e-6)
+        assert float(near(scale * a, scale * theta, 0.4 * scale * unit)) == pytest.approx(2 / 3)
+    assert float(entry_size(a, jnp.full(3, 9.0))) == 5.0
+    assert float(near(a, theta, 0.1)) == 0.0
+
+
+def test_jumprelu_begins_at_a_multiple_of_its_target_in_any_units():
+    config = AutoencoderConfig(8, 24, "jumprelu")
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), config, 10)
+    sample = jax.random.normal(jax.random.key(0), (200, 8))
+    for scale in (0.01, 100.0):
+        state = create_autoencoder_state(config, optimizer, scale * sample, 2.0, 0.3, jax.random.key(1))
+        codes = encode(config, state.params, scale * sample).activations
+        assert abs(int((codes > 0).sum()) - BEGINNING * 2 * 200) <= 1

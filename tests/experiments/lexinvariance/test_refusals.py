@@ -4,7 +4,6 @@ import pytest
 
 from experiments.harness.registry import load
 from experiments.harness.sweep_algebra import override
-from lexinv.lexinvariance.probes import ProbeConfig
 from lexinv.validation import InvalidConfig
 
 CASES = [
@@ -19,24 +18,23 @@ CASES = [
     ("bayes_regret", {"vocabularies": (9,)}, "vocabularies"),
     ("bayes_regret", {"concentrations": (0.0,)}, "concentrations"),
     ("bayes_regret", {"length": 4}, "length"),
-    ("decipher", {"decipher.read": (128, 32)}, "read"),
-    ("decipher", {"decipher.read": (255,)}, "decipher.read"),
-    ("decipher", {"decipher.probes": ()}, "probes"),
-    ("decipher", {"decipher.probes": (ProbeConfig(), ProbeConfig(steps=5))}, "probes"),
-    ("forgetting", {"evaluate_every": 300}, "evaluate_every"),
-    ("forgetting", {"temporary_until": 7000}, "temporary_until"),
+    ("decipher", {"decipher.filtered": 65}, "filtered"),
+    ("decipher", {"decipher.windows": 250}, "decipher.windows"),
+    ("forgetting", {"evaluate_every": 400}, "evaluate_every"),
+    ("forgetting", {"temporary_until": 1500}, "temporary_until"),
     ("forgetting", {"model.causal": True}, "model.causal"),
-    ("in_context", {"shares": (0.0, 0.2)}, "shares"),
-    ("in_context", {"shares": (1.0, 0.0)}, "shares"),
-    ("in_context", {"tasks.symbols": "aab"}, "symbols"),
-    ("in_context", {"tasks.symbols": "ab,"}, "symbols"),
-    ("in_context", {"tasks.lookups": (), "tasks.permutations": ()}, "lookups"),
-    ("semi", {"suite.symbols": "abcdefgh"}, "symbols"),
-    ("semi", {"suite.length": 6}, "symbols"),
+    ("forgetting", {"usual": (2.0, 0.1)}, "usual"),
+    ("forgetting", {"vocabularies": (100, 101)}, "task.vocab"),
+    ("forgetting", {"ambiguities": (0.1,)}, "ambiguities"),
+    ("in_context", {"suite.symbols": "abcdefgh"}, "symbols"),
+    ("in_context", {"suite.length": 6}, "symbols"),
+    ("in_context", {"handed_steps": 15}, "handed_steps"),
+    ("in_context", {"model.mixing": "none"}, "handed_steps"),
+    ("in_context", {"model.initialization": "suffix_match"}, "model.initialization"),
     ("pac_invariance", {"variables": (5,)}, "variables"),
-    ("pac_invariance", {"risk_variables": 30}, "risk_variables"),
-    ("pac_invariance", {"features": 5}, "features"),
-    ("pac_invariance", {"epsilon": 1e-9}, "epsilon"),
+    ("pac_invariance", {"model_variables": 30}, "model_variables"),
+    ("pac_invariance", {"epsilons": (0.0, 0.1)}, "epsilons"),
+    ("pac_invariance", {"drawn": 100}, "fresh"),
     ("pac_invariance", {"environments": (4, 2)}, "environments"),
     ("pac_invariance", {"shifts": (0.0, 2.0)}, "shifts"),
     ("threads", {"models.task.fewest_pairs": 1}, "fewest_pairs"),
@@ -53,7 +51,7 @@ CASES = [
     ("threads", {"tokenizers.characters": 79}, "characters"),
     ("threads", {"tokenizers.tokenizers": (("byte", "kjv"),)}, "tokenizers"),
     ("vocabulary", {"prose": "python-stdlib"}, "prose"),
-    ("vocabulary", {"tokenizers": ("letters",)}, "tokenizers"),
+    ("vocabulary", {"tokenizers": ("byte",)}, "tokenizers"),
     ("vocabulary", {"context": 8}, "context"),
 ]
 

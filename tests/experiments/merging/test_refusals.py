@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.subjects.glyph_classifiers import GLYPHS, tiny
+from experiments.subjects.glyph_classifiers import GLYPHS
 from experiments.subjects.published_classifiers import PublishedModel
 from experiments.subjects.scene_answerers import SceneSubject
 from lexinv.data.scenes import SceneConfig
@@ -18,13 +18,14 @@ OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
 REFUSED = {
     "off_the_shelf": {
         "methods": [("tome", "pitome")],
-        "ratios": [(0.6, 0.9), (0.95, 0.9)],
-        "digit_ratios": [(0.5,)],
+        "ratios": [(0.85, 0.9)],
         "picture_ratio": [0.5],
-        "images": [100],
-        "spectra": [65],
-        "published": [(PublishedModel("digits", "weights", 3),), (PublishedModel("DeiT", "weights", 3, images=100),)],
-        "digits.training.seeds": [{"glyphs": OTHER_SEEDS}],
+        "cuts": [1],
+        "size": [100],
+        "published": [
+            (PublishedModel("photographs", "weights", 3, images=64),),
+            (PublishedModel("DeiT", "weights", 3, images=100),),
+        ],
     },
     "retrained": {
         "methods": [("tome",)],
@@ -38,10 +39,10 @@ REFUSED = {
         "learning.seeds": [{"glyphs": OTHER_SEEDS}],
     },
     "zero_tprune": {
-        "layers": [(3, 1), (5,), ()],
-        "kept_flops": [(0.6, 0.7), (0.9, 0.8), (0.7, 0.2), (0.7, 0.4)],
+        "layers": [(3, 1), (11,), ()],
+        "kept_flops": [(0.6, 0.7), (0.9, 0.8, 0.25)],
         "similar": [0.6],
-        "large.model": [{"large": tiny(GLYPHS)}],
+        "size": [100],
     },
     "votes": {"large.training.seeds": [{"large": OTHER_SEEDS}]},
     "selection": {"width": [8], "kept": [1], "chosen": [13]},
