@@ -215,8 +215,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         claimed += [
             Claim(
                 "cl100k_has_more_code_than_tekken",
-                "The merges of cl100k tell of at least twice as much code as those of Tekken (beside: Qwen's, which hold cl100k's). Against "
-                "our text, which is not theirs: the shares themselves are no estimates.",
+                "The merges of cl100k tell of at least twice as much code as those of Tekken (beside: Qwen's, which hold cl100k's). "
+                "Against our text, which is not theirs: the shares themselves are no estimates.",
                 "hayase2024data: abstract",
                 {
                     "cl100k over Tekken": code["cl100k"] / code["tekken"],
