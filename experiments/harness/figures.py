@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.harness.arms import Arms
-from experiments.harness.intervals import interval
+from experiments.harness.intervals import Interval, interval
 from experiments.harness.style import PALETTE, band
 
 
@@ -95,3 +95,23 @@ def medians(axes: Axes, x: Any, values: Any, label: str, color: str) -> None:
     values = np.asarray(values, np.float64)
     axes.plot(x, np.median(values, axis=0), label=label, color=color)
     axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.18, linewidth=0)
+
+
+def whiskers(axes: Axes, x: Any, shares: Sequence[Interval], color: str, label: str, **line: Any) -> None:
+    """Shares with their intervals."""
+    ends = [(share.mean, share.low, share.high) for share in shares]
+    mean, low, high = np.array(ends, np.float64).T
+    style = {"marker": "o", "markersize": 3, "elinewidth": 0.8} | line
+    axes.errorbar(x, mean, np.maximum([mean - low, high - mean], 0), color=color, label=label, **style)
+
+
+def share_map(axes: Axes, shares: Sequence[Sequence[Interval]], columns: Sequence[str], rows: Sequence[str]) -> None:
+    """A heat map of shares [rows, columns], each with its hits and cases."""
+    axes.imshow([[share.mean for share in row] for row in shares], vmin=0, vmax=1, aspect="auto")
+    axes.grid(visible=False)
+    for y, row in enumerate(shares):
+        for x, share in enumerate(row):
+            text, color = f"{round(share.mean * share.n)}/{share.n}", "black" if share.mean > 0.6 else "white"
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, color=color)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)

@@ -1,4 +1,4 @@
-"""Means and ratios with the uncertainty that fits what varied: seeds, rounds, divisions."""
+"""Means and shares with the uncertainty that fits what varied: seeds, rounds, divisions, cases."""
 
 import math
 from collections.abc import Sequence
@@ -41,3 +41,21 @@ def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> Interva
     found = interval([math.log(ratio) for ratio in ratios], confidence)
     ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
     return Interval(math.exp(found.mean), *ends, found.n)
+
+
+def share_difference(one: Interval, other: Interval) -> Interval:
+    """The difference of two independent shares, from their own intervals (Newcombe 1998, method 10)."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        raise ValueError(f"shares with intervals, not {one} and {other}")
+    found = one.mean - other.mean
+    low = found - math.hypot(one.mean - one.low, other.high - other.mean)
+    high = found + math.hypot(one.high - one.mean, other.mean - other.low)
+    return Interval(found, low, high, min(one.n, other.n))
+
+
+def share_interval(hits: int, cases: int, confidence: float = 0.95) -> Interval:
+    """A share of few independent cases and its Wilson interval, which stays within 0 and 1 and has a width where all agree."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(hits), int(cases)).proportion_ci(confidence, method="wilson")
+    return Interval(hits / cases, float(ends.low), float(ends.high), int(cases))

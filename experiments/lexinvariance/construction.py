@@ -160,15 +160,12 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     judged = [
         Claim(
             "constructed_regret_below_bound",
-            "By the end of the context the filter loses no more to the language than the exact construction may, ln d! nats. Where m of d "
-            "symbols occur that may lose ln(d!/(d-m)!), beside it: what is above comes of keys that the filter missed. The theorem itself "
-            "is judged where keys are enumerated (bayes_regret).",
+            "By the end of the context the filter loses no more to the language than the exact construction may where m of d symbols "
+            "occur, ln(d!/(d-m)!) nats: what is above comes of keys that the filter missed. With bytes ln d! itself, 1167 nats, could not "
+            "be missed. The theorem is judged where keys are enumerated (bayes_regret).",
             OURS,
-            {
-                **{name: regret[arm] - regret_bound(*2 * [results["vocab"][arm]]) for arm, name in names.items()},
-                **{f"{name}, m symbols": regret[arm] - arms[arm, "bound"][:, -1] for arm, name in names.items()},
-            },
-            dict.fromkeys(names.values(), below(0)),
+            {name: regret[arm] - arms[arm, "bound"][:, -1] for arm, name in names.items()},
+            below(0),
             "mean regret of the windows minus the bound, nats",
         ),
         Claim(

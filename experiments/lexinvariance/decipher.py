@@ -255,6 +255,7 @@ def figure(results: dict[str, Any]) -> Figure:
         for arm, found in results["arms"].items():
             color = COLORS[arm.removesuffix(UNTRAINED)]
             line: dict[str, Any] = {"color": color, "linestyle": ":" if arm.endswith(UNTRAINED) else "-"}
+            line["linewidth"] = 4 if arm.startswith("canonical") else 1.5  # lines of nothing read lie on one another
             band(by_position, x, binned(best(results, arm)), arm, **line)
             levels = np.array(found["accuracy"])
             if arm != CONTROL:
@@ -265,8 +266,8 @@ def figure(results: dict[str, Any]) -> Figure:
         reference(by_level, float(late(best(results, CONTROL), 0.75).mean()), CONTROL, BLACK)
         for panel in (by_position, by_level):
             reference(panel, results["most_frequent"], "most frequent symbol", GREY)
-            panel.set(ylabel="share of positions read right", ylim=(0, 1.03))
-            panel.legend(fontsize=7)
+            panel.set(ylabel="share of positions read right", ylim=(0, 1.4), yticks=np.linspace(0, 1, 6))
+            panel.legend(loc="upper center", ncols=2, fontsize=7)  # in the room above 1
         by_position.set_xlabel("symbols read")
         by_level.set(xlabel="level (0: embeddings)", xticks=range(rows.shape[1]))
         shares = [np.array(found["key"]) for found in results["arms"].values()]

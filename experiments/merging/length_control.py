@@ -119,15 +119,6 @@ def fewer_fillers(thought: Thought, left_out: Float[Array, ""], key: Key[Array, 
     return ~thought.filler | (jax.random.uniform(key, thought.filler.shape) >= left_out)
 
 
-def sampled(
-    task: Sums, params: Any, numbers: Int[Array, "problems numbers"], key: Key[Array, ""]
-) -> Int[Array, "problems time"]:
-    """Texts in which every token is drawn from the model."""
-    return think_through(
-        task, params, numbers, lambda logits, place: jax.random.categorical(jax.random.fold_in(key, place), logits)
-    )
-
-
 def reinforce(
     losses: Float[Array, "problems samples time"],
     weights: Float[Array, "problems samples time"],
@@ -163,7 +154,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     def rewarded(learned: Any, given: Any, key: Array) -> tuple[Array, dict[str, Array]]:
         drawn = draw_thoughts(stream(key, "problems"), task, rows // config.samples)
         drawn = jax.tree.map(lambda leaf: jnp.repeat(leaf, config.samples, axis=0), drawn)
-        texts = sampled(task, jax.lax.stop_gradient(learned), drawn.numbers, stream(key, "thoughts"))
+        keys = jax.random.split(threefry(stream(key, "thoughts")), len(drawn.numbers))
+        texts = think_through(task, jax.lax.stop_gradient(learned), drawn.numbers, keys, temperature=1.0)
         right, length = judge_text(texts, drawn.answer, task)
         place = jnp.arange(task.whole, dtype=jnp.float32)[None] - (task.numbers + 1)
         weights = ((place >= 0) & (place <= length[:, None] + 1)).astype(jnp.float32)

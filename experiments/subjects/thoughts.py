@@ -14,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lexinv.nn.language_model import make_logits, make_nll
+from lexinv.nn.cache import empty_cache, make_extend
+from lexinv.nn.generation import generate
+from lexinv.nn.language_model import BOS, make_nll
 from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.sampling import Sampling
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.randomness import threefry
 from lexinv.training.streams import stream
@@ -137,21 +140,16 @@ def written(thought: Thought, kept: Int[Array, " kept"], task: Sums) -> Int[Arra
 
 
 def think_through(
-    task: Sums, params: Any, numbers: Int[Array, "problems numbers"], say: Callable[[Array, Array], Array]
+    task: Sums, params: Any, numbers: Int[Array, "problems numbers"], keys: Key[Array, " problems"], temperature: float
 ) -> Int[Array, "problems time"]:
-    """Texts that a model goes on with after the mark that thinking begins, up to the length of a whole thought and its answer.
-
-    say(logits[problems, vocab], place) -> tokens[problems]: the choice of the token at `place`.
-    """
-    logits_of, rows = make_logits(task.model(), LEXICON, task.vocab), len(numbers)
-    text = jnp.zeros((rows, task.whole), jnp.int32)
-    text = text.at[:, : task.numbers].set(numbers).at[:, task.numbers].set(task.think)
-
-    def write(text: Array, place: Array) -> tuple[Array, None]:
-        logits = logits_of(params, {"tokens": text, "row": jnp.arange(rows)}, jax.random.key(0))
-        return text.at[:, place].set(say(jnp.take(logits, place, axis=1), place).astype(jnp.int32)), None
-
-    return jax.lax.scan(write, text, jnp.arange(task.numbers + 1, task.whole))[0]
+    """Texts that a model goes on with after the mark that thinking begins, up to the length of a whole thought and its answer."""
+    rows, model = len(numbers), task.model()
+    bos, think = (jnp.full((rows, 1), mark, jnp.int32) for mark in (BOS, task.think))
+    prompt = jnp.concatenate([bos, numbers, think], axis=1)
+    count, steps = jnp.full(rows, prompt.shape[1]), task.whole - prompt.shape[1] + 1
+    extend, cache = make_extend(model, task.vocab), empty_cache(model, rows, task.whole)
+    found = generate(extend, params, params["table"], cache, prompt, count, keys, steps, Sampling(temperature))
+    return jnp.concatenate([prompt[:, 1:], found.tokens], axis=1)
 
 
 def judge_text(
@@ -174,7 +172,7 @@ def solve(task: Sums, models: dict[str, list[Any]], seeds: tuple[int, ...]) -> d
 
     def some(params: Any, key: Array) -> tuple[Array, Array]:
         problems = draw_thoughts(key, task, ROWS)
-        text = think_through(task, params, problems.numbers, lambda logits, place: jnp.argmax(logits, axis=-1))
+        text = think_through(task, params, problems.numbers, jax.random.split(threefry(key), ROWS), temperature=0.0)
         return judge_text(text, problems.answer, task)
 
     @jax.jit

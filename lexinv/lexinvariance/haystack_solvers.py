@@ -1,4 +1,4 @@
-"""Solvers of haystack questions with planted faults: what is measured on them must be what was planted.
+"""Solvers of haystack questions with planted faults, by which measures are checked, and solvers without any skill, as baselines.
 
 They read the text of a prompt and nothing else, as a language model would, and are pure functions of it.
 """
@@ -53,22 +53,49 @@ def hop_error(error: float, seed: int) -> Solver:
     return solve
 
 
+def any_value(seed: int) -> Solver:
+    """Without reading: for every key that is asked for some value of the haystack."""
+
+    def solve(prompt: str) -> str:
+        pairs, keys = _read(prompt, _all)
+        rng = np.random.default_rng((seed, zlib.crc32(prompt.encode())))
+        return ", ".join(pairs[int(rng.integers(len(pairs)))][1] for _ in keys)
+
+    return solve
+
+
+def most_recent(prompt: str) -> str:
+    """Without reading: the last value of the haystack for every key."""
+    pairs, keys = _read(prompt, _all)
+    return ", ".join(pairs[-1][1] for _ in keys)
+
+
+def one_link(prompt: str) -> str:
+    """Copies the value beside each key, and does not follow it."""
+    pairs, keys = _read(prompt, _all)
+    beside = dict(reversed(pairs))
+    return ", ".join(beside.get(key, NOTHING) for key in keys)
+
+
 def _all(haystack: str) -> str:
     return haystack
 
 
 def _solve(prompt: str, view: Callable[[str], str], kept: Callable[[int], bool] = lambda links: True) -> str:
     """Answer from what `view` leaves of the haystack, and only the threads of which `kept(links)` is true."""
-    haystack, question = prompt.split("\n")
+    pairs, keys = _read(prompt, view)
     seen: dict[str, list[str]] = {}
-    for key, value in _PAIR.findall(view(haystack)):
+    for key, value in pairs:
         seen.setdefault(key, []).append(value)
-    mark = _MARK.search(question)
-    if mark:
-        ways = [[key, value] for key, values in seen.items() if mark[1] in key for value in values]
-    else:
-        ways = [_longest_way(seen, key) for key in _KEY.findall(question)]
+    ways = [_longest_way(seen, key) for key in keys]
     return ", ".join(way[-1] if len(way) > 1 and kept(len(way) - 1) else NOTHING for way in ways)
+
+
+def _read(prompt: str, view: Callable[[str], str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The pairs that `view` leaves of the haystack, and the keys that are asked for: named ones, or those there with the mark."""
+    haystack, question = prompt.split("\n")
+    pairs, mark = _PAIR.findall(view(haystack)), _MARK.search(question)
+    return pairs, [key for key, _ in pairs if mark[1] in key] if mark else _KEY.findall(question)
 
 
 def _longest_way(seen: Mapping[str, Sequence[str]], key: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.nn.lexicon import IMPOSSIBLE
 
@@ -61,8 +61,45 @@ def spread_over_types(
 
     Their softmax is that of `of_ranks`, with the next rank's probability divided alike among them.
     """
-    vocab, seen = logits.shape[-1], found.seen[..., None]
-    occurred = found.of_type[:, None] < seen
-    ranks = jnp.where(occurred, found.of_type[:, None], jnp.minimum(seen, vocab - 1))
+    return spread(logits, found.of_type[:, None], found.seen)
+
+
+def spread(
+    logits: Float[Array, "batch time vocab"], of_type: Int[Array, "batch _ vocab"], seen: Int[Array, "batch time"]
+) -> Float[Array, "batch time vocab"]:
+    """`spread_over_types` where the numbers of types may differ by time. Those from `seen` on are of types that have not occurred."""
+    vocab, seen = logits.shape[-1], seen[..., None]
+    occurred = of_type < seen
+    ranks = jnp.where(occurred, of_type, jnp.minimum(seen, vocab - 1))
     shares = jnp.log(jnp.maximum(vocab - seen, 1).astype(jnp.float32))
     return jnp.take_along_axis(logits, ranks, axis=2) - jnp.where(occurred, 0.0, shares)
+
+
+class Further(NamedTuple):
+    """New tokens numbered after what was read. Unlike in `FirstOccurrence`, `seen` and `of_type` count what has occurred up to each one."""
+
+    ranks: Int[Array, "batch n"]
+    seen: Int[Array, "batch n"]
+    of_type: Int[Array, "batch n vocab"]
+
+
+def relabel_further(
+    read: Int[Array, "batch time"], new: Int[Array, "batch n"], visible: Bool[Array, "n n"], vocab: int
+) -> Further:
+    """`by_first_occurrence` of tokens that each come after all that was read and, of the new ones, after those that are visible to them.
+
+    What is negative, such as padding, is no type. `visible`[i, j]: whether i sees j; itself in any case, and what it sees sees likewise.
+    """
+    known, batch = by_first_occurrence(read, vocab).of_type, jnp.arange(len(new))[:, None]
+    types, ids = jnp.sum(known < vocab, axis=1)[:, None], jnp.maximum(new, 0)
+    others = (visible & ~jnp.eye(len(visible), dtype=bool))[None]
+    same = new[:, :, None] == new[:, None, :]
+    first = (new >= 0) & (known[batch, ids] >= vocab) & ~jnp.any(same & others, axis=2)
+    number = types + jnp.sum(others & first[:, None], axis=2)
+    seen = number + first.astype(number.dtype)
+    come = jnp.where(first[:, None] & visible[None], number[:, None], vocab)
+    of_type = jnp.broadcast_to(known[:, None], (*new.shape, vocab))
+    rows, columns = batch[..., None], jnp.arange(len(visible))[None, :, None]
+    of_type = of_type.at[rows, columns, ids[:, None]].min(come)
+    ranks = jnp.take_along_axis(of_type, ids[..., None], axis=2)[..., 0]
+    return Further(jnp.where(new >= 0, ranks, new), seen, of_type)

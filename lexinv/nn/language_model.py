@@ -1,6 +1,6 @@
 """A causal language model whose token table is an argument, and its losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,9 @@ from lexinv.nn.lexicon import (
     token_nll,
 )
 from lexinv.nn.linear import linear
-from lexinv.nn.transformer import Change, Transformer, TransformerConfig
+from lexinv.nn.self_attention import Change
+from lexinv.nn.slots import Past
+from lexinv.nn.transformer import Transformer, TransformerConfig
 from lexinv.validation import require
 
 BOS = -1
@@ -55,22 +57,24 @@ class LanguageModel(nn.Module):
         embeddings: Float[Array, "batch time width"],
         capture: bool = False,
         edit: tuple[int, Change] | None = None,
-    ) -> tuple[Float[Array, "batch time width"], dict[str, Array]]:
+        pasts: Sequence[Past] | None = None,
+    ) -> tuple[Float[Array, "batch time width"], dict[str, Any]]:
         """`a LN(h_t) W_out`, whose inner products with the output table are the logits, and the Transformer's intermediates.
 
-        Without W_out unless `config.output` is "matrix". `edit`: see `lexinv.nn.transformer.Transformer`.
+        Without W_out unless `config.output` is "matrix". `edit`, `pasts`: see `lexinv.nn.transformer.Transformer`.
         """
         width = self.config.width
         bos = self.param("bos", nn.initializers.normal(1.0), (width,))
         x = jnp.where((tokens == BOS)[..., None], bos[None, None].astype(embeddings.dtype), embeddings)
-        hidden, intermediates = Transformer(self.config, name="transformer")(x, capture, edit)
+        hidden, intermediates = Transformer(self.config, name="transformer")(x, capture, edit, None, pasts)
         if self.config.output == "matrix":
             kernel = self.param("readout", nn.initializers.normal(width**-0.5), (width, width))
             scale = self.param("logit_scale", nn.initializers.ones, ())
             return linear(hidden, (scale * kernel).astype(hidden.dtype)), intermediates
         scale = self.param("logit_scale", nn.initializers.ones, ())
         # Rounded to bfloat16 the scale itself would be off by up to 0.4 %, and all logits with it.
-        return (scale * hidden.astype(jnp.float32)).astype(hidden.dtype), intermediates
+        scaled = scale.astype(jnp.float32) * hidden.astype(jnp.float32)
+        return scaled.astype(hidden.dtype), intermediates
 
     def __call__(
         self,

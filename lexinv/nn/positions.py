@@ -13,22 +13,23 @@ def rotate(
     share: int | None = None,
     positions: Int[Array, "batch time"] | None = None,
     divisors: Sequence[float] = (),
+    most: int | None = None,
 ) -> Float[Array, "batch time heads dim"]:
     """Rotary position embedding (Su et al. 2021, eq. 34), halves of the head as the two coordinates of each plane.
 
     share: how many channels are rotated, the first ones; the others stay as they are (GPT-NeoX). positions: 0, 1, 2, ... by default.
     divisors: by plane what its frequency is divided by, for contexts beyond those of training; none for 1.
+    most: what all positions are below, if that is known: they are then looked up, to the last digit as they are by default.
     """
     if share is not None and share < x.shape[-1]:
-        return jnp.concatenate(
-            [rotate(x[..., :share], base, positions=positions, divisors=divisors), x[..., share:]], axis=-1
-        )
+        turned = rotate(x[..., :share], base, None, positions, divisors, most)
+        return jnp.concatenate([turned, x[..., share:]], axis=-1)
     half = x.shape[-1] // 2
     frequencies = base ** (-np.arange(half) / half) / (np.asarray(divisors) if divisors else 1.0)
-    if positions is None:
-        angles = np.arange(x.shape[1])[:, None] * frequencies[None, :]
-        cosine = jnp.asarray(np.cos(angles), x.dtype)[None, :, None, :]
-        sine = jnp.asarray(np.sin(angles), x.dtype)[None, :, None, :]
+    if positions is None or most is not None:
+        angles = np.arange(x.shape[1] if most is None else most)[:, None] * frequencies[None, :]
+        tables = (jnp.asarray(part(angles), x.dtype) for part in (np.cos, np.sin))
+        cosine, sine = ((z[None] if positions is None else z[positions])[:, :, None, :] for z in tables)
     else:
         turned = positions[:, :, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)[None, None, :]
         cosine, sine = (part(turned).astype(x.dtype)[:, :, None, :] for part in (jnp.cos, jnp.sin))

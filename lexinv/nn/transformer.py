@@ -4,9 +4,8 @@ The layers of GPT-2, GPT-NeoX, Llama, Qwen, Gemma 3 and BERT are configurations 
 `lexinv.nn.text_encoder`.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,17 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lexinv.nn.attention import Implementation, attention, attention_weights
-from lexinv.nn.linear import RMS_EPSILON, layer_norm, linear, rms_norm
-from lexinv.nn.mixing import alternating_logits, causal_convolution, identity_taps, shift
-from lexinv.nn.positions import relative_bias, rotate
+from lexinv.nn.attention import Implementation
+from lexinv.nn.linear import RMS_EPSILON
+from lexinv.nn.positions import relative_bias
+from lexinv.nn.self_attention import Attention, Change, dense, norm
 from lexinv.nn.sharding import divide_rows
+from lexinv.nn.slots import Past, run_after
 from lexinv.validation import require
 
 RELATIVE_BUCKETS = 32
-
-Change = Callable[[str, Array], Array]
-"""What a layer's activations go through: the name of the site (see `Block`) and the activations there, to activations in their place."""
 
 
 @dataclass(frozen=True)
@@ -87,50 +84,41 @@ class TransformerConfig:
     layer_scale: bool = False
 
     def __post_init__(self):
+        for holds, field, allowed in self._checks():
+            require(holds, f"model.{field}", getattr(self, field), allowed)
+
+    def _checks(self) -> Iterator[tuple[bool, str, str]]:
         for field in ("depth", "width", "heads", "mlp_width", "max_length", "convolution_width", "unroll"):
-            require(getattr(self, field) > 0, f"model.{field}", getattr(self, field), "a positive integer")
-        whole = self.head_width > 0 or self.width % self.heads == 0
-        require(whole, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
-        require(self.head_width >= 0, "model.head_width", self.head_width, "0 for width / heads, or a positive integer")
+            yield getattr(self, field) > 0, field, "a positive integer"
+        divided = self.head_width > 0 or self.width % self.heads == 0
+        yield divided, "heads", f"a divisor of model.width = {self.width}"
+        yield self.head_width >= 0, "head_width", "0 for width / heads, or a positive integer"
         grouped = self.key_heads >= 0 and self.heads % self.keys_and_values == 0
-        require(grouped, "model.key_heads", self.key_heads, f"0, or a divisor of model.heads = {self.heads}")
+        yield grouped, "key_heads", f"0, or a divisor of model.heads = {self.heads}"
         for field in ("rotary_base", "window_rotary_base"):
-            require(getattr(self, field) > 0, f"model.{field}", getattr(self, field), "a positive number")
-        even = self.positions != "rope" or self.head_dim % 2 == 0
-        require(even, "model.heads", self.heads, "rotary positions need an even width per head")
-        whole = self.positions == "rope" or self.rotary_share == 1.0
-        require(whole, "model.rotary_share", self.rotary_share, "1, unless model.positions = 'rope'")
+            yield getattr(self, field) > 0, field, "a positive number"
+        turned = self.positions == "rope"
+        yield not turned or self.head_dim % 2 == 0, "heads", "rotary positions need an even width per head"
+        yield turned or self.rotary_share == 1.0, "rotary_share", "1, unless model.positions = 'rope'"
         paired = 0.0 < self.rotary_share <= 1.0 and self.rotary_dim > 0 and self.rotary_dim % 2 == 0
-        pairs = f"a share of {self.head_dim} that is a positive even number"
-        require(paired or self.positions != "rope", "model.rotary_share", self.rotary_share, pairs)
-        planes = self.rotary_dim // 2 if self.positions == "rope" else 0
+        yield paired or not turned, "rotary_share", f"a share of {self.head_dim} that is a positive even number"
+        planes = self.rotary_dim // 2 if turned else 0
         divided = len(self.rotary_divisors) in (0, planes) and all(divisor > 0 for divisor in self.rotary_divisors)
-        require(divided, "model.rotary_divisors", self.rotary_divisors, f"none, or {planes} positive numbers")
-        require(self.norm_epsilon > 0, "model.norm_epsilon", self.norm_epsilon, "a positive number")
-        require(self.window >= 0, "model.window", self.window, "0 for all times before, or a positive number of times")
-        require(self.causal or not self.window, "model.window", self.window, "0, unless model.causal")
+        yield divided, "rotary_divisors", f"none, or {planes} positive numbers"
+        yield self.norm_epsilon > 0, "norm_epsilon", "a positive number"
+        yield self.window >= 0, "window", "0 for all times before, or a positive number of times"
+        yield self.causal or not self.window, "window", "0, unless model.causal"
         among = set(self.global_layers) <= set(range(self.depth)) and (self.window > 0 or not self.global_layers)
-        layers = f"none, or with model.window some of 0 to {self.depth - 1}"
-        require(among, "model.global_layers", self.global_layers, layers)
+        yield among, "global_layers", f"none, or with model.window some of 0 to {self.depth - 1}"
         matched = self.initialization != "suffix_match" or self.mixing == "convolution"
-        require(
-            matched,
-            "model.initialization",
-            self.initialization,
-            "suffix_match initialises model.mixing = 'convolution'",
-        )
+        yield matched, "initialization", "suffix_match initialises model.mixing = 'convolution'"
         fields = ("norm", "bias", "residual", "rotary_share", "head_width", "key_heads", "head_norm", "attention_bias")
-        changed = [
-            name for name in (*fields, "gate", "layer_scale") if getattr(self, name) != getattr(type(self), name)
-        ]
-        require(
-            not changed or self.initialization in ("normal", "gpt2"),
-            "model.initialization",
-            self.initialization,
-            f"'normal' or 'gpt2' unless model.{' and '.join(changed)} have their defaults",
-        )
-        free = self.output == "matrix" or self.initialization in ("normal", "gpt2")
-        require(free, "model.output", self.output, f"'matrix', which {self.initialization} initialises")
+        fields = (*fields, "gate", "layer_scale")
+        changed = [name for name in fields if getattr(self, name) != getattr(type(self), name)]
+        free, named = self.initialization in ("normal", "gpt2"), " and ".join(changed)
+        allowed = f"'normal' or 'gpt2' unless model.{named} have their defaults"
+        yield free or not changed, "initialization", allowed
+        yield free or self.output == "matrix", "output", f"'matrix', which {self.initialization} initialises"
 
     @property
     def head_dim(self) -> int:
@@ -147,88 +135,13 @@ class TransformerConfig:
         return int(self.head_dim * self.rotary_share)
 
 
-def _dense(module: Any, name: str, x: Array, n: int, m: int, scale: float = 1.0) -> Array:
-    """`x @ kernel`, and `+ bias` where the configuration has biases."""
-    out = linear(x, module.param(name, nn.initializers.normal(scale * n**-0.5), (n, m)).astype(x.dtype))
-    if not (module.config.bias or (module.config.attention_bias and name in ("query", "key", "value"))):
-        return out
-    return out + module.param(f"{name}_bias", nn.initializers.zeros, (m,)).astype(x.dtype)[None, None]
-
-
-def _norm(module: Any, name: str, dtype: Any, width: int) -> Callable[[Array], Array]:
-    config = module.config
-    gain = module.param(name, nn.initializers.ones, (width,)).astype(dtype)
-    if config.norm == "rms":
-        return lambda x: rms_norm(x, gain, config.norm_epsilon)
-    offset = module.param(f"{name}_bias", nn.initializers.zeros, (width,)).astype(dtype)
-    return lambda x: layer_norm(x, gain, offset, config.norm_epsilon)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention on `x[batch, time, width]`; returns (output, intermediates)."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        bias: Array | None,
-        mask: Array | None,
-        sees_all: Array | None,
-        capture: bool,
-        change: Change,
-    ) -> tuple[Array, dict[str, Array]]:
-        config, dtype = self.config, x.dtype
-        told = (sees_all is None) == (not config.global_layers)
-        require(told, "model.global_layers", config.global_layers, "none, where layers are run one by one")
-
-        def of_layer(plain: Callable[[], Any], windowed: Callable[[], Any]) -> Any:
-            return plain() if sees_all is None else jax.lax.cond(sees_all, plain, windowed)
-
-        dim, width = config.head_dim, config.width
-        inner, outer = config.heads * dim, config.keys_and_values * dim
-        q = _dense(self, "query", x, width, inner)
-        k, v = (_dense(self, name, x, width, outer) for name in ("key", "value"))
-        if config.mixing == "convolution":
-            for_queries, for_keys = (
-                self.param(f"{name}_convolution", identity_taps, (config.convolution_width, size)).astype(dtype)
-                for name, size in (("query", inner), ("key", outer))
-            )
-            q, k = causal_convolution(q, for_queries), causal_convolution(k, for_keys)
-        q, k, v = (z.reshape(*x.shape[:-1], -1, dim) for z in (q, k, v))
-        if config.mixing == "smear":
-            share = jax.nn.sigmoid(self.param("smear", alternating_logits, (config.keys_and_values,))).astype(dtype)
-            share = share[None, None, :, None]
-            k = (1 - share) * k + share * shift(k, 1)
-        if config.head_norm:
-            q, k = (_norm(self, f"{name}_norm", dtype, dim)(z) for name, z in (("query", q), ("key", k)))
-        if config.positions == "rope":
-            unturned, share = (q, k), config.rotary_dim
-            q, k = of_layer(
-                lambda: [rotate(z, config.rotary_base, share, divisors=config.rotary_divisors) for z in unturned],
-                lambda: [rotate(z, config.window_rotary_base, share) for z in unturned],
-            )
-        q, k = change("queries", q), change("keys", k)
-
-        def within(window: int) -> Callable[[], Array]:
-            return lambda: attention(q, k, v, bias, config.causal, config.attention, window, mask)
-
-        reach = 0 if config.global_layers else config.window
-        mixed = of_layer(within(reach), within(config.window))
-        out = _dense(self, "output", mixed.reshape(*x.shape[:-1], inner), inner, width)
-        if not capture:
-            return out, {}
-        weights = [partial(attention_weights, q, k, bias, config.causal, size, mask) for size in (reach, config.window)]
-        return out, {"attention_weights": of_layer(*weights)}
-
-
 class Block(nn.Module):
     """One layer, by default `x + attention(norm(x))`, then `x + mlp(norm(x))`; returns (x, intermediates).
 
     `change(site, activations)` may replace what flows through the sites `residual_in`, `queries` and `keys` [batch, time, heads, dim],
     `attention_output`, `residual_middle`, `mlp_output`, `residual_out`; at `residual_middle` also by fewer tokens, unless the residual is
     parallel. The intermediates are those after it. sees_all: whether the layer is one of `config.global_layers`, where there are any.
+    past: what attention sees before x, and writes x into.
     """
 
     config: TransformerConfig
@@ -242,28 +155,30 @@ class Block(nn.Module):
         mask: Array | None = None,
         sees_all: Array | None = None,
         change: Change = lambda site, activations: activations,
-    ) -> tuple[Array, dict[str, Array]]:
+        past: Past | None = None,
+    ) -> tuple[Array, dict[str, Any]]:
         config = self.config
         post, parallel, sandwich = (config.residual == name for name in ("post", "parallel", "sandwich"))
-        attention_norm, mlp_norm = (_norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
+        attention_norm, mlp_norm = (norm(self, f"{name}_norm", x.dtype, config.width) for name in ("attention", "mlp"))
         x = change("residual_in", divide_rows(x))
         mixer = Attention(config, name="attention")
-        attended, intermediates = mixer(x if post else attention_norm(x), bias, mask, sees_all, self.capture, change)
+        normed = x if post else attention_norm(x)
+        attended, intermediates = mixer(normed, bias, mask, sees_all, self.capture, change, past)
         if sandwich:
-            attended = _norm(self, "attention_out_norm", x.dtype, config.width)(attended)
+            attended = norm(self, "attention_out_norm", x.dtype, config.width)(attended)
         attended = change("attention_output", self._scaled("attention", attended))
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)
-        hidden = _dense(self, "mlp_in", read, config.width, config.mlp_width)
+        hidden = dense(self, "mlp_in", read, config.width, config.mlp_width)
         if config.gate == "none":
             hidden = nn.gelu(hidden, approximate=config.gelu == "tanh")
         else:
-            gate = _dense(self, "mlp_gate", read, config.width, config.mlp_width)
+            gate = dense(self, "mlp_gate", read, config.width, config.mlp_width)
             open_share = nn.silu(gate) if config.gate == "silu" else nn.gelu(gate, approximate=config.gelu == "tanh")
             hidden = open_share * hidden
-        fed = _dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
+        fed = dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
         if sandwich:
-            fed = _norm(self, "mlp_out_norm", x.dtype, config.width)(fed)
+            fed = norm(self, "mlp_out_norm", x.dtype, config.width)(fed)
         fed = change("mlp_output", self._scaled("mlp", fed))
         out = change("residual_out", mlp_norm(middle + fed) if post else middle + fed)
         if self.capture:
@@ -292,6 +207,7 @@ class Transformer(nn.Module):
         capture: bool = False,
         edit: tuple[int, Change] | None = None,
         mask: Bool[Array, "batch time"] | None = None,
+        pasts: Sequence[Past] | None = None,
     ) -> tuple[Float[Array, "batch time width"], dict[str, Any]]:
         """Returns (normalised final residual stream, intermediates), both in the compute dtype.
 
@@ -300,31 +216,31 @@ class Transformer(nn.Module):
         edit: (index of a layer, what its activations go through, see `Block`). Intermediates are then those of this layer alone, without
             the leading axis.
         mask: false where attention sees no key, for padding. Raises `InvalidConfig` for a mask where the model is causal.
+        pasts: of each layer, for a model whose `layers` are a list (`lexinv.nn.cache`); intermediates are {"slots": those of each} then.
         """
         config = self.config
         time = x.shape[1]
-        require(
-            time <= config.max_length, "model.max_length", config.max_length, f"at least the input's {time} positions"
-        )
+        require(time <= config.max_length, "model.max_length", config.max_length, f"at least the {time} positions of x")
         require(mask is None or not config.causal, "model.causal", config.causal, "false where a mask is given")
         x = x.astype(config.dtype)
         bias = None
         if config.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (config.max_length, config.width))
-            x = x + table[None, :time].astype(x.dtype)
+            x = x + (table[None, :time] if pasts is None else table[pasts[0].positions]).astype(x.dtype)
         elif config.positions == "relative":
             table = self.param("relative_bias", nn.initializers.zeros, (RELATIVE_BUCKETS, config.heads))
             bias = relative_bias(table, time, config.causal)
         intermediates: Any
-        if edit is None:
-            x, intermediates = _every_layer(config, capture)(x, bias, mask, _sees_all(config))
+        layers = self.get_variable("params", "layers")
+        if pasts is not None:
+            x, intermediates = run_after(pasts, Block(config, False, parent=None), layers, x, _sees_all(config))
+        elif edit is not None:
+            x, intermediates = _edited_layers(config, layers, capture, edit, x, bias, mask)
         else:
-            x, intermediates = _edited_layers(
-                config, self.get_variable("params", "layers"), capture, edit, x, bias, mask
-            )
+            x, intermediates = _every_layer(config, capture)(x, bias, mask, _sees_all(config))
         x = divide_rows(x)
         if config.residual != "post":
-            x = _norm(self, "final_norm", x.dtype, config.width)(x)
+            x = norm(self, "final_norm", x.dtype, config.width)(x)
         return x, intermediates
 
 

@@ -9,7 +9,7 @@ from experiments.benchmarks.train_step import TINY, Config
 from experiments.harness import record
 from experiments.harness.corpora import note_folded
 from experiments.harness.workspace import Workspace
-from experiments.subjects.haystacks import TokenizerConfig, fertilities
+from experiments.subjects.token_costs import TokenizerConfig, fertilities
 from lexinv.data.corpora import Corpus
 from lexinv.nn.attention import Device
 from lexinv.validation import InvalidConfig
@@ -46,4 +46,4 @@ def test_a_tokenizer_that_loses_a_kind_of_text_has_no_price_for_it():
     corpora = {"prose": Corpus("prose", "0", {"test": ["some words."] * 20})}
     config = TokenizerConfig("prose", "prose", (("byte", "prose"), ("letters", "prose")), 160)
     with pytest.raises(InvalidConfig, match="100.0 % of the characters of digits"):
-        fertilities(config, corpora, 0)
+        fertilities(config, corpora, 0, {})

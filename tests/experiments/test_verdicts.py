@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.harness.intervals import Interval, interval, ratio_interval
+from experiments.harness.intervals import Interval, interval, ratio_interval, share_difference, share_interval
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 
 BETTER, WORSE, WIDE = np.array([1.0, 1.1, 1.2]), np.array([-1.0, -1.1, -1.2]), np.array([-1.0, 0.1, 1.2])
@@ -29,6 +29,21 @@ def test_a_ratio_has_the_interval_of_its_logarithm():
     assert found.mean == pytest.approx(2.0)
     assert found.low == pytest.approx(4.0 / found.high)
     assert interval([1.0, 4.0]).low < 0 < found.low
+
+
+def test_a_share_of_few_cases_has_wilsons_interval():
+    # Wilson 1927: (p + z^2 / 2n -+ z sqrt(p q / n + z^2 / 4n^2)) / (1 + z^2 / n) with z = 1.959964, p = 1, n = 10.
+    found = share_interval(10, 10)
+    assert (found.mean, found.high) == (1.0, pytest.approx(1.0))
+    assert found.low == pytest.approx(1 / (1 + 1.959964**2 / 10), rel=1e-5)
+
+
+def test_a_difference_of_shares_has_newcombes_interval():
+    # Newcombe 1998, table II, method 10, of 56/70 less 48/80: 0.2 (0.0524 to 0.3339).
+    found = share_difference(share_interval(56, 70), share_interval(48, 80))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    with pytest.raises(ValueError, match="intervals"):
+        share_difference(share_interval(1, 2), Interval(0.5, None, None, 1))
 
 
 @pytest.mark.parametrize(

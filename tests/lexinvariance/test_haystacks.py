@@ -13,7 +13,15 @@ from hypothesis.extra.numpy import arrays
 
 from lexinv.lexinvariance import haystacks
 from lexinv.lexinvariance.haystack_scores import contour, effective_length, evaluate, fraction_right, parse
-from lexinv.lexinvariance.haystack_solvers import hop_error, middle_blind, perfect, window_limited
+from lexinv.lexinvariance.haystack_solvers import (
+    any_value,
+    hop_error,
+    middle_blind,
+    most_recent,
+    one_link,
+    perfect,
+    window_limited,
+)
 from lexinv.validation import InvalidConfig
 
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -157,6 +165,17 @@ def test_the_perfect_solver_scores_one_and_a_blind_one_nothing(task):
     assert (evaluate(perfect, items) == 1).all()
     assert (evaluate(window_limited(78), items) == 0).all()  # not one whole pair
     assert (evaluate(lambda prompt: "I do not know.", items) == 0).all()
+
+
+def test_solvers_without_skill_are_right_by_chance_by_place_or_for_want_of_a_thread():
+    many = {name: haystacks.repeats(draw, seed=0, count=200) for name, draw in TASKS.items()}
+    assert evaluate(any_value(0), many["multiple"]).mean() == pytest.approx(1 / 30, abs=0.02)
+    assert (evaluate(any_value(0), many["single"]) == evaluate(any_value(0), many["single"])).all()
+    for depth in (0.0, 100.0):
+        item = haystacks.single_needle(rng(), 30, depth)
+        assert evaluate(most_recent, [item])[0] == (depth == 100.0)
+    right = {name: evaluate(one_link, items).mean() for name, items in many.items()}
+    assert right == {name: float(name in ("single", "multiple", "conditional")) for name in TASKS}
 
 
 @pytest.mark.parametrize("window", [400, 1000, 1610])

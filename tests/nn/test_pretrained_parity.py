@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lexinv.nn.cache import empty_cache, make_extend
+from lexinv.nn.generation import generate
 from lexinv.nn.language_model import make_hidden_states, make_logits
 from lexinv.nn.pretrained import load_language_model
+from lexinv.nn.sampling import Sampling
 from lexinv.nn.text_encoder import hidden_states, load_text_encoder
 
 pytestmark = pytest.mark.parity
@@ -98,6 +101,24 @@ def test_language_models_agree(name, tmp_path):
     levels = make_hidden_states(ours.config, ours.lexicon, ours.vocab)(ours.params, batch, key)
     for level in range(DEPTH):  # their last is after the final norm
         np.testing.assert_allclose(levels[level], expected.hidden_states[level].numpy()[:, 1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama-tied-base", "mistral-window", "qwen3", "gpt2", "neox-parallel"])
+def test_greedy_texts_agree(name, tmp_path):
+    """Ours after prompts of two lengths, with a cache; theirs with their own, one prompt at a time."""
+    theirs = scrambled(MODELS[name]())
+    theirs.save_pretrained(tmp_path, safe_serialization=True)
+    ours = load_language_model(tmp_path)
+    prompt, count = np.random.default_rng(1).integers(0, VOCAB, (2, 9)).astype(np.int32), jnp.array([9, 6])
+    extend, cache = make_extend(ours.config, ours.vocab), empty_cache(ours.config, 2, 32)
+    keys = jax.random.split(jax.random.key(0), 2)
+    found = generate(
+        extend, ours.params, ours.params["table"], cache, jnp.asarray(prompt), count, keys, 20, Sampling(0.0)
+    )
+    for row, read in enumerate(count.tolist()):
+        given = torch.as_tensor(prompt[row : row + 1, :read]).long()
+        whole = theirs.generate(given, do_sample=False, min_new_tokens=20, max_new_tokens=20, pad_token_id=0)
+        np.testing.assert_array_equal(found.tokens[row], whole[0, read:].numpy())
 
 
 def test_sharded_checkpoints_are_the_same_model(tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import forgetting, sae_step
+from experiments.benchmarks import decoding, forgetting, sae_step
 from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem
 from experiments.benchmarks.problems import OPTIMIZER, Problem, jax_problem
 from lexinv.nn.transformer import TransformerConfig
@@ -70,6 +70,15 @@ def test_vision_transformers_give_the_same_logits(r):
     np.testing.assert_allclose(problem.ours()(), problem.theirs(False)(), atol=1e-4)
     halved = replace(problem, dtype="bfloat16", r=0)  # rounding may merge other pairs
     np.testing.assert_allclose(halved.ours()(), halved.theirs(False)(), atol=0.1)
+
+
+def test_the_same_texts_are_gone_on_with():
+    """At temperature 0, with our cache, with PyTorch's and by reading again."""
+    pytest.importorskip("torch")
+    problem = replace(decoding.PRESETS["smoke"].problem, batch=2, prompt=5, steps=20, slots=28, temperature=0.0)
+    texts = np.asarray(problem.ours()())
+    np.testing.assert_array_equal(texts, problem.theirs(False)().numpy())
+    np.testing.assert_array_equal(texts, replace(problem, way="again").ours()()[:, 4:])
 
 
 def test_tomesd_merges_the_same_pairs():

@@ -10,11 +10,6 @@ from experiments.subjects.pretrained_language_model import open_pretrained
 from lexinv.validation import InvalidConfig
 
 
-@pytest.fixture(scope="module")
-def world(checkpoint, tmp_path_factory):
-    return open_pretrained(str(checkpoint), Workspace(tmp_path_factory.mktemp("run"), "hash", False))
-
-
 def test_bits_per_byte_are_those_of_the_logits_after_the_separator(world):
     texts = ["the <|endoftext|> éa", "b"]
     windows = world.windows(texts, 16)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.merging.length_control import cut, reinforce, sampled
-from experiments.subjects.thoughts import LEXICON, Sums, draw_thoughts, judge_text, written
+from experiments.merging.length_control import cut, reinforce
+from experiments.subjects.thoughts import LEXICON, Sums, draw_thoughts, judge_text, think_through, written
 from lexinv.nn.language_model import initialize
 
 TASK = Sums()
@@ -67,7 +67,8 @@ def spoken():
     task = Sums(modulus=2, numbers=2, fillers=1, depth=1, width=8)
     params = jax.jit(partial(initialize, task.model(), LEXICON, task.vocab))(jax.random.key(3))
     numbers = jnp.broadcast_to(jnp.array([[1, 0]]), (4000, 2))
-    return task, params, jax.jit(partial(sampled, task))(params, numbers, jax.random.key(4))
+    keys = jax.random.split(jax.random.key(4), len(numbers))
+    return task, params, think_through(task, params, numbers, keys, temperature=1.0)
 
 
 def test_texts_are_drawn_as_often_as_they_are_likely(spoken):

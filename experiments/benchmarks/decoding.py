@@ -1,0 +1,161 @@
+"""Seconds of a token: with a cache against reading everything again, against PyTorch with its own cache, and by the room of the cache.
+
+And what a forward of n tokens costs, in forwards of one: what speculative decoding has to beat. The sides take turns, as in
+`benchmarks/train_step`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns
+from experiments.benchmarks.decoding_problem import DecodingProblem
+from experiments.benchmarks.promises import bars, mark, promise, speed, times
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, GREY, VERMILION, panels
+from experiments.harness.verdicts import Claim, below
+from experiments.harness.workspace import Workspace
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.validation import Checked, Count
+
+PAPERS = ()
+
+
+def transformer(depth: int, width: int, heads: int, room: int) -> TransformerConfig:
+    sizes = {"depth": depth, "width": width, "heads": heads, "mlp_width": 4 * width, "max_length": room}
+    return TransformerConfig(positions="learned", unroll=depth, **sizes)
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """problem: measured against the others. batches: with PyTorch. slots: many, against those of the problem. nodes: of a forward.
+
+    forwards: of `nodes` tokens in a call. calls: of one block. cores: that a measured process may use. compiled: also torch.compile.
+    """
+
+    problem: DecodingProblem = DecodingProblem(transformer(4, 256, 4, 2048))
+    batches: Sizes = (1, 32)
+    slots: Count = 2048
+    nodes: Sizes = (1, 2, 4, 8, 16, 27, 81)
+    forwards: Count = 32
+    rounds: Count = 7
+    calls: Count = 1
+    compiled: bool = False
+    cores: Count = 2
+
+    def checks(self):
+        yield self.nodes[0] == 1, "nodes", "from 1 on: costs are counted in forwards of one token"
+        _ = [replace(self.problem, slots=self.slots), *self.forward_of.values()]  # refuses what has no room
+
+    @property
+    def forward_of(self) -> dict[str, DecodingProblem]:
+        """By how many nodes it has."""
+        problem = replace(self.problem, way="nodes", steps=self.forwards)
+        return {str(n): replace(problem, nodes=n) for n in self.nodes}
+
+
+PRESETS = presets(
+    Config(),
+    smoke={
+        "problem": DecodingProblem(transformer(1, 32, 2, 32), vocab=32, prompt=4, steps=4, slots=8),
+        "batches": (1, 2),
+        "slots": 16,
+        "nodes": (1, 2),
+        "forwards": 2,
+        "rounds": 2,
+    },
+    paper={
+        "problem": DecodingProblem(transformer(12, 1024, 16, 8192), vocab=32_768, steps=512, slots=1024),
+        "slots": 8192,
+        "cores": 8,
+    },
+)
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Seconds of a token of every sequence, or of a forward of nodes: a median for each round."""
+    parts = in_parts(workspace, (against_reading_again, against_torch, by_slots, by_nodes), config)
+    return {"problem": {"slots": config.problem.slots, "many": config.slots}, **parts}
+
+
+def against_reading_again(config: Config, log: Path) -> dict[str, Any]:
+    """The same texts with a cache and without."""
+    sides = {"lexinv": config.problem, "reading again": replace(config.problem, way="again")}
+    return in_turns(sides, log, config.cores, config.rounds, config.calls)
+
+
+def against_torch(config: Config, log: Path) -> dict[str, Any]:
+    """Ours and PyTorch's by how many sequences there are."""
+    libraries = ("lexinv", "torch", "torch.compile")[: 3 if config.compiled else 2]
+    sides = {
+        f"{library} {batch}": replace(config.problem, batch=batch) for batch in config.batches for library in libraries
+    }
+    return alternate_with_torch(sides, log, config.cores, config.rounds, config.calls)
+
+
+def by_slots(config: Config, log: Path) -> dict[str, Any]:
+    """The same texts in a cache with room for more."""
+    sides = {str(n): replace(config.problem, slots=n) for n in (config.problem.slots, config.slots)}
+    return in_turns(sides, log, config.cores, config.rounds, config.calls)
+
+
+def by_nodes(config: Config, log: Path) -> dict[str, Any]:
+    """Forwards by how many tokens they have."""
+    return in_turns(config.forward_of, log, config.cores, config.rounds, config.calls)
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """What a cache saves, how PyTorch compares, and that room costs nothing until it is used."""
+    again, torch, room = (results[part]["seconds"] for part in ("against_reading_again", "against_torch", "by_slots"))
+    few, many = (str(results["problem"][name]) for name in ("slots", "many"))
+    sides = {
+        f"{batch} sequences": times(seconds, torch[f"lexinv {batch}"])
+        for side, seconds in torch.items()
+        for library, batch in [side.split()]
+        if library == "torch"
+    }
+    return [
+        *speed(
+            "a_cache_is_ten_times_as_fast_as_reading_again",
+            "One sequence goes on at least ten times as fast with a cache as when its whole text is read for each token.",
+            {"one sequence": times(again["reading again"], again["lexinv"])},
+            10.0,
+        ),
+        *speed(
+            "decoding_is_faster_than_torch",
+            "One sequence goes on 1.5 times as fast as in PyTorch with a cache of its own, and 32 sequences as fast.",
+            sides,
+            {"1 sequences": 1.5, "32 sequences": 1.0},
+        ),
+        *promise(
+            "room_costs_little",
+            "A token of the same text takes at most 1.5 times as long in a cache of 2048 slots as in one of 384.",
+            {f"{many} slots": times(room[many], room[few])},
+            below(1.5),
+            "times as long",
+        ),
+    ]
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """Times as fast as the others, the price of room, and forwards of n tokens in forwards of one."""
+    again, torch, nodes = (results[part]["seconds"] for part in ("against_reading_again", "against_torch", "by_nodes"))
+    drawn, (others, growing) = panels(1, 2, height=3.0, titles=("Times as fast as", "A forward of n tokens"))
+    ratios = {"reading again, batch 1": times(again["reading again"], again["lexinv"])}
+    for side, seconds in torch.items():
+        library, batch = side.split()
+        if library != "lexinv":
+            ratios[f"{library}, batch {batch}"] = times(seconds, torch[f"lexinv {batch}"])
+    bars(others, ratios, [BLUE] + [VERMILION] * (len(ratios) - 1), "{:.1f}")
+    mark(others, 1.0)
+    costs = {int(n): times(seconds, nodes["1"]) for n, seconds in nodes.items()}
+    growing.plot(list(costs), [cost.mean for cost in costs.values()], "o-", color=BLUE, label="measured")
+    growing.vlines(list(costs), [c.low for c in costs.values()], [c.high for c in costs.values()], color=BLUE)
+    growing.plot(list(costs), list(costs), "--", color=GREY, label="n forwards of one")
+    growing.set(xscale="log", yscale="log", xlabel="tokens n", ylabel="forwards of one token")
+    growing.set_xticks(list(costs), [str(n) for n in costs])
+    growing.set_xticks([], minor=True)
+    growing.legend()
+    return drawn
