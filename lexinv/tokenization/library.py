@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lexinv.tokenization.bpe import check_size
+from lexinv.data.bpe import check_size
 from lexinv.tokenization.encoders import LibraryEncoder
 from lexinv.tokenization.tokenizers import Tokenizer, check_alphabet, to_symbols
 from lexinv.validation import InvalidConfig, require

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Int, Int32, Integer
 
 from lexinv.data import tokenizers as language_model_tokenizers
+from lexinv.data.bpe import apply_merges, check_size, learn_merges, learn_merges_sequentially, one_chunk
 from lexinv.data.markov import longest_blocks
 from lexinv.data.symbols import require_symbols
-from lexinv.tokenization.bpe import check_size, learn_merges, learn_merges_sequentially
-from lexinv.tokenization.encoders import Encode, LibraryEncoder, apply_merges, greedy_encoder, minimum_length_encoder
+from lexinv.tokenization.encoders import Encode, LibraryEncoder, greedy_encoder, minimum_length_encoder
 from lexinv.validation import InvalidConfig, choose, require
 
 EncoderName = Literal["greedy", "minimum_length", "merges", "library"]
@@ -202,7 +202,7 @@ def train_lzw(text: str, size: int, alphabet: str) -> Tokenizer:
 
 def train_bpe(text: str, size: int, alphabet: str) -> Tokenizer:
     """Byte-pair encoding of `size` tokens over one text without word limits; see `bpe.learn_merges`, also for the errors."""
-    merges = learn_merges(to_symbols(text, check_alphabet(alphabet)), len(alphabet), size)
+    merges = learn_merges(one_chunk(to_symbols(text, check_alphabet(alphabet))), len(alphabet), size)
     return _from_merges(f"bpe:{size}", alphabet, merges)
 
 

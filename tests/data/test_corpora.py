@@ -1,6 +1,8 @@
 """Corpora: splits by document, fingerprints, bad input, damage, two processes, and data sets of TFDS."""
 
+import gettext
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,35 @@ def test_kjv_has_every_chapter_once():
         "In the beginning God created the heaven and the earth. And the earth was without"
     )
     assert found["43011"]().count("Jesus wept.") == 1
+
+
+def catalogue(texts: dict[str, str]) -> bytes:
+    """A file of gettext's format, as its reader in the standard library wants it."""
+    strings = [text.encode() for text in (*sorted(texts), *(texts[key] for key in sorted(texts)))]
+    starts = 28 + 8 * len(strings) + np.cumsum([0, *(len(string) + 1 for string in strings[:-1])])
+    places = [number for string, start in zip(strings, starts.tolist(), strict=True) for number in (len(string), start)]
+    head = struct.pack("<7I", 0x950412DE, 0, len(texts), 28, 28 + 8 * len(texts), 0, 0)
+    return head + struct.pack(f"<{len(places)}I", *places) + b"".join(string + b"\0" for string in strings)
+
+
+def test_messages_are_what_gettext_reads(tmp_path, monkeypatch):
+    said = {
+        "": "Content-Type: text/plain; charset=UTF-8\n",
+        "Yes": "Ja",
+        "No": "Nein – nie",
+        "%d day\0%d days": "%d Tag\0%d Tage",
+    }
+    file = tmp_path / "locale/de/LC_MESSAGES/django.mo"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(catalogue(said))
+    with file.open("rb") as opened:
+        assert gettext.GNUTranslations(opened).gettext("No") == "Nein – nie"
+    monkeypatch.setattr(documents, "fetch", lambda name, cache: tmp_path)
+    read = {name: text() for name, text in documents.messages("de").documents().items()}
+    assert read == {"Yes": "Ja", "No": "Nein – nie", "%d day\0%d days": "%d Tag\n%d Tage"}
+    assert sorted(everything(texts(load_corpus("messages:de", tmp_path / "cache")))) == sorted(read.values())
+    with pytest.raises(InvalidConfig, match="language = 'fr' .*de"):
+        load_corpus("messages:fr", tmp_path / "cache")
 
 
 @pytest.fixture

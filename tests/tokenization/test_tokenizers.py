@@ -8,7 +8,7 @@ import tokenizers as library
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lexinv.tokenization.bpe import check_size
+from lexinv.data.bpe import check_size
 from lexinv.tokenization.library import export, train_library_bpe, train_unigram, train_wordpiece
 from lexinv.tokenization.tokenizers import (
     blocks,
