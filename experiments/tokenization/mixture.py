@@ -99,8 +99,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     names = dict.fromkeys(
         name for each in (*worlds.values(), config.texts if config.published else ()) for name in each
     )
-    for needed in {name.partition(":")[0] for name in names} & {"messages", "licences"}:
-        asset(needed, workspace)
+    needed = {name.partition(":")[0] for name in names} & {"messages", "licences"}
+    for name in sorted(needed | {PUBLISHED[name] for name in config.published}):
+        asset(name, workspace)
     corpora = workspace.pinned("corpora", {name: load_corpus(name).fingerprint for name in names})
 
     @cache

@@ -61,7 +61,8 @@ _RANKED: dict[str, tuple[str, str, Callable[[Path], list[bytes]], str]] = {
 }
 """Of lists of tokens by rank: the asset, the file, its reader, the split."""
 
-PUBLISHED = (*_RANKED, "smollm2")
+PUBLISHED = {**{name: asset for name, (asset, *_) in _RANKED.items()}, "smollm2": "smollm2"}
+"""By name the asset that the tokenizer is read from."""
 
 
 def load_published(name: str, count: int | None = None, cache: Path | None = None) -> Published:
