@@ -107,10 +107,10 @@ def fingerprint(images: dict[str, UInt8[np.ndarray, "rows columns 3"]]) -> dict[
 
 
 def displayed(image: Float[np.ndarray, "size size 3"], patches: int) -> UInt8[np.ndarray, "small small 3"]:
-    """A normalised image with 6 pixels a side for each of its patches, as colours, for pictures in results."""
+    """A normalised image with 4 pixels a side for each of its patches, as colours, for pictures in results."""
     from PIL import Image
 
-    side = 6 * round(patches**0.5)
+    side = 4 * round(patches**0.5)
     colours = np.clip((image * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)) * 255, 0, 255).astype(np.uint8)
     return np.asarray(Image.fromarray(colours).resize((side, side)))
 
