@@ -35,7 +35,7 @@ from experiments.subjects.pretrained_vision import (
     untrained,
 )
 from experiments.subjects.published_classifiers import OF_THE_PAPER, PublishedModel, open_published
-from experiments.subjects.reduced_views import World, measure_in, unreduced
+from experiments.subjects.reduced_views import World, log_gain, measure_in, unreduced
 from experiments.subjects.reduced_vision import BATCH, LABELS, flops, schedule_of
 from lexinv.merging.methods import METHODS, apply
 from lexinv.merging.plan import composed
@@ -165,7 +165,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         """[units, ratios]: of accuracy; without labels ln of the other's error over the method's."""
         if world != "photographs":
             return kept(method, world) - kept(other, world)
-        return np.log((1 - kept(other)) / (1 - kept(method)))
+        return log_gain(kept(method), kept(other))
 
     def gains(method: str, other: str) -> dict[str, np.ndarray]:
         found = {}

@@ -76,11 +76,14 @@ def dinov2_small(size: int) -> VisionConfig:
     return VisionConfig(size, 14, classes=0, layers=layers)
 
 
+def tiny(size: int) -> VisionConfig:
+    """Of DINOv2's form."""
+    return VisionConfig(size, 14, classes=0, layers=replace(LAYERS, depth=2, width=32, heads=2, mlp_width=64))
+
+
 def untrained(size: int) -> PretrainedVision:
-    """Of DINOv2's form, tiny and random: it sees nothing, but quickly."""
-    layers = replace(LAYERS, depth=2, width=32, heads=2, mlp_width=64)
-    model = VisionConfig(size, 14, classes=0, layers=layers)
-    return PretrainedVision(model, initialize(model, jax.random.key(0)))
+    """The tiny model, random: it sees nothing, but quickly."""
+    return PretrainedVision(tiny(size), initialize(tiny(size), jax.random.key(0)))
 
 
 def photographs() -> dict[str, UInt8[np.ndarray, "rows columns 3"]]:

@@ -107,3 +107,8 @@ def measure_in(
         return found
 
     return measure
+
+
+def log_gain(kept: np.ndarray, other: np.ndarray | float) -> np.ndarray:
+    """ln of the error of another over one's own, errors being 1 - kept and at least the 1e-6 to which `kept` is rounded."""
+    return np.log(np.maximum(1 - other, 1e-6) / np.maximum(1 - kept, 1e-6))
