@@ -108,18 +108,18 @@ def test_symbols_are_placed_by_first_occurrence():
 
 @pytest.mark.long
 def test_deciphers_an_alphabet_too_large_to_enumerate(markov_source):
-    """Eight texts are read by the end, and all but some have closed the gap long before; a text whose particles are lost may take longer.
+    """By the end; what it costs to get there is above ln(d!/(d-m)!), which only all keys attain.
 
-    With the fewer restarts of the default one text in five stays lost, and is said to be.
+    With the fewer restarts of the default one of these four texts stays lost, and is said to be.
     """
     source = markov_source(10, 20, 0.2)
-    plain = np.asarray(jax.vmap(lambda key: sample_tokens(key, source, 160))(jax.random.split(jax.random.key(5), 8)))
+    plain = np.asarray(jax.vmap(lambda key: sample_tokens(key, source, 160))(jax.random.split(jax.random.key(5), 4)))
     key = np.random.default_rng(1).permutation(20)
     cipher = np.argsort(key)[plain]
-    found = filter_keys(jax.random.key(6), markov_automaton(source), cipher, FilterConfig(every=4, restarts=4))
+    found = filter_keys(jax.random.key(6), markov_automaton(source), cipher, FilterConfig(every=4, restarts=8))
     language = read_text(markov_automaton(source), jnp.asarray(plain))
     lost = language - np.take_along_axis(found.log_probs, cipher[..., None], 2)[..., 0]
-    assert np.quantile(abs(lost[:, -32:]).mean(axis=1), 0.75) < 0.02
+    assert abs(lost[:, -32:]).mean() < 0.02
     read = np.take_along_axis(np.asarray(found.meaning)[:, -1], cipher, axis=1)
     assert (read == plain).mean() > 0.99
 
