@@ -29,6 +29,7 @@ from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.population import population_here
 from lexinv.validation import Checked, Count, Distinct
 
 PAPERS = ()
@@ -121,10 +122,8 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure every part; seconds are medians of a block, one for each round."""
-    import jax
-
     parts = against_torch, overhead, memory, population, start_up, sweep
-    used = "map" if jax.default_backend() == "cpu" else "vmap"  # as in harness.language_models
+    used = population_here()
     return {"used_population": used, **in_parts(workspace, parts, config)}
 
 
