@@ -46,7 +46,7 @@ class RealConfig(Checked):
 
     model: str = "smollm2"
     corpora: tuple[str, ...] = ("python-stdlib", "python-docs")
-    prompts: Count = 6
+    prompts: Count = 12
     prompt: Count = 64
     steps: Count = 48
     nodes: Count = 16
