@@ -19,8 +19,8 @@ from lexinv.nn.language_model import Params
 from lexinv.nn.sampling import step_entropy
 from lexinv.validation import require
 
-Route = Callable[[Any, Float[Array, "*batch vocab"], Float[Array, "*batch vocab"]], Float[Array, "*batch"]]
-"""`route(given, small logits, large logits)`: a score, from 0 on for tokens of the large model. Only oracles read the last."""
+Route = Callable[[Any, Array, Float[Array, "batch vocab"], Float[Array, "batch vocab"]], Float[Array, " batch"]]
+"""`route(given, step, small logits, large logits)`: a score, from 0 on for tokens of the large model. Only oracles read the last."""
 
 
 def entropy(logits: Float[Array, "*batch vocab"]) -> Float[Array, "*batch"]:
@@ -168,16 +168,16 @@ def _mixed_decode(small, large, parts, prompt, steps, route, given) -> Mixed:
     if before:
         parts = [read(extend, part, prompt[:, :before])[1] for extend, part in zip(extends, parts, strict=True)]
 
-    def step(now: tuple[list[Any], Array], _: Any) -> tuple[tuple[list[Any], Array], tuple[Array, Array, Array]]:
+    def step(now: tuple[list[Any], Array], place: Array) -> tuple[tuple[list[Any], Array], tuple[Array, Array, Array]]:
         parts, token = now
         found = [read(extend, part, token[:, None]) for extend, part in zip(extends, parts, strict=True)]
         (small_logits, large_logits), parts = [logits[:, 0] for logits, _ in found], [part for _, part in found]
         ours, theirs = (jnp.argmax(logits, axis=-1).astype(jnp.int32) for logits in (small_logits, large_logits))
-        routed = route(given, small_logits, large_logits) >= 0
+        routed = route(given, place, small_logits, large_logits) >= 0
         token = jnp.where(routed, theirs, ours)
         return (parts, token), (token, routed, ours != theirs)
 
-    _, found = jax.lax.scan(step, (list(parts), prompt[:, -1].astype(jnp.int32)), length=steps)
+    _, found = jax.lax.scan(step, (list(parts), prompt[:, -1].astype(jnp.int32)), jnp.arange(steps))
     return Mixed(*(rows.T for rows in found))
 
 
