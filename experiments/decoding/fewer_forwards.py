@@ -84,6 +84,7 @@ PRESETS = presets(
         "temperatures": (0.0, 0.5),
         "real": RealConfig(UNTRAINED, ("python-docs",), 1, 6, 6, 4, (0.0,)),
     },
+    quick={"pair.training.seeds": (0,), "nodes": (16,), "real.prompts": 2},
     paper={"pair.training.steps": 20_000, "pair.data.context": 512, "pair.prompt": 128, "steps": 256},
 )
 
