@@ -104,17 +104,15 @@ def oracle(given: Any, step: Array, small: Array, large: Array) -> Array:
     return jnp.where(ours == theirs, -1.0, 1.0)
 
 
-def unsure(score: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda given, step, small, large: score(small) - given[0]
-
-
 def learned(given: Any, step: Array, small: Array, large: Array) -> Array:
     params, table, threshold = given
     return router(params, features(small, table)) - threshold
 
 
 SCORES = {"entropy": entropy, "margin": margin, "aleatoric": aleatoric}
-ROUTES = {name: unsure(score) for name, score in SCORES.items()}
+ROUTES = {
+    name: lambda given, step, small, large, score=score: score(small) - given[0] for name, score in SCORES.items()
+}
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -122,18 +120,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     seeds, dialogues = config.router.seeds, DialogueWorld(config.dialogues, workspace)
     pairs = [Pair(config.dialogues, *models) for models in zip(dialogues.small, dialogues.large, strict=True)]
     world = dialogues.world
-    drawn = {
-        name: [
-            label(pair, pair.problems(world, seed, name, config.labelled))
-            for pair, seed in zip(pairs, seeds, strict=True)
-        ]
-        for name in ("learned", "chosen")
-    }
-    routers = trained_routers(config, pairs, drawn["learned"], workspace)
+
+    def labelled(name: str) -> list[Labelled]:
+        both = zip(pairs, seeds, strict=True)
+        return [label(pair, pair.problems(world, seed, name, config.labelled)) for pair, seed in both]
+
+    routers, held_out = trained_routers(config, pairs, labelled("learned"), workspace), labelled("chosen")
 
     def of_seed(name: str) -> dict[str, Any]:
         place = seeds.index(int(name))
-        pair, chosen = pairs[place], drawn["chosen"][place]
+        pair, chosen = pairs[place], held_out[place]
         prompt = pair.problems(world, int(name), "asked", config.problems)
         sizes = [sum(leaf.size for leaf in jax.tree.leaves(params)) for params in (pair.small, pair.large)]
 
