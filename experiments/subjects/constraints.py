@@ -88,7 +88,7 @@ def measure_step(config: StepConfig, arm: str, seed: int) -> dict[str, Any]:
     peaked = arm == "peaked"
     vocab = 50 if peaked else int(arm.split("-")[1])
     rng, key = np.random.default_rng([seed, vocab]), stream(jax.random.key(seed), arm)
-    count = max(min(config.draws, config.draws * 1000 // vocab), 20)
+    count = max(min(config.draws, config.draws * 250 // vocab), 20)
     estimators = ("recursive", "geometric") if vocab == 50 else ("recursive",)
     log_probs, found = zipf(vocab), []
     if peaked:
