@@ -88,7 +88,7 @@ def measure_step(config: StepConfig, arm: str, seed: int) -> dict[str, Any]:
     peaked = arm == "peaked"
     vocab = 50 if peaked else int(arm.split("-")[1])
     rng, key = np.random.default_rng([seed, vocab]), stream(jax.random.key(seed), arm)
-    count = max(min(config.draws, config.draws * 1000 // vocab), 20)
+    count = max(min(config.draws, config.draws * 250 // vocab), 20)
     estimators = ("recursive", "geometric") if vocab == 50 else ("recursive",)
     log_probs, found = zipf(vocab), []
     if peaked:
@@ -171,16 +171,17 @@ def solve(params, world: World, worked, key, model: TransformerConfig, problems:
         :, config.prompt :
     ].mean()
     extend, table, steps = make_extend(model, config.vocab), params["table"], config.length - config.prompt
+    layers = unstacked(params)
 
     def one(both):
         problem, key = both
         begun = jnp.concatenate([jnp.full(1, BOS, jnp.int32), problem[:-1]])
         prompt, empty = jnp.broadcast_to(begun[None], (count, len(begun))), empty_cache(model, count, config.length + 1)
-        cache = extend(params, table, empty, prompt, jnp.full(count, len(begun), jnp.int32))[1]
+        cache = extend(layers, table, empty, prompt, jnp.full(count, len(begun), jnp.int32))[1]
 
         def predict(cache, last):
             tokens = jnp.where(last < 0, problem[-1], last)[:, None]
-            logits, cache = extend(params, table, cache, tokens, jnp.ones(count, jnp.int32))
+            logits, cache = extend(layers, table, cache, tokens, jnp.ones(count, jnp.int32))
             return jax.nn.log_softmax(logits[:, 0]), cache
 
         found = smc(key, predict, cache, grammar(world, problem), count, steps, METHODS["awrs-smc"])
@@ -193,7 +194,7 @@ def solve(params, world: World, worked, key, model: TransformerConfig, problems:
 def measure_dialogues(subject: DialogueWorld, problems: int, count: int, arm: str, seed: int) -> dict[str, Any]:
     """Loss on worked texts, and tests per token where the model has to solve fresh problems by the grammar that knows what is right."""
     models, key = subject.config, stream(jax.random.key(seed), "problems")
-    params = unstacked(subject.ages[int(arm.split("-")[1])][models.training.seeds.index(seed)])
+    params = subject.ages[int(arm.split("-")[1])][models.training.seeds.index(seed)]
     worked = drawn_windows(key, subject.worked, 256, 1)[0]
     loss, tested, draws, evidence = solve(params, subject.world, worked, key, models.large, problems, count)
     return {"loss": float(loss), "tests": int(tested.sum()) / int(draws.sum()), "nats": -float(evidence.mean())}

@@ -55,9 +55,14 @@ def begins_json(text: str) -> bool:
     for ending in ENDINGS:
         whole = text + ending
         error = _error(lambda whole=whole: json.loads(whole))
-        if error is None or (isinstance(error, json.JSONDecodeError) and error.pos >= len(whole.rstrip())):
+        if error is None or _wants_more(error, whole):
             return True
     return False
+
+
+def _wants_more(error: Exception, text: str) -> bool:
+    at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip())
+    return at_end and not str(error).startswith("Invalid control character")
 
 
 def _error(parse) -> Exception | None:

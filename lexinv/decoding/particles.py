@@ -112,7 +112,7 @@ def ancestors(key: Key[Array, ""], log_weights: Float[Array, " particles"], sche
     if scheme == "multinomial":
         places = jnp.sort(jax.random.uniform(key, (count,)))
     else:
-        places = (jnp.arange(count) + jax.random.uniform(key)) / count
+        places = (jnp.arange(count, dtype=jnp.float32) + jax.random.uniform(key)) / count
     ends = jnp.cumsum(jax.nn.softmax(log_weights))
     found = jnp.searchsorted(ends / ends[-1], places, side="right").astype(jnp.int32)
     last = count - 1 - jnp.argmax((log_weights > -jnp.inf)[::-1])  # never one of weight 0, by rounding

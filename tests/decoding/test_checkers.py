@@ -54,7 +54,7 @@ def test_every_beginning_of_json_is_taken(indent):
         "x = = 1",
         "x = return ",
         "def f():\nx = 1 ",
-        "x = 1\n  y",
+        "x = 1\n  y ",
         "f(x) = 1\n",
         "for x in y z ",
         "```python\n",
