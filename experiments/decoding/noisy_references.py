@@ -56,7 +56,7 @@ TUNED = (("none", 0.0), ("shift", 1.0), ("repetition", 1.0))
 FIRST_OF_TUNING = 10_000
 """Numbers of the members that are tuned, apart from all others."""
 Levels = Annotated[
-    tuple[float, ...], Allowed(lambda v: v[-1:] == (1.0,) and 0 < v[0], "shares, the last 1", ((), (0.5,)))
+    tuple[float, ...], Allowed(lambda v: v[-1:] == (1.0,) and v[0] > 0, "shares, the last 1", ((), (0.5,)))
 ]
 
 
