@@ -68,9 +68,9 @@ class Config(Checked):
     """
 
     task: Translation = Translation()
-    warm_steps: Count = 250
-    steps: Count = 450
-    batch_size: Count = 64
+    warm_steps: Count = 200
+    steps: Count = 300
+    batch_size: Count = 32
     learning_rate: float = 2e-3
     n: Count = 2
     levels: Levels = (0.5, 1.0)
