@@ -8,10 +8,10 @@ those where a judge says the same of all candidates: simulated judges with the p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -22,12 +22,11 @@ from experiments.harness.style import GREY, panels
 from experiments.harness.training import Training, train
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.code_scores import AskedModel, TrainedJudge
+from experiments.subjects.code_scores import AskedModel, TrainedJudge, agreement, overlaps
 from experiments.subjects.human_eval import human_eval
-from experiments.subjects.list_functions import Problem, problems, tokens
+from experiments.subjects.list_functions import Problem, problems
 from experiments.subjects.pretrained_language_model import open_pretrained
 from lexinv.decoding.judges import BEST, expected_score, meta_evaluation, parse_score
-from lexinv.decoding.ngram_overlap import bleu, chrf
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Fraction, Seeds
 
@@ -49,6 +48,7 @@ REAL = {
     "real_bleu": "BLEU, HumanEval",
     "real_chrf": "chrF, HumanEval",
 }
+SIMULATED = {"simulated_coarse": "simulated, two scores", "simulated_fine": "simulated, fine"}
 PUBLISHED = {
     "problems": 138,
     "constant": 29 / 138,
@@ -77,11 +77,11 @@ class Config(Checked):
     held: Count = 40
     depth: Count = 2
     width: Count = 64
-    steps: Count = 1500
+    steps: Count = 1200
     batch_size: Count = 32
     learning_rate: float = 2e-3
     real: str = "smollm2"
-    tasks: Count = 20
+    tasks: Count = 16
     each: Count = 3
     most: Count = 900
     simulations: Count = 10
@@ -128,69 +128,18 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm and seed: mean AUC, mean tau with undefined problems dropped and as 0, and their share; of the real model by task."""
     worlds = {seed: problems(config.length, config.candidates, seed, config.kept) for seed in config.seeds}
     judge = TrainedJudge(config.length, config.depth, config.width)
-    trained = train_judges(config, judge, worlds, workspace)
+    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=min(50, config.steps // 5))
+    training = Training(config.steps, config.batch_size, config.seeds, optimizer, steps_per_dispatch=10)
+    known = {seed: world[config.held :] for seed, world in worlds.items()}
+    trained = train(
+        "code_judges", judge.start, judge.loss, partial(judge.batches, known, training), training, workspace
+    )
     rows = [asked(config, judge, params, worlds[seed]) for params, seed in zip(trained, config.seeds, strict=True)]
     arms = {arm: by_metric([row[arm] for row in rows]) for arm in ARMS}
     simulated = [simulate(seed) for seed in range(config.simulations)]
-    arms |= {f"simulated_{kind}": by_metric([row[kind] for row in simulated]) for kind in ("coarse", "fine")}
-    found: dict[str, Any] = {}
-    if config.real != "none":
-        found = workspace.cached("real", lambda: real(config, workspace))
+    arms |= {kind: by_metric([row[kind] for row in simulated]) for kind in SIMULATED}
+    found = {} if config.real == "none" else workspace.cached("real", lambda: real(config, workspace))
     return {"corpora": {}, "seeds": config.seeds, "real": found.get("unparsed"), "arms": arms | found.get("arms", {})}
-
-
-def train_judges(
-    config: Config, judge: TrainedJudge, worlds: Mapping[int, Sequence[Problem]], workspace: Workspace
-) -> list[Any]:
-    """A judge for each seed, on the candidates of its problems that are not held out, every other prompt with the reference."""
-
-    def batches(seed: int) -> Any:
-        import grain
-
-        known = worlds[seed][config.held :]
-        pool = np.array(
-            [[judge.read(p.words, c, r) for r in ("", p.reference)] for p in known for c in p.candidates], np.int32
-        )
-        right = np.array([gold for problem in known for gold in problem.right])
-
-        def draw(index: int) -> dict[str, np.ndarray]:
-            random = np.random.default_rng((seed, index))
-            at = random.integers(len(pool), size=(10, config.batch_size))
-            return {"prompts": pool[at, random.integers(2, size=at.shape)], "right": right[at].astype(np.int32)}
-
-        return grain.MapDataset.range(config.steps // 10).map(draw)
-
-    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        del key
-        found = judge.log_probs(params, batch["prompts"])
-        return -jnp.mean(jnp.take_along_axis(found, BEST * batch["right"][:, None], axis=1)), {}
-
-    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=min(50, config.steps // 5))
-    training = Training(config.steps, config.batch_size, config.seeds, optimizer, steps_per_dispatch=10)
-    return train("code_judges", judge.start, loss, batches, training, workspace)
-
-
-def agreement(gold: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Means over the problems [P, C]."""
-    dropped, zero = (meta_evaluation(gold, scores, undefined) for undefined in ("dropped", "zero"))
-    told = not np.all(dropped.undefined)
-    return {
-        "auc": round(float(np.nanmean(dropped.auc)), 5),
-        "tau": round(float(np.nanmean(dropped.tau)), 5) if told else 0.0,
-        "tau_zero": round(float(np.nanmean(zero.tau)), 5),
-        "undefined": round(float(np.mean(dropped.undefined)), 5),
-    }
-
-
-def overlaps(given: Sequence[Problem], asked: int) -> dict[str, np.ndarray]:
-    """Scores [P, C] that need no model."""
-    rows = {"bleu": [], "chrf": [], "short": []}
-    for problem in given:
-        texts, right = problem.candidates[:asked], tokens(problem.reference)
-        rows["bleu"].append([bleu([tokens(text)], [right]) for text in texts])
-        rows["chrf"].append([chrf(text, problem.reference) for text in texts])
-        rows["short"].append([-len(tokens(text)) for text in texts])
-    return {name: np.array(values, np.float64) for name, values in rows.items()}
 
 
 def asked(config: Config, judge: TrainedJudge, params: Any, world: Sequence[Problem]) -> dict[str, dict[str, Any]]:
@@ -227,7 +176,7 @@ def simulate(seed: int) -> dict[str, dict[str, Any]]:
     constant = random.random((len(gold), 1)) < shares["constant"]
     fine = shares["bleu"] * gold + random.normal(size=gold.shape)
     coarse = np.where(constant, BEST, np.where(best, BEST, BEST - 1))
-    return {name: agreement(gold.astype(float), values) for name, values in (("coarse", coarse), ("fine", fine))}
+    return {name: agreement(gold.astype(float), values) for name, values in zip(SIMULATED, (coarse, fine), strict=True)}
 
 
 def real(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -236,11 +185,11 @@ def real(config: Config, workspace: Workspace) -> dict[str, Any]:
     model = AskedModel(open_pretrained(config.real, workspace))
     plain, said = model.ask(given, referred=False)
     referred, _ = model.ask(given, referred=True)
-    written = np.array([[parse_score(text) for text in row] for row in said])
+    unparsed = np.mean(np.isnan([[parse_score(text) for text in row] for row in said]))
     found = {
         "real": np.asarray(expected_score(plain)),
         "real_reference": np.asarray(expected_score(referred)),
-        "real_written": np.where(np.isnan(written), -1, written),
+        "real_written": np.argmax(plain, axis=2),
         **{f"real_{name}": scores for name, scores in overlaps(given, 2 * config.each).items() if name != "short"},
     }
     gold, rows = np.array([problem.right for problem in given], np.float64), {}
@@ -248,7 +197,7 @@ def real(config: Config, workspace: Workspace) -> dict[str, Any]:
         by_task = meta_evaluation(gold, scores, "zero")
         rows[arm] = {name: getattr(by_task, name).round(5).tolist() for name in ("auc", "tau")}
         rows[arm]["undefined"] = by_task.undefined.astype(int).tolist()
-    return {"arms": rows, "unparsed": round(float(np.mean(np.isnan(written))), 4)}
+    return {"arms": rows, "unparsed": round(float(unparsed), 4)}
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
@@ -342,7 +291,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
 def figure(results: Mapping[str, Any]) -> Figure:
     """Tau beside AUC: of the trained judge and overlap over seeds, of simulated judges, of the real model over tasks."""
     arms = Arms(results)
-    labels = ARMS | {"simulated_coarse": "simulated, two scores", "simulated_fine": "simulated, fine"} | REAL
+    labels = ARMS | SIMULATED | REAL
     titles = ("Kendall's tau-b, undefined dropped", "AUC")
     drawn, axes = panels(columns=2, width=5.2, height=4.6, titles=titles)
     for panel, metric, chance in zip(axes, ("tau", "auc"), (0.0, 0.5), strict=True):

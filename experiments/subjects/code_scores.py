@@ -1,6 +1,6 @@
 """What scores code: a small judge trained on candidates of list functions, and a published language model asked for a score."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from experiments.harness.training import Training
 from experiments.subjects.list_functions import STEPS, Problem, code, tokens
 from experiments.subjects.pretrained_language_model import PretrainedWorld
-from lexinv.decoding.judges import BEST, render
+from lexinv.decoding.judges import BEST, meta_evaluation, render
+from lexinv.decoding.ngram_overlap import bleu, chrf
 from lexinv.nn.cache import empty_cache, make_extend, unstacked
 from lexinv.nn.language_model import BOS, LanguageModel, Params, initialize
 from lexinv.nn.lexicon import LexiconConfig
@@ -60,6 +62,30 @@ class TrainedJudge:
         """Of the scores 0 to `BEST`, among themselves, in nats."""
         logits: Any = LanguageModel(self.config).apply({"params": params["model"]}, prompts, params["table"])
         return jax.nn.log_softmax(logits[:, 0, : BEST + 1])
+
+    def loss(self, params: Params, batch: Any, key: Array) -> tuple[Array, dict[str, Array]]:
+        """Cross-entropy of the best score for what is right and of 0 for what is wrong."""
+        del key
+        found = self.log_probs(params, batch["prompts"])
+        return -jnp.mean(jnp.take_along_axis(found, BEST * batch["right"][:, None], axis=1)), {}
+
+    def batches(self, known: Mapping[int, Sequence[Problem]], training: Training, seed: int) -> Any:
+        """Candidates drawn from the problems of a seed, one prompt in two with the reference."""
+        import grain
+
+        pool = np.array(
+            [[self.read(p.words, text, r) for r in ("", p.reference)] for p in known[seed] for text in p.candidates],
+            np.int32,
+        )
+        right = np.array([gold for problem in known[seed] for gold in problem.right], np.int32)
+        shape = training.steps_per_dispatch, training.batch_size
+
+        def draw(index: int) -> dict[str, np.ndarray]:
+            random = np.random.default_rng((seed, index))
+            at = random.integers(len(pool), size=shape)
+            return {"prompts": pool[at, random.integers(2, size=shape)], "right": right[at]}
+
+        return grain.MapDataset.range(training.steps // training.steps_per_dispatch).map(draw)
 
 
 class AskedModel:
@@ -111,3 +137,26 @@ class AskedModel:
             found.append(np.asarray(scores))
             said.append([self.world.tokenizer.decode([int(token)]) for token in best])
         return np.stack(found), said
+
+
+def agreement(gold: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """Means over the problems [P, C]."""
+    dropped, zero = (meta_evaluation(gold, scores, undefined) for undefined in ("dropped", "zero"))
+    told = not np.all(dropped.undefined)
+    return {
+        "auc": round(float(np.nanmean(dropped.auc)), 5),
+        "tau": round(float(np.nanmean(dropped.tau)), 5) if told else 0.0,
+        "tau_zero": round(float(np.nanmean(zero.tau)), 5),
+        "undefined": round(float(np.mean(dropped.undefined)), 5),
+    }
+
+
+def overlaps(given: Sequence[Problem], asked: int) -> dict[str, np.ndarray]:
+    """Scores [P, C] that need no model."""
+    rows = {"bleu": [], "chrf": [], "short": []}
+    for problem in given:
+        texts, right = problem.candidates[:asked], tokens(problem.reference)
+        rows["bleu"].append([bleu([tokens(text)], [right]) for text in texts])
+        rows["chrf"].append([chrf(text, problem.reference) for text in texts])
+        rows["short"].append([-len(tokens(text)) for text in texts])
+    return {name: np.array(values, np.float64) for name, values in rows.items()}

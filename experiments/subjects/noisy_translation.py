@@ -5,6 +5,7 @@ is not autoregressive: given the source its positions are independent. A text en
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lexinv.decoding.ngram_overlap import bleu, ngram_f1
 from lexinv.nn.language_model import LanguageModel, Params, initialize
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.randomness import threefry
+from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count
 
+GRAMS = (1, 2, 4)
 NOISES = ("shift", "repetition", "blank", "shuffle")
 MOST = 3
 """Edits of a corrupted target: from one to so many, each number as often."""
@@ -121,3 +125,18 @@ class Translation(Checked):
     def words(self, texts: Int[np.ndarray, "rows slots"]) -> list[list[int]]:
         """The tokens of each text before its first END."""
         return [row[: row.index(self.end)] if self.end in row else row for row in np.asarray(texts).tolist()]
+
+    def translated(self, params: Params, seed: int, tests: int) -> dict[str, Any]:
+        """The most likely translations of clean sources against the right ones: BLEU, F1 of `GRAMS`, and length over the right one."""
+        source, clean = self.draw(stream(jax.random.key(seed), "test"), tests)
+        found, right = self.words(np.asarray(_likeliest(self, params, source))), np.asarray(clean).tolist()
+        return {
+            "bleu": round(bleu(found, right), 3),
+            "f1": [round(ngram_f1(found, right, n), 5) for n in GRAMS],
+            "length": round(sum(map(len, found)) / sum(map(len, right)), 4),
+        }
+
+
+@partial(jax.jit, static_argnums=0)
+def _likeliest(task: Translation, params: Params, source: Int[Array, "rows length"]) -> Int[Array, "rows slots"]:
+    return jnp.argmax(task.log_probs(params, source), axis=2)
