@@ -138,7 +138,7 @@ PRESETS = presets(
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By arm `loss/noise/level` and seed what `Translation.translated` measures; by loss (learning rate, strength, BLEU) of what was tuned."""
+    """By arm `loss/noise/level` and seed what `Translation.translated` measures; by loss the settings that were tried, with BLEU."""
     task = config.task
 
     def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
