@@ -64,20 +64,19 @@ score of BLEU's AUC, 0.70."""
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """length: steps of a composition. candidates: of a problem in training, of which `asked` are judged; kept: see `problems`.
+    """length: steps of a composition. candidates: of a problem; kept: see `problems`.
 
     held: problems that are not trained on. real: the asset or folder of a language model that is asked about `tasks` of HumanEval with
     `each` right and wrong candidates; "none" for no such model. most: characters of a task and its solution. simulations: of judges.
     """
 
-    length: Count = 2
-    candidates: Count = 60
-    asked: Count = 20
+    length: Count = 3
+    candidates: Count = 20
     kept: Fraction = 0.5
     held: Count = 40
     depth: Count = 2
     width: Count = 64
-    steps: Count = 1200
+    steps: Count = 1500
     batch_size: Count = 32
     learning_rate: float = 2e-3
     real: str = "smollm2"
@@ -89,7 +88,7 @@ class Config(Checked):
 
     def checks(self):
         yield self.length >= 2, "length", "at least 2"
-        yield self.asked <= self.candidates, "asked", f"at most candidates = {self.candidates}"
+        yield self.candidates >= 2, "candidates", "at least 2, a right and a wrong one"
         yield self.held <= 60, "held", "at most 60, so that there is something to train on"
         yield self.steps % 10 == 0, "steps", "a multiple of 10"
 
@@ -97,8 +96,8 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
+        "length": 2,
         "candidates": 6,
-        "asked": 6,
         "held": 10,
         "depth": 1,
         "width": 16,
@@ -109,7 +108,7 @@ PRESETS = presets(
         "seeds": (0, 1),
     },
     paper={
-        "length": 3,
+        "length": 4,
         "depth": 6,
         "width": 256,
         "steps": 20_000,
@@ -149,7 +148,7 @@ def asked(config: Config, judge: TrainedJudge, params: Any, world: Sequence[Prob
 
     def scores(given: Sequence[Problem], references: Sequence[str]) -> np.ndarray:
         prompts = [
-            [judge.read(problem.words, text, reference) for text in problem.candidates[: config.asked]]
+            [judge.read(problem.words, text, reference) for text in problem.candidates]
             for problem, reference in zip(given, references, strict=True)
         ]
         return np.stack([np.asarray(read(params, np.array(row, np.int32))) for row in prompts])
@@ -161,9 +160,9 @@ def asked(config: Config, judge: TrainedJudge, params: Any, world: Sequence[Prob
         "judge_reference": expected_score(scores(held, right)),
         "judge_shuffled": expected_score(scores(held, [*right[1:], right[0]])),
         "written": np.argmax(plain, axis=2),
-        **overlaps(held, config.asked),
+        **overlaps(held),
     }
-    gold, seen = (np.array([p.right[: config.asked] for p in part], np.float64) for part in (held, known))
+    gold, seen = (np.array([p.right for p in part], np.float64) for part in (held, known))
     rows = {arm: agreement(gold, np.asarray(values, np.float64)) for arm, values in found.items()}
     return rows | {"seen": agreement(seen, np.asarray(expected_score(scores(known, [""] * len(known))), np.float64))}
 
@@ -190,7 +189,7 @@ def real(config: Config, workspace: Workspace) -> dict[str, Any]:
         "real": np.asarray(expected_score(plain)),
         "real_reference": np.asarray(expected_score(referred)),
         "real_written": np.argmax(plain, axis=2),
-        **{f"real_{name}": scores for name, scores in overlaps(given, 2 * config.each).items() if name != "short"},
+        **{f"real_{name}": scores for name, scores in overlaps(given).items() if name != "short"},
     }
     gold, rows = np.array([problem.right for problem in given], np.float64), {}
     for arm, scores in found.items():

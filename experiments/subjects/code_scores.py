@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.harness.training import Training
-from experiments.subjects.list_functions import STEPS, Problem, code, tokens
+from experiments.subjects.list_functions import HEAD, STEPS, TAIL, Problem, tokens
 from experiments.subjects.pretrained_language_model import PretrainedWorld
 from lexinv.decoding.judges import BEST, meta_evaluation, render
 from lexinv.decoding.ngram_overlap import bleu, chrf
@@ -28,14 +28,11 @@ class TrainedJudge:
     """Reads words, a reference or none, and a candidate, each in places of its own, in both directions; says a score at the first."""
 
     def __init__(self, length: int, depth: int, width: int):
-        texts = [*STEPS, *(code([step], [way]) for step, ways in STEPS.items() for way in range(len(ways))), ", then"]
+        texts = [*STEPS, *(f"x = {way}" for ways in STEPS.values() for way in ways), ", then"]
         words = sorted({token for text in texts for token in tokens(text)})
         self.ids = {word: PADDING + 1 + place for place, word in enumerate(words)}
-        longest = (
-            max(len(tokens(step)) for step in STEPS) + 2,
-            max(len(tokens(way)) for w in STEPS.values() for way in w) + 2,
-        )
-        self.places = length * longest[0], length * longest[1] + 9
+        said, done = (max(len(tokens(text)) for text in of) for of in (STEPS, [w for of in STEPS.values() for w in of]))
+        self.places = length * (said + 2), length * (done + 2)
         self.config = TransformerConfig(
             depth=depth,
             width=width,
@@ -54,7 +51,7 @@ class TrainedJudge:
         parts = zip((words, reference, candidate), (self.places[0], self.places[1], self.places[1]), strict=True)
         found = [ASKED]
         for text, room in parts:
-            ids = [self.ids[token] for token in tokens(text)]
+            ids = [self.ids[token] for token in tokens(text.removeprefix(HEAD).removesuffix(TAIL))]
             found += ids + [PADDING] * (room - len(ids))
         return found
 
@@ -151,11 +148,11 @@ def agreement(gold: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     }
 
 
-def overlaps(given: Sequence[Problem], asked: int) -> dict[str, np.ndarray]:
+def overlaps(given: Sequence[Problem]) -> dict[str, np.ndarray]:
     """Scores [P, C] that need no model."""
     rows = {"bleu": [], "chrf": [], "short": []}
     for problem in given:
-        texts, right = problem.candidates[:asked], tokens(problem.reference)
+        texts, right = problem.candidates, tokens(problem.reference)
         rows["bleu"].append([bleu([tokens(text)], [right]) for text in texts])
         rows["chrf"].append([chrf(text, problem.reference) for text in texts])
         rows["short"].append([-len(tokens(text)) for text in texts])

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.subjects.program_runner import passes
 
 STEPS = {
-    "reverse it": ("x[::-1]", "list(reversed(x))", "[x[-1 - i] for i in range(len(x))]"),
+    "reverse it": ("x[::-1]", "list(reversed(x))", "list(x)[::-1]"),
     "sort it": ("sorted(x)", "sorted(x, key=lambda v: v)", "sorted(x[::-1])"),
     "sort it downwards": ("sorted(x, reverse=True)", "sorted(x, key=lambda v: -v)", "sorted(x)[::-1]"),
     "double each": ("[2 * v for v in x]", "[v + v for v in x]", "list(map(lambda v: v * 2, x))"),
@@ -28,10 +28,11 @@ STEPS = {
         "list(filter(lambda v: v % 2, x))",
     ),
     "keep those above zero": ("[v for v in x if v > 0]", "[v for v in x if 0 < v]", "list(filter(lambda v: v > 0, x))"),
-    "drop the first": ("x[1:]", "[v for i, v in enumerate(x) if i]", "[x[i] for i in range(1, len(x))]"),
-    "drop the last": ("x[:-1]", "[v for i, v in enumerate(x) if i < len(x) - 1]", "[x[i] for i in range(len(x) - 1)]"),
+    "drop the first": ("x[1:]", "x[1 : len(x)]", "list(x)[1:]"),
+    "drop the last": ("x[:-1]", "list(x)[:-1]", "x[::-1][1:][::-1]"),
 }
 """By what is asked for: the code of the reference, then other ways to write the same."""
+HEAD, TAIL = "def f(x):", "\n    return x"
 TESTS = 12
 """Lists that a candidate has to treat as the reference does."""
 
@@ -48,8 +49,8 @@ class Problem:
 
 def code(steps: Sequence[str], ways: Sequence[int]) -> str:
     """A function of these steps, each written in one of its ways."""
-    lines = [f"    x = {STEPS[step][way]}" for step, way in zip(steps, ways, strict=True)]
-    return "\n".join(["def f(x):", *lines, "    return x"])
+    lines = [f"\n    x = {STEPS[step][way]}" for step, way in zip(steps, ways, strict=True)]
+    return "".join([HEAD, *lines, TAIL])
 
 
 def problems(length: int, candidates: int, seed: int, kept: float) -> list[Problem]:
