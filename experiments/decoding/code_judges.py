@@ -49,28 +49,22 @@ REAL = {
     "real_chrf": "chrF, HumanEval",
 }
 SIMULATED = {"simulated_coarse": "simulated, two scores", "simulated_fine": "simulated, fine"}
-PUBLISHED = {
-    "problems": 138,
-    "constant": 29 / 138,
-    "passing": 0.42,
-    "best_of_right": 0.949,
-    "best_of_wrong": 0.715,
-    "bleu": 0.742,
-}
-"""Of the published Python file, by the card: informative problems, those of which the judge says the same of all candidates, the share that
-passes; the share of right and of wrong candidates given the highest score; and how many deviations apart right and wrong are for a normal
-score of BLEU's AUC, 0.70."""
+INFORMATIVE, CONSTANT, PASSING = 138, 29 / 138, 0.42
+BEST_OF_WRONG, BEST_OF_RIGHT, APART = 0.715, 0.949, 0.742
+"""Of the published Python file, by the card: informative problems, those of which the judge says the same of all candidates, what passes;
+what of wrong and of right code has the highest score; and how many deviations apart a normal score has them that has BLEU's AUC, 0.70."""
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """length: steps of a composition. candidates: of a problem; kept: see `problems`.
+    """length: steps of a composition. problems: drawn by seed, of which `held` are not trained on; kept: see `problems`.
 
-    held: problems that are not trained on. real: the asset or folder of a language model that is asked about `tasks` of HumanEval with
-    `each` right and wrong candidates; "none" for no such model. most: characters of a task and its solution. simulations: of judges.
+    real: the asset or folder of a language model that is asked about `tasks` of HumanEval with `each` right and as many wrong candidates;
+    "none" for no such model. most: characters of a task and its solution. simulations: of judges.
     """
 
     length: Count = 3
+    problems: Count = 500
     candidates: Count = 20
     kept: Fraction = 0.5
     held: Count = 40
@@ -89,7 +83,7 @@ class Config(Checked):
     def checks(self):
         yield self.length >= 2, "length", "at least 2"
         yield self.candidates >= 2, "candidates", "at least 2, a right and a wrong one"
-        yield self.held <= 60, "held", "at most 60, so that there is something to train on"
+        yield self.held <= self.problems // 3, "held", f"at most a third of problems = {self.problems}"
         yield self.steps % 10 == 0, "steps", "a multiple of 10"
 
 
@@ -97,6 +91,7 @@ PRESETS = presets(
     Config(),
     smoke={
         "length": 2,
+        "problems": 40,
         "candidates": 6,
         "held": 10,
         "depth": 1,
@@ -109,6 +104,7 @@ PRESETS = presets(
     },
     paper={
         "length": 4,
+        "problems": 5000,
         "depth": 6,
         "width": 256,
         "steps": 20_000,
@@ -125,7 +121,9 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm and seed: mean AUC, mean tau with undefined problems dropped and as 0, and their share; of the real model by task."""
-    worlds = {seed: problems(config.length, config.candidates, seed, config.kept) for seed in config.seeds}
+    worlds = {
+        seed: problems(config.length, config.problems, config.candidates, seed, config.kept) for seed in config.seeds
+    }
     judge = TrainedJudge(config.length, config.depth, config.width)
     optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=min(50, config.steps // 5))
     training = Training(config.steps, config.batch_size, config.seeds, optimizer, steps_per_dispatch=10)
@@ -163,18 +161,18 @@ def asked(config: Config, judge: TrainedJudge, params: Any, world: Sequence[Prob
         **overlaps(held),
     }
     gold, seen = (np.array([p.right for p in part], np.float64) for part in (held, known))
-    rows = {arm: agreement(gold, np.asarray(values, np.float64)) for arm, values in found.items()}
-    return rows | {"seen": agreement(seen, np.asarray(expected_score(scores(known, [""] * len(known))), np.float64))}
+    rows = {arm: agreement(gold, np.asarray(values)) for arm, values in found.items()}
+    return rows | {"seen": agreement(seen, np.asarray(expected_score(scores(known, [""] * len(known)))))}
 
 
 def simulate(seed: int) -> dict[str, dict[str, Any]]:
     """A coarse judge of two scores, the same for all candidates of some problems, and a fine score, with the published shares."""
-    random, shares = np.random.default_rng(seed), PUBLISHED
-    gold = random.random((int(shares["problems"]), 20)) < shares["passing"]
-    best = random.random(gold.shape) < np.where(gold, shares["best_of_right"], shares["best_of_wrong"])
-    constant = random.random((len(gold), 1)) < shares["constant"]
-    fine = shares["bleu"] * gold + random.normal(size=gold.shape)
-    coarse = np.where(constant, BEST, np.where(best, BEST, BEST - 1))
+    random = np.random.default_rng(seed)
+    gold = random.random((INFORMATIVE, 20)) < PASSING
+    best = random.random(gold.shape) < np.where(gold, BEST_OF_RIGHT, BEST_OF_WRONG)
+    constant = random.random((INFORMATIVE, 1)) < CONSTANT
+    fine = APART * gold + random.normal(size=gold.shape)
+    coarse = np.where(constant | best, BEST, BEST - 1)
     return {name: agreement(gold.astype(float), values) for name, values in zip(SIMULATED, (coarse, fine), strict=True)}
 
 

@@ -53,8 +53,8 @@ def code(steps: Sequence[str], ways: Sequence[int]) -> str:
     return "".join([HEAD, *lines, TAIL])
 
 
-def problems(length: int, candidates: int, seed: int, kept: float) -> list[Problem]:
-    """All compositions of `length` different steps in random order, of which half of the candidates are meant to be right.
+def problems(length: int, count: int, candidates: int, seed: int, kept: float) -> list[Problem]:
+    """At most `count` compositions of `length` different steps, drawn by seed; half of the candidates are meant to be right.
 
     A step is written as in the reference with the chance `kept`, in right and wrong candidates alike. A wrong one has one step of another
     kind, or two neighbours exchanged; whether it is wrong is what running it says. Problems whose candidates are all alike are left out.
@@ -63,7 +63,7 @@ def problems(length: int, candidates: int, seed: int, kept: float) -> list[Probl
     inputs = [random.integers(-9, 10, size).tolist() for size in random.integers(3, 9, TESTS)]
     found, programs, names = [], list[str](), list(STEPS)
     compositions = list(permutations(names, length))
-    for place in random.permutation(len(compositions)):
+    for place in random.permutation(len(compositions))[:count]:
         steps = compositions[place]
         written = list[str]()
         for index in range(candidates):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects.code_scores import AskedModel, TrainedJudge
+from experiments.subjects.code_scores import TrainedJudge
 from experiments.subjects.human_eval import Rewrite, mutated
 from experiments.subjects.list_functions import STEPS, code, problems
 from experiments.subjects.noisy_translation import MOST, NOISES, Translation
@@ -47,8 +47,8 @@ def test_the_ways_of_a_step_do_the_same():
 
 
 def test_problems_are_informative_and_prompts_have_their_places():
-    found = problems(2, 6, 0, kept=0.5)
-    assert len(found) > 100 and all(0 < sum(problem.right) < 6 for problem in found)
+    found = problems(2, 60, 6, 0, kept=0.5)
+    assert len(found) > 40 and all(0 < sum(problem.right) < 6 for problem in found)
     judge = TrainedJudge(2, 1, 16)
     prompts = {len(judge.read(p.words, text, r)) for p in found for text in p.candidates for r in ("", p.reference)}
     assert prompts == {judge.config.max_length}
