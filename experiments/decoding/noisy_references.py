@@ -38,9 +38,9 @@ LOSSES = {
     "eisl": "EISL",
     "exact": "exact expected matches",
 }
-RATES = (5e-4, 2e-3, 5e-3)
+RATES = (1e-3, 3e-3, 8e-3)
 SETTINGS = {
-    "ce": tuple((rate, 0.0) for rate in (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)),
+    "ce": tuple((rate, 0.0) for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
     "smoothing": tuple((rate, share) for share in (0.1, 0.3) for rate in RATES),
     "truncated": tuple((rate, share) for share in (0.1, 0.3) for rate in RATES),
     "pg": tuple((rate, weight) for weight in (0.1, 1.0) for rate in RATES),
@@ -89,9 +89,9 @@ class Config(Checked):
 
     task: Translation = Translation()
     warm_steps: Count = 200
-    steps: Count = 300
+    steps: Count = 400
     batch_size: Count = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     n: Count = 2
     levels: Levels = (0.5, 1.0)
     tests: Count = 256

@@ -36,7 +36,7 @@ class Translation(Checked):
     symbols: Count = 20
     length: Count = 8
     depth: Count = 1
-    width: Count = 64
+    width: Count = 32
 
     def checks(self):
         yield self.symbols >= 2, "symbols", "at least 2"
