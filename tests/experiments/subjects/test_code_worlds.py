@@ -1,17 +1,20 @@
 """Worlds of judges and of noisy targets: programs within limits, candidates by what they do, and what each noise does to a text."""
 
 import ast
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.subjects.code_scores import TrainedJudge
+from experiments.subjects.code_scores import AskedModel, TrainedJudge
 from experiments.subjects.human_eval import Rewrite, mutated
-from experiments.subjects.list_functions import STEPS, code, problems
+from experiments.subjects.list_functions import STEPS, Problem, code, problems
 from experiments.subjects.noisy_translation import MOST, NOISES, Translation
+from experiments.subjects.pretrained_language_model import PretrainedWorld
 from experiments.subjects.program_runner import passes
+from lexinv.decoding.judges import render
 
 
 def test_programs_that_fail_hang_or_leave_do_not_pass_and_spoil_no_others():
@@ -94,3 +97,20 @@ def test_noise_edits_at_most_so_much(noise):
         assert words != right
     np.testing.assert_array_equal(task.there(texts).sum(axis=1), [len(text) + 1 for text in words])
     assert len(np.unique(np.asarray(clean)[np.asarray(source) == 0])) == 1
+
+
+@pytest.mark.long
+def test_scores_are_those_of_the_whole_prompt_read_at_once(world):
+    """The cache with candidates of unlike lengths, against one forward of each prompt."""
+    model = replace(world.model, config=replace(world.model.config, max_length=2048))
+    world = PretrainedWorld(model, world.tokenizer)
+    problem = Problem("Add one.", "x = x + 1", ("x += 1", "x = x + 22 # more"), (True, False))
+    asked = AskedModel(world)
+    scores, said = asked.ask([problem], referred=True)
+    for row, candidate in enumerate(problem.candidates):
+        head, tail = (
+            world.tokenizer.encode(part).tolist() for part in render(problem.words, candidate, problem.reference)
+        )
+        logits = world.logits(np.array([[*head, *tail, *asked.lead, 0]], np.int32))[0, -1]
+        np.testing.assert_allclose(scores[0, row], jax.nn.log_softmax(logits)[np.array(asked.scores)], atol=1e-4)
+        assert said[0][row] == world.tokenizer.decode([int(np.argmax(logits))])
