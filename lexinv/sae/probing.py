@@ -58,10 +58,9 @@ def fit_logistic(x: Tokens, labels: Labels, penalty: float = 1.0) -> Probe:
     """For each class the minimum of sum_n c_n ln(1 + exp(-y_n (w x_n + b))) + penalty |w|^2 / 2, y = +-1, by L-BFGS.
 
     c_n weighs the tokens so that a class and all else count as half of them each. The columns are centred and scaled to unit deviation for
-    the fit, constant ones only centred, and the probe is in the units of x. All classes are one problem, as one matrix product is
-    faster than many. Raises `InvalidConfig` for labels that are not boolean.
+    the fit, constant ones only centred, and the probe is in the units of x. All classes are one problem, as one matrix product is faster
+    than many.
     """
-    require(labels.dtype == bool, "labels", str(labels.dtype), "bool")
     x = x.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0)

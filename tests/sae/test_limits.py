@@ -15,7 +15,7 @@ from lexinv.sae.inference import encode_alone
 from lexinv.sae.losses import LossConfig, check_terms, start_statistics
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.metrics import add, start_sums, summarise
-from lexinv.sae.probing import fit_logistic, most_different
+from lexinv.sae.probing import most_different
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_optimizer
 from lexinv.validation import InvalidConfig
@@ -53,7 +53,6 @@ REFUSED = [
     ("l0", lambda: difficulty_use(np.ones(1), np.ones(1))),
     ("l0, difficulty", lambda: difficulty_use(np.ones(2), np.array([1.0, np.inf]))),
     ("labels", lambda: most_different(np.ones((20, 3)), HALF & False, 1)),
-    ("labels = 'int64'", lambda: fit_logistic(np.ones((20, 3)), HALF.astype(int))),
     ("k", lambda: most_different(np.ones((20, 3)), HALF, 4)),
     ("main", lambda: absorption(np.ones((20, 3)), np.ones((20, 2)), np.ones((3, 2)), np.eye(2)[:, :1], HALF, [])),
     (".*row 1 is not", lambda: add(start_sums(3, 3), *map(np.asarray, (BROKEN, BROKEN, X)))),
