@@ -28,7 +28,7 @@ class Absorption(NamedTuple):
         return float((self.absorbed[some] / self.judged[some]).mean()) if some.any() else 0.0
 
 
-def main_latents(codes: Tokens, labels: Labels, most: int = 5, least_gain: float = 0.03) -> list[Int[np.ndarray, " k"]]:
+def main_latents(codes: Tokens, labels: Labels, most: int = 5, least_gain: float = 0.03) -> list[Int[np.ndarray, " _"]]:
     """The latents over which the feature of each class is split.
 
     The first k that are most active in the class, by `most_different`, where the next one would raise F1 of a probe on them by no more than
@@ -46,7 +46,7 @@ def absorption(
     decoder: Float[np.ndarray, "latents width"],
     directions: Float[np.ndarray, "width classes"],
     judged: Bool[np.ndarray, "tokens classes"],
-    main: Sequence[Int[np.ndarray, " k"]],
+    main: Sequence[Int[np.ndarray, " _"]],
     share: float = 0.4,
     least_cosine: float = 0.025,
 ) -> Absorption:
