@@ -59,15 +59,14 @@ def absorption(
     """
     classes = directions.shape[1]
     require(judged.shape[1] == len(main) == classes, "main", len(main), f"one for each of {classes} classes")
-    counted = []
+    along = decoder.astype(np.float64) @ directions
+    norms = np.linalg.norm(decoder, axis=1)[:, None] * np.linalg.norm(directions, axis=0)[None]
+    aligned = along >= least_cosine * norms
+    mean, away, counted = codes.mean(axis=0), (activations - activations.mean(axis=0)) @ directions, []
     for c in range(classes):
-        tokens = codes[judged[:, c]]
-        along = decoder.astype(np.float64) @ directions[:, c]
-        cosines = along / np.maximum(np.linalg.norm(decoder, axis=1) * np.linalg.norm(directions[:, c]), 1e-12)
-        carried = np.where(tokens != 0, (tokens - codes.mean(axis=0)) * along, -np.inf)
-        whole = (activations[judged[:, c]] - activations.mean(axis=0)) @ directions[:, c]
+        tokens, whole = codes[judged[:, c]], away[judged[:, c], c]
+        carried = np.where(tokens != 0, (tokens - mean) * along[:, c], -np.inf)
+        enough = (carried.max(axis=1) >= share * whole) & aligned[carried.argmax(axis=1), c] & (whole > 0)
         silent = (tokens[:, main[c]] == 0).all(axis=1)
-        best = carried.argmax(axis=1)
-        enough = (carried.max(axis=1) >= share * whole) & (cosines[best] >= least_cosine) & (whole > 0)
         counted.append([len(tokens), int(silent.sum()), int((silent & enough).sum())])
-    return Absorption(*np.array(counted).reshape(-1, 3).T)
+    return Absorption(*np.array(counted).T)

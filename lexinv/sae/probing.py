@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
-from scipy.stats import rankdata
 
 from lexinv.validation import require
 
@@ -25,11 +24,10 @@ class Probe(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of the probe of each class. f1: of saying yes where the logit is above 0; 0 where it never is."""
+    """Of the probe of each class, which says yes where its logit is above 0."""
 
     balanced_accuracy: Float[np.ndarray, " classes"]
     f1: Float[np.ndarray, " classes"]
-    auc: Float[np.ndarray, " classes"]
 
 
 def difference_of_means(x: Tokens, labels: Labels) -> Float[np.ndarray, "width classes"]:
@@ -85,17 +83,12 @@ def fit_logistic(x: Tokens, labels: Labels, penalty: float = 1.0) -> Probe:
 
 
 def scores(logits: Float[np.ndarray, "tokens classes"], labels: Labels) -> Scores:
-    """How well each column of the logits tells its class.
-
-    auc: the probability that a token of the class scores above one that is not of it; equal scores count one half.
-    """
+    """How well each column of the logits tells its class."""
     positive, said = labels.sum(axis=0), logits > 0
     negative, right = len(labels) - positive, (said & labels).sum(axis=0)
-    above = (rankdata(logits, axis=0) * labels).sum(axis=0) - positive * (positive + 1) / 2
     return Scores(
         balanced_accuracy=(right / positive + (~said & ~labels).sum(axis=0) / negative) / 2,
         f1=2 * right / (said.sum(axis=0) + positive),
-        auc=above / (positive * negative),
     )
 
 
