@@ -128,6 +128,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "variants": list(variants),
         "ks": list(config.words.ks),
         "ablated": config.words.ablated,
+        "shares": list(config.words.shares),
         "arms": measured(workspace, [DENSE, *UNSPARSE, *arms], training.seeds, measure),
     }
 
@@ -154,8 +155,13 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         named = {f"{NAMES[variant]}, k = {k}": (f"told_{k}", variant, other) for variant in variants for k in ks}
         return {name: above_another(*what) for name, what in named.items()}
 
-    absorbed = {variant: by_width(results, variant, "absorbed") for variant in (*variants, UNTRAINED)}
-    slopes = {NAMES.get(arm, arm): np.polyfit(doublings, rates.T, 1)[0] for arm, rates in absorbed.items()}
+    slopes = {
+        f"{NAMES.get(arm, arm)}, {share:g} of the projection": np.polyfit(
+            doublings, by_width(results, arm, f"absorbed_{share:g}").T, 1
+        )[0]
+        for share in results["shares"]
+        for arm in (*variants, UNTRAINED)
+    }
     targeted = {NAMES[variant]: above_another("selective", variant, UNTRAINED) for variant in variants}
     others = {
         f"{NAMES[variant]}, minus {label}": above_another("selective", variant, arm)
@@ -184,8 +190,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "The wider the autoencoder, the more words have their first letter absorbed into other latents.",
             "chanin2024absorption: absorption by width",
             slopes,
-            {NAMES[variant]: above(0) for variant in variants},
-            "share of the words absorbed, more with each doubling of the latents",
+            {name: above(0) for name in slopes if not name.startswith(UNTRAINED)},
+            "share of the words absorbed into a latent with so much of the probe's projection, more with each doubling of the latents",
             "rises with width",
         ),
         Claim(
@@ -203,21 +209,22 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Sparse probes by k at the middle width, and of one latent by width; absorption and targeted perturbation by width."""
     arms, widths, ks = Arms(results), results["widths"], results["ks"]
-    middle = widths[len(widths) // 2]
+    middle, share = widths[len(widths) // 2], results["shares"][-1]
+    shown = f"absorbed_{share:g}"
     labels = {arm: NAMES.get(arm, "untrained TopK") for arm in (*results["variants"], UNTRAINED)} | UNSPARSE
     drawn, axes = panels(1, 4, width=3.5, height=3.2)
     for (arm, label), color in zip(labels.items(), (*PALETTE[: len(labels) - 1], GREY), strict=True):
         style = {"linestyle": "--", "linewidth": 1} if arm in UNSPARSE else {"marker": "o", "markersize": 3}
         name = arm if arm in UNSPARSE else f"{arm}-{middle}"
         band(axes[0], ks, np.stack([arms[name, f"told_{k}"] for k in ks], axis=1), label, color, **style)
-        for panel, metric in zip(axes[1:], (f"told_{ks[0]}", "absorbed", "selective"), strict=True):
-            if metric != "absorbed" or arm not in UNSPARSE:
+        for panel, metric in zip(axes[1:], (f"told_{ks[0]}", shown, "selective"), strict=True):
+            if metric != shown or arm not in UNSPARSE:
                 band(panel, widths, by_width(results, arm, metric), label, color, **style)
     axes[0].axhline(arms[DENSE, "told"].mean(), color=BLACK, linestyle=":", linewidth=1.2, label="all dimensions")
     axes[0].set(title=f"Sparse probes, {middle} latents", xlabel="latents of a probe (k)", xticks=ks)
     axes[0].set(ylabel="balanced accuracy, mean over letters")
     axes[1].set(title=f"Sparse probes, k = {ks[0]}", ylabel="balanced accuracy, mean over letters")
-    axes[2].set(title="Absorption", ylabel="share of the words absorbed")
+    axes[2].set(title=f"Absorption, {share:g} of the projection", ylabel="share of the words absorbed")
     axes[3].set(title=f"{results['ablated']} latents taken away", ylabel="fall of own probe minus others'")
     for panel in axes[1:]:
         panel.set(xlabel="latents", xscale="log")

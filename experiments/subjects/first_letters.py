@@ -18,7 +18,7 @@ from lexinv.sae.absorption import absorption, main_latents
 from lexinv.sae.activation_streams import model_activations
 from lexinv.sae.probe_perturbation import perturbed_accuracies, selectivity
 from lexinv.sae.probing import Probe, fit_logistic, most_different, scores, sparse_probing
-from lexinv.validation import Checked, Count, Counts, Positive, require
+from lexinv.validation import Checked, Count, Counts, Fractions, Positive, require
 
 BLOCK = 256
 """Words whose activations are computed at a time."""
@@ -30,15 +30,17 @@ class WordsConfig(Checked):
     least `least` of them are asked for. prompt: what is read before each.
 
     penalty: of the probes on all dimensions. ks: latents that a sparse probe reads. ablated: latents that are taken away.
+    shares: of a probe's projection, which an absorbing latent carries at least; SAEBench's first.
     """
 
-    count: Count = 6000
+    count: Count = 4000
     pieces: Count = 1
     least: Count = 100
     prompt: str = "The word"
     penalty: Positive = 10.0
     ks: Counts = (1, 2, 5)
     ablated: Count = 5
+    shares: Fractions = (0.4, 0.1)
 
 
 class Words(NamedTuple):
@@ -102,9 +104,9 @@ def evaluate(
     """Sparse probing, absorption and targeted perturbation on the words held out, means over letters. probed: columns for sparse probes, if
     not the codes.
 
-    told_K: balanced accuracy of probes on K latents. absorbed: share of the words whose letter the dense probe finds; silent: the share in
-    which no main latent fires; main: main latents of a letter. selective: see `lexinv.sae.probe_perturbation.selectivity`; own: the fall of
-    the own probe alone.
+    told_K: balanced accuracy of probes on K latents. absorbed_S: share of the words, of those whose letter the dense probe finds, that are
+    absorbed by a latent with the share S of the projection; silent: the share in which no main latent fires; main: main latents of a
+    letter. selective: see `lexinv.sae.probe_perturbation.selectivity`; own: the fall of the own probe alone.
     """
     (words, train, held, probe), columns = split, codes if probed is None else probed
     x, labels = words.x[held], words.labels
@@ -114,13 +116,15 @@ def evaluate(
     }
     main = main_latents(codes[train], labels[train])
     judged = labels[held] & (probe.logits(x) > 0)
-    absorbed = absorption(codes[held], x, decoder, probe.weights, judged, main)
+    codes_held = codes[held]
+    absorbed = {s: absorption(codes_held, x, decoder, probe.weights, judged, main, share=s) for s in config.shares}
+    first = absorbed[config.shares[0]]
     falls = perturbed_accuracies(
-        probe, decoder, (codes[train], labels[train]), (codes[held], x, labels[held]), config.ablated
+        probe, decoder, (codes[train], labels[train]), (codes_held, x, labels[held]), config.ablated
     )
     return told | {
-        "absorbed": absorbed.rate,
-        "silent": absorbed.silent.sum() / max(absorbed.judged.sum(), 1),
+        **{f"absorbed_{share:g}": counts.rate for share, counts in absorbed.items()},
+        "silent": first.silent.sum() / max(first.judged.sum(), 1),
         "main": np.mean([len(latents) for latents in main]),
         "selective": selectivity(falls),
         "own": np.diag(falls).mean(),

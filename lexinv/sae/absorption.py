@@ -34,10 +34,17 @@ def main_latents(codes: Tokens, labels: Labels, most: int = 5, least_gain: float
     The first k that are most active in the class, by `most_different`, where the next one would raise F1 of a probe on them by no more than
     `least_gain`: k is 1 to `most`.
     """
-    ranked, both = most_different(codes, labels, most, either=False), (codes, labels)
-    f1 = [sparse_probing(both, both, ranked[:, :k]).f1 for k in range(1, most + 1)]
-    counts = 1 + np.cumprod(np.diff(f1, axis=0) > least_gain, axis=0).sum(axis=0)
-    return [latents[:k] for latents, k in zip(ranked, counts, strict=True)]
+    found = []
+    for latents, label in zip(most_different(codes, labels, most, either=False), labels.T, strict=True):
+        both = codes[:, latents], label[:, None]
+        kept, before = 0, -np.inf
+        for k in range(1, most + 1):
+            f1 = sparse_probing(both, both, np.arange(k)[None]).f1[0]
+            if f1 <= before + least_gain:
+                break
+            kept, before = k, f1
+        found.append(latents[:kept])
+    return found
 
 
 def absorption(
