@@ -82,7 +82,7 @@ class Config(Checked):
     methods: Methods = ("tome", "pitome", "tofu", "dct", "diffrate", "prune_random")
     ratio: Fraction = 0.6
     finetuning: Training = Training(
-        150, 32, SEEDS, OptimizerConfig("muon", learning_rate=3e-3, warmup_steps=10), steps_per_dispatch=10
+        100, 32, SEEDS, OptimizerConfig("muon", learning_rate=3e-3, warmup_steps=10), steps_per_dispatch=10
     )
     targets: Fractions = (0.7, 0.5)
     penalty: Positive = 100.0
@@ -131,7 +131,7 @@ Subjects = Sequence[tuple[Params, Images]]
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Accuracy [seeds] before and after fine-tuning by method and `unreduced`, `-fixed` with the fixed schedule; what rates were learned."""
+    """Accuracy [seeds] before and after fine-tuning by method and `unreduced`, `-fixed` with the fixed schedule; the rates learned."""
     model, seeds = config.characters.model, config.finetuning.seeds
     stands_on = workspace.pinned("images", corpora(config.characters))
     models = character_models(config.characters, workspace)

@@ -60,7 +60,7 @@ class CharacterSubject(Checked):
     model: VisionConfig = VisionConfig(48, 6, 1, layers=replace(LAYERS, depth=4, width=32, heads=2, mlp_width=128))
     training: Training = field(
         default_factory=lambda: Training(
-            1200, 32, SEEDS, OptimizerConfig("muon", learning_rate=1.5e-2, warmup_steps=50), steps_per_dispatch=10
+            1000, 32, SEEDS, OptimizerConfig("muon", learning_rate=1.5e-2, warmup_steps=50), steps_per_dispatch=10
         )
     )
 
