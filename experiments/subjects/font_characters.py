@@ -27,7 +27,7 @@ from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initial
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
-from lexinv.validation import MOST, Checked, Count, Fraction
+from lexinv.validation import MOST, Checked, Count, Fraction, require
 
 DEJAVU = {"Sans": "Oblique", "SansMono": "Oblique", "Serif": "Italic"}
 """Families, and what they call slanted."""
@@ -107,12 +107,13 @@ def upright(font: str, digit: str) -> Any:
 
 @lru_cache(2)
 def draw(subject: CharacterSubject, count: int, seed: int, held_out: bool) -> Drawn:
-    """So many images, of the fonts and photographs to train on or of the others."""
+    """So many images, of the fonts and photographs to train on or of the others. Raises `InvalidConfig` without photographs."""
     from PIL import Image
 
     generator, size = np.random.default_rng((seed, held_out)), subject.model.size
     fonts = HELD_OUT_FONTS if held_out else FONTS
     behind = [image for name, image in photographs().items() if (name in HELD_OUT_PHOTOGRAPHS) == held_out]
+    require(len(behind) > 0, "photographs", sorted(photographs()), f"with and without one of {HELD_OUT_PHOTOGRAPHS}")
     labels = generator.integers(0, len(DIGITS), count, dtype=np.int32)
     pixels = np.empty((count, size, size, 1), np.uint8)
     for row, label in enumerate(labels):

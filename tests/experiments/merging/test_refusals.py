@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.subjects.font_characters import CHARACTERS
 from experiments.subjects.glyph_classifiers import GLYPHS
 from experiments.subjects.published_classifiers import PublishedModel
 from experiments.subjects.scene_answerers import SceneSubject
@@ -29,14 +30,11 @@ REFUSED = {
     },
     "retrained": {
         "methods": [("tome",)],
-        "scheduled": [("mctf",)],
         "images": [100],
-        "finetuning.seeds": [{"glyphs": OTHER_SEEDS}],
-    },
-    "learned_rates": {
         "targets": [(0.1,)],
-        "glyphs.model": [{"glyphs": replace(GLYPHS, model=replace(GLYPHS.model, pool="mean"))}],
-        "learning.seeds": [{"glyphs": OTHER_SEEDS}],
+        "characters.model": [{"characters": replace(CHARACTERS, model=replace(CHARACTERS.model, pool="mean"))}],
+        "finetuning.seeds": [{"finetuning": OTHER_SEEDS.training}],
+        "learning.seeds": [{"learning": OTHER_SEEDS.training}],
     },
     "zero_tprune": {
         "layers": [(3, 1), (11,), ()],
