@@ -113,6 +113,11 @@ PRESETS = presets(
         "learning": tiny().training,
         "images": 64,
     },
+    quick={
+        **{f"{part}.seeds": SEEDS[:3] for part in ("characters.training", "finetuning", "learning")},
+        "methods": (*SCHEDULED, "prune_random"),
+        "targets": (0.5,),
+    },
     paper={
         "characters": FULL_SIZE,
         "ratio": 0.9,
