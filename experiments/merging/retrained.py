@@ -329,7 +329,8 @@ def figure(results: dict[str, Any]) -> Figure:
             for name, (label, color) in SCHEDULES.items():
                 counts = found["tokens"][name]
                 band(tokens, range(len(counts[0])), counts, label, color, marker="o", markersize=3)
-            tokens.set(xlabel="layers passed", ylabel="tokens", title=f"learned at FLOPs {target}: tokens left")
+            tokens.set(xlabel="layers passed", ylabel="tokens", title=f"tokens left at FLOPs {target}")
+            tokens.set_xticks(range(len(found["tokens"]["learned"][0])))
             tokens.legend(fontsize=7)
             shown = {
                 f"{label}, {said}": found["accuracy"][method][name]
@@ -338,5 +339,7 @@ def figure(results: dict[str, Any]) -> Figure:
             }
             dots(right, shown)
             right.axvline(float(arms["unreduced", "before"].mean()), color=BLACK, linewidth=0.8)
-            right.set(title="line: unreduced", xlabel="accuracy; seeds, mean, 95 % interval")
+            right.set(
+                title=f"accuracy at FLOPs {target}, line: unreduced", xlabel="accuracy; seeds, mean, 95 % interval"
+            )
     return drawn
