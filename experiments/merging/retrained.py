@@ -14,15 +14,13 @@ all but one patch before the last MLP, which no schedule by hand does.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms
+from experiments.harness.arms import Arms, by_metric
 from experiments.harness.figures import dots
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, ORANGE, VERMILION, band, panels, styled
@@ -51,10 +49,10 @@ from experiments.subjects.reduced_vision import (
     forward,
     make_rate_loss,
     schedule_of,
+    schedules_beside,
 )
 from lexinv.data.glyphs import Images
-from lexinv.merging.rates import learned_counts
-from lexinv.merging.schedules import even_schedules, ratio_schedules, token_counts
+from lexinv.merging.schedules import even_schedules, token_counts
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Fraction, Fractions, Positive, some_of
 
@@ -163,47 +161,35 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def accuracies(config: Config, subjects: Subjects, method: str | None, schedules: Sequence[Schedule]) -> list[float]:
-    """Of each seed's model with its schedule."""
-    pairs = zip(subjects, schedules, strict=True)
-    return [accuracy_of(*own, config.characters.model, method, schedule) for own, schedule in pairs]
-
-
 def finetuned(
     config: Config, subjects: Subjects, workspace: Workspace, name: str, method: str | None, schedule: Schedule
 ) -> dict[str, list[float]]:
     """Accuracies before and after further training with the method on."""
-    model, schedules = config.characters.model, [schedule] * len(subjects)
+    model = config.characters.model
     loss = make_loss(lambda params, pixels, key: forward(params, pixels, key, model, method, schedule)[0])
     start, given = stacked([params for params, _ in subjects]), batches(config.characters, config.finetuning)
     tuned = train(name, start, loss, given, config.finetuning, workspace, tokens=model.tokens)
     after = [(params, images) for params, (_, images) in zip(tuned, subjects, strict=True)]
-    return {
-        "before": accuracies(config, subjects, method, schedules),
-        "after": accuracies(config, after, method, schedules),
-    }
+    judged = {"before": subjects, "after": after}
+    return {when: [accuracy_of(*own, model, method, schedule) for own in some] for when, some in judged.items()}
 
 
 def judge_rates(config: Config, subjects: Subjects, workspace: Workspace, target: float) -> dict[str, Any]:
-    """Learned counts as a schedule, and the schedules by hand at each seed's FLOPs: tokens, FLOPs, accuracy by method."""
+    """By schedule, the learned one and those by hand at each seed's FLOPs: tokens, FLOPs; by method accuracy."""
     model = config.characters.model
     start = jnp.zeros((len(subjects), model.layers.depth - 1, model.patches))
     params = {"learned": start, "frozen": stacked([params for params, _ in subjects])}
     given, loss = batches(config.characters, config.learning), make_rate_loss(model, target, config.penalty)
-    schedules: dict[str, list[Schedule]] = {name: [] for name in SCHEDULES}
-    for tree in train(f"rates-{target}", params, loss, given, config.learning, workspace, tokens=model.tokens):
-        left = [model.patches, *[int(count) for count in jax.jit(learned_counts)(tree["learned"])]]
-        schedules["learned"].append(tuple(before - after for before, after in pairwise(left)))
-        goal = flops(model, schedules["learned"][-1])
-        schedules["ratio"].append(at_flops(model, ratio_schedules, goal))
-        schedules["fixed"].append(at_flops(model, even_schedules, goal))
+    found = train(f"rates-{target}", params, loss, given, config.learning, workspace, tokens=model.tokens)
+    by_seed = by_metric([schedules_beside(model, tree["learned"]) for tree in found])
+
+    def accuracies(method: str, schedules: Sequence[Schedule]) -> list[float]:
+        return [accuracy_of(*own, model, method, one) for own, one in zip(subjects, schedules, strict=True)]
+
     return {
-        "tokens": {n: [list(token_counts(model.tokens, s)) for s in by_seed] for n, by_seed in schedules.items()},
-        "flops": {n: [round(flops(model, s), 5) for s in by_seed] for n, by_seed in schedules.items()},
-        "accuracy": {
-            method: {n: accuracies(config, subjects, method, by_seed) for n, by_seed in schedules.items()}
-            for method in REMOVED
-        },
+        "tokens": {name: [list(token_counts(model.tokens, one)) for one in some] for name, some in by_seed.items()},
+        "flops": {name: [round(flops(model, one), 5) for one in some] for name, some in by_seed.items()},
+        "accuracy": {way: {name: accuracies(way, some) for name, some in by_seed.items()} for way in REMOVED},
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from lexinv.merging.costs import nearest_schedule, relative_flops
 from lexinv.merging.methods import METHODS, reductions
 from lexinv.merging.plan import Plan
 from lexinv.merging.rates import learned_counts, mask_by_rank, masked_classify
-from lexinv.merging.schedules import ratio_schedule, token_counts
+from lexinv.merging.schedules import even_schedules, ratio_schedule, ratio_schedules, token_counts
 from lexinv.nn.vision_transformer import VisionConfig, classify
 from lexinv.training.step import LossFn
 
@@ -102,3 +103,12 @@ def make_rate_loss(model: VisionConfig, target: float, penalty: float) -> LossFn
         return missed + penalty * jnp.square(spent - target), {"cross_entropy": missed, "flops": spent}
 
     return loss
+
+
+def schedules_beside(model: VisionConfig, logits: Array) -> dict[str, Schedule]:
+    """What `make_rate_loss` learned, as a schedule, and those by hand with the FLOPs nearest to its: a ratio, and a number, per layer."""
+    left = [model.patches, *map(int, jax.jit(learned_counts)(logits))]
+    learned = tuple(before - after for before, after in pairwise(left))
+    goal = flops(model, learned)
+    by_hand = {"ratio": ratio_schedules, "fixed": even_schedules}
+    return {"learned": learned, **{name: at_flops(model, made, goal) for name, made in by_hand.items()}}
