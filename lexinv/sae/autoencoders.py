@@ -69,10 +69,10 @@ def encode(
     The selection of `mutual`, `matryoshka` and `feature` depends on the batch: outside of training see `encode_by_threshold`.
     """
     affinities, method = jax.nn.relu(pre_activations(params, x)), config.method
-    if method.per is not None and budget is None:
-        raise ValueError(f"{config.kind} needs a budget")
     if method.activate is not None:
         return Codes(affinities, method.activate(config, params, x, affinities, budget))
+    if method.per is None or budget is None:
+        raise ValueError(f"{config.kind} needs a budget")
     return Codes(affinities, jnp.where(select(affinities, budget, method.per), affinities, 0.0))
 
 
