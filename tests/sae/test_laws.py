@@ -91,7 +91,7 @@ def test_begins_with_unit_rows_tied_to_the_encoder_at_the_mean(case, world):
     encoder = set() if config.method.tied else {"encoder", "encoder_bias"}
     assert params.keys() - config.method.own(config).keys() == encoder | {"decoder", "decoder_bias"}
     np.testing.assert_allclose(
-        pre_activations(params, x), (x - params["decoder_bias"]) @ params["decoder"].T, rtol=1e-5, atol=1e-6
+        pre_activations(params, x), (x - params["decoder_bias"][None]) @ params["decoder"].T, rtol=1e-5, atol=1e-6
     )
 
 
