@@ -80,6 +80,7 @@ VARIANTS = {
     "multi_topk": Variant("Multi-TopK", "topk", replace(AUXILIARY, multi=True)),
     "feature_uniform": Variant("Feature Choice, uniform", "feature", zipf=0.0),
     "feature_zipf": Variant("Feature Choice, Zipf", "feature", zipf=0.9),
+    "pursuit": Variant("MP-SAE", "pursuit", AUXILIARY),
     "jumprelu": Variant("JumpReLU", "jumprelu"),
     "gated": Variant("Gated", "gated"),
     "relu": Variant("ReLU + L1", "relu"),
@@ -157,7 +158,8 @@ def train(
     """
     nested = "prefixes" in METHODS[variant.kind].has
     prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if nested else ()
-    config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
+    steps = max(round(setting.k) for setting in settings) if METHODS[variant.kind].tied else 0
+    config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes, most_active=steps)
     key, count = threefry(jax.random.key(seed)), len(settings)
     dictionary, calibration, held_out = world(data, training, seed)
 
