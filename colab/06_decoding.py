@@ -11,8 +11,8 @@
 # %% [markdown]
 # # How the next token is drawn
 #
-# Luo et al. (2024), arXiv 2408.08696: candidates that a model gave before are drafted as a tree and read in one forward. What is drawn is the
-# text that one token a forward gives, at every temperature.
+# Luo et al. (2024), arXiv 2408.08696: candidates that a model gave before are drafted as a tree and read in one forward. What is drawn is
+# the text that one token a forward gives, at every temperature.
 
 # %%
 # lexinv comes from a checkout that is here: cloned, unpacked after an upload, or on a mounted Drive. Otherwise write the address of its git
