@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -81,6 +81,23 @@ def model_activations(
         return rows
 
     return ComputedActivations(shape[2], np.add.reduceat(read, np.arange(0, count, size)), block)
+
+
+def side_by_side(sources: Mapping[str, ActivationSource]) -> ComputedActivations:
+    """Rows of several sites of one model, by name, in one row each: for transcoders and crosscoders.
+
+    Raises `InvalidConfig`, naming the site, for one whose blocks have other rows than those of the first: of other text or another model.
+    """
+    require(len(sources) >= 1, "sources", len(sources), "at least one site")
+    first, *others = sources
+    rows = sources[first].block_rows
+    for name in others:
+        found = sources[name].block_rows
+        require(np.array_equal(found, rows), f"sources.{name}", found, f"blocks of {rows} rows, as those of {first}")
+    width = sum(source.width for source in sources.values())
+    return ComputedActivations(
+        width, rows, lambda index: np.concatenate([source.block(index) for source in sources.values()], axis=1)
+    )
 
 
 def shuffled(

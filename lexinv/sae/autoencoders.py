@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from lexinv.sae.methods import AutoencoderConfig, Params
+from lexinv.sae.methods import AutoencoderConfig, Params, centre
 from lexinv.sae.selection import select
 
 
@@ -17,18 +17,21 @@ class Codes(NamedTuple):
     activations: Float[Array, "tokens features"]
 
 
-def initialize(config: AutoencoderConfig, sample: Float[Array, "tokens width"], key: Key[Array, ""]) -> Params:
+def initialize(config: AutoencoderConfig, sample: Float[Array, "tokens both"], key: Key[Array, ""]) -> Params:
     """Decoder rows uniform on the sphere, W_enc = W_dec^T, b_enc = 0, and b_dec the mean of `sample`, or its geometric median.
 
-    A tied variant has neither W_enc nor b_enc.
+    A tied variant has neither W_enc nor b_enc; a transcoder's encoder has directions of its own, and a bias at the centre of what it reads.
     The centre matters where it is large against the spread: latents on the wrong side of it are born dead.
     """
-    directions = jax.random.normal(key, (config.features, config.width), jnp.float32)
-    decoder = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    centre = jnp.mean(sample, axis=0) if config.centre == "mean" else geometric_median(sample)
+    directions = jax.random.normal(key, (config.features, config.width + config.output), jnp.float32)
+    columns, rows = (part / jnp.linalg.norm(part, axis=1, keepdims=True) for part in config.split(directions))
+    read, written = (
+        jnp.mean(part, axis=0) if config.centre == "mean" else geometric_median(part) for part in config.split(sample)
+    )
     bias = jnp.zeros(config.features, jnp.float32)
-    encoder = {} if config.method.tied else {"encoder": decoder.T, "encoder_bias": bias}
-    return encoder | {"decoder": decoder, "decoder_bias": centre} | config.method.own(config)
+    encoder = {} if config.method.tied else {"encoder": columns.T, "encoder_bias": bias}
+    own = config.method.own(config) | ({"input_bias": read} if config.output else {})
+    return encoder | {"decoder": rows, "decoder_bias": written} | own
 
 
 def geometric_median(
@@ -53,9 +56,10 @@ def geometric_median(
 
 def pre_activations(params: Params, x: Float[Array, "tokens width"]) -> Float[Array, "tokens features"]:
     """(x - b_dec) W_enc + b_enc; of a gated autoencoder, those of its gate; of a tied one (x - b_dec) W_dec^T."""
+    centred = x - centre(params)[None]
     if "encoder" not in params:
-        return (x - params["decoder_bias"][None]) @ params["decoder"].T
-    return (x - params["decoder_bias"][None]) @ params["encoder"] + params["encoder_bias"][None]
+        return centred @ params["decoder"].T
+    return centred @ params["encoder"] + params["encoder_bias"][None]
 
 
 def encode(
@@ -87,7 +91,7 @@ def encode_by_threshold(
     return jnp.where(affinities > jnp.broadcast_to(threshold, affinities.shape[1:])[None], affinities, 0.0)
 
 
-def decode(params: Params, activations: Float[Array, "tokens features"]) -> Float[Array, "tokens width"]:
+def decode(params: Params, activations: Float[Array, "tokens features"]) -> Float[Array, "tokens written"]:
     """z W_dec + b_dec."""
     return activations @ params["decoder"] + params["decoder_bias"][None]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -16,6 +17,8 @@ from lexinv.sae.methods import AutoencoderConfig, Params
 from lexinv.sae.metrics import calibrate_feature_thresholds, calibrate_threshold
 from lexinv.validation import require
 
+PRECISION = "highest"
+"""Of products in evaluation: accelerators round factors to 8 or 11 bits otherwise, which moves affinities across their thresholds."""
 Threshold = float | Float[Array, "..."] | Float[np.ndarray, "..."]
 """One, or one for each feature: above it a pre-activation is kept."""
 
@@ -63,28 +66,37 @@ def encode_alone(
 ) -> Float[Array, "tokens features"]:
     """Activations z of every variant without a budget for the batch: the same whatever other tokens stand beside.
 
-    threshold: of `mutual`, `matryoshka` and `feature`, calibrated. k: of `topk`. Raises `InvalidConfig` as `check_inference`.
+    threshold: of `mutual`, `matryoshka` and `feature`, calibrated. k: of `topk` and `pursuit`. Parameters of any float type are taken as
+    float32. Raises `InvalidConfig` as `check_inference`, and for activations of another width.
     """
     check_inference(config, threshold, k)
-    if threshold is not None:
-        return encode_by_threshold(params, x, jnp.asarray(threshold, jnp.float32))
-    return encode(config, params, x, k).activations
+    require(
+        x.shape[1] == config.width, "activations", x.shape, f"[tokens, {config.width}]: those of another site or model?"
+    )
+    params = {name: leaf.astype(jnp.float32) for name, leaf in params.items()}
+    with jax.default_matmul_precision(PRECISION):
+        if threshold is not None:
+            return encode_by_threshold(params, x, jnp.asarray(threshold, jnp.float32))
+        return encode(config, params, x, k).activations
 
 
 def make_reconstruct(
     config: AutoencoderConfig, k: int | None = None
-) -> Callable[[tuple[Params, Threshold | None], Float[Array, "*tokens width"]], Float[Array, "*tokens width"]]:
+) -> Callable[[tuple[Params, Threshold | None], Float[Array, "*tokens width"]], Float[Array, "*tokens written"]]:
     """`reconstruct((params, threshold), x)`: each row of x encoded by `encode_alone` and decoded; of any leading axes.
 
+    Of a transcoder: from what is read to what is written. Products are as `PRECISION` says.
     Parameters are an argument, not part of the function, so that they are no constants where it is compiled.
     """
 
     def reconstruct(
         autoencoder: tuple[Params, Threshold | None], x: Float[Array, "*tokens width"]
-    ) -> Float[Array, "*tokens width"]:
+    ) -> Float[Array, "*tokens written"]:
         params, threshold = autoencoder
         rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-        return decode(params, encode_alone(config, params, rows, threshold, k)).reshape(x.shape).astype(x.dtype)
+        with jax.default_matmul_precision(PRECISION):
+            found = decode(params, encode_alone(config, params, rows, threshold, k))
+        return found.reshape(*x.shape[:-1], config.written).astype(x.dtype)
 
     return reconstruct
 
@@ -105,6 +117,8 @@ def to_jumprelu(
     shared = {name: params[name] for name in ("encoder", "encoder_bias", "decoder", "decoder_bias")}
     if config.free_norms:
         shared = fold_norms(shared)
+    if config.output:
+        shared["input_bias"] = params["input_bias"]
     if method.as_jumprelu is not None:
         return jump, shared | method.as_jumprelu(params)
     return jump, shared | {"threshold": jnp.broadcast_to(jnp.asarray(threshold, jnp.float32), (config.features,))}
@@ -124,11 +138,10 @@ def fold_scale(params: Params, scale: float) -> Params:
     """The autoencoder of x with the codes that the given one has of `scale` x, and with its reconstructions over `scale`.
 
     For one that was trained on scaled activations (`activation_streams.scale_to_unit`): W_enc c, W_dec / c, b_dec / c, all else as it was,
-    so that thresholds, k and densities stay what they are. Raises `InvalidConfig` unless the scale is a positive number.
+    so that thresholds, k and densities stay what they are. Raises `InvalidConfig` unless the scale is a positive number, and for a tied
+    one unless it is 1: its rows pursue as long as they are.
     """
     require(bool(np.isfinite(scale)) and scale > 0, "scale", scale, "a positive number")
-    return params | {
-        "encoder": params["encoder"] * scale,
-        "decoder": params["decoder"] / scale,
-        "decoder_bias": params["decoder_bias"] / scale,
-    }
+    require("encoder" in params or scale == 1, "scale", scale, "1 where the decoder is the encoder")
+    folded = {name: params[name] / scale for name in ("decoder", "decoder_bias", "input_bias") if name in params}
+    return params | folded | ({"encoder": params["encoder"] * scale} if "encoder" in params else {})

@@ -1,6 +1,6 @@
 """Autoencoders in the directory format of SAELens: `cfg.json`, `sae_weights.safetensors`, and `sparsity.safetensors` with densities.
 
-As in SAELens 6.54; of its architectures standard, topk, gated and jumprelu. Nothing is unpickled.
+As in SAELens 6.54; of its architectures standard, topk, gated, jumprelu and matching_pursuit. Nothing is unpickled.
 """
 
 import json
@@ -26,14 +26,17 @@ TENSORS = {
     "topk": COMMON | {"b_enc": "encoder_bias"},
     "jumprelu": COMMON | {"b_enc": "encoder_bias", "threshold": "threshold"},
     "gated": COMMON | {"b_gate": "encoder_bias", "b_mag": "magnitude_bias", "r_mag": "log_magnitude"},
+    "matching_pursuit": {"W_dec": "decoder", "b_dec": "decoder_bias"},
 }
 """Of each architecture: SAELens' names of its tensors, and ours."""
-ARCHITECTURES = {"relu": "standard", "topk": "topk", "gated": "gated"}
+ARCHITECTURES = {"relu": "standard", "topk": "topk", "gated": "gated", "pursuit": "matching_pursuit"}
 """Of our kinds; all others are written as jumprelu."""
 FORMAT_VERSION = "6.0.0"
 """SAELens reads a directory without a version of at least 6 as the format before it, and drops the metadata."""
 EPSILON = 1e-10
 """Added by SAELens to densities before the logarithm."""
+PURSUIT = {"residual_threshold": 0.0, "stop_on_duplicate_support": False}
+"""With which SAELens takes as many steps of matching pursuit as `max_iterations` says."""
 OWN = "lexinv"
 """The key of the metadata under which our own config is kept, so that a round trip is exact."""
 
@@ -52,6 +55,13 @@ class Loaded(NamedTuple):
     metadata: dict[str, Any]
 
 
+def check_site(loaded: Loaded, **site: Any) -> None:
+    """Raises `InvalidConfig` where the metadata name another site or model: `check_site(loaded, hook_name="blocks.3.hook_resid_post")`."""
+    for field, value in site.items():
+        trained = loaded.metadata.get(field, value)
+        require(trained == value, field, value, f"{trained!r}, on whose activations this autoencoder was trained")
+
+
 def save_saelens(
     directory: Path,
     config: AutoencoderConfig,
@@ -65,13 +75,15 @@ def save_saelens(
 ) -> None:
     """Write a directory that `SAE.load_from_disk` of SAELens reads, all of it or nothing.
 
-    relu becomes standard; topk, which needs `k`, gated and jumprelu are called the same; mutual, matryoshka and feature become jumprelu
-    with their calibrated `threshold`. scale: what activations were multiplied by in training (`activation_streams.shuffled`), 1 if by
-    nothing. It is folded into the weights, as the format has no place for it: what is loaded reads the activations of the model.
+    relu becomes standard, pursuit matching_pursuit; topk, gated and jumprelu are called the same; mutual, matryoshka and feature become
+    jumprelu with their calibrated `threshold`. k: of topk and pursuit. Transcoders are refused. scale: what activations were multiplied by
+    in training (`activation_streams.shuffled`), 1 if by nothing. It is folded into the weights, as the format has no place for it: what is
+    loaded reads the activations of the model.
     metadata: JSON that SAELens shows as `sae.cfg.metadata`: model_name, hook_name, context_size, prepend_bos...
     Raises `InvalidConfig` for a directory that is not empty, and for thresholds, k, scales, shapes or numbers that do not fit.
     """
     check_inference(config, threshold, k)
+    require(not config.output, "output", config.output, "0: SAELens' own transcoders are another format")
     params = fold_scale(params, scale)
     present = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
     require(not present, "directory", str(directory), "new or empty: nothing is overwritten")
@@ -95,6 +107,8 @@ def save_saelens(
     }
     if architecture == "topk":
         described |= {"k": k, "rescale_acts_by_decoder_norm": False}
+    if architecture == "matching_pursuit":
+        described |= {"max_iterations": k, **PURSUIT}
     described["metadata"] = known | {"sae_lens_version": FORMAT_VERSION, "sae_lens_training_version": None, OWN: own}
     files = {CONFIG: json.dumps(described, indent=2, allow_nan=False).encode(), WEIGHTS: _serialized(tensors)}
     if densities is not None:
@@ -124,14 +138,14 @@ def load_saelens(directory: Path) -> Loaded:
     Raises `InvalidConfig`: files or tensors that are missing, unreadable, of a wrong shape, too many or not finite; an architecture that
     is not known, with those that are; activations normalised in another way than "none".
     """
-    described = _modern(_read_config(directory / CONFIG))
+    described = _modern(read_config(directory / CONFIG))
     architecture = choose("architecture", str(described.get("architecture")), TENSORS)
-    width, features = _size(described, "d_in"), _size(described, "d_sae")
+    width, features = size_of(described, "d_in"), size_of(described, "d_sae")
     normalised = described.get("normalize_activations", "none")
     require(normalised == "none", "normalize_activations", normalised, "'none': fold the scale into the weights first")
     reshaped = described.get("reshape_activations", "none")
     require(reshaped in ("none", "hook_z"), "reshape_activations", reshaped, "'none' or 'hook_z'")
-    tensors = _read_tensors(directory / WEIGHTS)
+    tensors = read_tensors(directory / WEIGHTS)
     if architecture == "jumprelu" and "log_threshold" in tensors:  # as in checkpoints of earlier releases
         tensors["threshold"] = np.exp(tensors.pop("log_threshold"))
     for neutral in ("scaling_factor", "finetuning_scaling_factor"):
@@ -140,33 +154,40 @@ def load_saelens(directory: Path) -> Loaded:
     _check_tensors(tensors, architecture, width, features)
     params = {ours: jnp.asarray(tensors[theirs]) for theirs, ours in TENSORS[architecture].items()}
     if not described.get("apply_b_dec_to_input", True):
-        params = _centred(params)
+        params = centred(params)
     if described.get("rescale_acts_by_decoder_norm", False):
         params = fold_norms(params)
-    k = _size(described, "k") if architecture == "topk" else None
+    k = None
+    if architecture in ("topk", "matching_pursuit"):
+        k = size_of(described, "k" if architecture == "topk" else "max_iterations")
+    for setting, only in PURSUIT.items() if architecture == "matching_pursuit" else ():
+        require(
+            described.get(setting) == only, setting, described.get(setting), f"{only}: as many steps for every token"
+        )
     require(k is None or k <= features, "k", k, f"at most the {features} features")
     metadata = dict(described.get("metadata") or {})
-    config, threshold = _own_form(metadata.pop(OWN, None), architecture, params)
+    config, threshold = _own_form(metadata.pop(OWN, None), architecture, params, k)
     if threshold is not None:
         del params["threshold"]
     sparsity, densities = directory / SPARSITY, None
     if sparsity.exists():
-        logs = _read_tensors(sparsity).get("sparsity", np.zeros(()))
+        logs = read_tensors(sparsity).get("sparsity", np.zeros(()))
         require(logs.shape == (features,), f"{SPARSITY}: sparsity", logs.shape, f"({features},)")
         densities = np.maximum(10 ** logs.astype(np.float64) - EPSILON, 0.0)
     return Loaded(config, params, threshold, k, densities, metadata)
 
 
-def _own_form(own: Any, architecture: str, params: Params) -> tuple[AutoencoderConfig, Threshold | None]:
+def _own_form(own: Any, architecture: str, params: Params, k: int | None) -> tuple[AutoencoderConfig, Threshold | None]:
     """The config and the threshold from our part of the metadata, if it fits the architecture; otherwise those of the plain variant."""
     features, width = params["decoder"].shape
     if own is None:
         kind: Any = next((kind for kind, name in ARCHITECTURES.items() if name == architecture), "jumprelu")
         norms = np.linalg.norm(params["decoder"], axis=1)
         free = kind == "relu" and not np.allclose(norms, 1.0, atol=1e-3)
-        return AutoencoderConfig(width, features, kind, free_norms=free), None
+        steps = (k or 0) if kind == "pursuit" else 0
+        return AutoencoderConfig(width, features, kind, free_norms=free, most_active=steps), None
     try:
-        fields = {**own, "prefixes": tuple(own["prefixes"])}
+        fields = {**own, **{name: tuple(own.get(name, ())) for name in ("prefixes", "sites")}}
         single = fields.pop("single_threshold")
         config = AutoencoderConfig(**fields)
     except (TypeError, KeyError) as error:
@@ -204,7 +225,7 @@ def _modern(described: dict[str, Any]) -> dict[str, Any]:
     return today
 
 
-def _centred(params: Params) -> Params:
+def centred(params: Params) -> Params:
     """Biases for an encoder that sees x - b_dec, where the given ones are for one that sees x."""
     with np.errstate(over="ignore"):
         shift = np.asarray(params["decoder_bias"], np.float64) @ np.asarray(params["encoder"], np.float64)
@@ -226,10 +247,9 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], architecture: str, width: 
     require(not extra, WEIGHTS, extra, f"the tensors of {architecture} alone: {', '.join(wanted)}")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    require(
-        path.is_file(), "directory", str(path.parent), f"a directory with {CONFIG} and {WEIGHTS}; {CONFIG} is missing"
-    )
+def read_config(path: Path) -> dict[str, Any]:
+    """The object of a JSON file."""
+    require(path.is_file(), "directory", str(path.parent), f"a directory with {path.name}, which is missing")
     try:
         described = json.loads(path.read_bytes())
     except ValueError as error:
@@ -238,9 +258,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     return described
 
 
-def _size(described: Mapping[str, Any], field: str) -> int:
+def size_of(described: Mapping[str, Any], field: str) -> int:
+    """A positive integer of a config."""
     value = described.get(field)
-    require(type(value) is int and value >= 1, f"{CONFIG}: {field}", value, "a whole number of at least 1")
+    require(type(value) is int and value >= 1, field, value, "a whole number of at least 1")
     return int(value)  # type: ignore[arg-type]
 
 
@@ -250,7 +271,7 @@ def _serialized(tensors: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file, as float32; bfloat16 is read too, which safetensors' own reader for numpy leaves out."""
     from safetensors import SafetensorError, deserialize
 

@@ -6,6 +6,7 @@ is built here is said at each function.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal, get_args
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from lexinv.sae.jumprelu import entry_size, jump_relu, near, step
 from lexinv.sae.pursuit import matching_pursuit
 from lexinv.sae.selection import Per
-from lexinv.validation import Checked, Count, CountOrZero, Positive, one_of
+from lexinv.validation import Checked, Count, CountOrZero, Positive, one_of, require
 
 Params = dict[str, Array]
 Kind = Literal["relu", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka", "pursuit"]
@@ -25,9 +26,15 @@ Kind = Literal["relu", "gated", "jumprelu", "topk", "mutual", "feature", "matryo
 class AutoencoderConfig(Checked):
     """width D, features F, and the variant, a name of `METHODS`.
 
+    output: the width of another site, whose activations stand in x behind those that are read, and are what is reconstructed: a transcoder
+        (Dunefsky et al. 2024), of any variant. 0: what is read is reconstructed.
+    sites: of a crosscoder (Lindsey et al. 2024), of any variant: the widths of the sites that lie side by side in what is reconstructed.
+        One set of latents reads and writes all. An L1 penalty weighs latents by the sum of their norms at the sites, over the root of how
+        many sites there are, so that equal ones pay what one pays. Sites count by their variances: scale them before.
     free_norms: of `relu`: the penalty weighs features by the norms of their decoder rows, which are then free; otherwise rows have norm 1.
     bandwidth: of the kernel behind the gradient of JumpReLU's thresholds, in units of `jumprelu.entry_size`, the size of an active affinity
         in the batch. (Released codes have it in absolute units: where nothing active lies that near to its threshold, none ever moves.)
+    to_affinities: of `jumprelu`: the kernel's gradient goes to the affinities too, with the other sign, as at Anthropic (January 2025).
     prefixes: of `matryoshka`: sizes of the nested dictionaries, the last of which is F.
     centre: of the sample at which b_dec begins: its mean, or its geometric median, which outliers move less (Gao et al. 2024).
     most_active: the largest k of any member. `pursuit` takes so many steps. With it `topk` holds codes in training as so many values
@@ -43,12 +50,19 @@ class AutoencoderConfig(Checked):
     prefixes: tuple[int, ...] = ()
     centre: Literal["mean", "median"] = "mean"
     most_active: CountOrZero = 0
+    output: CountOrZero = 0
+    sites: tuple[int, ...] = ()
+    to_affinities: bool = False
 
     def checks(self):
         has = self.method.has
         yield "free_norms" in has or not self.free_norms, "free_norms", f"False where kind is {self.kind}"
         least, most = int(self.method.tied), self.features if "most_active" in has else 0
         yield least <= self.most_active <= most, "most_active", f"{least} to {most} where kind is {self.kind}"
+        yield not (self.output and self.method.tied), "output", f"0 where kind is {self.kind}, which has one dictionary"
+        fits = not self.sites or (min(self.sites) >= 1 and sum(self.sites) == self.written)
+        yield fits, "sites", f"widths of which the sum is the {self.written} that are reconstructed, or none"
+        yield "to_affinities" in has or not self.to_affinities, "to_affinities", f"False where kind is {self.kind}"
         if "prefixes" in has:
             rising = list(self.prefixes) == sorted(set(self.prefixes)) and self.prefixes[-1:] == (self.features,)
             fits = rising and self.prefixes[0] >= 1
@@ -59,6 +73,19 @@ class AutoencoderConfig(Checked):
     @property
     def method(self) -> "Method":
         return METHODS[self.kind]
+
+    @property
+    def written(self) -> int:
+        """The width of what is reconstructed."""
+        return self.output or self.width
+
+    def split(
+        self, x: Float[Array, "tokens both"]
+    ) -> tuple[Float[Array, "tokens width"], Float[Array, "tokens written"]]:
+        """What is read and what is to be reconstructed: the same but for a transcoder. Raises `InvalidConfig` for another width."""
+        wanted = self.width + self.output
+        require(x.shape[1] == wanted, "activations", x.shape, f"[tokens, {wanted}]: those of another site or model?")
+        return (x[:, : self.width], x[:, self.width :]) if self.output else (x, x)
 
     @property
     def by_entries(self) -> bool:
@@ -109,14 +136,25 @@ class Method:
 
 
 def l1(config: AutoencoderConfig, params: Params, affinities: Affinities, k: Any, variance: Array) -> Array:
-    """Mean L1 of the affinities in units of the data's spread: weighted by the decoder's norms where they are free, else as it is."""
-    norms = jnp.linalg.norm(params["decoder"], axis=1) if config.free_norms else jnp.ones(config.features, jnp.float32)
-    return jnp.mean(affinities @ norms) / jnp.sqrt(variance)
+    """Mean L1 of the affinities in units of the data's spread, weighted by `row_norms`, which are 1 where they are not free."""
+    return jnp.mean(affinities @ row_norms(config, params["decoder"])) / jnp.sqrt(variance)
+
+
+def row_norms(config: AutoencoderConfig, decoder: Float[Array, "features written"]) -> Float[Array, " features"]:
+    """Norms of the decoder's rows; of a crosscoder the sums of their norms at the sites, over the root of the number of sites."""
+    stops = list(accumulate(config.sites or (config.written,)))
+    norms = [jnp.linalg.norm(decoder[:, start:stop], axis=1) for start, stop in pairwise([0, *stops])]
+    return jnp.sum(jnp.stack(norms), axis=0) / len(norms) ** 0.5
+
+
+def centre(params: Params) -> Float[Array, " width"]:
+    """What is subtracted from what is read: b_dec, but for a transcoder, which has a bias of its own for it."""
+    return params["input_bias"] if "input_bias" in params else params["decoder_bias"]
 
 
 def missed_l0(config: AutoencoderConfig, params: Params, affinities: Affinities, k: Array, variance: Any) -> Array:
     """(L0 / k - 1)^2: how far JumpReLU is from its target."""
-    active = step(affinities, params["threshold"], bandwidth_of(config, params, affinities))
+    active = step(affinities, params["threshold"], bandwidth_of(config, params, affinities), config.to_affinities)
     return jnp.square(jnp.mean(jnp.sum(active, axis=1)) / k - 1)
 
 
@@ -133,7 +171,7 @@ def gate(
     budget: Budget = None,
 ) -> Affinities:
     """Magnitudes relu(exp(r) (x - b_dec) W_enc + b_mag) where the gate, whose pre-activations are the affinities', is open."""
-    centred = (x - params["decoder_bias"][None]) @ params["encoder"]
+    centred = (x - centre(params)[None]) @ params["encoder"]
     magnitudes = jax.nn.relu(jnp.exp(params["log_magnitude"])[None] * centred + params["magnitude_bias"][None])
     return jnp.where(affinities > 0, magnitudes, 0.0)
 
@@ -176,7 +214,7 @@ METHODS: dict[str, Method] = {
     ),
     "jumprelu": Method(  # Rajamanoharan et al. 2024b
         activate=lambda config, params, x, affinities, budget: jump_relu(
-            affinities, params["threshold"], bandwidth_of(config, params, affinities)
+            affinities, params["threshold"], bandwidth_of(config, params, affinities), config.to_affinities
         ),
         # 0 until a state is created, where the target of L0 is known: see `training.create_autoencoder_state`.
         own=lambda config: {"threshold": jnp.zeros(config.features, jnp.float32)},
@@ -184,7 +222,7 @@ METHODS: dict[str, Method] = {
         watched=lambda config, params, affinities: {
             "near": near(affinities, params["threshold"], bandwidth_of(config, params, affinities))
         },
-        has=("coefficient_warmup",),
+        has=("coefficient_warmup", "to_affinities"),
         as_jumprelu=lambda params: {"threshold": params["threshold"]},
     ),
     "topk": Method(per="token", has=("most_active", "multi", "k_anneal_steps")),  # Gao et al. 2024

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -11,6 +12,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from lexinv.randomness import threefry
 from lexinv.sae.autoencoders import (
     decode,
     encode,
@@ -19,7 +21,7 @@ from lexinv.sae.autoencoders import (
     pre_activations,
 )
 from lexinv.sae.losses import LossConfig, budget_of, check_terms, loss, start_statistics
-from lexinv.sae.methods import AutoencoderConfig, Params
+from lexinv.sae.methods import AutoencoderConfig, Params, centre
 from lexinv.sae.selection import select, smallest_kept
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import TrainStep, make_train_step
@@ -99,7 +101,7 @@ def _back_to_the_sphere(updates: Params, params: Params) -> Params:
 def create_autoencoder_state(
     config: AutoencoderConfig,
     optimizer: optax.GradientTransformation,
-    sample: Float[Array, "tokens width"],
+    sample: Float[Array, "tokens both"],
     k: float | Float[Array, ""],
     coefficient: float | Float[Array, ""],
     key: Key[Array, ""],
@@ -110,13 +112,14 @@ def create_autoencoder_state(
     JumpReLU has one threshold at first, above which `BEGINNING` times k affinities of a token of the sample lie.
     Raises `InvalidConfig` for a sample of another width, and for one that is not finite (where it can be looked at).
     """
-    require(sample.shape[1] == config.width, "sample", sample.shape, f"[tokens, {config.width}]")
+    wanted = config.width + config.output
+    require(sample.shape[1] == wanted, "sample", sample.shape, f"[tokens, {wanted}]")
     if not isinstance(sample, Tracer):
         require(bool(np.isfinite(np.asarray(sample)).all()), "sample", "not finite", "finite activations")
     sample = jnp.asarray(sample, jnp.float32)
     params = initialize(config, sample, stream(key, "parameters"))
     if "threshold" in params:
-        affinities = jax.nn.relu(pre_activations(params, sample))
+        affinities = jax.nn.relu(pre_activations(params, config.split(sample)[0]))
         kept = jnp.round(BEGINNING * jnp.asarray(k, jnp.float32) * len(sample)).astype(jnp.int32)
         smallest = smallest_kept(affinities, select(affinities, kept, "batch"), "batch")
         params["threshold"] = jnp.full(config.features, jnp.where(jnp.isfinite(smallest), smallest, 0.0))
@@ -129,8 +132,10 @@ def make_autoencoder_step(
     optimizer: optax.GradientTransformation,
     population: Literal["none", "map", "vmap"] = "none",
 ) -> TrainStep:
-    """The jitted `step(state, batches)` of `lexinv.training.step`, batches {"activations": float32[K, N, D]}, the same for all members."""
+    """The jitted `step(state, batches)` of `lexinv.training.step`, batches {"activations": float32[K, N, D]}, the same for all members.
 
+    With `terms.resample_every` it ends with `resample` on its last batch where it has passed a multiple of so many steps.
+    """
     check_terms(config, terms)
 
     def autoencoder_loss(params: PyTree, statistics: PyTree, batch: PyTree, key: Key[Array, ""]) -> Any:
@@ -138,9 +143,25 @@ def make_autoencoder_step(
         # Activations of NumPy are float64, and stay it where that is JAX's default.
         return loss(config, terms, params, statistics, batch["activations"].astype(jnp.float32))
 
-    return make_train_step(
+    step = make_train_step(
         autoencoder_loss, optimizer, population=population, shared_batches=population != "none", statistics=True
     )
+    if not terms.resample_every:
+        return step
+
+    def renewed(state: TrainState, before: Array, x: Array) -> TrainState:
+        key = jax.random.fold_in(stream(threefry(state.key), "resample"), state.step)
+        due = state.step // terms.resample_every > before // terms.resample_every
+        return jax.lax.cond(due, lambda: resample(config, terms, state, optimizer, x, key), lambda: state)
+
+    @partial(jax.jit, donate_argnums=0)
+    def resampling(state: TrainState, batches: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        before, x = state.step, batches["activations"][-1].astype(jnp.float32)
+        state, metrics = step(state, batches)
+        again = renewed if population == "none" else jax.vmap(renewed, (0, 0, None))
+        return again(state, before, x), metrics
+
+    return resampling
 
 
 def resample(
@@ -148,24 +169,27 @@ def resample(
     terms: LossConfig,
     state: TrainState,
     optimizer: optax.GradientTransformation,
-    x: Float[Array, "tokens width"],
+    x: Float[Array, "tokens both"],
     key: Key[Array, ""],
 ) -> TrainState:
     """Give features that have not fired for `terms.dead_after` tokens a direction in which reconstruction fails (Bricken et al. 2023).
 
     For each of them a token of `x` is drawn with probability proportional to its squared loss (Bricken et al.; dictionary_learning draws by
-    the norm of the residual). The decoder row becomes the unit vector of x - b_dec, the encoder column that times a fifth of the living
-    columns' mean norm (1 where none lives), a threshold a fifth of the living ones' mean, bias and magnitudes what they were at the start,
-    and Adam's moments of all these 0.
+    the norm of the residual). The decoder row becomes the unit vector of x - b_dec (of a transcoder: of what is to be reconstructed), the
+    encoder column that of what is read times a fifth of the living columns' mean norm (1 where none lives), a threshold a fifth of the
+    living ones' mean, bias and magnitudes what they were at the start, and Adam's moments of all these 0.
     Features that fire are left as they are.
     """
     params, statistics = state.params, state.statistics
     dead = statistics.tokens_since_fired >= terms.dead_after
-    centred = x - params["decoder_bias"][None]
+    x, target = config.split(x)
     codes = encode(config, params, x, budget_of(config, terms, statistics, x.shape[0])).activations
-    losses = jnp.sum(jnp.square(x - decode(params, codes)), axis=1)
+    losses = jnp.sum(jnp.square(target - decode(params, codes)), axis=1)
     drawn = jax.random.categorical(key, 2 * jnp.log(jnp.maximum(losses, 1e-30)), shape=dead.shape)
-    directions = centred[drawn] / jnp.maximum(jnp.linalg.norm(centred[drawn], axis=1, keepdims=True), 1e-12)
+    columns, directions = (
+        part / jnp.maximum(jnp.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        for part in ((x - centre(params)[None])[drawn], (target - params["decoder_bias"][None])[drawn])
+    )
     living = jnp.sum((~dead).astype(jnp.float32))
 
     def of_the_living(values: Array) -> Array:
@@ -174,10 +198,10 @@ def resample(
     begun = {"decoder": directions, **config.method.own(config)}
     if "encoder" in params:
         norms = jnp.linalg.norm(params["encoder"], axis=0)
-        begun["encoder"] = 0.2 * jnp.where(living > 0, of_the_living(norms), 1.0) * directions.T
+        begun["encoder"] = 0.2 * jnp.where(living > 0, of_the_living(norms), 1.0) * columns.T
     if "threshold" in params:
         begun["threshold"] = jnp.full_like(params["threshold"], 0.2 * of_the_living(params["threshold"]))
-    masks = {"decoder": dead[:, None], "encoder": dead[None], "decoder_bias": jnp.zeros((), bool)}
+    masks = {"decoder": dead[:, None], "encoder": dead[None]} | dict.fromkeys(("decoder_bias", "input_bias"), False)
     touched = {name: jnp.broadcast_to(masks.get(name, dead), leaf.shape) for name, leaf in params.items()}
     fresh = {
         name: jnp.where(touched[name], begun.get(name, jnp.zeros_like(leaf)), leaf) for name, leaf in params.items()

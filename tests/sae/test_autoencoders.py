@@ -88,6 +88,13 @@ def test_jumprelu_passes_gradients_above_the_threshold_only():
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(step(a, theta, 0.1)))(a), [[0.0, 0.0]])
 
 
+def test_the_kernel_may_reach_the_affinities_too():
+    """theta / eps = 10 and 1 / eps = 10 where |a - theta| is below half of 0.1, on top of what is above the threshold."""
+    a, theta = jnp.array([[0.98, 1.02, 2.0]]), jnp.ones(3)
+    np.testing.assert_allclose(jax.grad(lambda a: jnp.sum(jump_relu(a, theta, 0.1, True)))(a), [[10, 11, 1]], rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda a: jnp.sum(step(a, theta, 0.1, True)))(a), [[10, 10, 0]], rtol=1e-5)
+
+
 def test_the_kernel_grows_with_the_affinities_and_says_what_is_near():
     """Active are 3, 4 and 5: their root mean square is the unit. With 0.4 of it as the bandwidth 3 and 2.2 of these lie near 2.5."""
     a, theta = jnp.array([[2.2, 3.0, 0.0], [4.0, 0.3, 5.0]]), jnp.full(3, 2.5)

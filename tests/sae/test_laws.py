@@ -22,6 +22,7 @@ SETTINGS = {
     "free_norms": True,
     "most_active": 3,
     "prefixes": (3, FEATURES),
+    "to_affinities": True,
     "multi": True,
     "k_anneal_steps": 5,
     "coefficient_warmup": 5,

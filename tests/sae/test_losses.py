@@ -144,6 +144,22 @@ def test_auxiliary_gradients_reach_under_used_features_only(auxiliary):
     assert (np.abs(added["encoder"][:, idle]).max(axis=0) > 0).all()
 
 
+def test_dead_features_are_drawn_to_their_thresholds():
+    """By how far their pre-activations are below, over the root of the variance, as rows have norm 1; the living are left alone."""
+    config, params, statistics = started("jumprelu")
+    dead = np.arange(FEATURES) < 4
+    params["threshold"] = jnp.where(dead, 50.0, params["threshold"])
+    statistics = statistics._replace(tokens_since_fired=jnp.asarray(np.where(dead, 10**6, 0), jnp.int32))
+    terms = LossConfig(auxiliary="distance", dead_after=10**6)
+    total, plain = (
+        float(loss(config, replace(terms, auxiliary_coefficient=each), params, statistics, X)[0]) for each in (1.0, 0.0)
+    )
+    pre = np.asarray((X - params["decoder_bias"][None]) @ params["encoder"] + params["encoder_bias"][None])
+    assert total - plain == pytest.approx((50 - pre[:, dead]).sum(axis=1).mean() / variance() ** 0.5, rel=1e-4)
+    added = added_by_the_auxiliary_term(config, terms, params, statistics)["encoder_bias"]
+    assert (added[dead] < 0).all() and (added[~dead] == 0).all()
+
+
 def test_statistics_count_tokens_and_firing():
     config, params, statistics = started("mutual")
     params["encoder_bias"] = params["encoder_bias"].at[3].set(-100.0)
@@ -152,7 +168,6 @@ def test_statistics_count_tokens_and_firing():
     assert int(twice.tokens_since_fired[3]) == 2 * TOKENS and int(twice.batches) == 2
     codes = np.asarray(encode(config, params, X, 2 * TOKENS).activations)
     np.testing.assert_allclose(once.density, (codes > 0).mean(axis=0), rtol=1e-6)
-    assert float(once.threshold) == pytest.approx(codes[codes > 0].min())
 
 
 def test_feature_choice_follows_what_mutual_choice_wants():
