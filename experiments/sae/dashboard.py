@@ -6,6 +6,7 @@ network, with a search box. What it shows is measured beside it: features agains
 random tokens.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ from experiments.subjects.language_subjects import (
 )
 from experiments.subjects.sparse_activations import NAMES
 from lexinv.sae.densities import MIDDLE, fit_middle_zipf, ranks_shown
-from lexinv.sae.feature_page import Page, render
+from lexinv.sae.feature_page import Page, neuronpedia, render
 from lexinv.sae.feature_survey import (
     Read,
     choose_features,
@@ -120,6 +121,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     ]
     page, shown = make_page(trained[0], subject, read, windows, config)
     write_atomically(workspace.path / PAGE, render(page).encode())
+    described = neuronpedia(page, config.subject.model, config.subject.layer, variant)
+    write_atomically(workspace.path / "features.json", json.dumps(described).encode())
     return {
         "corpora": fingerprints,
         "seeds": list(seeds),

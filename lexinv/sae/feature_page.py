@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Token(NamedTuple):
@@ -81,6 +81,46 @@ def render(page: Page) -> str:
         style=_file("css"),
         script=_file("js"),
     )
+
+
+def neuronpedia(page: Page, model_id: str, layer: int, sae_set: str) -> dict[str, Any]:
+    """The page's features as JSON with the names of SAEDashboard's files for Neuronpedia, as far as a page knows what they ask for.
+
+    Bars of a histogram stand at the middles of their bins. Nearest directions are given as correlated features, with their cosines.
+    """
+    return {
+        "model_id": model_id,
+        "layer": layer,
+        "sae_set": sae_set,
+        "features": [_entry(one) for one in page.features],
+    }
+
+
+def _entry(feature: Feature) -> dict[str, Any]:
+    bins = len(feature.histogram)
+    top = {"bin_min": -1, "bin_max": feature.peak, "bin_contains": -1}  # as there for the largest activations
+    return {
+        "feature_index": feature.index,
+        "correlated_features_indices": [index for index, _ in feature.neighbours],
+        "correlated_features_pearson": [cosine for _, cosine in feature.neighbours],
+        **{
+            f"{sign}_{part}": [effect[place] for effect in effects]
+            for sign, effects in (("pos", feature.promoted), ("neg", feature.suppressed))
+            for place, part in enumerate(("str", "values"))
+        },
+        "frac_nonzero": feature.density,
+        "freq_hist_data_bar_values": [feature.peak * (place + 0.5) / bins for place in range(bins)],
+        "freq_hist_data_bar_heights": list(feature.histogram),
+        "activations": [
+            {
+                **top,
+                "tokens": [token.text for token in passage.tokens],
+                "values": [token.activation for token in passage.tokens],
+                "qualifying_token_index": passage.peak,
+            }
+            for passage in feature.passages
+        ],
+    }
 
 
 def _file(kind: str) -> str:

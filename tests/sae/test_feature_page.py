@@ -1,12 +1,13 @@
 """Top passages and the choice of features by hand; their page, read as HTML, and opened in headless Chromium where there is one."""
 
+import json
 from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from lexinv.sae.feature_page import Feature, Page, Passage, Token, render, visible
+from lexinv.sae.feature_page import Feature, Page, Passage, Token, neuronpedia, render, visible
 from lexinv.sae.feature_survey import Survey, choose_features, foretold, specificity, survey, top_windows
 
 NASTY = '<script>alert("x")</script>&amp;'
@@ -83,6 +84,19 @@ def test_every_text_arrives_as_text_and_nothing_is_fetched():
     assert [text for _, text in first["marks"]] == [" Import", "⏎", " Import"]
     assert "A &lt;title&gt;" in page and "1 &lt; 2" in page and "Subtitle &amp; more" in page
     assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_the_same_features_as_neuronpedia_names_them():
+    found = json.loads(json.dumps(neuronpedia(PAGE, "gpt2", 3, "own")))
+    assert (found["model_id"], found["layer"], found["sae_set"]) == ("gpt2", 3, "own")
+    first, second, _ = found["features"]
+    assert first["feature_index"] == 1 and second["pos_str"] == [NASTY] and first["neg_values"] == [-0.5]
+    assert first["freq_hist_data_bar_heights"] == [5, 0, 1]
+    np.testing.assert_allclose(first["freq_hist_data_bar_values"], [1 / 3, 1, 5 / 3])
+    passage = first["activations"][0]
+    assert passage["tokens"] == [" the", " Import", "\n"] and passage["values"] == [0.0, 2.0, 0.5]
+    assert passage["qualifying_token_index"] == 1 and passage["bin_max"] == 2.0
+    assert (first["frac_nonzero"], first["correlated_features_indices"]) == (0.1, [1, 77])
 
 
 def test_highlights_are_relative_to_the_features_peak():
