@@ -34,11 +34,11 @@ from experiments.subjects.activation_autoencoders import (
     train_variant,
 )
 from experiments.subjects.autoencoder_scores import LEAST
-from experiments.subjects.feature_densities import LAW, draw_law, laws_of, ranged
+from experiments.subjects.feature_densities import draw_law, ranged
 from experiments.subjects.language_subjects import GPT2, NAMED, SMALL, Subject, SubjectConfig, open_language_model
 from experiments.subjects.sentence_encoder import open_encoder
 from experiments.subjects.sparse_activations import NAMES
-from lexinv.sae.densities import MIDDLE, ranks_shown
+from lexinv.sae.densities import ranks_shown
 from lexinv.sae.metrics import cross_entropy_recovered
 from lexinv.validation import Checked, Distinct
 
@@ -56,8 +56,7 @@ class Study(Checked):
     autoencoders: AutoencodersConfig = AutoencodersConfig()
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
-        both = {"topk", "mutual"} <= set(self.autoencoders.variants)
-        yield both, "autoencoders.variants", "topk and mutual among them"
+        yield {"topk", "mutual"} <= set(self.autoencoders.variants), "autoencoders.variants", "topk and mutual in them"
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,8 @@ class Config(Checked):
     subjects: Distinct[Study]
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
-        names = [study.subject.name for study in self.subjects]
-        yield len(set(names)) == len(names), "subjects", "each model once"
-        same = len({study.autoencoders.training.seeds for study in self.subjects}) == 1
-        yield same, "subjects", "the same autoencoders.training.seeds for all"
+        yield len({each.subject.name for each in self.subjects}) == len(self.subjects), "subjects", "each model once"
+        yield len({each.autoencoders.training.seeds for each in self.subjects}) == 1, "subjects", "the same seeds"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -95,9 +92,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     for study in config.subjects:
         opened = open_encoder if study.subject.model == "minilm" else open_language_model
         pairs.append((study, opened(study.subject, study.autoencoders.tokens, len(config.seeds), workspace)))
-    fingerprints = {name: found for _, subject in pairs for name, found in subject.fingerprints.items()}
+    found = {name: fingerprint for _, subject in pairs for name, fingerprint in subject.fingerprints.items()}
     return {
-        "corpora": workspace.pinned("corpora", fingerprints),
+        "corpora": workspace.pinned("corpora", found),
         "seeds": list(config.seeds),
         "models": {study.subject.name: measure(study, subject, workspace) for study, subject in pairs},
     }
@@ -107,15 +104,14 @@ def measure(study: Study, subject: Subject, workspace: Workspace) -> dict[str, A
     """Everything about one model."""
     label, config = study.subject.name, study.autoencoders
     seeds, batch = range(len(config.training.seeds)), config.training.batch
-    mean = jnp.asarray(subject.calibration.mean(axis=0))
 
     def outputs() -> dict[str, list[float]]:
         output = subject.splice(lambda extra, x: extra[0] * x + extra[1][None, None])
+        mean = jnp.asarray(subject.calibration.mean(axis=0))
         edits = {"clean": (jnp.float32(1), 0 * mean), "mean": (jnp.float32(0), mean)}
         return {name: [round(output(extra, seed), 5) for seed in seeds] for name, extra in edits.items()}
 
     around = workspace.cached(f"{label}/outputs", outputs)
-
     sign = -1 if subject.held_out[0].losses is None else 1  # a cosine is no loss
 
     def share(output: float, seed: int) -> float:
@@ -132,8 +128,8 @@ def measure(study: Study, subject: Subject, workspace: Workspace) -> dict[str, A
         output = subject.splice(trained[0][0].edit())
 
         def one(setting: int, seed: int) -> dict[str, Any]:
-            found = trained[setting][seed]
-            return judge(found, subject.held_out[seed], batch) | {"kept": share(output(found.extra, seed), seed)}
+            kept = share(output(trained[setting][seed].extra, seed), seed)
+            return judge(trained[setting][seed], subject.held_out[seed], batch) | {"kept": kept}
 
         return by_metric([by_metric([one(i, seed) for i in range(len(trained))]) for seed in seeds])
 
@@ -145,9 +141,7 @@ def measure(study: Study, subject: Subject, workspace: Workspace) -> dict[str, A
         "predicts": subject.held_out[0].losses is not None,
         "alphas": alphas,
         "outputs": around,
-        "components": workspace.cached(
-            f"{label}/components", lambda: [components(subject, config, seed) for seed in seeds]
-        ),
+        "components": workspace.cached(f"{label}/components", lambda: [components(subject, config, s) for s in seeds]),
         "arms": workspace.stages(label, config.variants, judged),
     }
 
@@ -171,11 +165,6 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     def having(variant: str, among: dict[str, Any] = models) -> dict[str, Any]:
         return {name: model for name, model in among.items() if variant in model["arms"]}
 
-    choices = {"Mutual Choice": "mutual", "Feature Choice": "feature_zipf"}
-    laws = {
-        name: laws_of({metric: of(model, "mutual", metric) for metric in ("densities", "dead")}, model["features"])
-        for name, model in models.items()
-    }
     rows = [
         (
             "mutual_below_topk_on_a_real_model",
@@ -214,7 +203,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             OURS,
             {
                 f"{name}, {label}": of(model, variant, "l0") / model["k"]
-                for label, variant in choices.items()
+                for label, variant in (("Mutual Choice", "mutual"), ("Feature Choice", "feature_zipf"))
                 for name, model in having(variant).items()
             },
             between(0.95, 1.05).mean,
@@ -227,16 +216,6 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             {name: of(model, "jumprelu", "l0") / model["k"] for name, model in having("jumprelu").items()},
             between(0.9, 1.1).every_seed,
             "L0 over its target",
-        ),
-        (
-            "densities_follow_zipf",
-            f"Densities of Mutual Choice's features follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of "
-            "those that fire, better than an exponential one.",
-            REVIEWS,
-            {f"{name}, {part}": values for name, law in laws.items() for part, values in law.items()},
-            {f"{name}, {part}": rule for name in laws for part, rule in LAW.items()},
-            "R^2 of the line through log density against log rank, and that minus R^2 of the line against rank",
-            "a Zipf law except at the low end",
         ),
         (
             "zipf_not_worse",

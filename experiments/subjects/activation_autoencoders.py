@@ -14,12 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-import lexinv.sae.autoencoders as autoencoders
-import lexinv.sae.jumprelu as jumprelu
-import lexinv.sae.losses as losses
-import lexinv.sae.methods as methods
-import lexinv.sae.selection as selection
-import lexinv.sae.sparse as sparse
 import lexinv.sae.training as training_of_autoencoders
 from experiments.harness.shared_models import shared_models
 from experiments.harness.work import Work
@@ -28,21 +22,14 @@ from experiments.subjects import sparse_activations
 from experiments.subjects.autoencoder_scores import UNDER_USED
 from experiments.subjects.language_subjects import HeldOut, Subject
 from experiments.subjects.sparse_activations import TINY as SPARSE
-from experiments.subjects.sparse_activations import (
-    VARIANTS,
-    Setting,
-    TrainingConfig,
-    Variant,
-    optimizer_of,
-    trainer,
-    warn_off_target,
-)
+from experiments.subjects.sparse_activations import VARIANTS, Setting, TrainingConfig, optimizer_of, trainer
+from lexinv.sae import autoencoders, jumprelu, losses, methods, pursuit, selection, sparse
 from lexinv.sae.activation_streams import ActivationSource, scale_to_unit, shuffled
 from lexinv.sae.autoencoders import decode, pre_activations
 from lexinv.sae.budgets import zipf_budgets
 from lexinv.sae.densities import fit_middle_zipf, ranks_shown
 from lexinv.sae.difficulty import difficulty_use
-from lexinv.sae.inference import Threshold, calibrate, encode_alone, make_reconstruct
+from lexinv.sae.inference import PRECISION, Threshold, calibrate, encode_alone, make_reconstruct
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Params
 from lexinv.sae.metrics import add, principal_components, start_sums, summarise
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state
@@ -52,17 +39,12 @@ from lexinv.training.state import TrainState
 from lexinv.validation import Allowed, Checked, Count, NonNegative, Positive, require, some_of
 
 SOURCES: tuple[ModuleType, ...] = (
-    autoencoders,
-    jumprelu,
-    losses,
-    methods,
-    selection,
-    sparse,
-    sparse_activations,
-    training_of_autoencoders,
+    *(autoencoders, jumprelu, losses, methods, pursuit, selection, sparse),
+    *(sparse_activations, training_of_autoencoders),
 )
 """What decides the parameters beside what `shared_models` knows of."""
-CALIBRATION_BLOCK = 1024
+BLOCK = 1024
+"""Tokens that are encoded at a time in evaluation, where each is encoded by itself: codes of a batch of the published size are 17 GB."""
 LARGE = 2**24
 """Members of a population whose codes have more entries than this are trained one after another."""
 
@@ -100,10 +82,8 @@ class AutoencodersConfig(Checked):
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         whole = 1 <= self.k * max(self.curve) <= self.features and self.k == round(self.k)
         yield whole, "k", f"a whole number from 1 to the {self.features} features, as that times curve"
-        chooses = any(VARIANTS[name].kind == "feature" for name in self.variants)
-        spends = not chooses or self.k * self.training.batch >= self.features
-        allowed = f"at least features / k = {self.features / self.k:.0f} tokens, one for each feature of Feature Choice"
-        yield spends, "training.batch", allowed
+        least = self.features / self.k if any(VARIANTS[name].kind == "feature" for name in self.variants) else 1
+        yield self.training.batch >= least, "training.batch", f"at least features / k = {least:.0f} for Feature Choice"
         own = "feature_zipf" not in self.variants or "mutual" in self.variants
         yield own, "variants", "mutual among them, whose densities give feature_zipf its exponent"
         divides = self.features % max(self.mesh.model, 1) == 0
@@ -126,7 +106,6 @@ class AutoencodersConfig(Checked):
 
 
 TINY = {"features": 32, "k": 4.0, "curve": (0.5, 1.0), **SPARSE, "training.batch": 128}
-"""Of presets of seconds."""
 PUBLISHED = {
     "features": 2**15,
     "k": 32.0,
@@ -142,7 +121,7 @@ PUBLISHED = {
     "mesh.data": 1,
     "mesh.fsdp": 8,
 }
-"""Of presets of the published size."""
+"""Of presets of seconds, and of the published size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +129,6 @@ class Autoencoder:
     """A trained one. It reads activations times `scale`; `threshold` is calibrated, None for variants that need none."""
 
     config: AutoencoderConfig
-    variant: Variant
     state: TrainState
     threshold: Array | None
     scale: float
@@ -184,6 +162,11 @@ class Autoencoder:
 rebuild = jax.jit(decode)
 
 
+def blocks(rows: Float[np.ndarray, "tokens width"], size: int = BLOCK) -> list[Float[np.ndarray, "block width"]]:
+    """The rows, `size` at a time."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 @cache
 def _encode_alone(config: AutoencoderConfig, k: int | None) -> Callable[..., Array]:
     return jax.jit(lambda params, x, threshold: encode_alone(config, params, x, threshold, k))
@@ -207,12 +190,10 @@ def train_variant(
     terms, optimizer = variant.terms(training), optimizer_of(training.optimizer, shape, training.steps)
     scale, sample = scale_and_sample(subject.source, config)
     members = [(setting, seed) for setting in settings for seed in range(len(training.seeds))]
-    exponents = alphas or [0.0] * len(training.seeds)
-    spent: list[np.ndarray] = []  # of Feature Choice alone
-    if variant.kind == "feature":
-        totals = [round(setting.k * training.batch) for setting, _ in members]
-        own = [exponents[seed] for _, seed in members]
-        spent = [zipf_budgets(total, shape.features, training.batch, a) for total, a in zip(totals, own, strict=True)]
+    spent = [  # of Feature Choice alone
+        zipf_budgets(round(one.k * training.batch), shape.features, training.batch, alphas[seed] if alphas else 0.0)
+        for one, seed in (members if variant.kind == "feature" else ())
+    ]
 
     def start(key: Array, k: Array, coefficient: Array, place: Array) -> TrainState:
         budgets = jnp.asarray(np.stack(spent))[place.astype(jnp.int32)] if spent else None
@@ -223,8 +204,7 @@ def train_variant(
         ks, coefficients = ([getattr(one, field) for one, _ in members] for field in ("k", "coefficient"))
         return create_population(start, seeds, ks, coefficients, [float(place) for place in range(len(members))])
 
-    source, count = subject.source, training.steps_per_dispatch
-    buffer = min(config.buffer_tokens, int(np.sum(source.block_rows)))
+    buffer = min(config.buffer_tokens, int(np.sum(subject.source.block_rows)))
 
     def train(shared: Workspace) -> list[TrainState]:
         state = Work(
@@ -235,7 +215,7 @@ def train_variant(
             tuple((training.seeds[seed], training.optimizer.learning_rate) for _, seed in members),
             states,
             partial(trainer, shape, terms, training.optimizer, training.steps),
-            lambda: shuffled(source, 0, buffer, training.batch, count, scale),
+            lambda: shuffled(subject.source, 0, buffer, training.batch, training.steps_per_dispatch, scale),
             shared_batches=True,
             population="map" if large else None,
             mesh=config.mesh,
@@ -245,17 +225,16 @@ def train_variant(
             state = jax.device_put(state, jax.devices()[0])
         return [member(state, index) for index in range(len(members))]
 
-    decided = {"settings": [asdict(each) for each in settings], "budgets": [each.tolist() for each in spent]}
-    parts = {"training": asdict(training), "buffer": buffer, "mesh": asdict(config.mesh), "terms": asdict(terms)}
-    content = {"subject": subject.identity, "autoencoder": asdict(shape), **parts, **decided}
+    content = {"subject": subject.identity, "buffer": buffer, "budgets": [each.tolist() for each in spent]}
+    parts = {"autoencoder": shape, "training": training, "mesh": config.mesh, "terms": terms}
+    content |= {name: asdict(part) for name, part in parts.items()} | {"settings": [asdict(one) for one in settings]}
     found = shared_models(content, train, workspace, SOURCES).params
-    calibration = subject.calibration[: config.tokens] * np.float32(scale)
-    trained = [
-        Autoencoder(shape, variant, each, threshold_of(shape, each, calibration, training.batch), scale)
-        for each in found
-    ]
+    calibration = subject.calibration[: config.tokens]
+    thresholds = [threshold_of(shape, one, calibration * np.float32(scale), training.batch) for one in found]
+    trained = [Autoencoder(shape, *each, scale) for each in zip(found, thresholds, strict=True)]
     for one in trained if variant.kind == "jumprelu" else ():
-        warn_off_target(float((one.codes(subject.calibration[: config.tokens]) > 0).sum(axis=1).mean()), config.k)
+        active = [(one.codes(rows) > 0).sum(axis=1) for rows in blocks(calibration)]
+        sparse_activations.warn_off_target(float(np.concatenate(active).mean()), config.k)
     each = len(training.seeds)
     return [trained[start : start + each] for start in range(0, len(trained), each)]
 
@@ -266,14 +245,10 @@ def own_exponents(trained: Sequence[Autoencoder]) -> list[float]:
     return [round(max(fit_middle_zipf(each)[0], 0.0), 4) for each in densities]
 
 
-def scale_and_sample(
-    source: ActivationSource, config: AutoencodersConfig
-) -> tuple[float, Float[Array, "tokens width"]]:
+def scale_and_sample(source: ActivationSource, config: AutoencodersConfig) -> tuple[float, Float[Array, "rows width"]]:
     """`scale_to_unit` of the first rows of the source, a batch of them at least, and those rows scaled: b_dec begins at their mean."""
-    rows, index = [source.block(0)], 1
-    while sum(map(len, rows)) < config.training.batch and index < len(source.block_rows):
-        rows, index = [*rows, source.block(index)], index + 1
-    sample = np.concatenate(rows)
+    enough = int(np.searchsorted(np.cumsum(source.block_rows), config.training.batch)) + 1
+    sample = np.concatenate([source.block(index) for index in range(min(enough, len(source.block_rows)))])
     scale = scale_to_unit(sample, config.k)
     return scale, jnp.asarray(sample * np.float32(scale))
 
@@ -284,10 +259,10 @@ def threshold_of(
     """`calibrate` on these rows, with the budget of training."""
     if config.method.needs != "threshold":
         return None
-    parts = [rows[start : start + CALIBRATION_BLOCK] for start in range(0, len(rows), CALIBRATION_BLOCK)]
-    affinities = [np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in parts]
-    shares = np.asarray(state.statistics.budgets) / batch
-    return calibrate(config, np.concatenate(affinities), float(state.statistics.k), shares)
+    with jax.default_matmul_precision(PRECISION):
+        affinities = [np.maximum(np.asarray(pre_activations(state.params, jnp.asarray(x))), 0) for x in blocks(rows)]
+    statistics = state.statistics
+    return calibrate(config, np.concatenate(affinities), float(statistics.k), np.asarray(statistics.budgets) / batch)
 
 
 def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, Any]:
@@ -298,23 +273,22 @@ def judge(autoencoder: Autoencoder, held_out: HeldOut, batch: int) -> dict[str, 
     """
     config, state = autoencoder.config, autoencoder.state
     sums, active = start_sums(config.width, config.features), []
-    for start in range(0, len(held_out.rows) - batch + 1, batch):
-        rows = held_out.rows[start : start + batch]
+    for rows in blocks(held_out.rows[: len(held_out.rows) // batch * batch], min(batch, BLOCK)):
         z = autoencoder.codes(rows)
-        sums = add(sums, rows * np.float32(autoencoder.scale), np.asarray(rebuild(state.params, z)), z)
+        with jax.default_matmul_precision(PRECISION):
+            rebuilt = np.asarray(rebuild(state.params, z))
+        sums = add(sums, rows * np.float32(autoencoder.scale), rebuilt, z)
         active.append((z != 0).sum(axis=1))
     densities, counts = np.sort(sums.fired / sums.tokens)[::-1], np.concatenate(active)
     slope, quality = fit_middle_zipf(densities)
-    by_difficulty: dict[str, Any] = {"harder_more": None, "l0_by_loss": None}
-    if held_out.losses is not None:
-        use = difficulty_use(counts, held_out.losses[: len(counts)])
-        by_difficulty = {"harder_more": round(use.spearman, 4), "l0_by_loss": np.round(use.l0, 3).tolist()}
+    use = None if held_out.losses is None else difficulty_use(counts, held_out.losses[: len(counts)])
     return {name: round(value, 5) for name, value in summarise(sums).items()} | {
         "under_used": round(float(np.mean(densities < UNDER_USED)), 5),
         "alpha": round(slope, 4),
         "zipf_r2": round(quality, 4),
         "densities": [float(f"{value:.4g}") for value in densities[ranks_shown(config.features)]],
-        **by_difficulty,
+        "harder_more": use and round(use.spearman, 4),
+        "l0_by_loss": use and np.round(use.l0, 3).tolist(),
     }
 
 

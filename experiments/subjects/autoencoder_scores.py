@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.arms import by_metric
 from experiments.subjects.sparse_activations import Trained, TrainingConfig, encode_batch, warn_off_target, world
-from lexinv.sae.autoencoders import decode, encode_by_threshold, pre_activations
-from lexinv.sae.inference import calibrate
+from lexinv.sae.autoencoders import decode, pre_activations
+from lexinv.sae.inference import PRECISION, calibrate, encode_alone
 from lexinv.sae.metrics import add, collapse, principal_components, recovery, start_sums, summarise
 from lexinv.sae.pursuit import matching_pursuit
 from lexinv.sae.synthetic import SyntheticConfig
@@ -63,9 +64,10 @@ def judge(trained: Trained, member: int = 0) -> dict[str, float]:
     active, present = (z != 0).sum(axis=1), (truth != 0).sum(axis=1)
     correlation = float(np.corrcoef(active, present)[0, 1]) if active.std() > 0 else 0.0
     if config.method.needs == "threshold":
-        affinities = np.maximum(np.asarray(pre_activations(params, trained.calibration.activations)), 0)
+        with jax.default_matmul_precision(PRECISION):
+            affinities = np.maximum(np.asarray(pre_activations(params, trained.calibration.activations)), 0)
         threshold = calibrate(config, affinities, float(statistics.k), np.asarray(statistics.budgets) / batch)
-        by_threshold = encode_by_threshold(params, held_out.activations, jnp.asarray(threshold))
+        by_threshold = encode_alone(config, params, held_out.activations, threshold)
         parts = map(np.asarray, (x, decode(params, by_threshold), by_threshold))
         alone = summarise(add(start_sums(config.width, config.features), *parts))
     decoder = np.asarray(params["decoder"])

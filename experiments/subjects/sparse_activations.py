@@ -16,11 +16,9 @@ from jaxtyping import Array, Float, Int
 from experiments.harness.work import MapDataset, Population, Work
 from experiments.harness.workspace import Workspace
 from lexinv.randomness import threefry
-from lexinv.sae.autoencoders import (
-    decode,
-    encode,
-)
+from lexinv.sae.autoencoders import decode, encode
 from lexinv.sae.budgets import zipf_budgets
+from lexinv.sae.inference import PRECISION
 from lexinv.sae.losses import LossConfig, Statistics, budget_of
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Kind, Params
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
@@ -249,8 +247,9 @@ def encode_batch(
     x: Float[Array, "tokens width"],
 ) -> tuple[Float[Array, "tokens features"], Float[Array, "tokens width"]]:
     """Codes of a batch as in training, and what they reconstruct."""
-    codes = encode(config, params, x, budget_of(config, terms, statistics, x.shape[0])).activations
-    return codes, decode(params, codes)
+    with jax.default_matmul_precision(PRECISION):
+        codes = encode(config, params, x, budget_of(config, terms, statistics, x.shape[0])).activations
+        return codes, decode(params, codes)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
