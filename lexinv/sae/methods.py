@@ -136,8 +136,10 @@ class Method:
 
 
 def l1(config: AutoencoderConfig, params: Params, affinities: Affinities, k: Any, variance: Array) -> Array:
-    """Mean L1 of the affinities in units of the data's spread, weighted by `row_norms`, which are 1 where they are not free."""
-    return jnp.mean(affinities @ row_norms(config, params["decoder"])) / jnp.sqrt(variance)
+    """Mean L1 of the affinities in units of the data's spread: weighted by `row_norms` where they are free or of sites, else as it is."""
+    weighed = config.free_norms or config.sites
+    norms = row_norms(config, params["decoder"]) if weighed else jnp.ones(config.features, jnp.float32)
+    return jnp.mean(affinities @ norms) / jnp.sqrt(variance)
 
 
 def row_norms(config: AutoencoderConfig, decoder: Float[Array, "features written"]) -> Float[Array, " features"]:

@@ -13,7 +13,13 @@ from lexinv.sae.losses import LossConfig, loss, start_statistics
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.metrics import recovery
 from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens
-from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
+from lexinv.sae.training import (
+    OptimizerConfig,
+    _tangent,
+    create_autoencoder_state,
+    make_autoencoder_step,
+    make_optimizer,
+)
 from lexinv.validation import InvalidConfig
 
 WIDTH, OTHER, TOKENS, STEPS = 16, 24, 64, 300
@@ -81,6 +87,8 @@ def test_the_crosscoder_of_two_equal_sites_is_the_autoencoder(kind, autoencoder)
     (total, (metrics, _)), gradient = jax.jit(lambda: judged(config, params, x))()
     (crossed, (others, _)), found = jax.jit(lambda: judged(twice, doubled, jnp.concatenate([x, x], axis=1)))()
     np.testing.assert_allclose([crossed, others["l0"]], [total, metrics["l0"]], rtol=1e-5)
+    if config.unit_norm:  # what is along a row is taken from a gradient before the step
+        gradient, found = _tangent(gradient, params), _tangent(found, doubled)
     for name, leaf in gradient.items():
         # Of a sum over what moves together: the halves' gradients, each over the factor with which it moves.
         half = found[name][tuple(slice(size) for size in leaf.shape)]
