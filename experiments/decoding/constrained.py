@@ -50,7 +50,7 @@ class Config(Checked):
     written: Count = 48
     pretrained: str = "smollm2"
     asked: Count = 24
-    answered: Count = 40
+    answered: Count = 64
 
 
 PRESETS = presets(
