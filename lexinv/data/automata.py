@@ -25,6 +25,22 @@ class Automaton:
     memory: int = field(metadata={"static": True})
     """How many symbols decide the state."""
 
+    @property
+    def vocab(self) -> int:
+        return self.log_probs.shape[1]
+
+    def begin(self, count: int, time: int) -> Int[Array, " count"]:
+        """The states of so many texts, of any length, of which nothing has been read."""
+        return jnp.zeros(count, jnp.int32)
+
+    def log_probs_of(self, state: Int[Array, " count"], symbols: Int[Array, "count n"]) -> Float[Array, "count n"]:
+        """ln p of each of these symbols after each state."""
+        return self.log_probs[state[:, None], symbols]
+
+    def advance(self, state: Int[Array, " count"], symbol: Int[Array, " count"]) -> Int[Array, " count"]:
+        """The states after one more symbol of each."""
+        return self.next_state[state, symbol]
+
 
 def markov_automaton(source: MarkovSource) -> Automaton:
     """The same language: its state is the last symbol."""
