@@ -8,7 +8,6 @@ import pytest
 from experiments.subjects.glyph_classifiers import GLYPHS
 from experiments.subjects.published_classifiers import PublishedModel
 from experiments.subjects.scene_answerers import SceneSubject
-from lexinv.data.scenes import SceneConfig
 from lexinv.validation import InvalidConfig
 
 OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
@@ -57,7 +56,6 @@ REFUSED = {
         "ratios": [(0.1, 0.5), (0.1, 0.001)],
         "subject.depth": [{"subject": SceneSubject(depth=2)}],
         "subject.counts": [{"subject": SceneSubject(counts=0)}],
-        "subject.data.sizes": [{"subject": SceneSubject(data=SceneConfig(grid=4, sizes=(2, 2, 2, 2)))}],
     },
 }
 CASES = [
