@@ -30,8 +30,8 @@ from lexinv.merging.k_center import check_layer
 from lexinv.training.streams import stream
 
 JUDGED = 0.1
-TAU = 0.5
-TAUS = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)
+TAU = 1.0
+TAUS = (0.1, 0.3, 0.5, 0.75, 1.0, 1.5)
 """Of stage 2, in units of the share that attention has where it is even."""
 
 
