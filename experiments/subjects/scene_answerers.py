@@ -156,7 +156,7 @@ def named(subject: SceneSubject, params: Params, cls: jax.Array) -> jax.Array:
 def said_of(data: SceneConfig, scenes: Scenes) -> jax.Array:
     """What is right to say of every shape, [scenes, shapes]."""
     absent = jnp.full((len(scenes.shape), data.shapes), data.colours, jnp.int32)
-    return absent.at[jnp.arange(len(absent))[:, None], scenes.shape].set(scenes.colour)
+    return absent.at[jnp.arange(len(absent))[:, None], scenes.shape].set(scenes.colour.astype(jnp.int32))
 
 
 def _slices(subject: SceneSubject) -> dict[str, slice]:
