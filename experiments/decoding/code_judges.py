@@ -70,7 +70,7 @@ class Config(Checked):
     held: Count = 40
     depth: Count = 2
     width: Count = 64
-    steps: Count = 1500
+    steps: Count = 2400
     batch_size: Count = 32
     learning_rate: Positive = 2e-3
     real: str = "smollm2"
