@@ -70,11 +70,11 @@ class Config(Checked):
     held: Count = 40
     depth: Count = 2
     width: Count = 64
-    steps: Count = 2400
+    steps: Count = 1500
     batch_size: Count = 32
     learning_rate: Positive = 2e-3
     real: str = "smollm2"
-    tasks: Count = 24
+    tasks: Count = 16
     each: Count = 3
     most: Count = 900
     simulations: Count = 10
