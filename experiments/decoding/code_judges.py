@@ -74,7 +74,7 @@ class Config(Checked):
     batch_size: Count = 32
     learning_rate: Positive = 2e-3
     real: str = "smollm2"
-    tasks: Count = 24
+    tasks: Count = 16
     each: Count = 3
     most: Count = 900
     simulations: Count = 10
