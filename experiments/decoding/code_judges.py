@@ -28,7 +28,7 @@ from experiments.subjects.list_functions import Problem, problems
 from experiments.subjects.pretrained_language_model import open_pretrained
 from lexinv.decoding.judges import BEST, expected_score, meta_evaluation, parse_score
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.validation import Checked, Count, Fraction, Seeds
+from lexinv.validation import Checked, Count, Fraction, Positive, Seeds
 
 PAPERS = ("zhuo2024ice",)
 ARMS = {
@@ -72,7 +72,7 @@ class Config(Checked):
     width: Count = 64
     steps: Count = 1500
     batch_size: Count = 32
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     real: str = "smollm2"
     tasks: Count = 16
     each: Count = 3

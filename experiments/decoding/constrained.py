@@ -39,7 +39,7 @@ class Config(Checked):
     `answered` tokens.
     """
 
-    seeds: Seeds = tuple(range(10))
+    seeds: Seeds = (0, 1, 2, 3, 4)
     step: StepConfig = StepConfig()
     chain: ChainConfig = ChainConfig()
     particles: Counts = (8, EQUAL, 512)
@@ -50,7 +50,7 @@ class Config(Checked):
     written: Count = 48
     pretrained: str = "smollm2"
     asked: Count = 24
-    answered: Count = 40
+    answered: Count = 64
 
 
 PRESETS = presets(

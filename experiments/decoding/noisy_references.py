@@ -27,7 +27,7 @@ from lexinv.decoding.edit_invariant import edit_invariant_loss
 from lexinv.decoding.policy_gradient import overlap_reward, policy_gradient_loss
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import Allowed, Checked, Count, Seeds
+from lexinv.validation import Allowed, Checked, Count, CountOrZero, Positive, Seeds
 
 PAPERS = ("liu2022dont",)
 LOSSES = {
@@ -91,11 +91,11 @@ class Config(Checked):
     warm_steps: Count = 200
     steps: Count = 400
     batch_size: Count = 32
-    learning_rate: float = 5e-3
+    learning_rate: Positive = 5e-3
     n: Count = 2
     levels: Levels = (0.5, 1.0)
     tests: Count = 256
-    tuning_seed: int = 100
+    tuning_seed: CountOrZero = 100
     seeds: Seeds = (0, 1, 2)
 
     def checks(self):

@@ -23,7 +23,6 @@ from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject,
 from experiments.subjects.scene_pruning import TEXT_LAYER, encode_images, layer_attention, pose, run_layers
 from lexinv.data.scenes import Questions
 from lexinv.merging.bipartite import cosine_similarity
-from lexinv.nn.vision_language import SYSTEM
 from lexinv.randomness import threefry
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count
@@ -90,7 +89,7 @@ def attention_of_slots(
     found = []
     for index in range(subject.depth):
         weights = np.asarray(layer_attention(subject, params, asked, index)).mean(axis=1)
-        found.append(weights[:, asked.words[:, -1], SYSTEM : SYSTEM + visual.shape[1]])
+        found.append(weights[:, asked.words[:, -1], subject.system : subject.system + visual.shape[1]])
         asked = run_layers(subject, params, asked, index, index + 1)
     return found
 

@@ -45,19 +45,19 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """cells: patches along a side of a cell of the grid, which decides the number of tokens; the first is judged.
+    """cells: patches along a side of a cell of the grid, less at its end, which decides the number of tokens; the first is judged.
 
     scenes: for training the probes, and for judging. neighbours: of the densities.
     """
 
     subject: SceneSubject = SceneSubject()
-    cells: Counts = (2, 4)
+    cells: Counts = (2, 3)
     scenes: tuple[int, int] = (256, 256)
     neighbours: Count = 5
 
     def checks(self):
         grid, patches = self.subject.data.grid, self.subject.data.patches
-        yield all(cell >= 2 and grid % cell == 0 for cell in self.cells), "cells", f"divisors of {grid} from 2 on"
+        yield all(2 <= cell < grid for cell in self.cells), "cells", f"from 2 to {grid - 1}"
         yield min(self.scenes) >= 1, "scenes", "at least 1"
         yield self.neighbours < patches, "neighbours", f"below {patches}"
 
@@ -94,7 +94,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return {what: [row[what] for row in rows] for what in MEASURES}
 
     arms = measured(workspace, ("patches", *ARMS), seeds, one)
-    counts = [(config.subject.data.grid // cell) ** 2 for cell in config.cells]
+    counts = [(-(-config.subject.data.grid // cell)) ** 2 for cell in config.cells]
     return {"corpora": {}, "seeds": seeds, "counts": counts, "arms": arms}
 
 
@@ -102,9 +102,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def group(
     config: Config, arm: str, cell: int, visual: Float[Array, "scenes patches width"], key: Array
 ) -> tuple[Int[Array, "scenes patches"], Float[Array, "scenes tokens width"]]:
-    """(token of each patch, tokens: the means of their patches) of (grid / cell)^2 tokens."""
+    """(token of each patch, tokens: the means of their patches) of (grid / cell)^2 tokens, rounded up."""
     grid = config.subject.data.grid
-    across = grid // cell
+    across = -(-grid // cell)
     row, column = np.divmod(np.arange(grid**2, dtype=np.int32), np.int32(grid))
     cells = row // cell * across + column // cell
     first = np.unique(cells, return_index=True)[1].astype(np.int32)

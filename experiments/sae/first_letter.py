@@ -37,7 +37,7 @@ from experiments.subjects.sparse_activations import NAMES
 from lexinv.sae.autoencoders import initialize
 from lexinv.validation import Checked, Counts
 
-PAPERS = ("chanin2024absorption", "karvonen2025saebench", "gurnee2023finding")
+PAPERS = ("chanin2024absorption", "karvonen2025saebench")
 UNTRAINED, COMPONENTS, NEURONS, DENSE = "untrained", "components", "neurons", "dense"
 UNSPARSE = {COMPONENTS: "principal components", NEURONS: "dimensions of the stream"}
 

@@ -5,7 +5,7 @@ Method card zero-tprune. Glyphs are drawn anew at every step (`lexinv.data.glyph
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initial
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
-from lexinv.validation import Checked
+from lexinv.validation import Checked, one_of
 
 SMALL = replace(LAYERS, depth=6, width=48, heads=3, mlp_width=192, attention="auto")
 MUON = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=50)
@@ -28,8 +28,9 @@ SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class VisionSubject(Checked):
-    """What a model is trained on, the model, and how."""
+    """What a model is trained on, the model, and how. data: the records of these models name it."""
 
+    data: Annotated[Literal["glyphs"], one_of(("glyphs",))] = "glyphs"
     glyphs: GlyphConfig = GlyphConfig()
     model: VisionConfig = VisionConfig(layers=SMALL)
     training: Training = field(default_factory=lambda: Training(3000, 32, SEEDS, MUON, steps_per_dispatch=10))

@@ -68,7 +68,11 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 def questions(count: int) -> list[Asked]:
     """Half for JSON, half for Python."""
     json = [
-        (f"Describe {thing} as a JSON object with two short fields. Answer with JSON only.", begins_json, is_json)
+        (
+            f'Name {thing}: a JSON object with the key "name" and nothing else. Answer with JSON only.',
+            begins_json,
+            is_json,
+        )
         for thing in THINGS
     ]
     code = [

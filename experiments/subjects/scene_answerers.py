@@ -2,7 +2,7 @@
 
 Method cards divprune, todre and token-reduction-beyond-efficiency. Everything is trained together: the answers to all questions of a scene,
 which share one image and do not see each other; and two heads of the encoder that are dropped afterwards, as those of a pretrained one: CLS
-names shape and colour of the largest object, as a caption names its subject; every patch those of its object.
+names all objects, for every shape its colour or that it is not there; every patch shape and colour of its object.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +17,10 @@ import optax
 from experiments.harness.shared_models import shared_models
 from experiments.harness.training import Params, Training, train
 from experiments.harness.workspace import Workspace
-from lexinv.data.scenes import KINDS, Questions, SceneConfig, Scenes, ask, sample_scenes
+from lexinv.data.scenes import KINDS, LENGTH, Questions, SceneConfig, Scenes, ask, sample_scenes
 from lexinv.nn.attention import UNSEEN
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.nn.vision_language import (
-    SYSTEM,
     Prompt,
     VisionLanguageConfig,
     answer_logits,
@@ -37,28 +36,29 @@ from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, NonNegative
 
-WORDS = 2
-"""Of a question."""
+CAPTION = 4.0
+"""How much more than what one patch shows the mean over what CLS says of every shape weighs."""
 
 
 @dataclass(frozen=True)
 class SceneSubject(Checked):
     """What decides the models. counts, presences: questions of these kinds for each scene in training, besides one for each object.
 
-    auxiliary: weight of the losses of the encoder's two heads.
+    system: tokens of the prompt before the image. auxiliary: weight of the losses of the encoder's two heads.
     """
 
     data: SceneConfig = SceneConfig()
     vision_depth: Count = 2
-    vision_width: Count = 48
+    vision_width: Count = 64
     depth: Count = 6
     width: Count = 64
-    heads: Count = 4
+    heads: Count = 2
+    system: Count = 4
     counts: int = 2
     presences: int = 4
     auxiliary: NonNegative = 0.5
     training: Training = Training(
-        600, 32, (0, 1, 2), OptimizerConfig("muon", learning_rate=2e-2, warmup_steps=30), steps_per_dispatch=10
+        700, 16, tuple(range(10)), OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=30), steps_per_dispatch=10
     )
 
     def checks(self):
@@ -72,13 +72,14 @@ class SceneSubject(Checked):
             LAYERS, depth=self.vision_depth, width=self.vision_width, heads=self.heads, mlp_width=2 * self.vision_width
         )
         side = self.data.grid * self.data.patch
-        classes = self.data.shapes + self.data.colours
+        shapes, colours = self.data.shapes, self.data.colours
         return VisionLanguageConfig(
-            VisionConfig(side, self.data.patch, 3, classes, layers=replace(layers, gelu="tanh")),
+            VisionConfig(side, self.data.patch, 3, shapes * (colours + 1), layers=replace(layers, gelu="tanh")),
             TransformerConfig(self.depth, self.width, self.heads, 2 * self.width),
             self.data.words,
             self.data.answers,
-            classes + 2,
+            shapes + colours + 2,
+            self.system,
         )
 
 
@@ -96,7 +97,7 @@ SMOKE = {
 PUBLISHED = {
     "subject.data.grid": 24,
     "subject.data.patch": 16,
-    "subject.data.sizes": (10, 5, 1, 1),
+    "subject.data.sizes": (8, 4, 1, 1, 1, 1, 1, 1),
     "subject.vision_depth": 24,
     "subject.vision_width": 1024,
     "subject.depth": 32,
@@ -114,7 +115,7 @@ def scene_models(subject: SceneSubject, workspace: Workspace) -> dict[int, Param
         start = partial(initialize, subject.model)
         # The tokens of one example are those that the decoder reads.
         asked = len(subject.data.sizes) + subject.counts + subject.presences
-        tokens = SYSTEM + subject.data.patches + WORDS * asked
+        tokens = subject.system + subject.data.patches + LENGTH * asked
         return train("scenes", start, partial(loss, subject), None, subject.training, shared, tokens=tokens)
 
     return dict(zip(subject.training.seeds, shared_models(asdict(subject), trained, workspace).params, strict=True))
@@ -133,24 +134,29 @@ def loss(subject: SceneSubject, params: Params, batch: Any, key: jax.Array) -> t
     metrics = {kind: jnp.mean(right[:, asked]) for kind, asked in of_kind.items()}
 
     shapes = subject.data.shapes
-    largest = int(np.argmax(subject.data.sizes))
-    named = image_logits(params, encoded.cls)
-    caption = _both(named[:, :shapes], named[:, shapes:], scenes.shape[:, largest], scenes.colour[:, largest])
+    caption = _cost(named(subject, params, encoded.cls), said_of(subject.data, scenes))
     there, owner = scenes.owner >= 0, jnp.maximum(scenes.owner, 0)
     shape = jnp.where(there, jnp.take_along_axis(scenes.shape, owner, axis=1), shapes)
     colour = jnp.where(there, jnp.take_along_axis(scenes.colour, owner, axis=1), subject.data.colours)
     patches = patch_logits(params, encoded.patches)
-    content = _both(patches[..., : shapes + 1], patches[..., shapes + 1 :], shape, colour)
+    content = _cost(patches[..., : shapes + 1], shape) + _cost(patches[..., shapes + 1 :], colour)
     metrics |= {"answers": jnp.mean(answered), "caption": caption, "patches": content}
-    return jnp.mean(answered) + subject.auxiliary * (caption + content), metrics
+    return jnp.mean(answered) + subject.auxiliary * (CAPTION * caption + content), metrics
 
 
-def _both(shape_logits: Any, colour_logits: Any, shape: Any, colour: Any) -> jax.Array:
-    one, other = (
-        jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-        for logits, labels in ((shape_logits, shape), (colour_logits, colour))
-    )
-    return one + other
+def _cost(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def named(subject: SceneSubject, params: Params, cls: jax.Array) -> jax.Array:
+    """Logits [scenes, shapes, colours + 1] of what CLS says of every shape: its colour, or, last, that it is not there."""
+    return image_logits(params, cls).reshape(len(cls), subject.data.shapes, -1)
+
+
+def said_of(data: SceneConfig, scenes: Scenes) -> jax.Array:
+    """What is right to say of every shape, [scenes, shapes]."""
+    absent = jnp.full((len(scenes.shape), data.shapes), data.colours, jnp.int32)
+    return absent.at[jnp.arange(len(absent))[:, None], scenes.shape].set(scenes.colour.astype(jnp.int32))
 
 
 def _slices(subject: SceneSubject) -> dict[str, slice]:
@@ -167,7 +173,7 @@ class Asked(NamedTuple):
     apart: jax.Array
     """Hides the words of one question from another, [heads, time, time]."""
     words: np.ndarray
-    """Where the words of each question are, [questions, WORDS]; its answer is read at the last."""
+    """Where the words of each question are, [questions, LENGTH]; its answer is read at the last."""
 
 
 def ask_together(
@@ -182,13 +188,13 @@ def ask_together(
     """visual, places, size, gaps: as for `lexinv.nn.vision_language.prompt`."""
     count, number = questions.answer.shape
     seen = prompt(subject.model, params, visual, questions.words.reshape(count, -1), places, size, gaps)
-    before = SYSTEM + visual.shape[1]
-    which = np.concatenate([np.full(before, -1), np.repeat(np.arange(number), WORDS)])
+    before = subject.system + visual.shape[1]
+    which = np.concatenate([np.full(before, -1), np.repeat(np.arange(number), LENGTH)])
     apart = np.where((which[None, :] < 0) | (which[:, None] == which[None, :]), 0.0, UNSEEN).astype(np.float32)
-    behind = np.tile(np.arange(WORDS), number) - np.arange(WORDS * number)
+    behind = np.tile(np.arange(LENGTH), number) - np.arange(LENGTH * number)
     shift = jnp.asarray(np.concatenate([np.zeros(before), behind]), jnp.int32)
     bias = jnp.broadcast_to(jnp.asarray(apart)[None], (subject.heads, *apart.shape))
-    words = before + np.arange(WORDS * number).reshape(number, WORDS)
+    words = before + np.arange(LENGTH * number).reshape(number, LENGTH)
     return Asked(seen._replace(positions=seen.positions + shift[None]), bias, words)
 
 

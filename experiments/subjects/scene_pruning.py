@@ -14,11 +14,10 @@ import numpy as np
 from experiments.harness.training import Params
 from experiments.subjects.scene_answerers import Asked, SceneSubject, ask_together
 from lexinv.data.scenes import KINDS, Questions, SceneConfig
-from lexinv.merging.k_center import attention_share, withdraws
-from lexinv.merging.plan import Plan, merge
+from lexinv.merging.k_center import attention_share
+from lexinv.merging.plan import merge
 from lexinv.merging.selections import keep as select
 from lexinv.nn.vision_language import (
-    SYSTEM,
     Encoded,
     Prompt,
     VisionLanguageConfig,
@@ -31,7 +30,7 @@ from lexinv.nn.vision_language import (
 from lexinv.randomness import threefry
 
 TEXT_LAYER = 2
-"""FastV scores tokens by the attention of this layer, counted from 1, which is K = 2 of its paper."""
+"""FastV scores tokens by the last word's attention in this layer, counted from 1, which is K = 2 of its paper."""
 
 METHODS = ("divprune", "maxsum", "kcenter", "cls", "text", "column", "random", "tome")
 """Those of `lexinv.merging.methods.keep`, and the highest of a score: CLS's attention, the text's, or that received from all."""
@@ -58,19 +57,14 @@ class Kept(NamedTuple):
     size: jax.Array
 
 
-def plan_of(method: str, count: int, view: View) -> Plan:
-    """What becomes of each token of an image of which `count` are left."""
-    ranked = method in ("cls", "text", "column")
-    scores = getattr(view, method) if ranked else view.cls
-    return select("top" if ranked else method, view.visual, scores, count, view.key)
-
-
 @partial(jax.jit, static_argnames=("method", "keep"))
 def keep_tokens(method: str, keep: int, views: View) -> Kept:
     """`views` with a leading axis of examples."""
+    ranked = method in ("cls", "text", "column")
 
     def one(view: View) -> Kept:
-        plan = plan_of(method, keep, view)
+        scores = getattr(view, method) if ranked else view.cls
+        plan = select("top" if ranked else method, view.visual, scores, keep, view.key)
         visual, size = merge(plan, view.visual)
         order = jnp.argsort(plan.anchor)
         return Kept(visual[order], plan.anchor[order], size[order])
@@ -151,14 +145,15 @@ def _right(params, stream, places, answer) -> jax.Array:
 
 
 def text_attention(subject: SceneSubject, params: Params, encoded: Encoded, questions: Questions) -> jax.Array:
-    """What each patch receives in `TEXT_LAYER` from the words of each question, mean of heads and words [scenes, questions, patches]."""
+    """What each patch receives in `TEXT_LAYER` from the last word of each question, mean of heads [scenes, questions, patches]."""
     asked = run_layers(subject, params, pose(subject, params, encoded.visual, questions), 0, TEXT_LAYER - 1)
-    return _to_patches(layer_attention(subject, params, asked, TEXT_LAYER - 1), asked.words, encoded.visual.shape[1])
+    return _to_patches(subject, layer_attention(subject, params, asked, TEXT_LAYER - 1), asked.words)
 
 
-@partial(jax.jit, static_argnames=("patches",))
-def _to_patches(weights, words, patches) -> jax.Array:
-    return jnp.mean(jnp.mean(weights, axis=1)[:, words, SYSTEM : SYSTEM + patches], axis=2)
+@partial(jax.jit, static_argnames=("subject",))
+def _to_patches(subject, weights, words) -> jax.Array:
+    first = subject.system
+    return jnp.mean(weights, axis=1)[:, words[:, -1], first : first + subject.data.patches]
 
 
 @jax.jit
@@ -213,44 +208,54 @@ def group(data: SceneConfig, questions: Questions, right: np.ndarray) -> dict[st
     return {name: round(float(right[which].mean()), 4) for name, which in types.items()}
 
 
+def presence(data: SceneConfig, questions: Questions, right: np.ndarray) -> dict[str, float]:
+    """Of whether shapes are there: F1 of yes on the even scenes, for choosing, and on the odd ones, and how much too often it is yes there.
+
+    right: [scenes, questions]; a wrong answer to a no counts as yes.
+    """
+    asked = np.asarray(questions.kind) == KINDS.index("presence")
+    truth = np.asarray(questions.answer) == data.no + 1
+    yes, odd = right == truth, np.arange(len(right))[:, None] % 2 == 1
+    hits, wrong = yes & truth, yes != truth
+
+    def f1(where: np.ndarray) -> float:
+        return round(float(2 * hits[where].sum() / max(2 * hits[where].sum() + wrong[where].sum(), 1)), 4)
+
+    bias = yes[asked & odd].mean() - truth[asked & odd].mean()
+    return {"choose f1": f1(asked & ~odd), "judge f1": f1(asked & odd), "bias": round(float(bias), 4)}
+
+
 class Layers(NamedTuple):
     """right: whether answers are right [depth + 1, scenes, questions] with all visual tokens removed before a layer, or after the last.
 
-    share: of each question's attention that falls on visual tokens (a_tv), [depth, scenes, questions]. withdrawn: whether stage 2 of
-    ToDRE would remove them before a layer, for each threshold [thresholds, depth, scenes, questions].
+    share: of each question's attention that falls on visual tokens (a_tv), [depth, scenes, questions]; even: what it is where a word
+    attends to all that it sees alike.
     """
 
     right: np.ndarray
     share: np.ndarray
-    withdrawn: np.ndarray
+    even: float
 
 
-def layer_by_layer(
-    subject: SceneSubject, params: Params, asked: Asked, questions: Questions, thresholds: tuple[float, ...]
-) -> Layers:
+def layer_by_layer(subject: SceneSubject, params: Params, asked: Asked, questions: Questions) -> Layers:
     """Every layer in turn as the one before which visual tokens are removed, for good and really."""
-    right, share, withdrawn = [], [], []
+    right, share = [], []
+    even = np.mean(np.sum(asked.prompt.visual) / (asked.words[0] + 1))
     for index in range(subject.depth + 1):
         text = drop_image(asked)
         right.append(right_answers(params, run_layers(subject, params, text, index), questions))
         if index < subject.depth:
             weights = layer_attention(subject, params, asked, index)
-            shares, decisions = _look(weights, asked.prompt.visual, jnp.asarray(asked.words), thresholds)
-            share.append(np.asarray(shares))
-            withdrawn.append(np.asarray(decisions))
+            share.append(np.asarray(_look(weights, asked.prompt.visual, jnp.asarray(asked.words))))
             asked = run_layers(subject, params, asked, index, index + 1)
-    return Layers(np.stack(right), np.stack(share), np.stack(withdrawn, axis=1))
+    return Layers(np.stack(right), np.stack(share), float(even))
 
 
-@partial(jax.jit, static_argnames=("thresholds",))
-def _look(weights, visual, words, thresholds) -> tuple[jax.Array, jax.Array]:
-    """a_tv [scenes, questions] and decisions [thresholds, scenes, questions]. The system token is no text: a_vt is then 0."""
+@jax.jit
+def _look(weights, visual, words) -> jax.Array:
+    """a_tv [scenes, questions]. The system prompt is no text: with the image before the question, a_vt is then 0."""
 
     def one(attention, own):
-        text = jnp.zeros(visual.shape, bool).at[own].set(True)
-        decided = [withdraws(attention, visual, text, threshold) for threshold in thresholds]
-        return attention_share(attention, text, visual), jnp.stack(decided)
+        return attention_share(attention, jnp.zeros(visual.shape, bool).at[own].set(True), visual)
 
-    over_questions = jax.vmap(one, (None, 0))
-    share, decided = jax.vmap(over_questions, (0, None))(weights, words)
-    return share, jnp.moveaxis(decided, -1, 0)
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(weights, words)

@@ -7,6 +7,7 @@ but for the few errors of Python's parser that name an earlier place than the on
 import ast
 import codeop
 import json
+import keyword
 import re
 import warnings
 
@@ -33,6 +34,9 @@ def begins_python(text: str) -> bool:
     if lines and _error(lambda: codeop.compile_command(f"{lines}\n", symbol="exec")) is not None:
         return False
     whole = WORD.sub("", last)
+    name = last[len(whole) :].partition(".")[0]
+    if len(name) > 2 and name.isidentifier() and not any(word.startswith(name) for word in keyword.kwlist):
+        whole += name  # it is a name, however it goes on
     if not whole.strip():
         return True
     error = _error(lambda: ast.parse(f"{lines}\n{whole}"))

@@ -1,6 +1,6 @@
 """A vision-language model: the patches of a Vision Transformer, through a projector, as a prefix to a causal Transformer that answers.
 
-As in LLaVA (Liu et al. 2023): an encoder with CLS, an MLP, and the visual tokens among those of the text. The text is a system token, the
+As in LLaVA (Liu et al. 2023): an encoder with CLS, an MLP, and the visual tokens among those of the text. The text is a system prompt, the
 image, and a question; the answer is one of a few classes, read at the last word. Visual tokens may be taken out in between: before the
 decoder by their places (`prompt`), or from one of its layers on (`decode`).
 """
@@ -24,14 +24,12 @@ from lexinv.validation import choose, require
 
 Params = dict[str, Any]
 
-SYSTEM = 1
-"""Text tokens before the image."""
-
 
 @dataclass(frozen=True)
 class VisionLanguageConfig:
     """vision: the encoder, whose head is only for training it. words: of questions, all of the same length. answers: classes.
 
+    system: tokens before the image, always the same ones: all see the first, which says nothing and so can be a sink of attention.
     patch_classes: of a second head of the encoder, on each patch, for training it; 0 for none.
     """
 
@@ -40,9 +38,10 @@ class VisionLanguageConfig:
     words: int
     answers: int
     patch_classes: int = 0
+    system: int = 1
 
     def __post_init__(self):
-        for field in ("words", "answers"):
+        for field in ("words", "answers", "system"):
             require(getattr(self, field) >= 1, f"model.{field}", getattr(self, field), "at least 1")
         require(self.patch_classes >= 0, "model.patch_classes", self.patch_classes, "0 or more")
         require(self.vision.cls, "model.vision.cls", self.vision.cls, "True: its attention is looked at")
@@ -85,7 +84,7 @@ class Prompt(NamedTuple):
 def initialize(config: VisionLanguageConfig, key: Key[Array, ""]) -> Params:
     """Parameters {"vision", "projector", "words", "layers", "norm", "answers", "answers_bias"}, and {"patch_head", "patch_head_bias"}.
 
-    Row 0 of `words` is the system token. Tables ~ N(0, 1), kernels ~ N(0, 1/n), heads and biases 0.
+    The first rows of `words` are the system prompt. Tables ~ N(0, 1), kernels ~ N(0, 1/n), heads and biases 0.
     """
     vision_key, in_key, out_key, word_key, layer_key = jax.random.split(key, 5)
     read, width = config.vision.layers.width, config.decoder.width
@@ -101,7 +100,7 @@ def initialize(config: VisionLanguageConfig, key: Key[Array, ""]) -> Params:
             "mlp_out": jax.random.normal(out_key, (width, width)) * width**-0.5,
             "mlp_out_bias": jnp.zeros(width),
         },
-        "words": jax.random.normal(word_key, (config.words + SYSTEM, width)),
+        "words": jax.random.normal(word_key, (config.system + config.words, width)),
         "layers": layers,
         "norm": jnp.ones(width),
         "answers": jnp.zeros((width, config.answers)),
@@ -162,7 +161,7 @@ def prompt(
     size: Float[Array, "batch kept"] | None = None,
     gaps: Literal["keep", "close"] = "keep",
 ) -> Prompt:
-    """System token, the visual tokens that are left, and the question's words, before the first layer.
+    """System prompt, the visual tokens that are left, and the question's words, before the first layer.
 
     places: of the visual tokens among all patches, in rising order; all of them by default. size: how many patches each stands for, 1 by
     default. gaps: "keep" leaves every token its position among all patches, "close" counts those that are left.
@@ -176,13 +175,13 @@ def prompt(
         places = jnp.broadcast_to(jnp.arange(kept, dtype=jnp.int32)[None], (batch, kept))
     after = kept if gaps == "close" else all_patches
     text = jnp.broadcast_to(jnp.arange(words.shape[1], dtype=jnp.int32)[None], words.shape)
-    system = jnp.zeros((batch, SYSTEM), jnp.int32)
-    positions = [system, SYSTEM + places.astype(jnp.int32), SYSTEM + after + text]
-    table = params["words"]
-    stream = jnp.concatenate([table[system], visual.astype(table.dtype), table[SYSTEM + words]], axis=1)
+    first, table = config.system, params["words"]
+    system = jnp.broadcast_to(jnp.arange(first, dtype=jnp.int32)[None], (batch, first))
+    positions = [system, first + places.astype(jnp.int32), first + after + text]
+    stream = jnp.concatenate([table[system], visual.astype(table.dtype), table[first + words]], axis=1)
     sizes = jnp.ones((batch, kept), jnp.float32) if size is None else size
-    ones = jnp.ones((batch, SYSTEM), jnp.float32), jnp.ones(words.shape, jnp.float32)
-    is_visual = jnp.zeros(stream.shape[1], bool).at[SYSTEM : SYSTEM + kept].set(True)
+    ones = jnp.ones(system.shape, jnp.float32), jnp.ones(words.shape, jnp.float32)
+    is_visual = jnp.zeros(stream.shape[1], bool).at[first : first + kept].set(True)
     return Prompt(
         stream.astype(config.decoder.dtype),
         jnp.concatenate(positions, axis=1),

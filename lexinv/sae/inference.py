@@ -70,9 +70,7 @@ def encode_alone(
     float32. Raises `InvalidConfig` as `check_inference`, and for activations of another width.
     """
     check_inference(config, threshold, k)
-    require(
-        x.shape[1] == config.width, "activations", x.shape, f"[tokens, {config.width}]: those of another site or model?"
-    )
+    require(x.shape[-1] == config.width, "x", x.shape, f"[tokens, {config.width}]: of the model that it was trained on")
     params = {name: leaf.astype(jnp.float32) for name, leaf in params.items()}
     with jax.default_matmul_precision(PRECISION):
         if threshold is not None:

@@ -51,6 +51,7 @@ def test_every_beginning_of_json_is_taken(indent):
     "text",
     [
         "Here is a function ",
+        "There is no syn",
         "x = = 1",
         "x = return ",
         "def f():\nx = 1 ",

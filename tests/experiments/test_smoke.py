@@ -13,7 +13,7 @@ from lexinv.data.assets import UNAVAILABLE
 NAMES = sorted(discover())
 SECONDS, BESIDE_COMPILING = 100, 25
 """Processor seconds of a smoke run at most: with nothing compiled before, and without those that the clock shows for compiling."""
-IN_DOUBLE_PRECISION = ("lexinvariance/in_context", "tokenization/not_unigram", "sae/pareto", "merging/visual_noise")
+IN_DOUBLE_PRECISION = ("lexinvariance/in_context", "tokenization/not_unigram", "sae/pareto", "merging/visual_alignment")
 """The cheapest of each family that trains."""
 
 

@@ -41,6 +41,7 @@ REFUSED = [
     ("most_active", lambda: AutoencoderConfig(4, 8, "topk", most_active=9)),
     ("threshold", lambda: encode_alone(FEATURE, PARAMS, X, jnp.zeros(3))),
     ("k", lambda: encode_alone(TOPK, PARAMS, X, k=10)),
+    (r"x = \(20, 2\).*\[tokens, 3\]", lambda: encode_alone(TOPK, PARAMS, X[:, :2], k=2)),  # of another model
     ("k", lambda: start_statistics(TOPK, 13.0, 0.0)),
     ("k", lambda: start_statistics(TOPK, 2.5, 0.0)),
     ("k", lambda: start_statistics(AutoencoderConfig(3, 8, "mutual"), 0.0, 0.0)),

@@ -9,7 +9,6 @@ from experiments.subjects.font_characters import CHARACTERS, CharacterSubject
 from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject
 from experiments.subjects.published_classifiers import PublishedModel
 from experiments.subjects.scene_answerers import SceneSubject
-from lexinv.data.scenes import SceneConfig
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import InvalidConfig
 
@@ -56,7 +55,6 @@ REFUSED = {
         "ratios": [(0.1, 0.5), (0.1, 0.001)],
         "subject.depth": [{"subject": SceneSubject(depth=2)}],
         "subject.counts": [{"subject": SceneSubject(counts=0)}],
-        "subject.data.sizes": [{"subject": SceneSubject(data=SceneConfig(grid=4, sizes=(2, 2, 2, 2)))}],
     },
 }
 CASES = [

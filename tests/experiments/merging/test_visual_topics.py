@@ -40,7 +40,7 @@ def test_random_orders(small):
     np.testing.assert_array_equal(in_random_order(visual, jax.random.key(0, impl="rbg"))[0], shuffled)
     attention = np.stack(attention_of_slots(SUBJECT, params, shuffled, drawn.questions))
     total = attention.sum(axis=-1)
-    assert total.shape == (2, 5, 10) and ((total > 0) & (total < 1)).all()
+    assert total.shape == (2, 5, 14) and ((total > 0) & (total < 1)).all()
     alone = attention_of_slots(SUBJECT, params, shuffled, jax.tree.map(lambda part: part[:, 3:4], drawn.questions))
     np.testing.assert_allclose(np.stack(alone)[1, :, 0], attention[1, :, 3], atol=1e-5)
 
