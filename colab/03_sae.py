@@ -11,7 +11,8 @@
 # %% [markdown]
 # # What is inside a token: sparse autoencoders
 #
-# TopK, Mutual Choice, Feature Choice and their relatives (Gao et al. 2024; Ayonrinde 2024) on activations whose features are known.
+# An autoencoder of a real language model's residual stream (Mutual Choice, Ayonrinde 2024), as a directory that SAELens reads, and a page
+# of its features.
 
 # %%
 # lexinv comes from a checkout that is here: cloned, unpacked after an upload, or on a mounted Drive. Otherwise write the address of its git
@@ -55,39 +56,72 @@ import os
 from experiments.harness.notebook import prepare, reproduce
 
 RUNTIME = prepare()
-PRESET = os.environ.get("LEXINV_PRESET", "smoke")  # smoke: seconds; cpu: the committed record
+PRESET = os.environ.get("LEXINV_PRESET", "cpu")  # smoke: seconds, a tiny untrained model; cpu: minutes, SmolLM2-135M
 print(RUNTIME)
 
 # %% [markdown]
-# ## Activations with known features
+# ## Train
 #
-# Each token is a sum of few directions, with coefficients that are known too: what an autoencoder finds can be compared with the truth.
+# SmolLM2, a wheel from the package index whose hash is pinned, reads the standard library, its documentation and the King James Bible;
+# the autoencoder learns from what its tenth layer hands on. One seed and one sparsity; the committed record has three of each.
 
 # %%
-import jax
-import numpy as np
+from dataclasses import replace
 
-from lexinv.sae.synthetic import SyntheticConfig, make_dictionary, sample_tokens
+from experiments.harness.registry import load
+from experiments.harness.workspace import open_workspace
+from experiments.subjects.activation_autoencoders import judge, train_variant
+from experiments.subjects.language_subjects import open_language_model
 
-config = SyntheticConfig()
-dictionary = make_dictionary(config, jax.random.key(0))
-tokens = sample_tokens(config, dictionary, 512, jax.random.key(1))
-print([f"{field}: {np.shape(value)}" for field, value in tokens._asdict().items()])
+
+def one_of_each(config):
+    autoencoders = config.autoencoders
+    single = replace(autoencoders, curve=(1.0,), training=replace(autoencoders.training, seeds=(0,)))
+    return replace(config, autoencoders=single)
+
+
+config = one_of_each(load("sae/dashboard").PRESETS[PRESET])
+workspace = open_workspace(Path("runs/notebook", PRESET), "notebook", PRESET, config)
+subject = open_language_model(config.subject, config.autoencoders.tokens, 1, workspace)
+((autoencoder,),) = train_variant("mutual", config.autoencoders, subject, workspace)
+scores = judge(autoencoder, subject.held_out[0], config.autoencoders.training.batch)
+print({name: scores[name] for name in ("l0", "fvu", "alpha")})
 
 # %% [markdown]
-# ## Figure and claims
+# ## Export
 #
-# `PRESET = "cpu"` is the committed record, 15 minutes on two cores.
+# The scale of training is folded into the weights, so that what SAELens loads (`SAE.load_from_disk`) reads the model's own activations.
 
 # %%
-found = reproduce("sae/progressive", PRESET)
+from tempfile import mkdtemp
+
+from lexinv.sae.interchange import load_saelens, save_saelens
+
+folder = Path(mkdtemp())
+metadata = {"model_name": config.subject.name, "hook_name": f"blocks.{config.subject.layer}.hook_resid_post"}
+trained = autoencoder.config, autoencoder.state.params, autoencoder.threshold
+save_saelens(folder, *trained, scale=autoencoder.scale, metadata=metadata)
+print(folder, load_saelens(folder).metadata)
+
+# %% [markdown]
+# ## Its page, figure and claims
+#
+# Of each feature the passages that activate it most, and what it does to the next token; the search box looks for texts.
+
+# %%
+from html import escape
+
+from IPython.display import HTML
+
+found = reproduce("sae/dashboard", PRESET, one_of_each)
 print("\n".join(found.claims))
+page = escape((found.folder / found.results["page"]).read_text())
+HTML(f'<iframe srcdoc="{page}" width="100%" height="600"></iframe>')
+
+# %%
 found.figure
 
 # %% [markdown]
 # ## Exercise
 #
-# Give `reproduce` a change of the configuration, such as twice the steps, and compare the two figures:
-#
-#     from dataclasses import replace
-#     reproduce("sae/progressive", PRESET, lambda c: replace(c, training=replace(c.training, steps=2 * c.training.steps)))
+# Twice the latents: `replace(autoencoders, features=2 * autoencoders.features, ...)` in `one_of_each`. Which features have split?

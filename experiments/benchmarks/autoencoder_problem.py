@@ -10,6 +10,7 @@ from experiments.benchmarks.problems import STEPS, repeated, torch_device
 from lexinv.sae.losses import LossConfig
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.training import OptimizerConfig
+from lexinv.training.population import population_here
 from lexinv.validation import Checked, Count
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=0, decay=0.0)
@@ -57,7 +58,7 @@ class AutoencoderProblem(Checked):
         import jax
 
         together = self.members > 1
-        population = "none" if not together else "map" if jax.default_backend() == "cpu" else "vmap"
+        population = population_here() if together else "none"
         start, step, batches = jax_autoencoder(self, population)
         params, key = start_params(self, 0), jax.random.key(0)
         if together:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count
 
 OPTIMIZER = OptimizerConfig(warmup_steps=0, weight_decay=0.01)
+WIDE = 1024
+"""The width from which on a step has to use the device."""
 STEPS = 1_000_000  # of the learning rate's schedule: so many that it is constant, as in PyTorch
 
 
@@ -36,6 +38,16 @@ class Problem(Checked):
     def tokens(self) -> int:
         """Tokens of a step."""
         return self.batch_size * self.context
+
+    def peak_shares(self, seconds: Sequence[float]) -> list[float]:
+        """Model FLOP utilisation of steps of these durations on the device here; none below `WIDE`, or where its peak is not known."""
+        import jax
+
+        from lexinv.nn.flops import train_flops, utilisation
+
+        flops = self.tokens * train_flops(self.model, self.vocab, self.context)
+        shares = [utilisation(flops / each, jax.devices()[0].device_kind, 1) for each in seconds]
+        return [share for share in shares if share is not None and self.model.width >= WIDE]
 
     @property
     def batch(self) -> np.ndarray:

@@ -18,17 +18,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns, size_sweep
-from experiments.benchmarks.problems import Problem, timed_population
+from experiments.benchmarks.problems import WIDE, Problem, timed_population
 from experiments.benchmarks.promises import bars, by_size, mark, over_ours, promise, speed, times
 from experiments.benchmarks.worker import Worker, environment, planned, prepare
 from experiments.harness.intervals import Interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, ORANGE, SKY, VERMILION, panels
 from experiments.harness.turns import turns
-from experiments.harness.verdicts import Claim, below
+from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.population import population_here
 from lexinv.validation import Checked, Count, Distinct
 
 PAPERS = ()
@@ -121,11 +122,8 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure every part; seconds are medians of a block, one for each round."""
-    import jax
-
     parts = against_torch, overhead, memory, population, start_up, sweep
-    used = "map" if jax.default_backend() == "cpu" else "vmap"  # as in harness.language_models
-    return {"used_population": used, **in_parts(workspace, parts, config)}
+    return {"used_population": population_here(), **in_parts(workspace, parts, config)}
 
 
 def against_torch(config: Config, log: Path) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def against_torch(config: Config, log: Path) -> dict[str, Any]:
         sides |= {"lexinv, whole batch": whole, "torch, microbatches": problem}
     sides = dict(sorted(sides.items()))  # ours first, "lexinv" and "torch" before their variants
     measured = alternate_with_torch(sides, log, config.cores, config.rounds, config.steps)
-    return {"tokens": problem.tokens, **measured}
+    return {"tokens": problem.tokens, "peak_shares": problem.peak_shares(measured["seconds"]["lexinv"]), **measured}
 
 
 def lexinvariant(problem: Problem) -> Problem:
@@ -150,14 +148,12 @@ def lexinvariant(problem: Problem) -> Problem:
 def overhead(config: Config, log: Path) -> list[dict[str, Any]]:
     """Lexinvariant and standard step in turn, for each problem."""
     size = log, config.cores, config.rounds, config.steps
-    return [
-        {
-            "vocab": problem.vocab,
-            "tokens": problem.tokens,
-            **in_turns({"standard": problem, "lexinvariant": lexinvariant(problem)}, *size),
-        }
-        for problem in config.overhead
-    ]
+
+    def measured(problem: Problem) -> dict[str, Any]:
+        sides = {"standard": problem, "lexinvariant": lexinvariant(problem)}
+        return {"vocab": problem.vocab, "tokens": problem.tokens, **in_turns(sides, *size)}
+
+    return [measured(problem) for problem in config.overhead]
 
 
 def memory(config: Config, log: Path) -> dict[str, Any]:
@@ -255,6 +251,13 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "same cores.",
             over_ours(against["seconds"]),
             {"torch": 1.0},
+        ),
+        *promise(
+            "uses_the_device",
+            f"Share of the device's peak that the model's operations of our train step are, from width {WIDE} on.",
+            {"lexinv": np.array(against["peak_shares"])} if against.get("peak_shares") else {},
+            above(0.35),
+            "share of the peak",
         ),
         *promise(
             "lexicon_overhead",

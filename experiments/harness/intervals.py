@@ -1,8 +1,11 @@
 """Means and shares with the uncertainty that fits what varied: seeds, rounds, divisions, cases."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,22 @@ def share_interval(hits: int, cases: int, confidence: float = 0.95) -> Interval:
 
     ends = binomtest(int(hits), int(cases)).proportion_ci(confidence, method="wilson")
     return Interval(hits / cases, float(ends.low), float(ends.high), int(cases))
+
+
+def bootstrap_interval(
+    cases: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = lambda means: means, confidence: float = 0.95
+) -> Interval:
+    """`of` the means of many independent cases [cases, ...], and its percentiles over 2,000 resamplings of whole cases.
+
+    What stands in one row is paired. of: takes means [resamplings, ...] to values [resamplings], such as the ratio of two columns.
+    """
+    cases = np.asarray(cases, np.float64)
+    found = of(_resampled(len(cases)) @ cases)
+    low, high = np.quantile(found, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    return Interval(float(of(cases.mean(axis=0, keepdims=True))[0]), float(low), float(high), len(cases))
+
+
+@cache
+def _resampled(cases: int, times: int = 2_000) -> np.ndarray:
+    """The weight of each case in each resampling, always the same draws."""
+    return np.random.default_rng(0).multinomial(cases, np.full(cases, 1 / cases), times) / cases

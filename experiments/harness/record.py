@@ -98,7 +98,7 @@ def describe_session() -> dict[str, Any]:
 def attention_kernels(config: Any, name: str = "") -> dict[str, str]:
     """The implementation of attention of every Transformer in a configuration, by its dotted name: what `auto` takes on this device.
 
-    That is for calls with as many tokens as the model has positions, and without a mask.
+    That is for calls on one device, with as many tokens as the model has positions, and without a mask.
     """
     from lexinv.nn.attention import device_here, implementation_on
     from lexinv.nn.transformer import TransformerConfig
@@ -107,7 +107,9 @@ def attention_kernels(config: Any, name: str = "") -> dict[str, str]:
         bias = "pairs" if config.positions == "relative" else "none"
         sizes = config.dtype, config.head_dim, config.max_length, config.causal
         auto = config.attention == "auto"
-        return {name: implementation_on(device_here(), *sizes, bias) if auto else config.attention}
+        return {
+            name: implementation_on(device_here(), *sizes, bias, window=config.window > 0) if auto else config.attention
+        }
     parts = vars(config) if dataclasses.is_dataclass(config) else {}
     if isinstance(config, tuple):
         parts = {str(number): part for number, part in enumerate(config)}

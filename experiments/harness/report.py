@@ -177,7 +177,14 @@ def section(one: Judged) -> str:
     for label, claims in (("### What the paper says", one.claims), ("### Controls, ours", one.controls)):
         if claims:
             lines += [f"{label}\n", *map(block, claims)]
-    return "\n".join([*lines, cell(facts(item)), ""])
+    return "\n".join([*lines, cell(facts(item)), "", *not_run(item), ""])
+
+
+def not_run(item: Record) -> list[str]:
+    """What says which presets for larger machines nobody has recorded."""
+    recorded = {path.name for path in item.folder.parent.iterdir()} | {"smoke", "quick", "cpu"}
+    missing = [f"`{preset}`" for preset in registry.load(item.experiment).PRESETS if preset not in recorded]
+    return [f"Not run yet: {', '.join(missing)}.\n"] if missing else []
 
 
 def block(claim: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from the key inside the step. All that is resumed, planned or trained together w
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,10 +20,11 @@ from experiments.harness.work import MapDataset, Members, Params, Population, Wo
 from experiments.harness.workspace import Workspace
 from lexinv.data.windows import Windows
 from lexinv.data.windows import batches as window_batches
+from lexinv.randomness import threefry
 from lexinv.training.mesh import MeshConfig, make_mesh, process_rows
 from lexinv.training.metrics import read_metrics
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer, rated_in_state, scaled_in_state
-from lexinv.training.population import create_population, member
+from lexinv.training.population import create_population, member, over_members
 from lexinv.training.processes import agree, whole
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import LossFn, TrainStep, make_train_step
@@ -32,6 +34,8 @@ from lexinv.validation import MOST, Checked, Count, Seeds, require
 Batches = Windows | Callable[[int], MapDataset] | None
 """Windows of text, in an order by seed; or `batches(seed)`, a dataset with leaves [K, B, ...] for dispatches of K steps; or None, where
 the loss draws a batch from its key. It is then handed {"row": int32[B], "step": int32[B]}: numbers of rows, and the step, B times."""
+MANY = 20
+"""Steps that one call of a compiled step does at most, where the configuration does not say more."""
 Optimizer = Callable[[OptimizerConfig, int, Any], optax.GradientTransformation]
 """`optimizer(config, steps, rate)`, of which only `init` reads the rate."""
 
@@ -41,6 +45,8 @@ class Training(Checked):
     """How every model of an experiment is trained; each seed decides initialisation, order of the data and what is drawn.
 
     On a mesh of more than one device the seeds are trained one after another, otherwise as one population.
+
+    steps_per_dispatch: that one call of the compiled step does on the CPU; elsewhere it may do more, see `steps_in_dispatch`.
     """
 
     steps: Count = 1000
@@ -57,6 +63,19 @@ class Training(Checked):
         yield parts > 0 and rows % parts == 0, "batch_size", f"a multiple of the mesh's data * fsdp = {parts}"
         yield self.steps % self.steps_per_dispatch == 0, "steps_per_dispatch", f"a divisor of steps = {self.steps}"
         make_optimizer(self.optimizer, self.steps)  # refuses what cannot be meant
+
+
+def steps_in_dispatch(training: Training, evaluated: bool, backend: str) -> int:
+    """Steps that one call of the compiled step does. No number depends on it but when models are evaluated, which is after every call.
+
+    As many as the configuration says on the CPU, and where models are evaluated. Elsewhere, where a small step is computed sooner than it
+    is called, the largest multiple of that up to `MANY` that divides the steps into two calls or more.
+    """
+    stated = training.steps_per_dispatch
+    if backend == "cpu" or evaluated:
+        return stated
+    most = min(MANY, training.steps // 2)
+    return max((count for count in range(stated, most + 1, stated) if training.steps % count == 0), default=stated)
 
 
 def scaled(config: OptimizerConfig, steps: int, rate: Any) -> optax.GradientTransformation:
@@ -98,6 +117,8 @@ def train(
         evaluate is None or mesh.size == 1, "training.mesh", training.mesh, "one device, where models are evaluated"
     )
 
+    count = steps_in_dispatch(training, evaluate is not None, jax.default_backend())
+
     def begin(key: Key[Array, ""], rate: Any, params: Params = None) -> TrainState:
         params = start(stream(key, "parameters")) if callable(start) else params
         return create_state(params, optimizer(training.optimizer, training.steps, rate), key)
@@ -114,7 +135,7 @@ def train(
         return make_train_step(loss, made, microbatches=training.microbatches, population=population)
 
     def dataset() -> MapDataset:
-        return together([member_batches(batches, training, seed) for seed in seeds])
+        return together([member_batches(batches, training, seed, count) for seed in seeds])
 
     work = Work(
         name,
@@ -144,7 +165,7 @@ def train(
             members=(members[index],),
             states=lambda: begun(jax.random.key(seed), rate, given),
             step=lambda _: made,
-            dataset=lambda: member_batches(batches, training, seed, process_rows(mesh, rows)),
+            dataset=lambda: member_batches(batches, training, seed, count, process_rows(mesh, rows)),
             population="none",
             held=rows if isinstance(batches, Windows) else None,
         )
@@ -154,16 +175,16 @@ def train(
 
 
 def member_batches(
-    batches: Batches, training: Training, seed: int, held: Int64[np.ndarray, " rows"] | None = None
+    batches: Batches, training: Training, seed: int, count: int, held: Int64[np.ndarray, " rows"] | None = None
 ) -> MapDataset:
-    """What one member reads, leaves [K, B, ...]; of windows only the rows that are `held`."""
+    """What one member reads, leaves [K, B, ...] with K = `count`; of windows only the rows that are `held`."""
     import grain
 
-    count, rows = training.steps_per_dispatch, training.batch_size
+    rows = training.batch_size
     if isinstance(batches, Windows):
         return window_batches(batches, rows, seed, count, held)
     if batches is not None:
-        return batches(seed)
+        return grouped(batches(seed), count // training.steps_per_dispatch)
     numbers = np.broadcast_to(np.arange(rows, dtype=np.int32), (count, rows))
 
     def number(index: int) -> dict[str, np.ndarray]:
@@ -171,6 +192,17 @@ def member_batches(
         return {"row": numbers, "step": np.broadcast_to(steps[:, None], (count, rows))}
 
     return grain.MapDataset.range(MOST // count).map(number)
+
+
+def grouped(dataset: MapDataset, count: int) -> MapDataset:
+    """So many dispatches, leaves [K, B, ...], as one, [count K, B, ...]."""
+    import grain
+
+    def joined(index: int) -> Any:
+        parts = [dataset[index * count + part] for part in range(count)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    return dataset if count == 1 else grain.MapDataset.range(sys.maxsize // count).map(joined)
 
 
 def together(datasets: Sequence[MapDataset]) -> MapDataset:
@@ -184,9 +216,9 @@ def together(datasets: Sequence[MapDataset]) -> MapDataset:
 
 
 def initial(start: Callable[[Key[Array, ""]], Params], seeds: Sequence[int]) -> Params:
-    """`start(key)` for every seed as `train` makes it, one after another (see `create_population`), stacked."""
-    keys = jnp.stack([stream(jax.random.key(seed), "parameters") for seed in seeds])
-    return jax.jit(lambda keys: jax.lax.map(start, keys))(keys)
+    """`start(key)` for every seed as `train` makes it, stacked."""
+    keys = jnp.stack([stream(threefry(jax.random.key(seed)), "parameters") for seed in seeds])
+    return jax.jit(partial(over_members, start))(keys)
 
 
 def stacked(trees: Sequence[Params]) -> Params:

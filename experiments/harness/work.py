@@ -16,6 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from experiments.harness.workspace import Workspace
 from lexinv.training.fit import fit
 from lexinv.training.mesh import MeshConfig, make_mesh, shard_batch, shard_state
+from lexinv.training.population import population_here
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 
@@ -102,7 +103,7 @@ class Work:
             state, dataset = shard_state(state, mesh), dataset.map(lambda batch: shard_batch(batch, mesh, self.held))
         return fit(
             state,
-            self.step(self.population or ("map" if jax.default_backend() == "cpu" else "vmap")),
+            self.step(self.population or population_here()),
             dataset,
             steps=self.steps,
             directory=self.folder,

@@ -66,7 +66,6 @@ class Config(Checked):
     def checks(self):
         yield JUDGED in self.shares, "shares", f"shares with {JUDGED} among them"
         yield min(self.images) >= 1, "images", "at least 1"
-        yield self.subject.data == "glyphs", "subject.data", "'glyphs'"
         yield self.subject.model.cls, "subject.model.cls", "True: its attention is the score"
         most = self.images[0] * self.subject.model.patches
         yield self.patches <= most, "patches", f"at most {most}"

@@ -1,36 +1,43 @@
-"""Fine-tuning with token reduction on closes the gap to the unreduced model; a ratio per layer against a fixed number at equal FLOPs.
+"""Token reduction with training: fine-tuning closes the gap to the unreduced model, and DiffRate learns how many tokens each layer keeps.
 
-Retrained image classification and the ablation of schedules (Tran et al. 2024); method card token-merging, small reproduction 3. The
-trained glyph models go on for some steps with a method on; the control is the unreduced model with the same
-steps. The fixed schedule removes as many tokens in every layer, or one more in the last ones, whichever comes nearest to the ratio's FLOPs.
+Retrained image classification and the ablation of schedules (Tran et al. 2024), and learned rates (Chen et al. 2023); method card
+token-merging, small reproduction 3. Small Vision Transformers, trained until more training gains nothing, read digits in fonts and on
+photographs that they have not seen.
+Fine-tuned: the models go on for some steps with a method on; the control is the unreduced model with the same steps. At equal FLOPs with a
+ratio per layer stands a fixed number of tokens per layer. Learned: with the model frozen, logits over the numbers of patches that may stay,
+for every layer but the first (`lexinv.merging.rates`; one rate, not one of pruning and one of merging), trained on the cross-entropy and
+penalty (FLOPs - target)^2, FLOPs relative to the unreduced model. The numbers that come out are judged with tokens really removed, pruned
+or merged, against both schedules by hand at each seed's FLOPs. CLS alone is read after the last attention, so that learned rates may drop
+all but one patch before the last MLP, which no schedule by hand does.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms
+from experiments.harness.arms import Arms, by_metric
 from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import panels, styled
+from experiments.harness.style import BLACK, BLUE, ORANGE, VERMILION, band, panels, styled
 from experiments.harness.training import Params, Training, stacked, train
-from experiments.harness.verdicts import Claim, above, below
+from experiments.harness.verdicts import OURS, Claim, Rule, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.glyph_classifiers import (
+from experiments.subjects.font_characters import (
+    CHARACTERS,
     FULL_SIZE,
-    GLYPHS,
     SEEDS,
-    VisionSubject,
+    CharacterSubject,
+    batches,
+    character_models,
+    corpora,
     held_out,
     make_loss,
-    one_seed,
     tiny,
-    vision_models,
 )
 from experiments.subjects.reduced_vision import (
     BATCH,
@@ -40,122 +47,184 @@ from experiments.subjects.reduced_vision import (
     at_flops,
     flops,
     forward,
+    make_rate_loss,
     schedule_of,
+    schedules_beside,
 )
+from lexinv.data.glyphs import Images
 from lexinv.merging.schedules import even_schedules, token_counts
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.validation import Checked, Count, Fraction, some_of
+from lexinv.validation import Checked, Count, Fraction, Fractions, Positive, some_of
 
-PAPERS = ("tran2024accelerating",)
+PAPERS = ("tran2024accelerating", "chen2023diffrate")
 TABLE = "tran2024accelerating: ImageNet table, retrained"
-FINETUNING = Training(
-    400, 32, SEEDS, OptimizerConfig("muon", learning_rate=2e-3, warmup_steps=25), steps_per_dispatch=10
-)
+SCHEDULED = ("tome", "pitome")
+"""Methods that are also run with a fixed number of tokens per layer."""
+REMOVED = {"prune_cls": "pruned", "diffrate": "merged"}
+"""What becomes of the tokens that CLS looks at least, where rates are learned."""
+SCHEDULES = {"learned": ("learned rates", BLUE), "ratio": ("ratio", VERMILION), "fixed": ("fixed number", ORANGE)}
+TOLERANCE = 0.02
+"""Of FLOPs: absolute from the target, relative between arms."""
 Methods = Annotated[tuple[str, ...], some_of(LABELS)]
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """scheduled: methods that are also run with a fixed number of tokens per layer. ratio: of the patches, left after every layer.
+    """ratio: of the patches, left after every layer. finetuning: of every method and of the control. images: to judge on, per seed.
 
-    finetuning: of every method and of the control. images: to judge on, per seed.
+    targets: FLOPs relative to the unreduced model. penalty: the factor of the squared distance from the target in the loss. learning: of
+    rates; the paper's learning rate falls from 0.01 to 0.001 over 3 epochs of ImageNet, in few steps it is ten times as large.
     """
 
-    glyphs: VisionSubject = GLYPHS
-    methods: Methods = ("tome", "pitome_protect", "tofu", "dct", "diffrate", "prune_cls", "prune_random")
-    scheduled: Methods = ("tome", "pitome_protect")
-    ratio: Fraction = 0.8
-    finetuning: Training = FINETUNING
-    images: Count = 1920
+    characters: CharacterSubject = CHARACTERS
+    methods: Methods = ("tome", "pitome", "tofu", "dct", "diffrate", "prune_random")
+    ratio: Fraction = 0.6
+    finetuning: Training = Training(
+        100, 32, SEEDS, OptimizerConfig("muon", learning_rate=3e-3, warmup_steps=10), steps_per_dispatch=10
+    )
+    targets: Fractions = (0.7, 0.5)
+    penalty: Positive = 100.0
+    learning: Training = Training(
+        150, 32, SEEDS, OptimizerConfig(learning_rate=0.1, warmup_steps=0), steps_per_dispatch=10
+    )
+    images: Count = 960
 
     def checks(self):
-        yield {"tome", "pitome_protect"} <= set(self.methods), "methods", "tome and pitome_protect among them"
-        yield set(self.scheduled) <= set(self.methods), "scheduled", f"some of {self.methods}"
-        seeds = self.glyphs.training.seeds
-        yield self.finetuning.seeds == seeds, "finetuning.seeds", f"those of the models, {seeds}"
+        yield set(SCHEDULED) <= set(self.methods), "methods", f"{' and '.join(SCHEDULED)} among them"
+        model, seeds = self.characters.model, self.characters.training.seeds
+        cls = model.pool == "cls" and model.layers.depth > 1
+        yield cls, "characters.model", "two layers or more, and pool = 'cls': tokens are ranked by what CLS looks at"
+        for name in ("finetuning", "learning"):
+            yield getattr(self, name).seeds == seeds, f"{name}.seeds", f"those of the models, {seeds}"
+        least = flops(model, (0, model.patches - 1, *[0] * (model.layers.depth - 2)))
+        yield min(self.targets) > least, "targets", f"above {least:.2f}, with one patch left"
         yield self.images % BATCH == 0, "images", f"a multiple of {BATCH}"
 
 
 PRESETS = presets(
     Config(),
     smoke={
-        "glyphs": tiny(GLYPHS, depth=1),
-        "methods": ("tome", "pitome_protect"),
-        "scheduled": ("tome",),
-        "finetuning": tiny(GLYPHS).training,
+        "characters": tiny(),
+        "methods": SCHEDULED,
+        "finetuning": tiny().training,
+        "targets": (0.92,),
+        "learning": tiny().training,
         "images": 64,
     },
     quick={
-        "glyphs": one_seed(GLYPHS),
-        "methods": ("tome", "pitome_protect", "prune_random"),
-        "scheduled": ("tome",),
-        "finetuning.seeds": (0,),
+        **{f"{part}.seeds": SEEDS[:3] for part in ("characters.training", "finetuning", "learning")},
+        "methods": (*SCHEDULED, "prune_random"),
+        "targets": (0.5,),
     },
     paper={
-        "glyphs": FULL_SIZE,
+        "characters": FULL_SIZE,
         "ratio": 0.9,
         "finetuning.steps": 10000,
         "finetuning.batch_size": 64,
         "finetuning.optimizer.warmup_steps": 500,
+        "learning.steps": 3750,
+        "learning.batch_size": 1024,
+        "learning.optimizer.learning_rate": 0.01,
         "images": 9984,
     },
 )
 
+Subjects = Sequence[tuple[Params, Images]]
+"""Model and held-out images of each seed."""
+
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By method, `unreduced` among them, the accuracy [seeds] before and after fine-tuning; `-fixed` with the fixed schedule."""
-    models = list(vision_models(config.glyphs, workspace).values())
-    images = [held_out(config.glyphs, seed, config.images) for seed in config.finetuning.seeds]
-    model, subject = config.glyphs.model, replace(config.glyphs, training=config.finetuning)
+    """Accuracy [seeds] before and after fine-tuning by method and `unreduced`, `-fixed` with the fixed schedule; the rates learned."""
+    model, seeds = config.characters.model, config.finetuning.seeds
+    stands_on = workspace.pinned("images", corpora(config.characters))
+    models = character_models(config.characters, workspace)
+    images = [held_out(config.characters, seed, config.images) for seed in seeds]
+    subjects = list(zip(models, images, strict=True))
     by_ratio = schedule_of(model, config.ratio)
     fixed = at_flops(model, even_schedules, flops(model, by_ratio))
-
-    def measured(name: str, method: str | None, schedule: Schedule) -> dict[str, list[float]]:
-        def apply(params: Params, pixels: jax.Array, key: jax.Array) -> jax.Array:
-            return forward(params, pixels, key, model, method, schedule)[0]
-
-        def accuracies(trained: list[Params]) -> list[float]:
-            pairs = zip(trained, images, strict=True)
-            return [accuracy_of(params, own, model, method, schedule) for params, own in pairs]
-
-        loss: Callable[..., Any] = make_loss(subject, None if method is None else apply)
-        start = stacked(models)
-        tuned = train(name, start, loss, None, config.finetuning, workspace, tokens=model.tokens)
-        return {"before": accuracies(models), "after": accuracies(tuned)}
-
     runs: dict[str, tuple[str | None, Schedule]] = {"unreduced": (None, ())}
     runs |= {method: (method, by_ratio) for method in config.methods}
-    runs |= {f"{method}-fixed": (method, fixed) for method in config.scheduled}
-    arms = {name: workspace.cached(name, partial(measured, name, *chosen)) for name, chosen in runs.items()}
+    runs |= {f"{method}-fixed": (method, fixed) for method in SCHEDULED}
+    tuned = partial(finetuned, config, subjects, workspace)
+    learned = partial(judge_rates, config, subjects, workspace)
     return {
-        "corpora": {},
-        "seeds": list(config.finetuning.seeds),
+        "corpora": stands_on,
+        "seeds": list(seeds),
         "ratio": config.ratio,
         "methods": list(config.methods),
-        "scheduled": list(config.scheduled),
         "schedules": {
             name: {"tokens": list(token_counts(model.tokens, removed)), "flops": round(flops(model, removed), 4)}
             for name, removed in (("ratio", by_ratio), ("fixed", fixed))
         },
-        "arms": arms,
+        "arms": workspace.stages("finetuned", runs, lambda name: tuned(name, *runs[name])),
+        "targets": workspace.stages("learned", map(str, config.targets), lambda target: learned(float(target))),
+    }
+
+
+def finetuned(
+    config: Config, subjects: Subjects, workspace: Workspace, name: str, method: str | None, schedule: Schedule
+) -> dict[str, list[float]]:
+    """Accuracies before and after further training with the method on."""
+    model = config.characters.model
+    loss = make_loss(lambda params, pixels, key: forward(params, pixels, key, model, method, schedule)[0])
+    start, given = stacked([params for params, _ in subjects]), batches(config.characters, config.finetuning)
+    tuned = train(name, start, loss, given, config.finetuning, workspace, tokens=model.tokens)
+    after = [(params, images) for params, (_, images) in zip(tuned, subjects, strict=True)]
+    judged = {"before": subjects, "after": after}
+    return {when: [accuracy_of(*own, model, method, schedule) for own in some] for when, some in judged.items()}
+
+
+def judge_rates(config: Config, subjects: Subjects, workspace: Workspace, target: float) -> dict[str, Any]:
+    """By schedule, the learned one and those by hand at each seed's FLOPs: tokens, FLOPs; by method accuracy."""
+    model = config.characters.model
+    start = jnp.zeros((len(subjects), model.layers.depth - 1, model.patches))
+    params = {"learned": start, "frozen": stacked([params for params, _ in subjects])}
+    given, loss = batches(config.characters, config.learning), make_rate_loss(model, target, config.penalty)
+    found = train(f"rates-{target}", params, loss, given, config.learning, workspace, tokens=model.tokens)
+    by_seed = by_metric([schedules_beside(model, tree["learned"]) for tree in found])
+
+    def accuracies(method: str, schedules: Sequence[Schedule]) -> list[float]:
+        return [accuracy_of(*own, model, method, one) for own, one in zip(subjects, schedules, strict=True)]
+
+    return {
+        "tokens": {name: [list(token_counts(model.tokens, one)) for one in some] for name, some in by_seed.items()},
+        "flops": {name: [round(flops(model, one), 5) for one in some] for name, some in by_seed.items()},
+        "accuracy": {way: {name: accuracies(way, some) for name, some in by_seed.items()} for way in REMOVED},
     }
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
-    """What fine-tuning closes of the gap, PiToMe against ToMe after it, and the schedules."""
-    arms, schedules = Arms(results), results["schedules"]
+    """What fine-tuning closes of the gap, PiToMe against ToMe after it, the schedules; learned counts against schedules by hand."""
+    arms, schedules, targets = Arms(results), results["schedules"], results["targets"]
     cost = {name: schedule["flops"] for name, schedule in schedules.items()}
     where = f"(ratio {results['ratio']}, FLOPs {cost['ratio']})"
+    wheres = f"(FLOPs {', '.join(targets)} of unreduced)"
 
     def gap(when: str, method: str) -> np.ndarray:
         return arms["unreduced", when] - arms[method, when]
 
     def better(when: str) -> dict[str, Any]:
-        gained = {name: arms[name, when] - arms[f"{name}-fixed", when] for name in results["scheduled"]}
+        gained = {name: arms[name, when] - arms[f"{name}-fixed", when] for name in SCHEDULED}
         return gained | {"mismatch of FLOPs": round(abs(cost["fixed"] / cost["ratio"] - 1), 4)}
 
-    rules = dict.fromkeys(results["scheduled"], above(0)) | {"mismatch of FLOPs": below(0.02)}
+    def beats(method: str, over: str) -> tuple[dict[str, Any], dict[str, Rule]]:
+        """Gains in accuracy by target, and how far the FLOPs are apart."""
+        measured: dict[str, Any] = {}
+        for target, found in targets.items():
+            right, spent = found["accuracy"][method], found["flops"]
+            measured[target] = np.array(right["learned"]) - np.array(right[over])
+            measured[f"{target}, FLOPs"] = np.abs(np.array(spent[over]) / np.array(spent["learned"]) - 1)
+        return measured, {n: below(TOLERANCE).every_seed if n.endswith("FLOPs") else above(0) for n in measured}
+
     return [
+        Claim(
+            "bases_converged",
+            "The same steps gain less than a point where nothing is reduced: the models were trained to convergence.",
+            OURS,
+            {"unreduced": arms["unreduced", "after"] - arms["unreduced", "before"]},
+            below(0.01),
+            "gain in accuracy",
+        ),
         Claim(
             "gap_shrinks",
             f"Fine-tuning with reduction on brings every method nearer to the unreduced model with the same steps {where}.",
@@ -169,7 +238,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "pitome_recovers",
             f"Retrained, PiToMe is within a point of the unreduced model {where}.",
             TABLE,
-            {"pitome": gap("after", "pitome_protect")},
+            {"pitome": gap("after", "pitome")},
             below(0.01),
             "gap after",
             "DeiT-S 79.8 of 79.8 %, DeiT-T 71.6 of 72.3 %",
@@ -178,7 +247,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "pitome_retrained_not_below_tome",
             f"Retrained, PiToMe is no worse than ToMe {where}.",
             TABLE,
-            {"pitome less tome": arms["pitome_protect", "after"] - arms["tome", "after"]},
+            {"pitome less tome": arms["pitome", "after"] - arms["tome", "after"]},
             above(-0.005),
             "gain in accuracy",
             "above: DeiT-S 79.8 against 79.4, DeiT-T 71.6 against 70.0 %",
@@ -190,7 +259,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
                 f"{schedules['ratio']['tokens']} and {schedules['fixed']['tokens']}).",
                 "tran2024accelerating: ablation of schedules",
                 better(when),
-                rules,
+                dict.fromkeys(SCHEDULED, above(0)) | {"mismatch of FLOPs": below(TOLERANCE)},
                 "gain in accuracy; FLOPs of one schedule over the other's, less 1",
                 "better, for PiToMe and for ToMe",
             )
@@ -199,25 +268,64 @@ def claims(results: dict[str, Any]) -> list[Claim]:
                 ("ratio_beats_fixed_retrained", "Retrained", "after"),
             )
         ],
+        *[
+            Claim(
+                name,
+                f"At equal FLOPs {wheres}, learned counts per layer are better than {what} per layer, tokens {said} by CLS attention.",
+                "chen2023diffrate",
+                *beats(method, over),
+                "gain in accuracy; FLOPs over those of the learned counts, less 1",
+            )
+            for over, what in (("ratio", "a ratio"), ("fixed", "a fixed number"))
+            for method, said in REMOVED.items()
+            for name in (f"learned_rates_beat_{what[2:].replace(' ', '_')}{'_merging' * (said == 'merged')}",)
+        ],
+        Claim(
+            "learned_rates_hit_the_target",
+            f"The penalty brings the FLOPs of the learned counts to the target {wheres}.",
+            "chen2023diffrate",
+            {t: np.abs(np.array(found["flops"]["learned"]) - float(t)) for t, found in targets.items()},
+            below(TOLERANCE),
+            "distance of relative FLOPs from the target",
+        ),
     ]
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Accuracy of every method before and after fine-tuning, and of the two schedules."""
-    drawn, axes = panels(1, 2, width=5.4, height=4.4)
-    arms, when = Arms(results), {"before": "off the shelf", "after": "fine-tuned"}
+    """Accuracy before and after fine-tuning, by method and by schedule; of learned rates the tokens per layer and the accuracy."""
+    arms, targets, when = Arms(results), results["targets"], {"before": "off the shelf", "after": "fine-tuned"}
+    drawn, axes = panels(1 + len(targets), 2, width=5.4, height=3.6)
+    flops_left = results["schedules"]["ratio"]["flops"]
     groups = {
-        f"ratio {results['ratio']}, FLOPs {results['schedules']['ratio']['flops']:.2f} of unreduced": {
+        f"ratio {results['ratio']}, FLOPs {flops_left:.2f} of unreduced": {
             name: "unreduced" if name == "unreduced" else LABELS[name] for name in ("unreduced", *results["methods"])
         },
         "ratio or fixed number, equal FLOPs": {
             f"{name}{suffix}": f"{LABELS[name]}, {schedule}"
-            for name in results["scheduled"]
+            for name in SCHEDULED
             for suffix, schedule in (("", "ratio"), ("-fixed", "fixed number"))
         },
     }
     with styled():
-        for panel, (title, labels) in zip(axes, groups.items(), strict=True):
+        for panel, (title, labels) in zip(axes, groups.items(), strict=False):
             dots(panel, {f"{label}, {said}": arms[arm, w] for arm, label in labels.items() for w, said in when.items()})
             panel.set(title=title, xlabel="accuracy; seeds, mean, 95 % interval")
+        for row, (target, found) in enumerate(targets.items(), 1):
+            tokens, right = axes[2 * row : 2 * row + 2]
+            for name, (label, color) in SCHEDULES.items():
+                counts = found["tokens"][name]
+                band(tokens, range(len(counts[0])), counts, label, color, marker="o", markersize=3)
+            tokens.set(xlabel="layers passed", ylabel="tokens", title=f"tokens left at FLOPs {target}")
+            tokens.set_xticks(range(len(found["tokens"]["learned"][0])))
+            tokens.legend(fontsize=7)
+            shown = {
+                f"{label}, {said}": found["accuracy"][method][name]
+                for method, said in REMOVED.items()
+                for name, (label, _) in SCHEDULES.items()
+            }
+            dots(right, shown)
+            right.axvline(float(arms["unreduced", "before"].mean()), color=BLACK, linewidth=0.8)
+            right.set(
+                title=f"accuracy at FLOPs {target}, line: unreduced", xlabel="accuracy; seeds, mean, 95 % interval"
+            )
     return drawn

@@ -90,8 +90,6 @@ class Config(Checked):
     def checks(self):
         seeds = self.small.training.seeds
         yield self.large.training.seeds == seeds, "large.training.seeds", f"those of `small`, {seeds}"
-        for name in SUBJECTS:
-            yield getattr(self, name).data == "glyphs", f"{name}.data", "'glyphs'"
 
 
 PRESETS = presets(

@@ -32,7 +32,8 @@ from experiments.subjects.sparse_activations import (
 )
 from lexinv.sae.autoencoders import decode, encode, pre_activations, progressive
 from lexinv.sae.methods import AutoencoderConfig, Params
-from lexinv.sae.metrics import matching_pursuit, principal_components
+from lexinv.sae.metrics import principal_components
+from lexinv.sae.pursuit import matching_pursuit
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.validation import Checked, Count, NonNegative
 

@@ -66,7 +66,7 @@ CALIBRATION_BLOCK = 1024
 LARGE = 2**24
 """Members of a population whose codes have more entries than this are trained one after another."""
 
-KNOWN = tuple(name for name in VARIANTS if name not in ("matryoshka", "gated"))
+KNOWN = tuple(name for name in VARIANTS if name not in ("matryoshka", "pursuit", "gated"))
 Curve = Annotated[
     tuple[float, ...],
     Allowed(

@@ -9,15 +9,8 @@ from experiments.harness.arms import by_metric
 from experiments.subjects.sparse_activations import Trained, TrainingConfig, encode_batch, warn_off_target, world
 from lexinv.sae.autoencoders import decode, encode_by_threshold, pre_activations
 from lexinv.sae.inference import calibrate
-from lexinv.sae.metrics import (
-    add,
-    collapse,
-    matching_pursuit,
-    principal_components,
-    recovery,
-    start_sums,
-    summarise,
-)
+from lexinv.sae.metrics import add, collapse, principal_components, recovery, start_sums, summarise
+from lexinv.sae.pursuit import matching_pursuit
 from lexinv.sae.synthetic import SyntheticConfig
 
 UNDER_USED = 1e-3

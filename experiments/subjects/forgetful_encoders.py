@@ -33,7 +33,8 @@ from lexinv.lexinvariance.forgetting import (
 from lexinv.lexinvariance.part_of_speech import ANSWER, Batch, PosTask, Slots, among, cumulative, sample_by
 from lexinv.nn.masked_encoder import MaskedEncoder
 from lexinv.nn.transformer import TransformerConfig
-from lexinv.training.population import create_population
+from lexinv.randomness import threefry
+from lexinv.training.population import create_population, over_members
 from lexinv.training.state import TrainState, create_state
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
@@ -246,8 +247,9 @@ def evaluation(members: Members, config: PosEncoders) -> Callable[[TrainState], 
         )
 
     places = jnp.array([cell for _ in members.arms for cell in range(count) for _ in config.seeds])
-    seed_keys = jnp.stack([jax.random.key(seed) for seed in config.seeds] * len(members.arms) * count)
-    return jax.jit(lambda states: jax.lax.map(lambda each: evaluate(*each), (states, places, seed_keys)))
+    keys = [threefry(jax.random.key(seed)) for seed in config.seeds]
+    seed_keys = jnp.stack(keys * len(members.arms) * count)
+    return jax.jit(lambda states: over_members(lambda each: evaluate(*each), (states, places, seed_keys)))
 
 
 def chosen(states: TrainState, members: Members, arm: str, cell: Cell, seeds: int) -> TrainState:

@@ -25,6 +25,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.tokenization.tokenizers import Tokenizer, to_text, train_bpe
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer
+from lexinv.training.population import over_members
 from lexinv.training.state import parameter_count
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Fractions, Seeds, require
@@ -233,7 +234,7 @@ def evaluator(model: TransformerConfig, text: Text) -> Callable[[Params], dict[s
     def by_window(params: Params) -> Array:
         return nll(params, batch, jax.random.key(0))[:, text.skipped :].sum(axis=1)
 
-    measured = jax.jit(lambda params: jax.lax.map(by_window, params))
+    measured = jax.jit(partial(over_members, by_window))
 
     def evaluate(params: Params) -> dict[str, np.ndarray]:
         nats = np.asarray(measured(params), np.float64)

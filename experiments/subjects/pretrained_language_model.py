@@ -72,6 +72,11 @@ def open_pretrained(name: str, workspace: Workspace) -> PretrainedWorld:
     require(
         path.exists(), "model", name, f"a folder, a GGUF file, or an asset with a language model: {', '.join(ASSETS)}"
     )
+    return read_pretrained(path)
+
+
+def read_pretrained(path: Path) -> PretrainedWorld:
+    """The model of a folder or a GGUF file."""
     model = load_language_model(path)
     tokenizer = checkpoint_tokenizer(path, model.tokenizer)
     beginning = model.params["model"] | {"bos": model.params["table"][tokenizer.separator]}

@@ -2,19 +2,24 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from experiments.harness.training import Params
+from experiments.subjects.font_characters import cross_entropy, normalised
 from experiments.subjects.glyph_classifiers import accuracy
 from lexinv.data.glyphs import Images
 from lexinv.merging.costs import nearest_schedule, relative_flops
 from lexinv.merging.methods import METHODS, reductions
 from lexinv.merging.plan import Plan
-from lexinv.merging.schedules import ratio_schedule, token_counts
+from lexinv.merging.rates import learned_counts, mask_by_rank, masked_classify
+from lexinv.merging.schedules import even_schedules, ratio_schedule, ratio_schedules, token_counts
 from lexinv.nn.vision_transformer import VisionConfig, classify
+from lexinv.training.step import LossFn
 
 BATCH = 64
 """Images at a time."""
@@ -83,3 +88,27 @@ def accuracy_of(params: Any, images: Images, model: VisionConfig, *reduced: Any)
     starts = range(0, len(images.labels), BATCH)
     logits = [forward(params, images.pixels[at : at + BATCH], jax.random.key(at), model, *reduced)[0] for at in starts]
     return round(accuracy(jnp.concatenate(logits), images.labels), 5)
+
+
+def make_rate_loss(model: VisionConfig, target: float, penalty: float) -> LossFn:
+    """Cross-entropy in nats and penalty (FLOPs - target)^2; params {"learned": logits [layers, candidates], "frozen": the model's}."""
+
+    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+        del key
+        learned, frozen = params["learned"], jax.lax.stop_gradient(params["frozen"])
+        logits, _ = masked_classify(model, frozen, normalised(batch["pixels"]), [None, *map(mask_by_rank, learned)])
+        missed = cross_entropy(logits, batch["labels"])
+        counts = [model.tokens, *(learned_counts(learned) + model.protected)]
+        spent = jnp.asarray(relative_flops(counts, model.layers.width, model.layers.mlp_width))
+        return missed + penalty * jnp.square(spent - target), {"cross_entropy": missed, "flops": spent}
+
+    return loss
+
+
+def schedules_beside(model: VisionConfig, logits: Array) -> dict[str, Schedule]:
+    """What `make_rate_loss` learned, as a schedule, and those by hand with the FLOPs nearest to its: a ratio, and a number, per layer."""
+    left = [model.patches, *map(int, jax.jit(learned_counts)(logits))]
+    learned = tuple(before - after for before, after in pairwise(left))
+    goal = flops(model, learned)
+    by_hand = {"ratio": ratio_schedules, "fixed": even_schedules}
+    return {"learned": learned, **{name: at_flops(model, made, goal) for name, made in by_hand.items()}}

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from experiments.harness.work import MapDataset, Population, Work
 from experiments.harness.workspace import Workspace
+from lexinv.randomness import threefry
 from lexinv.sae.autoencoders import (
     decode,
     encode,
@@ -24,7 +25,7 @@ from lexinv.sae.losses import LossConfig, Statistics, budget_of
 from lexinv.sae.methods import METHODS, AutoencoderConfig, Kind, Params
 from lexinv.sae.synthetic import SyntheticConfig, Tokens, make_dictionary, sample_tokens
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_autoencoder_step, make_optimizer
-from lexinv.training.population import member
+from lexinv.training.population import member, over_members
 from lexinv.training.state import TrainState
 from lexinv.training.step import TrainStep
 from lexinv.training.streams import stream
@@ -79,6 +80,7 @@ VARIANTS = {
     "multi_topk": Variant("Multi-TopK", "topk", replace(AUXILIARY, multi=True)),
     "feature_uniform": Variant("Feature Choice, uniform", "feature", zipf=0.0),
     "feature_zipf": Variant("Feature Choice, Zipf", "feature", zipf=0.9),
+    "pursuit": Variant("MP-SAE", "pursuit", AUXILIARY),
     "jumprelu": Variant("JumpReLU", "jumprelu"),
     "gated": Variant("Gated", "gated"),
     "relu": Variant("ReLU + L1", "relu"),
@@ -156,8 +158,9 @@ def train(
     """
     nested = "prefixes" in METHODS[variant.kind].has
     prefixes = tuple(features * part // 4 for part in (1, 2, 4)) if nested else ()
-    config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes)
-    key, count = jax.random.key(seed), len(settings)
+    steps = max(round(setting.k) for setting in settings) if METHODS[variant.kind].tied else 0
+    config = AutoencoderConfig(data.width, features, variant.kind, prefixes=prefixes, most_active=steps)
+    key, count = threefry(jax.random.key(seed)), len(settings)
     dictionary, calibration, held_out = world(data, training, seed)
 
     def states() -> TrainState:
@@ -216,7 +219,7 @@ def start_population(
         activations = tokens if sample else jnp.zeros_like(tokens)
         return create_autoencoder_state(config, optimizer, activations, k, coefficient, key, budgets)
 
-    return jax.lax.map(start, (keys, ks, coefficients, budgets))
+    return over_members(start, (keys, ks, coefficients, budgets))
 
 
 def warn_off_target(l0: float, target: float, most: float = 0.1) -> None:

@@ -20,6 +20,7 @@ from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import NllFn, evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.training.population import over_members
 from lexinv.training.state import TrainState
 from lexinv.validation import Checked, Count, Distinct
 
@@ -144,7 +145,7 @@ def follower(
         def one(each: tuple[Params, jax.Array]) -> jax.Array:
             return nll(each[0], {"tokens": each[1], "row": rows}, jax.random.key(0))[:, half:].mean()
 
-        return jax.lax.map(one, (params, windows))
+        return over_members(one, (params, windows))
 
     return lambda state: {"nats": np.asarray(judged(state.params, windows))}
 

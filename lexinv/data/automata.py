@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.data.kgram import KGram
 from lexinv.data.markov_first_order import MarkovSource
@@ -23,6 +24,22 @@ class Automaton:
     next_state: Int[Array, "states vocab"]
     memory: int = field(metadata={"static": True})
     """How many symbols decide the state."""
+
+    @property
+    def vocab(self) -> int:
+        return self.log_probs.shape[1]
+
+    def begin(self, count: int, time: int) -> Int[Array, " count"]:
+        """The states of so many texts, of any length, of which nothing has been read."""
+        return jnp.zeros(count, jnp.int32)
+
+    def log_probs_of(self, state: Int[Array, " count"], symbols: Int[Array, "count n"]) -> Float[Array, "count n"]:
+        """ln p of each of these symbols after each state."""
+        return self.log_probs[state[:, None], symbols]
+
+    def advance(self, state: Int[Array, " count"], symbol: Int[Array, " count"]) -> Int[Array, " count"]:
+        """The states after one more symbol of each."""
+        return self.next_state[state, symbol]
 
 
 def markov_automaton(source: MarkovSource) -> Automaton:
@@ -85,3 +102,30 @@ def states_before(language: Automaton, tokens: Int[Array, "*texts time"]) -> Int
 def read_text(language: Automaton, tokens: Int[Array, "*texts time"]) -> Float[Array, "*texts time"]:
     """ln p of every symbol of texts that are read from state 0, in nats."""
     return language.log_probs[states_before(language, tokens), tokens]
+
+
+class Acceptor(NamedTuple):
+    """Which texts are allowed: from state 0 on where each token leads, -1 where it must not stand, and in which states texts may end."""
+
+    next_state: Int[Array, "states vocab"]
+    accepting: Bool[Array, " states"]
+
+
+def allowed(acceptor: Acceptor, foresee: bool = True) -> Bool[Array, "states outcomes"]:
+    """What may come next, every token and, in the last column, the end of the text.
+
+    foresee: no token that leads to where no text can end any more; without, those are dead ends.
+    """
+    moves = acceptor.next_state >= 0
+
+    def onward(live: Bool[Array, " states"]) -> Bool[Array, "states vocab"]:
+        return moves & live[jnp.maximum(acceptor.next_state, 0)]
+
+    def grow(ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        return ends[1], acceptor.accepting | jnp.any(onward(ends[1]), axis=1)
+
+    if foresee:
+        start = (jnp.zeros_like(acceptor.accepting), acceptor.accepting)
+        live = jax.lax.while_loop(lambda ends: jnp.any(ends[0] != ends[1]), grow, start)[1]
+        moves = onward(live)
+    return jnp.concatenate([moves, acceptor.accepting[:, None]], axis=1)

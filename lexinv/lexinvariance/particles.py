@@ -20,15 +20,15 @@ Each prediction is a distribution that knows nothing but the prefix: its loss is
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lexinv.data.automata import Automaton
 from lexinv.data.symbols import require_symbols
+from lexinv.lexinvariance.languages import Language
 from lexinv.randomness import threefry
 from lexinv.validation import Checked, Count, CountOrZero
 
@@ -72,23 +72,25 @@ class Particles(NamedTuple):
     """key[:, r]: the meaning of the r-th symbol to occur; behind those that have, the unused plain symbols."""
     log_weight: Float[Array, " particles"]
     """Their sum estimates p'(symbols so far)."""
-    state: Int[Array, " particles"]
+    state: Any
+    """What the language has read under each key."""
     seen: Int[Array, ""]
     """How many symbols have occurred."""
 
 
 def filter_keys(
     rng: Key[Array, ""],
-    language: Automaton,
+    language: Language,
     texts: Int[np.ndarray, "texts time"],
     config: FilterConfig = FilterConfig(),
 ) -> Filtered:
     """p' and its decipherment along each text, one text after another in one program; texts have draws of their own.
 
-    Costs O(particles · distinct · (vocab + time)) a text of so many distinct symbols, and about as much a restart. Warns of texts at whose
-    end the particles are lost. Raises `InvalidConfig` for no tokens and for those that the language does not have.
+    Costs O(particles · distinct · (vocab + time)) a text of so many distinct symbols, and what the language takes to read it under as many
+    keys as there are particles; about as much a restart. Warns of texts at whose end the particles are lost. Raises `InvalidConfig` for no
+    tokens, for those that the language does not have, and what `language.begin` raises.
     """
-    vocab = language.log_probs.shape[1]
+    vocab = language.vocab
     require_symbols("texts", texts, vocab)
     ranks = np.stack([first_occurrence(text, vocab) for text in np.asarray(texts)])
     distinct = 1 + int(np.take_along_axis(ranks, np.asarray(texts), axis=1).max())
@@ -110,7 +112,7 @@ def first_occurrence(text: Int[np.ndarray, " time"], vocab: int) -> Int[np.ndarr
 @partial(jax.jit, static_argnames=("distinct", "config"))
 def _filter_keys(
     rng: Key[Array, ""],
-    language: Automaton,
+    language: Language,
     texts: Int[Array, "texts time"],
     ranks: Int[Array, "texts vocab"],
     distinct: int,
@@ -122,8 +124,8 @@ def _filter_keys(
     )
 
 
-def _filter_text(rng, language: Automaton, text, rank, distinct: int, config: FilterConfig) -> Filtered:
-    vocab, time = language.log_probs.shape[1], text.shape[0]
+def _filter_text(rng, language: Language, text, rank, distinct: int, config: FilterConfig) -> Filtered:
+    time = text.shape[0]
     symbols = rank[text]
     blocks = -(-time // config.every)
     padded = jnp.pad(symbols, (0, blocks * config.every - time)).reshape(blocks, config.every)
@@ -147,25 +149,26 @@ def _filter_text(rng, language: Automaton, text, rank, distinct: int, config: Fi
             surprise = jnp.where(lost, 0.0, surprise)
         return (particles, surprise), found
 
-    carry = _start(vocab, config.particles), jnp.float32(0)
+    carry = _start(language, config.particles, time), jnp.float32(0)
     _, found = jax.lax.scan(block, carry, (jax.random.split(rng, blocks), jnp.arange(blocks), padded))
     found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:time], found)
     return found._replace(log_probs=found.log_probs[:, rank], meaning=found.meaning[:, rank])
 
 
-def _start(vocab: int, count: int) -> Particles:
+def _start(language: Language, count: int, time: int) -> Particles:
     """One key, and room for others."""
-    key = jnp.tile(jnp.arange(vocab, dtype=jnp.int32), (count, 1))
-    return Particles(key, jnp.where(jnp.arange(count) == 0, 0.0, -jnp.inf), jnp.zeros(count, jnp.int32), jnp.int32(0))
+    key = jnp.tile(jnp.arange(language.vocab, dtype=jnp.int32), (count, 1))
+    log_weight = jnp.where(jnp.arange(count) == 0, 0.0, -jnp.inf)
+    return Particles(key, log_weight, language.begin(count, time), jnp.int32(0))
 
 
-def _observe(language: Automaton, distinct: int, carry, inputs):
+def _observe(language: Language, distinct: int, carry, inputs):
     """Predict, and weigh by what each particle gave to the symbol that came."""
     (before, surprise), (rng, symbol) = carry, inputs
     vocab = before.key.shape[1]
     evidence = jax.nn.logsumexp(before.log_weight)
     weight = jnp.exp(before.log_weight - evidence)
-    probs = weight @ jnp.exp(language.log_probs[before.state[:, None], before.key[:, :distinct]])
+    probs = weight @ jnp.exp(language.log_probs_of(before.state, before.key[:, :distinct]))
     known = jnp.arange(distinct) < before.seen
     after = _advance(rng, language, before, symbol)
     total = jax.nn.logsumexp(after.log_weight)
@@ -186,12 +189,12 @@ def _observe(language: Automaton, distinct: int, carry, inputs):
     )
 
 
-def _advance(rng, language: Automaton, particles: Particles, symbol) -> Particles:
+def _advance(rng, language: Language, particles: Particles, symbol) -> Particles:
     """The particles after one more symbol; they branch if it is new."""
 
     def branched(particles: Particles) -> Particles:
         count, vocab = particles.key.shape
-        log_probs = language.log_probs[particles.state[:, None], particles.key]
+        log_probs = language.log_probs_of(particles.state, particles.key)
         branches = jnp.where(jnp.arange(vocab)[None] < symbol, -jnp.inf, particles.log_weight[:, None] + log_probs)
         chosen, log_weight = _keep(rng, branches.reshape(-1), count)
         parent, place = chosen // vocab, chosen % vocab
@@ -199,12 +202,12 @@ def _advance(rng, language: Automaton, particles: Particles, symbol) -> Particle
         meaning = key[row, place]
         key = key.at[row, place].set(key[:, symbol]).at[:, symbol].set(meaning)
         log_weight -= jnp.log((vocab - symbol).astype(jnp.float32))
-        return Particles(key, log_weight, language.next_state[particles.state[parent], meaning], symbol + 1)
+        state = jax.tree.map(lambda leaf: leaf[parent], particles.state)
+        return Particles(key, log_weight, language.advance(state, meaning), symbol + 1)
 
     def weighed(particles: Particles) -> Particles:
-        state, meaning = particles.state, particles.key[:, symbol]
-        log_weight = particles.log_weight + language.log_probs[state, meaning]
-        return particles._replace(log_weight=log_weight, state=language.next_state[state, meaning])
+        log_prob, state = _read(language, particles.state, particles.key[:, symbol])
+        return particles._replace(log_weight=particles.log_weight + log_prob, state=state)
 
     return jax.lax.cond(symbol == particles.seen, branched, weighed, particles)
 
@@ -235,41 +238,47 @@ def _keep(rng, log_weight, count: int):
     return chosen, jnp.where(alive, most + jnp.log(jnp.maximum(weight[chosen], 1 / c)), -jnp.inf)
 
 
-def _restart(rng, language: Automaton, symbols, length, config: FilterConfig) -> Particles:
+def _restart(rng, language: Language, symbols, length, config: FilterConfig) -> Particles:
     """Particles that read the first `length` symbols from a random place on and then from the beginning to there, weighed for all of it."""
-    vocab = language.log_probs.shape[1]
     place_rng, read_rng = jax.random.split(rng)
     at = jnp.arange(symbols.shape[0])
     turned = symbols[jnp.where(at < length, (at + jax.random.randint(place_rng, (), 1, length)) % length, at)]
-    met = jnp.where((turned[None] == jnp.arange(vocab)[:, None]) & (at < length)[None], at[None], len(symbols))
+    met = jnp.where((turned[None] == jnp.arange(language.vocab)[:, None]) & (at < length)[None], at[None], len(symbols))
     rank = jnp.argsort(jnp.argsort(met.min(axis=1))).astype(jnp.int32)
     turned = rank[turned]
 
     def read(index, particles):
         return _advance(jax.random.fold_in(read_rng, index), language, particles, turned[index])
 
-    found = jax.lax.fori_loop(0, length, read, _start(vocab, config.particles))
+    found = jax.lax.fori_loop(0, length, read, _start(language, config.particles, symbols.shape[0]))
     assumed, _ = _likelihood(language, found.key, turned, length)
     key = found.key[:, rank]
     likelihood, state = _likelihood(language, key, symbols, length)
     return Particles(key, found.log_weight + likelihood - assumed, state, found.seen)
 
 
-def _likelihood(language: Automaton, key, symbols, length):
+def _likelihood(language: Language, key, symbols, length):
     """ln p of the first `length` symbols under each key, and the states that they lead to."""
 
     def read(index, carry):
         total, state = carry
-        meaning = key[:, symbols[index]]
-        return total + language.log_probs[state, meaning], language.next_state[state, meaning]
+        log_prob, state = _read(language, state, key[:, symbols[index]])
+        return total + log_prob, state
 
-    return jax.lax.fori_loop(0, length, read, (jnp.zeros(key.shape[0]), jnp.zeros(key.shape[0], jnp.int32)))
+    count = key.shape[0]
+    return jax.lax.fori_loop(0, length, read, (jnp.zeros(count), language.begin(count, symbols.shape[0])))
+
+
+def _read(language: Language, state: Any, meaning: Int[Array, " particles"]) -> tuple[Float[Array, " particles"], Any]:
+    """ln p of one more symbol of each text, and the states after it."""
+    return language.log_probs_of(state, meaning[:, None])[:, 0], language.advance(state, meaning)
 
 
 def _together(rng, one: Particles, others: list[Particles]) -> Particles:
     """Populations of one posterior as one of the first's size."""
-    key, log_weight, state = (
-        jnp.concatenate(leaves) for leaves in zip(*(each[:3] for each in (one, *others)), strict=True)
+    key, log_weight, state = jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves), *(each[:3] for each in (one, *others))
     )
     chosen, log_weight = _keep(jax.random.fold_in(rng, len(others)), log_weight, one.key.shape[0])
-    return Particles(key[chosen], log_weight - np.float32(np.log1p(len(others))), state[chosen], one.seen)
+    state = jax.tree.map(lambda leaf: leaf[chosen], state)
+    return Particles(key[chosen], log_weight - np.float32(np.log1p(len(others))), state, one.seen)

@@ -6,9 +6,10 @@ Srivastava et al. 2022 (arXiv 2206.04615): `exact_str_match` and `multiple_choic
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
-from scipy.special import log_softmax
+from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.lexinvariance.tasks import Task
 from lexinv.validation import require
@@ -42,11 +43,11 @@ class Answer(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """An answer by a model: is it the argmax throughout, among the vocabulary and among the prompt's symbols; log-likelihood in nats."""
+    """Answers by a model: is each the argmax throughout, among the vocabulary and among the prompt's symbols; log-likelihood in nats."""
 
-    whole: bool
-    prompt: bool
-    log_likelihood: float
+    whole: Bool[Array, " answers"]
+    prompt: Bool[Array, " answers"]
+    log_likelihood: Float[Array, " answers"]
 
 
 def encode_answers(
@@ -79,7 +80,7 @@ def score_task(
     marks: Collection[int] = (),
     batch_size: int = 32,
 ) -> Scores:
-    """Score a model on every example of the task, of which `encode_answers` gives the answers.
+    """Score a model on every example of the task, of which `encode_answers` gives the answers. Logits are judged where they are computed.
 
     Sequences are padded behind to a multiple of `LENGTHS`. `row` is the example's index in all batches, so that what is drawn for a
     sequence is the same for all its possible answers. marks: token ids that are no candidates among the prompt's symbols.
@@ -94,36 +95,64 @@ def score_task(
     for (row, _), sharing in readers.items():
         width = -(-len(sharing[0].tokens) // LENGTHS) * LENGTHS
         by_width.setdefault(width, []).append((row, sharing))
-    judged: list[dict[str, Judged]] = [{} for _ in answers]
+    asked: list[tuple[int, str]] = []
+    judged: list[Judged] = []
     for width, sequences in by_width.items():
+        most = max(sum(len(s) for _, s in sequences[i : i + batch_size]) for i in range(0, len(sequences), batch_size))
         for begin in range(0, len(sequences), batch_size):
             part = sequences[begin : begin + batch_size]
             tokens, rows = np.zeros((batch_size, width), np.int32), np.zeros(batch_size, np.int32)
             for place, (row, sharing) in enumerate(part):
                 rows[place] = row
                 tokens[place, : len(sharing[0].tokens)] = sharing[0].tokens
-            predicted = np.asarray(logits({"tokens": tokens, "row": rows}))
-            for place, (row, sharing) in enumerate(part):
-                judged[row] |= {answer.text: judge(predicted[place], answer, marks) for answer in sharing}
+            of_batch = [(place, row, answer) for place, (row, sharing) in enumerate(part) for answer in sharing]
+            predicted = jnp.asarray(logits({"tokens": tokens, "row": rows}))
+            judged.append(judge(predicted, [(place, answer) for place, _, answer in of_batch], most, marks))
+            asked += [(row, answer.text) for _, row, answer in of_batch]
+    by_row: list[dict[str, tuple[bool, bool, float]]] = [{} for _ in answers]
+    for (row, text), found in zip(
+        asked, (each for part in jax.device_get(judged) for each in zip(*part, strict=True)), strict=True
+    ):
+        by_row[row][text] = found
     whole, prompt, grade = [], [], []
-    for example, found in zip(task.examples, judged, strict=True):
-        whole.append(max(found[text].whole for text in example.targets))
-        prompt.append(max(found[text].prompt for text in example.targets))
+    for example, found in zip(task.examples, by_row, strict=True):
+        whole.append(max(found[text][0] for text in example.targets))
+        prompt.append(max(found[text][1] for text in example.targets))
         if example.choices:
-            likelihood = np.array([found[text].log_likelihood for text, _ in example.choices])
+            likelihood = np.array([found[text][2] for text, _ in example.choices])
             scores = np.array([score for _, score in example.choices])
             grade.append(scores[likelihood == likelihood.max()].mean())
     return Scores(*(np.array(column, np.float64) for column in (whole, prompt, grade)))
 
 
-def judge(logits: Float[np.ndarray, "time vocab"], answer: Answer, marks: Collection[int]) -> Judged:
-    """One answer by the logits of its sequence, padding behind it left out."""
-    right = answer.tokens[answer.start :]
-    at_answer = logits[answer.start : len(answer.tokens)].astype(np.float64)
-    shown = candidates(answer, marks)
-    among_prompt = len(shown) > 0 and bool((shown[at_answer[:, shown].argmax(1)] == right).all())
-    log_likelihood = log_softmax(at_answer, axis=1)[np.arange(len(right)), right].sum()
-    return Judged(bool((at_answer.argmax(1) == right).all()), among_prompt, float(log_likelihood))
+def judge(
+    logits: Float[Array, "batch time vocab"], asked: Sequence[tuple[int, Answer]], most: int, marks: Collection[int]
+) -> Judged:
+    """Answers, each with the place of its sequence in the batch, by the logits there, padding left out. Compiled for `most` answers."""
+    batch, time, vocab = logits.shape
+    shown = np.zeros((batch, vocab), bool)
+    place, right, counted = np.zeros(most, np.int32), np.zeros((most, time), np.int32), np.zeros((most, time), bool)
+    for index, (at, answer) in enumerate(asked):
+        shown[at, candidates(answer, marks)] = True
+        place[index], right[index, : len(answer.tokens)] = at, answer.tokens
+        counted[index, answer.start : len(answer.tokens)] = True
+    found = _judge(logits, shown, place, right, counted)
+    return Judged(*(column[: len(asked)] for column in found))
+
+
+@jax.jit
+def _judge(logits, shown, place, right, counted) -> Judged:
+    def throughout(best: Int[Array, "batch time"]) -> Bool[Array, " answers"]:
+        return ((best[place] == right) | ~counted).all(axis=1)
+
+    chosen = logits[place[:, None], jnp.arange(right.shape[1])[None], right]
+    log_probs = chosen - jax.nn.logsumexp(logits, axis=2)[place]
+    among = jnp.where(shown[:, None], logits, -jnp.inf).argmax(axis=2)
+    return Judged(
+        throughout(logits.argmax(axis=2)),
+        throughout(among) & shown.any(axis=1)[place],
+        jnp.where(counted, log_probs, 0.0).sum(axis=1),
+    )
 
 
 def candidates(answer: Answer, marks: Collection[int]) -> Int[np.ndarray, " shown"]:

@@ -214,14 +214,21 @@ def grid_matching(
     require(down * across >= 1, "cell", cell, f"at most the grid of {height} by {width}")
     num_merge = _clip(num_merge, height * width - down * across)
     first = protect + np.arange(down)[:, None] * rows * width + np.arange(across)[None, :] * columns
-    allowed = unprotected_tokens(tokens, protect)
     if key is None:
         known = np.isin(np.arange(tokens), first)
         return match_known(similarity, (np.arange(tokens) >= protect) & ~known, known, num_merge)
+    if num_merge == 0:
+        return identity(tokens)
     inside = jax.random.randint(key, (down, across), 0, rows * columns)
     places = (first + inside // columns * width + inside % columns).reshape(-1)
     named = jnp.zeros(tokens, bool).at[places].set(True)
-    return match(_all(similarity), allowed & ~named, named, num_merge, protect)
+    # With the destinations last it is known which they are, and only the similarities across the sets are made.
+    order = jnp.argsort(named, stable=True)
+    moved = Cosines(similarity.unit[order]) if isinstance(similarity, Cosines) else similarity[order][:, order]
+    known = np.arange(tokens) >= tokens - down * across
+    plan = match_known(moved, (np.arange(tokens) >= protect) & ~known, known, num_merge)
+    assign = jnp.zeros(tokens, jnp.int32).at[order].set(plan.assign)
+    return Plan(assign, plan.weight, order[plan.anchor].astype(jnp.int32))
 
 
 def _tokens(similarity: Array | Cosines) -> int:

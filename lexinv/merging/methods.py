@@ -6,7 +6,8 @@ and which of paper and code it follows, is said where it is defined; method card
 "pitome" is the released configuration for DeiT: margin 0.75 (1 - l/L), all tokens ordered by energy in the first half of the layers, the
 energetic ones alone merged in the second, and attention that ignores sizes. "pitome_paper" is the paper's: its energy, the margin
 0.9 - 0.9 l/L, and protection in all layers; "pitome_protect" the same with the code's energy. In text (`pitome_text`) energies are
-Gaussian, the margin is 0.9 - 0.25 l/L, and the more energetic half is merged into the other, in the first three layers.
+Gaussian, the margin is 0.9 - 0.25 l/L, and the more energetic half is merged into the other, in the first three layers; sizes restart
+at 1 in each.
 """
 
 from collections.abc import Callable, Sequence
@@ -172,10 +173,10 @@ METHODS: dict[str, Method] = {
     "pitome_paper": Method(partial(_pitome, kind="paper"), merges=True),
     "pitome_cls": Method(_pitome_cls, merges=True, cls=True),
     "pitome_inverted": Method(partial(_pitome, sign=-1.0), merges=True),
-    "pitome_text": Method(_pitome_text, merges=True),
-    "pitome_text_protect": Method(partial(_pitome_text, mode="protect"), merges=True),
-    "pitome_text_ordered": Method(partial(_pitome_text, mode="ordered"), merges=True),
-    "pitome_text_inverted": Method(partial(_pitome_text, sign=-1.0), merges=True),
+    "pitome_text": Method(_pitome_text, merges=True, proportional=False),
+    "pitome_text_protect": Method(partial(_pitome_text, mode="protect"), merges=True, proportional=False),
+    "pitome_text_ordered": Method(partial(_pitome_text, mode="ordered"), merges=True, proportional=False),
+    "pitome_text_inverted": Method(partial(_pitome_text, sign=-1.0), merges=True, proportional=False),
     "tofu": Method(_tome, merges=True),  # the plan is ToMe's, also in the first layers, where it prunes
     "dct": Method(None, padding=False),
     "diffrate": Method(_diffrate, merges=True, cls=True),
@@ -204,14 +205,14 @@ def reductions(
     protect: int = 1,
     key: Key[Array, ""] | None = None,
     padded: bool = False,
-    combine: Combine | None = None,
+    restart: bool = False,
     similar: float = 1 / 3,
 ) -> list[Reduction | None]:
     """A reduction for each layer, None where the schedule removes nothing. They hand on plans, `dct` None.
 
     schedule: tokens removed by each layer; layers after its end keep all. key: of methods that draw; folded with the layer. padded: tokens
-    of size 0 are padding. combine: what becomes of tokens with one target, instead of `merge` (`tofu`: `fuse`). similar: the share of the
-    removed tokens that Zero-TPrune's S-stage drops, about the paper's [recalled, unverified].
+    of size 0 are padding. restart: sizes are forgotten after each layer (`restarting`). similar: the share of the removed tokens that
+    Zero-TPrune's S-stage drops, about the paper's [recalled, unverified].
     Raises `InvalidConfig` for an unknown name, a schedule longer than the depth, a missing key, padding where the method cannot take it,
     and a method that needs a CLS token without a protected one.
     """
@@ -229,7 +230,7 @@ def reductions(
             return partial(_shorten, layer)
         fused = partial(fuse, layer=layer.index, depth=layer.depth) if name == "tofu" else merge
         own = jax.random.fold_in(key, layer.index) if key is not None and method.draws else None
-        return reduction(partial(method.plan, layer), combine or fused, padded, own)
+        return reduction(partial(method.plan, layer), restarting(fused) if restart else fused, padded, own)
 
     return [of_layer(layer) if layer.removed else None for layer in layers]
 
@@ -255,7 +256,8 @@ def apply(
     Of a Vision Transformer, DINOv2 among them: encode(images [batch, size, size, channels]) -> `Encoded`, handing on the layers' plans,
     where every layer keeps `ratio` of its patches. Of a text encoder's configuration: encode(tokens [batch, time], mask [batch, time]) ->
     sentence embeddings [batch, width], where the first three layers keep that ratio. key: of methods that draw. proportional: whether
-    attention sees sizes; by default as the method's authors have it. Raises `InvalidConfig` as `reductions` and `ratio_schedule` do.
+    attention sees sizes; by default as the method's authors have it. Texts whose attention does not see them do without: they restart in
+    every layer. Raises `InvalidConfig` as `reductions` and `ratio_schedule` do.
     """
     method = METHODS[choose("method", name, METHODS)]
     sized = method.proportional if proportional is None else proportional
@@ -269,18 +271,19 @@ def apply(
 
     def embed(params: Any, tokens: Array, mask: Array) -> Array:
         schedule = ratio_schedule(tokens.shape[1], reducing, ratio)
-        return sentence_embeddings(
-            text, params, tokens, mask, reductions(name, schedule, text.depth, 1, key, True), sized
-        )
+        layers = reductions(name, schedule, text.depth, 1, key, True, restart=not sized)
+        return sentence_embeddings(text, params, tokens, mask, layers, sized)
 
     ratio_schedule(text.max_length, reducing, ratio)  # what is wrong is refused now, not at the first call
     reductions(name, (), text.depth, 1, key, True)
     return partial(jax.jit(embed), params)
 
 
-def merge_restarting(
-    plan: Plan, x: Float[Array, "tokens width"], size: Float[Array, " tokens"]
-) -> tuple[Float[Array, "targets width"], Float[Array, " targets"]]:
-    """`merge` that forgets sizes: all that are not padding count 1 again in every layer, as in PiToMe's code for BERT."""
-    merged, sizes = merge(plan, x, (size > 0).astype(jnp.float32))
-    return merged, (sizes > 0).astype(jnp.float32)
+def restarting(combine: Combine) -> Combine:
+    """The same without memory: in every layer all tokens that are not padding count 1 again, as in PiToMe's code for BERT, ToMe's too."""
+
+    def forget(plan: Plan, x: Float[Array, "tokens width"], size: Float[Array, " tokens"]) -> tuple[Array, Array]:
+        merged, sizes = combine(plan, x, (size > 0).astype(jnp.float32))
+        return merged, (sizes > 0).astype(jnp.float32)
+
+    return forget

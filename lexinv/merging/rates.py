@@ -1,10 +1,9 @@
-"""How many tokens to keep, learned: differentiable discrete proxies (DiffRate), and learned thresholds as the simpler control.
+"""How many tokens to keep, learned: differentiable discrete proxies (DiffRate).
 
 Chen et al. 2023 (arXiv 2305.17997), method card token-merging. In training no token leaves: a mask with straight-through gradient stands
 for it in a masked softmax (`masked_classify`, a Vision Transformer with such masks), and (FLOPs - target)^2, with `costs.relative_flops` of
 the learned counts, is added to the loss. The counts that come out are then a static schedule. Only pruning is masked: DiffRate learns a
 second rate, of merging, likewise.
-Learned thresholds follow Kim et al. 2022 (Learned Token Pruning, arXiv 2107.00910) [recalled, unverified; no card describes them].
 """
 
 from collections.abc import Callable, Sequence
@@ -67,34 +66,12 @@ def masked_softmax(logits: Float[Array, "*rows keys"], mask: Float[Array, " keys
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def threshold_mask(
-    scores: Float[Array, " tokens"], threshold: Float[Array, ""], temperature: float = 0.01
-) -> Float[Array, " tokens"]:
-    """1 where the score exceeds the learned threshold and 0 elsewhere, with the gradient of sigmoid((score - threshold) / temperature).
-
-    The count follows the input, so that shapes cannot shrink under jit: multiply sizes by it.
-    """
-    require(temperature > 0, "temperature", temperature, "above 0")
-    soft = jax.nn.sigmoid((scores - threshold) / temperature)
-    return soft + jax.lax.stop_gradient((scores > threshold).astype(soft.dtype) - soft)
-
-
 def mask_by_rank(logits: Float[Array, " candidates"]) -> Mask:
     """Keeps the first `kept_count` patches by CLS attention, of those that are left; with the gradient of their survival."""
 
     def mask(scores: Array, alive: Array) -> Array:
         patches = scores.shape[0]
         return survival_mask(logits, candidates(patches), patches)[descending_rank(scores, alive > 0)]
-
-    return mask
-
-
-def mask_by_threshold(threshold: Float[Array, ""], temperature: float) -> Mask:
-    """Keeps the patches whose CLS attention, relative to an even one over all tokens, has a logarithm above the threshold."""
-
-    def mask(scores: Array, alive: Array) -> Array:
-        relative = jnp.log(jnp.maximum(scores * (scores.shape[0] + 1), 1e-9))
-        return threshold_mask(relative, threshold, temperature)
 
     return mask
 

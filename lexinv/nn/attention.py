@@ -9,17 +9,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lexinv.nn.kernels import (
+    CUDNN_CAPABILITY,
+    CUDNN_WIDTHS,
+    FLASH_BLOCK,
+    FLASH_SHORTEST,
+    SHORTEST_BLOCK,
+    UNSEEN,
+    attend_by_keys,
+    attend_in_blocks,
+    channels_for_keys,
+    flash,
+)
+from lexinv.nn.sharding import on_mesh
 from lexinv.validation import require
 
-Implementation = Literal["auto", "chunked", "whole", "dot_product", "cudnn"]
+Implementation = Literal["auto", "chunked", "whole", "dot_product", "cudnn", "flash"]
 
 QUERY_CHUNK = 64
-
-UNSEEN = -1e30
-"""Finite, so that a query that sees nothing is uniform and not NaN."""
-
-CUDNN_WIDTHS, CUDNN_CAPABILITY = (8, 128), (8, 0)
-"""cuDNN's kernels take heads of a multiple of the first width, at most the second, on GPUs from this compute capability on."""
 
 
 class Device(NamedTuple):
@@ -46,28 +53,31 @@ def implementation_on(
     causal: bool,
     bias: Literal["none", "keys", "pairs"] = "none",
     masked: bool = False,
+    window: bool = False,
+    divided: bool = False,
 ) -> Implementation:
     """Which implementation `auto` takes for `attention` of such arguments: a pure function, for whoever wants to know or to tell.
 
-    bias: "keys", one number for each key of each example, [batch, 1, 1, time]; "pairs", every other. masked: whether there is a mask.
+    bias: "keys", one number for each key of each example, [batch, 1, 1, time]; "pairs", every other. masked, window: whether there is one.
+    divided: whether the arguments lie on a mesh (`lexinv.nn.sharding`).
 
     On the CPU `chunked` where attention is causal and nothing differs by example, otherwise `whole`. On NVIDIA's GPUs `cudnn` for bfloat16
     and float16 where its kernels take heads of this width, with 8 channels more if keys are hidden or weighed, and without a bias of pairs.
-    `dot_product`, which is XLA's own, elsewhere.
+    On TPUs `flash` for long texts of whole blocks, all of which is seen, on one device. `dot_product`, which is XLA's own, elsewhere.
     """
     if device.backend == "cpu":
         return "chunked" if causal and not masked and bias != "keys" else "whole"
+    if device.backend == "tpu":
+        whole = time >= FLASH_SHORTEST and time % FLASH_BLOCK == 0
+        heads = head_width <= FLASH_BLOCK or head_width % FLASH_BLOCK == 0
+        plain = bias == "none" and not (masked or window or divided)
+        return "flash" if whole and heads and plain else "dot_product"
     step, most = CUDNN_WIDTHS
-    width = head_width + (step if _channels_for_keys(bias != "none" or masked, time, causal) else 0)
+    width = head_width + (step if channels_for_keys(bias != "none" or masked, time, causal) else 0)
     half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
     able = device.capability is not None and device.capability >= CUDNN_CAPABILITY
     fits = width % step == 0 and width <= most and bias != "pairs"
     return "cudnn" if able and half and fits else "dot_product"
-
-
-def _channels_for_keys(weighed: bool, time: int, causal: bool) -> bool:
-    """Whether `_by_keys` adds channels: for a bias or a mask, and to hide the key by which it makes an odd length even."""
-    return weighed or (time % 2 == 1 and not causal)
 
 
 def attention(
@@ -89,9 +99,10 @@ def attention(
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `whole` is the definition in the layout that the CPU multiplies fastest,
-    divided after the values are summed; `dot_product` is `jax.nn.dot_product_attention`; `cudnn` is the same with cuDNN's kernel, which
-    holds no weights of pairs. `auto` takes what `implementation_on` says of the device here.
-    The softmax is computed in float32 whatever the dtype of the arguments. `chunked` is for reverse mode only.
+    divided after the values are summed; `dot_product` is `jax.nn.dot_product_attention`, which computes a window by blocks where there is
+    no bias and no mask; `cudnn` is the same with cuDNN's kernel, and `flash` JAX's kernel for TPUs, which hold no weights of pairs. `auto`
+    takes what `implementation_on` says of the device here.
+    The softmax is computed in float32 whatever the dtype of the arguments. `chunked` and `flash` are for reverse mode only.
     """
     _check_window(window, causal)
     keys, values = (_for_each_query(x, queries.shape[2]) for x in (keys, values))
@@ -101,13 +112,20 @@ def attention(
         same_type = queries.dtype == keys.dtype == values.dtype
         dtype = queries.dtype if same_type else jnp.float32
         time, width = queries.shape[1], queries.shape[-1]
-        implementation = implementation_on(device_here(), dtype, width, time, causal, kind, mask is not None)
+        asked = dtype, width, time, causal, kind, mask is not None, window > 0, on_mesh(queries)
+        implementation = implementation_on(device_here(), *asked)
     dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation != "chunked"
     require(dense, "implementation", implementation, "not 'chunked' where a mask or a bias of each example is given")
     if implementation == "cudnn":
         require(bias is None or of_keys, "implementation", implementation, "another, for a bias of pairs")
-        return _by_keys(queries, keys, values, bias, mask, causal, window, "cudnn")
+        return attend_by_keys(queries, keys, values, bias, mask, causal, window, "cudnn")
+    if implementation == "flash":
+        plain = bias is None and mask is None and not window
+        require(plain, "implementation", implementation, "another, for a bias, a mask or a window")
+        return flash(queries, keys, values, causal)
     if implementation == "dot_product":
+        if window and bias is None and mask is None and 2 * max(window, SHORTEST_BLOCK) < queries.shape[1]:
+            return attend_in_blocks(queries, keys, values, window)
         seen = None if mask is None else mask[:, None, None]
         batched_bias = None if bias is None else _batched(bias)
         before = (window - 1, 0) if window else None
@@ -146,52 +164,6 @@ def size_bias(size: Float[Array, "*batch tokens"]) -> Float[Array, "*batch token
     """
     there = size > 0
     return jnp.where(there, jnp.log(jnp.where(there, size, 1.0)), UNSEEN)
-
-
-def _by_keys(queries, keys, values, bias, mask, causal, window, implementation):
-    """`jax.nn.dot_product_attention` without any bias or mask: what keys have of them goes into 8 more channels of queries and keys.
-
-    There a query has ones, and a key its bias over the scale, in as many parts as make up for the few digits of half precision.
-    cuDNN's own bias would be an array of pairs, which `jax.vmap` does not batch. Lengths are made even, without which JAX refuses its
-    gradient: by a last key that is hidden, and a query that is dropped.
-    """
-    (batch, time, heads, width), scale = queries.shape, queries.shape[-1] ** -0.5
-    odd = time % 2
-    if _channels_for_keys(bias is not None or mask is not None, time, causal):
-        most, dtype = float(jnp.finfo(keys.dtype).max) / 2, keys.dtype
-        added = jnp.zeros((batch, time), jnp.float32)
-        if bias is not None:
-            added = added + bias[:, 0, 0].astype(jnp.float32)
-        if mask is not None:
-            added = jnp.where(mask, added, UNSEEN)
-        added = jnp.pad(added, ((0, 0), (0, odd)), constant_values=UNSEEN)
-        rest, parts = jnp.clip(added / scale, -most, most), []
-        for _ in range(3):
-            parts.append(rest.astype(dtype))
-            rest = rest - parts[-1].astype(jnp.float32)
-        more = jnp.broadcast_to(jnp.stack(parts, axis=-1)[:, :, None], (batch, time + odd, heads, 3))
-        room = CUDNN_WIDTHS[0]
-        queries = jnp.concatenate([_padded(queries, odd, 0), _padded(jnp.ones_like(more), 0, room - 3)], axis=-1)
-        keys = jnp.concatenate([_padded(keys, odd, 0), _padded(more, 0, room - 3)], axis=-1)
-        values = _padded(values, odd, room)
-    elif odd:
-        queries, keys, values = (_padded(x, odd, 0) for x in (queries, keys, values))
-    before = (window - 1, 0) if window else None
-    with jax.numpy_dtype_promotion("standard"):
-        found = jax.nn.dot_product_attention(
-            queries,
-            keys,
-            values,
-            scale=scale,
-            is_causal=causal,
-            local_window_size=before,
-            implementation=implementation,
-        )
-    return found[:, :time, :, :width]
-
-
-def _padded(x, times, channels):
-    return jnp.pad(x, ((0, 0), (0, times), (0, 0), (0, channels)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

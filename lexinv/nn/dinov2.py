@@ -37,6 +37,7 @@ def _backbone(tensors: Tensors, size: int) -> tuple[VisionConfig, Params]:
     width, channels, patch, _ = kernel.shape
     require(not any("register" in name for name in tensors), "tensor", "register_tokens", "none in this kind of file")
     depth = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})
+    require(depth >= 1, "tensor encoder.layer", depth, "at least one layer, as in DINOv2")
     mlp_width = tensors.get("encoder.layer.0.mlp.fc1.bias", np.zeros(1)).size
     sizes = {"depth": depth, "width": width, "heads": width // HEAD_WIDTH, "mlp_width": mlp_width}
     layers = replace(LAYERS, **sizes, layer_scale=True)

@@ -65,7 +65,7 @@ def run_layers(
     reductions: one for each layer, or None for a layer that keeps all its tokens; none at all by default. They act after attention, so that
     the MLP is the first to see fewer tokens (Bolya et al. 2023, section 3). proportional: attention sees a token of size s as s tokens;
     otherwise only size 0 makes a difference. Raises `InvalidConfig` for a causal or parallel model, for one with
-    positions or mixing of its own, and another number of reductions.
+    positions or mixing of its own, another number of reductions, and one that leaves no token.
     """
     require(not config.causal, "model.causal", config.causal, "False: merged tokens have no order")
     require(
@@ -90,12 +90,15 @@ def run_layers(
         before = jnp.ones(x.shape[:2], jnp.float32) if size is None else size
         seen: dict[str, Array] = {}
 
-        def change(site: str, activations: Array, *, reduction=reduction, seen=seen, bias=bias, before=before) -> Array:
+        def change(
+            site: str, activations: Array, *, index=index, reduction=reduction, seen=seen, bias=bias, before=before
+        ) -> Array:
             """Remembers queries and keys until the stream comes by."""
             seen[site] = activations
             if site != "residual_middle" or reduction is None:
                 return activations
             found = reduction(Seen(activations, seen["queries"], seen["keys"], before, bias))
+            require(found.stream.shape[1] >= 1, f"reductions[{index}]", found.stream.shape, "at least one token left")
             seen["size"] = found.size
             handed_on.append(found.kept)
             return found.stream

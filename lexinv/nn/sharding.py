@@ -14,6 +14,11 @@ BATCH_AXES = ("data", "fsdp")
 MODEL_AXIS = "model"
 
 
+def on_mesh(x: Shaped[Array, "..."]) -> bool:
+    """Whether an array, as it is traced, lies on such a mesh."""
+    return {*BATCH_AXES, MODEL_AXIS} <= set(jax.typeof(x).sharding.mesh.axis_names)
+
+
 def divide_rows(x: Shaped[Array, "batch ..."]) -> Shaped[Array, "batch ..."]:
     """`x` and its gradient with the rows divided over `BATCH_AXES`, and everything else whole.
 
@@ -37,9 +42,9 @@ def whole_vectors(table: Float[Array, "vocab dim"]) -> Float[Array, "vocab dim"]
 
 def _constrain(x: Array, *axes: tuple[str, ...] | None) -> Array:
     """Each axis of `x` divided over mesh axes, where they divide it; None leaves it to XLA, and axes that are not given stay whole."""
-    mesh = jax.typeof(x).sharding.mesh
-    if not {*BATCH_AXES, MODEL_AXIS} <= set(mesh.axis_names):
+    if not on_mesh(x):
         return x
+    mesh = jax.typeof(x).sharding.mesh
 
     def over(size: int, names: tuple[str, ...] | None):
         if names is None:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lexinv.nn.attention import UNSEEN, device_here
+from lexinv.nn.attention import device_here
+from lexinv.nn.kernels import UNSEEN
 
 BLOCK = 128
 """Slots that are read at a time."""

@@ -1,98 +1,79 @@
-"""Absorption: the latent of a general feature is silent where a special one is there, as the latent of that says both.
+"""Absorption: the latent of a general feature is silent on a token whose own latent says the general feature too (Chanin et al. 2024).
 
-Chanin et al. 2024. Their measure needs probes for what a language model knows; here features and their hierarchy are known by
-construction, so that the form is ours: who is there, how strongly, and in which direction is read from the truth.
+The form is that of SAEBench (Karvonen et al. 2025), which asks how much of a probe's projection a latent carries, where Chanin et al.
+ablate it and read the model's answer.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from lexinv.sae.synthetic import SyntheticConfig
+from lexinv.sae.probing import Labels, Tokens, most_different, sparse_probing
 from lexinv.validation import require
 
 
 class Absorption(NamedTuple):
-    """Of each pair of parent and child: the main latents of both, and numbers of tokens.
+    """Tokens of each class: those that are judged; with all main latents silent; and of these with an absorbing latent."""
 
-    present: with the parent. with_child: with both. silent_alone: with the parent and without the child, the parent's latent silent.
-    silent_with_child: with both, the parent's latent silent. absorbed: of those, where the child's latent carries the parent.
+    judged: Int[np.ndarray, " classes"]
+    silent: Int[np.ndarray, " classes"]
+    absorbed: Int[np.ndarray, " classes"]
+
+    @property
+    def rate(self) -> float:
+        """Mean over the classes with a judged token of the share that is absorbed."""
+        some = self.judged > 0
+        return float((self.absorbed[some] / self.judged[some]).mean()) if some.any() else 0.0
+
+
+def main_latents(codes: Tokens, labels: Labels, most: int = 5, least_gain: float = 0.03) -> list[Int[np.ndarray, " _"]]:
+    """The latents over which the feature of each class is split.
+
+    The first k that are most active in the class, by `most_different`, where the next one would raise F1 of a probe on them by no more than
+    `least_gain`: k is 1 to `most`.
     """
-
-    parent_latent: Int[np.ndarray, " pairs"]
-    child_latent: Int[np.ndarray, " pairs"]
-    present: Int[np.ndarray, " pairs"]
-    with_child: Int[np.ndarray, " pairs"]
-    silent_alone: Int[np.ndarray, " pairs"]
-    silent_with_child: Int[np.ndarray, " pairs"]
-    absorbed: Int[np.ndarray, " pairs"]
-
-    def rates(self) -> dict[str, float]:
-        """Over all pairs: absorbed tokens among those with the parent and among those with both; silent ones without and with the child.
-
-        Where silence is as frequent without the child as with it, the parent is missed and not absorbed.
-        """
-        return {
-            "absorbed": _ratio(self.absorbed, self.present),
-            "absorbed_with_child": _ratio(self.absorbed, self.with_child),
-            "silent_alone": _ratio(self.silent_alone, self.present - self.with_child),
-            "silent_with_child": _ratio(self.silent_with_child, self.with_child),
-        }
-
-
-def hierarchy(config: SyntheticConfig) -> list[tuple[int, int]]:
-    """(parent, child) of every pair in synthetic tokens: the most frequent features, and the last ones as their children, in order."""
-    first = config.features - config.parents
-    return [(parent, first + parent) for parent in range(config.parents)]
+    found = []
+    for latents, label in zip(most_different(codes, labels, most, either=False), labels.T, strict=True):
+        both = codes[:, latents], label[:, None]
+        kept, before = 0, -np.inf
+        for k in range(1, most + 1):
+            f1 = sparse_probing(both, both, np.arange(k)[None]).f1[0]
+            if f1 <= before + least_gain:
+                break
+            kept, before = k, f1
+        found.append(latents[:kept])
+    return found
 
 
 def absorption(
-    decoder: Float[np.ndarray, "latents width"],
-    dictionary: Float[np.ndarray, "features width"],
     codes: Float[np.ndarray, "tokens latents"],
-    truth: Float[np.ndarray, "tokens features"],
-    pairs: list[tuple[int, int]],
-    share: float = 0.5,
+    activations: Float[np.ndarray, "tokens width"],
+    decoder: Float[np.ndarray, "latents width"],
+    directions: Float[np.ndarray, "width classes"],
+    judged: Bool[np.ndarray, "tokens classes"],
+    main: Sequence[Int[np.ndarray, " _"]],
+    share: float = 0.4,
+    least_cosine: float = 0.025,
 ) -> Absorption:
-    """Count absorbed tokens of each (parent, child) of known features.
+    """Count absorbed tokens of each class, whose direction is that of a probe, among `judged`: those of the class that the probe finds.
 
-    The main latent of the parent is, of the latents that fire at all, the one with the largest cosine to its direction; that of the child
-    the best of the others. On a token the parent is absorbed if (1) parent and child are there, (2) the parent's latent is silent, (3) the
-    child's latent fires, and (4) the child's latent carries at least `share` of the parent's magnitude: with its decoder row written as
-    p v_parent + c v_child + rest by least squares, z p >= share c_parent. (Not by the cosine, so that a child whose own direction is near
-    the parent's carries nothing by that.)
-    Raises `InvalidConfig` without pairs, for fewer than two latents that fire, a feature that is not there, or parallel directions.
+    Absorbed: all `main` latents of the class are silent, and the latent that fires and carries most of the projection on the direction
+    has at least this cosine to it and carries at least `share` of the token's. Both are taken from their means over all tokens: what every
+    token has says nothing of its class. (SAEBench takes them from 0, and with them what a common prompt adds.)
+    Raises `InvalidConfig` for classes that differ in number.
     """
-    features = len(dictionary)
-    require(len(pairs) > 0, "pairs", pairs, "at least one (parent, child): SyntheticConfig.parents")
-    fires = (codes != 0).any(axis=0)
-    require(int(fires.sum()) >= 2, "codes", int(fires.sum()), "at least two latents that fire")
-    inside = all(0 <= index < features for pair in pairs for index in pair)
-    require(inside, "pairs", pairs, f"features from 0 to {features - 1}")
-    rows = decoder.astype(np.float64)
-    directions = dictionary.astype(np.float64)
-    norms = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(directions, axis=1)[None]
-    cosines = np.where(fires[:, None], rows @ directions.T / np.maximum(norms, 1e-12), -np.inf)
-    counted = []
-    for parent, child in pairs:
-        both = directions[[parent, child]].T
-        apart = int(np.linalg.matrix_rank(both)) == 2
-        require(apart, "pairs", (parent, child), "directions that are not parallel")
-        main = int(cosines[:, parent].argmax())
-        others = cosines[:, child].copy()
-        others[main] = -np.inf
-        special = int(others.argmax())
-        carried = np.linalg.lstsq(both, rows[special], rcond=None)[0][0]
-        there, with_child = truth[:, parent] != 0, (truth[:, parent] != 0) & (truth[:, child] != 0)
-        silent = codes[:, main] == 0
-        enough = codes[:, special].astype(np.float64) * carried >= share * truth[:, parent]
-        absorbed = with_child & silent & (codes[:, special] != 0) & enough
-        masks = (there, with_child, there & ~with_child & silent, with_child & silent, absorbed)
-        counted.append([main, special, *(int(mask.sum()) for mask in masks)])
+    classes = directions.shape[1]
+    require(judged.shape[1] == len(main) == classes, "main", len(main), f"one for each of {classes} classes")
+    along = decoder.astype(np.float64) @ directions
+    norms = np.linalg.norm(decoder, axis=1)[:, None] * np.linalg.norm(directions, axis=0)[None]
+    aligned = along >= least_cosine * norms
+    mean, away, counted = codes.mean(axis=0), (activations - activations.mean(axis=0)) @ directions, []
+    for c in range(classes):
+        tokens, whole = codes[judged[:, c]], away[judged[:, c], c]
+        carried = np.where(tokens != 0, (tokens - mean) * along[:, c], -np.inf)
+        enough = (carried.max(axis=1) >= share * whole) & aligned[carried.argmax(axis=1), c] & (whole > 0)
+        silent = (tokens[:, main[c]] == 0).all(axis=1)
+        counted.append([len(tokens), int(silent.sum()), int((silent & enough).sum())])
     return Absorption(*np.array(counted).T)
-
-
-def _ratio(part: Int[np.ndarray, " pairs"], whole: Int[np.ndarray, " pairs"]) -> float:
-    """Of the sums over pairs; 0 of nothing."""
-    return float(part.sum() / whole.sum()) if whole.any() else 0.0

@@ -20,14 +20,15 @@ class Codes(NamedTuple):
 def initialize(config: AutoencoderConfig, sample: Float[Array, "tokens width"], key: Key[Array, ""]) -> Params:
     """Decoder rows uniform on the sphere, W_enc = W_dec^T, b_enc = 0, and b_dec the mean of `sample`, or its geometric median.
 
+    A tied variant has neither W_enc nor b_enc.
     The centre matters where it is large against the spread: latents on the wrong side of it are born dead.
     """
     directions = jax.random.normal(key, (config.features, config.width), jnp.float32)
     decoder = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     centre = jnp.mean(sample, axis=0) if config.centre == "mean" else geometric_median(sample)
     bias = jnp.zeros(config.features, jnp.float32)
-    shared = {"encoder": decoder.T, "encoder_bias": bias, "decoder": decoder, "decoder_bias": centre}
-    return shared | config.method.own(config)
+    encoder = {} if config.method.tied else {"encoder": decoder.T, "encoder_bias": bias}
+    return encoder | {"decoder": decoder, "decoder_bias": centre} | config.method.own(config)
 
 
 def geometric_median(
@@ -51,7 +52,9 @@ def geometric_median(
 
 
 def pre_activations(params: Params, x: Float[Array, "tokens width"]) -> Float[Array, "tokens features"]:
-    """(x - b_dec) W_enc + b_enc; of a gated autoencoder, those of its gate."""
+    """(x - b_dec) W_enc + b_enc; of a gated autoencoder, those of its gate; of a tied one (x - b_dec) W_dec^T."""
+    if "encoder" not in params:
+        return (x - params["decoder_bias"][None]) @ params["decoder"].T
     return (x - params["decoder_bias"][None]) @ params["encoder"] + params["encoder_bias"][None]
 
 
@@ -66,9 +69,9 @@ def encode(
     The selection of `mutual`, `matryoshka` and `feature` depends on the batch: outside of training see `encode_by_threshold`.
     """
     affinities, method = jax.nn.relu(pre_activations(params, x)), config.method
-    if method.per is None:
-        return Codes(affinities, method.activate(config, params, x, affinities))
-    if budget is None:
+    if method.activate is not None:
+        return Codes(affinities, method.activate(config, params, x, affinities, budget))
+    if method.per is None or budget is None:
         raise ValueError(f"{config.kind} needs a budget")
     return Codes(affinities, jnp.where(select(affinities, budget, method.per), affinities, 0.0))
 

@@ -112,7 +112,11 @@ def describe(
     context: int = 12,
     listed: int = 6,
 ) -> list[Feature]:
-    """The features of the page: passages of `context` tokens on either side of the peak, `listed` logit effects and neighbours."""
+    """The features of the page: passages of `context` tokens on either side of the peak, `listed` logit effects and neighbours.
+
+    texts: of each token. Raises `InvalidConfig` where they are those of a tokenizer with another vocabulary than the model's.
+    """
+    require(len(texts) == effects.shape[1], "tokenizer", len(texts), f"the model's, of {effects.shape[1]} tokens")
     features = list(chosen)
     needed = sorted({window for feature in features for window, _ in top[feature]})
     values = _values(codes, read, windows[needed], features)

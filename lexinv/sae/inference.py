@@ -63,9 +63,11 @@ def encode_alone(
 ) -> Float[Array, "tokens features"]:
     """Activations z of every variant without a budget for the batch: the same whatever other tokens stand beside.
 
-    threshold: of `mutual`, `matryoshka` and `feature`, calibrated. k: of `topk`. Raises `InvalidConfig` as `check_inference`.
+    threshold: of `mutual`, `matryoshka` and `feature`, calibrated. k: of `topk`. Raises `InvalidConfig` as `check_inference`, and for
+    activations of another width than the autoencoder's.
     """
     check_inference(config, threshold, k)
+    require(x.shape[-1] == config.width, "x", x.shape, f"[tokens, {config.width}]: of the model that it was trained on")
     if threshold is not None:
         return encode_by_threshold(params, x, jnp.asarray(threshold, jnp.float32))
     return encode(config, params, x, k).activations

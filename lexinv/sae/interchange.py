@@ -114,19 +114,24 @@ def save_saelens(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def load_saelens(directory: Path) -> Loaded:
+def load_saelens(directory: Path, expected: Mapping[str, Any] | None = None) -> Loaded:
     """Read a directory that `save_saelens` or SAELens (`save_model`, `save_inference_model`) wrote, the format before 6.0 included.
 
     What has another form there is folded into the parameters: apply_b_dec_to_input = false into the biases, and topk's
     rescale_acts_by_decoder_norm into encoder and decoder; activations and reconstructions are those of SAELens. Weights of any float type
     become float32. `hook_z` only says that x is the outputs of the heads side by side, as they are expected here. Decoder rows of others
     keep their norms, although variants but relu train on with norm 1.
-    Raises `InvalidConfig`: files or tensors that are missing, unreadable, of a wrong shape, too many or not finite; an architecture that
-    is not known, with those that are; activations normalised in another way than "none".
+    expected: of the model that its activations are read from, the width as "d_in" and what the metadata has to say of it: model_name,
+    hook_name, a tokenizer.
+    Raises `InvalidConfig`: another width, model or site than expected; files or tensors that are missing, unreadable, of a wrong shape, too
+    many or not finite; an architecture that is not known, with those that are; activations normalised in another way than "none".
     """
     described = _modern(_read_config(directory / CONFIG))
     architecture = choose("architecture", str(described.get("architecture")), TENSORS)
     width, features = _size(described, "d_in"), _size(described, "d_sae")
+    known = (described.get("metadata") or {}) | {"d_in": width}
+    for name, value in (expected or {}).items():
+        require(known.get(name) == value, name, known.get(name), f"{value!r}, of the model that is read")
     normalised = described.get("normalize_activations", "none")
     require(normalised == "none", "normalize_activations", normalised, "'none': fold the scale into the weights first")
     reshaped = described.get("reshape_activations", "none")

@@ -11,6 +11,7 @@ from lexinv.nn.language_model import LanguageModel, Params
 from lexinv.nn.lexicon import LexiconConfig, draw_lexicon, readout, row_keys
 from lexinv.nn.sites import Site, make_activations
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.validation import require
 
 
 def logit_effects(
@@ -25,8 +26,15 @@ def logit_effects(
     """Change of each token's logit, against the mean over tokens, when a direction is added to the last residual stream.
 
     The direct effect alone, without what the layers between would do. To first order: the derivative through the final norm and the
-    unembedding, averaged over the first `positions` positions of a window of `tokens`.
+    unembedding, averaged over the first `positions` positions of a window of `tokens`. Raises `InvalidConfig` for directions of another
+    width than the model's.
     """
+    require(
+        directions.shape[1] == config.width,
+        "directions",
+        directions.shape,
+        f"[features, {config.width}], the model's width",
+    )
     model, last, key = LanguageModel(config), config.depth - 1, jax.random.key(0)
     table = draw_lexicon(lexicon, params.get("table"), row_keys(key, jnp.zeros(1, jnp.int32)), vocab, config.width)
     table = params.get("output_table", table)

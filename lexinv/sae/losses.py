@@ -128,7 +128,7 @@ def loss(
     tokens = x.shape[0]
     require(tokens >= 2, "batch", tokens, "at least 2 tokens, since errors are divided by the variance of the batch")
     variance = jnp.mean(jnp.sum(jnp.square(x - jnp.mean(x, axis=0, keepdims=True)), axis=1))
-    if config.most_active:
+    if config.by_entries:
         pre = jax.lax.stop_gradient(pre_activations(params, x))
         values, indices = _entries(params, x, pre, config.most_active, jnp.int32(statistics.k))
         error = x - decode_entries(values, indices, params["decoder"]) - params["decoder_bias"][None]
@@ -147,14 +147,14 @@ def loss(
         candidates = jnp.where(chosen[None], pre, 0.0)
 
         def reconstruct() -> Float[Array, "tokens width"]:
-            if config.most_active:
+            if config.by_entries:
                 return decode_entries(*_entries(params, x, candidates, terms.auxiliary_k), params["decoder"])
             kept = select(candidates, terms.auxiliary_k, "token")
             return jnp.where(kept, candidates, 0.0) @ params["decoder"]
 
         total += terms.auxiliary_coefficient * _second_chance(terms, chosen, error, reconstruct)
     watched = (
-        {} if config.most_active else config.method.watched(config, params, jax.lax.stop_gradient(codes.affinities))
+        {} if config.by_entries else config.method.watched(config, params, jax.lax.stop_gradient(codes.affinities))
     )
     metrics = watched | {
         "fvu": _mean_square(error) / variance,

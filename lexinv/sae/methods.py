@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lexinv.sae.jumprelu import entry_size, jump_relu, near, step
+from lexinv.sae.pursuit import matching_pursuit
 from lexinv.sae.selection import Per
 from lexinv.validation import Checked, Count, CountOrZero, Positive, one_of
 
 Params = dict[str, Array]
-Kind = Literal["relu", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka"]
+Kind = Literal["relu", "gated", "jumprelu", "topk", "mutual", "feature", "matryoshka", "pursuit"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class AutoencoderConfig(Checked):
         in the batch. (Released codes have it in absolute units: where nothing active lies that near to its threshold, none ever moves.)
     prefixes: of `matryoshka`: sizes of the nested dictionaries, the last of which is F.
     centre: of the sample at which b_dec begins: its mean, or its geometric median, which outliers move less (Gao et al. 2024).
-    most_active: of `topk`: the largest k of any member. Training then holds codes as so many values and indices for each token
-        (`lexinv.sae.sparse`), the same but for rounding, which is faster where F / k is large. 0: codes are [tokens, features].
+    most_active: the largest k of any member. `pursuit` takes so many steps. With it `topk` holds codes in training as so many values
+        and indices for each token (`lexinv.sae.sparse`), the same but for rounding, which is faster where F / k is large; at 0 as
+        [tokens, features].
     """
 
     width: Count
@@ -45,8 +47,8 @@ class AutoencoderConfig(Checked):
     def checks(self):
         has = self.method.has
         yield "free_norms" in has or not self.free_norms, "free_norms", f"False where kind is {self.kind}"
-        limit = self.features if "most_active" in has else 0
-        yield self.most_active <= limit, "most_active", f"0 to {limit} where kind is {self.kind}"
+        least, most = int(self.method.tied), self.features if "most_active" in has else 0
+        yield least <= self.most_active <= most, "most_active", f"{least} to {most} where kind is {self.kind}"
         if "prefixes" in has:
             rising = list(self.prefixes) == sorted(set(self.prefixes)) and self.prefixes[-1:] == (self.features,)
             fits = rising and self.prefixes[0] >= 1
@@ -59,14 +61,20 @@ class AutoencoderConfig(Checked):
         return METHODS[self.kind]
 
     @property
+    def by_entries(self) -> bool:
+        """Whether training holds codes as values and indices."""
+        return self.most_active > 0 and not self.method.tied
+
+    @property
     def unit_norm(self) -> bool:
         """Whether decoder rows are kept at norm 1."""
         return not self.free_norms
 
 
 Affinities = Float[Array, "tokens features"]
-Activation = Callable[[AutoencoderConfig, Params, Float[Array, "tokens width"], Affinities], Affinities]
-"""activate(config, params, x, affinities): the activations z of affinities relu(pre)."""
+Budget = int | Int[Array, "..."] | None
+Activation = Callable[[AutoencoderConfig, Params, Float[Array, "tokens width"], Affinities, Budget], Affinities]
+"""activate(config, params, x, affinities, budget): the activations z of affinities relu(pre)."""
 Penalty = Callable[[AutoencoderConfig, Params, Affinities, Array, Array], Array]
 """penalty(config, params, affinities, k, variance): what the coefficient of a run multiplies."""
 
@@ -75,7 +83,8 @@ Penalty = Callable[[AutoencoderConfig, Params, Affinities, Array, Array], Array]
 class Method:
     """One variant.
 
-    per: over what the budget of its selection is spent; None: `activate` decides, and no budget is spent.
+    per: over what its budget is spent; None: no budget is spent. activate: of those that select no affinities by it.
+    tied: it has no encoder but W_dec^T, and no bias of one.
     own: its own parameters, [F] each, as they begin. has: those settings of `AutoencoderConfig` and `LossConfig` that are not for all.
     penalty: its sparsity term. watched: metrics of its own. gate_reconstructs: the affinities have to reconstruct by themselves, with the
         decoder held fixed.
@@ -84,7 +93,8 @@ class Method:
     """
 
     per: Per | None = None
-    activate: Activation = lambda config, params, x, affinities: affinities
+    activate: Activation | None = None
+    tied: bool = False
     own: Callable[[AutoencoderConfig], Params] = lambda config: {}
     has: tuple[str, ...] = ()
     penalty: Penalty | None = None
@@ -116,12 +126,24 @@ def bandwidth_of(config: AutoencoderConfig, params: Params, affinities: Affiniti
 
 
 def gate(
-    config: AutoencoderConfig, params: Params, x: Float[Array, "tokens width"], affinities: Affinities
+    config: AutoencoderConfig,
+    params: Params,
+    x: Float[Array, "tokens width"],
+    affinities: Affinities,
+    budget: Budget = None,
 ) -> Affinities:
     """Magnitudes relu(exp(r) (x - b_dec) W_enc + b_mag) where the gate, whose pre-activations are the affinities', is open."""
     centred = (x - params["decoder_bias"][None]) @ params["encoder"]
     magnitudes = jax.nn.relu(jnp.exp(params["log_magnitude"])[None] * centred + params["magnitude_bias"][None])
     return jnp.where(affinities > 0, magnitudes, 0.0)
+
+
+def pursue_k(
+    config: AutoencoderConfig, params: Params, x: Float[Array, "tokens width"], affinities: Affinities, budget: Budget
+) -> Affinities:
+    """k steps of matching pursuit on the decoder's rows, from x - b_dec; all of them at once where k is no array."""
+    steps = budget if isinstance(budget, int) else config.most_active
+    return matching_pursuit(x - params["decoder_bias"][None], params["decoder"], steps, k=budget)
 
 
 def ungated(params: Params) -> Params:
@@ -139,6 +161,7 @@ def ungated(params: Params) -> Params:
 
 METHODS: dict[str, Method] = {
     "relu": Method(
+        activate=lambda config, params, x, affinities, budget: affinities,
         penalty=l1,
         has=("free_norms", "coefficient_warmup"),
         as_jumprelu=lambda params: {"threshold": jnp.zeros_like(params["encoder_bias"])},
@@ -152,7 +175,7 @@ METHODS: dict[str, Method] = {
         as_jumprelu=ungated,
     ),
     "jumprelu": Method(  # Rajamanoharan et al. 2024b
-        activate=lambda config, params, x, affinities: jump_relu(
+        activate=lambda config, params, x, affinities, budget: jump_relu(
             affinities, params["threshold"], bandwidth_of(config, params, affinities)
         ),
         # 0 until a state is created, where the target of L0 is known: see `training.create_autoencoder_state`.
@@ -170,5 +193,6 @@ METHODS: dict[str, Method] = {
     "feature": Method(per="feature", has=("dynamic_ranks", "anneal_steps")),  # Feature Choice (Ayonrinde 2024)
     # Mutual Choice with a loss for each prefix of the features (Bussmann et al. 2025).
     "matryoshka": Method(per="batch", has=("prefixes", "k_anneal_steps")),
+    "pursuit": Method(per="token", activate=pursue_k, tied=True, has=("most_active",)),  # MP-SAE, Costa et al. 2025
 }
 """By name, as in `AutoencoderConfig.kind`."""

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from lexinv.validation import InvalidConfig, require
@@ -172,31 +171,6 @@ def principal_components(
     centred = held_out - mean
     total = np.square(held_out - held_out.mean(axis=0)).sum()
     return [float(np.square(centred - centred @ directions[:r].T @ directions[:r]).sum() / total) for r in ranks]
-
-
-def matching_pursuit(
-    x: Float[Array, "tokens width"],
-    dictionary: Float[Array, "features width"],
-    steps: int,
-    least: float | Float[Array, ""] = 0.0,
-) -> Float[Array, "tokens features"]:
-    """Codes of at most `steps` entries by non-negative matching pursuit (Mallat and Zhang 1993) on a known dictionary of unit vectors.
-
-    Each step takes the direction with the largest inner product with what is left, and none if no product is above `least` (0: if
-    none is positive): with the true dictionary, an oracle that knows the features but not which of them are there.
-    """
-    if isinstance(least, float):
-        require(least >= 0, "least", least, "zero or more")
-    residual, codes = x, jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
-    rows = jnp.arange(x.shape[0])
-    for _ in range(steps):
-        products = residual @ dictionary.T
-        best = jnp.argmax(products, axis=1)
-        largest = products[rows, best]
-        amount = jnp.where(largest > least, largest, 0.0)
-        codes = codes.at[rows, best].add(amount)
-        residual = residual - amount[:, None] * dictionary[best]
-    return codes
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

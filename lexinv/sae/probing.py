@@ -2,127 +2,106 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
-from scipy.stats import rankdata
 
 from lexinv.validation import require
 
-
-class ProbeScore(NamedTuple):
-    """On held-out tokens. latents: the columns that the probe reads, by decreasing difference of means."""
-
-    latents: tuple[int, ...]
-    accuracy: float
-    balanced_accuracy: float
-    auc: float
+Tokens = Float[np.ndarray, "tokens width"]
+Labels = Bool[np.ndarray, "tokens classes"]
 
 
 class Probe(NamedTuple):
-    """Logistic regression: ln(p / (1 - p)) = weights x + bias."""
+    """A logistic regression for each class: ln(p / (1 - p)) = x weights + bias."""
 
-    weights: Float[np.ndarray, " width"]
-    bias: float
+    weights: Float[np.ndarray, "width classes"]
+    bias: Float[np.ndarray, " classes"]
 
-    def logits(self, x: Float[np.ndarray, "tokens width"]) -> Float[np.ndarray, " tokens"]:
+    def logits(self, x: Tokens) -> Float[np.ndarray, "tokens classes"]:
         """Above 0 where the class is the likelier."""
         return x.astype(np.float64) @ self.weights + self.bias
 
 
-def class_difference(
-    x: Float[np.ndarray, "tokens width"], labels: Bool[np.ndarray, " tokens"]
-) -> Float[np.ndarray, " width"]:
-    """Difference of the means of both classes, in standard deviations of each column; 0 for a column that is constant.
+class Scores(NamedTuple):
+    """Of the probe of each class, which says yes where its logit is above 0."""
 
-    (Up to a constant factor, the correlation with the label. SAEBench takes the difference as it is, which favours large activations.)
-    """
+    balanced_accuracy: Float[np.ndarray, " classes"]
+    f1: Float[np.ndarray, " classes"]
+
+
+def difference_of_means(x: Tokens, labels: Labels) -> Float[np.ndarray, "width classes"]:
+    """The mean of x in each class minus that outside of it. Raises `InvalidConfig` for a class that holds no token, or all."""
+    count = labels.sum(axis=0)
+    both = bool(((count > 0) & (count < len(labels))).all())
+    require(both, "labels", count.tolist(), f"in each class 1 to {len(labels) - 1} tokens")
     x = x.astype(np.float64)
-    deviation = x.std(axis=0)
-    difference = x[labels].mean(axis=0) - x[~labels].mean(axis=0)
-    return np.where(deviation > 0, difference / np.where(deviation > 0, deviation, 1.0), 0.0)
+    inside = x.T @ labels
+    return inside / count - (x.sum(axis=0)[:, None] - inside) / (len(x) - count)
 
 
-def fit_logistic(
-    x: Float[np.ndarray, "tokens width"], labels: Bool[np.ndarray, " tokens"], penalty: float = 1.0
-) -> Probe:
-    """The minimum of sum_n ln(1 + exp(-y_n (w x_n + b))) + penalty |w|^2 / 2, y = +-1, by L-BFGS; on columns of unit deviation.
+def most_different(x: Tokens, labels: Labels, k: int, either: bool = True) -> Int[np.ndarray, "classes k"]:
+    """The k columns of x with the largest difference of means in standard deviations of the column, the largest first; constant ones last.
 
-    The columns are centred and scaled for the fit, constant ones only centred, and the probe is in the units of x.
+    either: of either sign; otherwise those that are larger in the class come first. (Up to a constant factor, the correlation with the
+    label. SAEBench takes the difference as it is, which favours large activations.)
+    """
+    require(1 <= k <= x.shape[1], "k", k, f"1 to the {x.shape[1]} columns")
+    deviation = x.astype(np.float64).std(axis=0)[:, None]
+    found = difference_of_means(x, labels) / np.where(deviation > 0, deviation, np.inf)
+    return np.argsort(-(np.abs(found) if either else found), axis=0, kind="stable")[:k].T
+
+
+def fit_logistic(x: Tokens, labels: Labels, penalty: float = 1.0) -> Probe:
+    """For each class the minimum of sum_n c_n ln(1 + exp(-y_n (w x_n + b))) + penalty |w|^2 / 2, y = +-1, by L-BFGS.
+
+    c_n weighs the tokens so that a class and all else count as half of them each. The columns are centred and scaled to unit deviation for
+    the fit, constant ones only centred, and the probe is in the units of x. All classes are one problem, as one matrix product is faster
+    than many.
     """
     x = x.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0)
     z, sign = (x - mean) / scale, np.where(labels, 1.0, -1.0)
+    count = labels.sum(axis=0)
+    weigh = len(x) / 2 / np.where(labels, count, len(x) - count)
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (z @ point[:-1] + point[-1])
-        wrong = -sign * np.exp(-np.logaddexp(0.0, margin))  # the derivative of ln(1 + exp(-margin)) by the logit
-        value = np.logaddexp(0.0, -margin).sum() + penalty * np.square(point[:-1]).sum() / 2
-        return value, np.append(z.T @ wrong + penalty * point[:-1], wrong.sum())
+        weights, bias = np.split(point.reshape(-1, sign.shape[1]), [z.shape[1]])
+        margin = sign * (z @ weights + bias)
+        wrong = (
+            -weigh * sign * np.exp(-np.logaddexp(0.0, margin))
+        )  # the derivative of ln(1 + exp(-margin)) by the logit
+        value = (weigh * np.logaddexp(0.0, -margin)).sum() + penalty * np.square(weights).sum() / 2
+        return value, np.concatenate([z.T @ wrong + penalty * weights, wrong.sum(axis=0)[None]]).ravel()
 
-    start = np.zeros(x.shape[1] + 1)
+    start = np.zeros((x.shape[1] + 1) * labels.shape[1])
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "gtol": 1e-6}).x
-    weights = found[:-1] / scale
-    return Probe(weights, float(found[-1] - weights @ mean))
+    weights, bias = np.split(found.reshape(-1, labels.shape[1]), [x.shape[1]])
+    weights = weights / scale[:, None]
+    return Probe(weights, bias[0] - mean @ weights)
 
 
-def area_under_curve(scores: Float[np.ndarray, " tokens"], labels: Bool[np.ndarray, " tokens"]) -> float:
-    """The probability that a token of the class scores above one that is not of it; equal scores count one half."""
-    positive = int(labels.sum())
-    above = rankdata(scores)[labels].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * (len(labels) - positive)))
-
-
-def halves(
-    labels: Bool[np.ndarray, " tokens"], key: Key[Array, ""]
-) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held"]]:
-    """Indices of a training and a held-out half, with half of either class in each. Raises `InvalidConfig` for a class below 4 tokens."""
-    order = np.asarray(jax.random.permutation(key, len(labels)))
-    train, held = [], []
-    for value in (False, True):
-        members = order[labels[order] == value]
-        require(len(members) >= 4, "labels", len(members), f"at least 4 tokens whose label is {value}")
-        train.append(members[: len(members) // 2])
-        held.append(members[len(members) // 2 :])
-    return np.concatenate(train), np.concatenate(held)
-
-
-def probe(
-    x: Float[np.ndarray, "tokens width"],
-    labels: Bool[np.ndarray, " tokens"],
-    key: Key[Array, ""],
-    k: int | None = None,
-) -> ProbeScore:
-    """Fit on one half of the tokens and score on the other; on all columns, or on the k with the largest `class_difference` of that half.
-
-    The same key gives the same halves, whatever x: so codes and the activations they encode are judged on the same tokens.
-    Raises `InvalidConfig` for labels that are not boolean: zeros and ones would be taken for indices.
-    """
-    require(labels.dtype == bool, "labels", str(labels.dtype), "bool")
-    require(k is None or 1 <= k <= x.shape[1], "k", k, f"None, or 1 to the {x.shape[1]} columns")
-    train, held = halves(labels, key)
-    columns = np.arange(x.shape[1])
-    if k is not None:
-        columns = np.argsort(-np.abs(class_difference(x[train], labels[train])), kind="stable")[:k]
-    fitted = fit_logistic(x[train][:, columns], labels[train])
-    logits, truth = fitted.logits(x[held][:, columns]), labels[held]
-    right = (logits > 0) == truth
-    return ProbeScore(
-        latents=() if k is None else tuple(columns.tolist()),
-        accuracy=float(right.mean()),
-        balanced_accuracy=float((right[truth].mean() + right[~truth].mean()) / 2),
-        auc=area_under_curve(logits, truth),
+def scores(logits: Float[np.ndarray, "tokens classes"], labels: Labels) -> Scores:
+    """How well each column of the logits tells its class."""
+    positive, said = labels.sum(axis=0), logits > 0
+    negative, right = len(labels) - positive, (said & labels).sum(axis=0)
+    return Scores(
+        balanced_accuracy=(right / positive + (~said & ~labels).sum(axis=0) / negative) / 2,
+        f1=2 * right / (said.sum(axis=0) + positive),
     )
 
 
 def sparse_probing(
-    codes: Float[np.ndarray, "tokens latents"],
-    activations: Float[np.ndarray, "tokens width"],
-    labels: Bool[np.ndarray, " tokens"],
-    key: Key[Array, ""],
-    ks: tuple[int, ...] = (1, 2, 5),
-) -> dict[str, ProbeScore]:
-    """Scores of probes on k latents, named "1", "2", "5", and "activations" for one on all dimensions of what they encode."""
-    return {str(k): probe(codes, labels, key, k) for k in ks} | {"activations": probe(activations, labels, key)}
+    train: tuple[Tokens, Labels],
+    held_out: tuple[Tokens, Labels],
+    latents: Int[np.ndarray, "classes k"],
+    penalty: float = 1.0,
+) -> Scores:
+    """On held-out tokens, of probes that read `latents` alone of each class, such as `most_different` of the training tokens."""
+    (x, labels), (held, truth) = train, held_out
+    logits = [
+        fit_logistic(x[:, columns], labels[:, [c]], penalty).logits(held[:, columns])
+        for c, columns in enumerate(latents)
+    ]
+    return scores(np.concatenate(logits, axis=1), truth)

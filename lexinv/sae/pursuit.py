@@ -1,14 +1,42 @@
-"""Matching pursuit at a wanted mean sparsity, to be compared with an encoder of the same."""
+"""Matching pursuit (Mallat and Zhang 1993): as the encoder of an autoencoder, and at the mean sparsity of another encoder."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from lexinv.sae.metrics import matching_pursuit
+from lexinv.validation import require
 
 CALIBRATION = 2048
+
+
+def matching_pursuit(
+    x: Float[Array, "tokens width"],
+    dictionary: Float[Array, "features width"],
+    steps: int,
+    least: float | Float[Array, ""] = 0.0,
+    k: int | Int[Array, ""] | None = None,
+) -> Float[Array, "tokens features"]:
+    """Codes of at most `steps` entries by non-negative matching pursuit on a dictionary of unit vectors; only the first k steps count.
+
+    Each step takes the direction with the largest inner product with what is left, and none if no product is above `least` (0: if
+    none is positive); a direction that is taken again gets the sum. The choice has no gradient, the products have (Costa et al. 2025).
+    """
+    if isinstance(least, float):
+        require(least >= 0, "least", least, "zero or more")
+    rows, last = jnp.arange(x.shape[0]), steps if k is None else k
+
+    def step(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+        residual, codes = carry
+        best = jnp.argmax(jax.lax.stop_gradient(residual) @ jax.lax.stop_gradient(dictionary).T, axis=1)
+        direction = dictionary[best]
+        product = jnp.sum(residual * direction, axis=1)
+        amount = jnp.where((product > least) & (number < last), product, jnp.zeros((), product.dtype))
+        return (residual - amount[:, None] * direction, codes.at[rows, best].add(amount)), None
+
+    codes = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
+    return jax.lax.scan(step, (x, codes), jnp.arange(steps, dtype=jnp.int32))[0][1]
 
 
 def pursue(

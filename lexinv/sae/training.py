@@ -166,17 +166,15 @@ def resample(
     losses = jnp.sum(jnp.square(x - decode(params, codes)), axis=1)
     drawn = jax.random.categorical(key, 2 * jnp.log(jnp.maximum(losses, 1e-30)), shape=dead.shape)
     directions = centred[drawn] / jnp.maximum(jnp.linalg.norm(centred[drawn], axis=1, keepdims=True), 1e-12)
-    norms, living = jnp.linalg.norm(params["encoder"], axis=0), jnp.sum((~dead).astype(jnp.float32))
+    living = jnp.sum((~dead).astype(jnp.float32))
 
     def of_the_living(values: Array) -> Array:
         return jnp.sum(jnp.where(dead, 0.0, values)) / jnp.maximum(living, 1.0)
 
-    alive = jnp.where(living > 0, of_the_living(norms), 1.0)
-    begun = {
-        "decoder": directions,
-        "encoder": 0.2 * alive * directions.T,
-        **config.method.own(config),
-    }
+    begun = {"decoder": directions, **config.method.own(config)}
+    if "encoder" in params:
+        norms = jnp.linalg.norm(params["encoder"], axis=0)
+        begun["encoder"] = 0.2 * jnp.where(living > 0, of_the_living(norms), 1.0) * directions.T
     if "threshold" in params:
         begun["threshold"] = jnp.full_like(params["threshold"], 0.2 * of_the_living(params["threshold"]))
     masks = {"decoder": dead[:, None], "encoder": dead[None], "decoder_bias": jnp.zeros((), bool)}

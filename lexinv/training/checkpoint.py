@@ -39,6 +39,7 @@ class Restored(NamedTuple):
     step: int
     state: TrainState
     iterator: Any
+    metadata: Mapping[str, Any]
 
 
 class Checkpoints(AbstractContextManager):
@@ -163,7 +164,7 @@ class Checkpoints(AbstractContextManager):
             elif _digest(state) != run["digest"]:
                 self._set_aside(step, ValueError("the stored digest does not match"))
             else:
-                return Restored(step, state, run["iterator"])
+                return Restored(step, state, run["iterator"], run["metadata"])
         return None
 
     @contextmanager

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     MapDataset = Any  # grain is imported when it is needed
 
+PER_DISPATCH = "steps_per_dispatch"
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
@@ -76,9 +77,9 @@ def fit(
     SIGTERM ends the run after the dispatch under way, with a complete checkpoint and exit code 143; one of several
     processes ends them all, one dispatch later.
 
-    Raises `InvalidConfig` if K does not divide `steps`, for an `evaluate_every` below 1 or without `evaluate`, or if the directory holds
-    another configuration's run, cannot be written in, or is none in which checkpoints are found again; `NonFiniteLoss`; and `OSError` if a
-    checkpoint cannot be written (at the next one, or at the end).
+    Raises `InvalidConfig` if K does not divide `steps` or is another one than in the run that is resumed, for an `evaluate_every` below 1
+    or without `evaluate`, or if the directory holds another configuration's run, cannot be written in, or is none in which checkpoints are
+    found again; `NonFiniteLoss`; and `OSError` if a checkpoint cannot be written (at the next one, or at the end).
     """
     import grain
 
@@ -88,7 +89,7 @@ def fit(
     # Reading ahead in one thread hides the data behind the step; the order does not depend on it.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     iterator = iter(dataset.to_iter_dataset(read_options=options))
-    store, log, done, first = None, None, 0, jax.process_index() == 0
+    store, log, done, first, begun, count = None, None, 0, jax.process_index() == 0, None, 0
     if directory is not None:
         from lexinv.training.checkpoint import Checkpoints
 
@@ -98,6 +99,7 @@ def fit(
         if restored is not None:
             done, state = restored.step, restored.state
             iterator.set_state(restored.iterator)
+            begun = restored.metadata.get(PER_DISPATCH)  # which the iterator's place is counted by
         log = MetricsLog(directory / "metrics.jsonl", done) if first else None
 
     def record(metrics: Mapping[str, jax.Array], end: int) -> None:
@@ -131,8 +133,10 @@ def fit(
         with bar as show, _sigterm_noticed() as terminated, store or nullcontext():
             while done < steps:
                 batch = next(iterator)
-                count = jax.tree.leaves(batch)[0].shape[0]
+                count = len(jax.tree.leaves(batch)[0])
                 require(steps % count == 0, "steps", steps, f"a multiple of the {count} steps per dispatch")
+                same = f"the {begun} with which {directory} was begun: on that kind of device, or in another folder"
+                require(begun in (None, count), PER_DISPATCH, count, same)
                 state, metrics = train_step(state, batch)
                 # Waiting for the dispatch before, and not for this one, keeps the device busy while the host writes.
                 if pending:
@@ -152,13 +156,13 @@ def fit(
                 if store and saving:
                     if log:
                         log.flush()
-                    store.save(done, state, iterator.get_state(), metadata)
+                    store.save(done, state, iterator.get_state(), {**metadata, PER_DISPATCH: count})
                     last_save = time.monotonic()
                 if ending:
                     raise SystemExit(SIGTERM_EXIT)
         if directory is not None and first and speed.tokens_per_second:
             measured = {"tokens_per_second": round(speed.tokens_per_second, 1), "utilisation": speed.utilisation}
-            write_speed(directory, measured)
+            write_speed(directory, {**measured, PER_DISPATCH: count})
     finally:
         if log:
             log.close()

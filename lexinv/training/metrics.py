@@ -14,7 +14,9 @@ import numpy as np
 from lexinv.validation import InvalidConfig
 
 SPEED_FILE = "speed.json"
-"""Beside the metrics, how fast the run was: {"tokens_per_second": ..., "utilisation": ... or null}. It differs from start to start."""
+"""Beside the metrics, how fast the run was: {"tokens_per_second": ..., "utilisation": ... or null, "steps_per_dispatch": ...}.
+
+It differs from start to start, and steps per dispatch by device."""
 
 
 class MetricsLog:
@@ -82,7 +84,8 @@ def read_speed(path: Path) -> dict[str, float | None] | None:
     """What `write_speed` wrote. None, with a warning that names the file, where it is damaged: no result depends on it."""
     try:
         speed = json.loads(path.read_bytes())
-        return {name: speed[name] for name in ("tokens_per_second", "utilisation")}
+        known = {name: speed[name] for name in ("tokens_per_second", "utilisation")}
+        return {**known, "steps_per_dispatch": speed.get("steps_per_dispatch")}
     except (ValueError, TypeError, KeyError):
         warnings.warn(f"{path} is damaged: how fast that training was is not known any more", stacklevel=2)
         return None

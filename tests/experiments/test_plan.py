@@ -13,7 +13,7 @@ import pytest
 from experiments.harness import record
 from experiments.harness.plan import PlanOptions, describe, make_plan
 from experiments.harness.training import Training
-from experiments.merging import retrained
+from experiments.merging import votes
 from experiments.sae import pareto
 from experiments.subjects.language_models import train_seeds
 from experiments.tokenization import barrier, unigram_loss
@@ -72,7 +72,7 @@ def test_a_plan_counts_what_one_device_does():
 @pytest.mark.experiment
 @pytest.mark.parametrize(
     "module, devices, names",
-    [(barrier, 2, r".*/\w+"), (retrained, 1, "vision"), (pareto, 2, r"\w+/seed-0")],
+    [(barrier, 2, r".*/\w+"), (votes, 1, "vision"), (pareto, 2, r"\w+/seed-0")],
     ids=["windows", "drawn and shared", "shared batches"],
 )
 def test_every_family_is_planned_before_it_trains(module, devices, names, tmp_path, monkeypatch):

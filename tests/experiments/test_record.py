@@ -164,6 +164,7 @@ def test_report_shows_every_claim(recorded, repository):
     assert f"| slope | {measured} | holds |" in page
     assert "Threshold: whole interval above 1; section 1." in page
     assert "](../../experiments/records/toy/line/smoke/figure.png)" in page
+    assert "Not run yet: `paper`." in page
     readme = (repository / "README.md").read_text()
     assert readme.startswith("before\n")
     assert readme.endswith("after\n")

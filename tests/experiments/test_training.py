@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.harness import training as harness
-from experiments.harness.training import Training, evaluations, initial, train, training_losses
+from experiments.harness.record import training_speed
+from experiments.harness.training import Training, evaluations, initial, steps_in_dispatch, train, training_losses
 from experiments.harness.work import Work, joined, some_members
 from experiments.harness.workspace import Workspace
 from lexinv.training.mesh import MeshConfig
@@ -64,6 +65,39 @@ def test_every_seed_learns_for_itself_and_is_read_again(workspace, monkeypatch, 
     monkeypatch.setattr(harness, "make_train_step", lambda *_, **__: refuse)
     again = train("models", start, loss, batches, TRAINING, workspace)
     np.testing.assert_array_equal([first["weights"], second["weights"]], [tree["weights"] for tree in again])
+
+
+@pytest.mark.parametrize("batches, loss", [(None, drawn), (batches, loss)], ids=["drawn", "dataset"])
+def test_off_the_cpu_many_steps_are_one_dispatch_and_give_the_same(workspace, monkeypatch, batches, loss):
+    """Members are made and trained together there, and the record says how many steps a dispatch had."""
+    training = replace(TRAINING, steps=40)
+    alone = train("alone", start, loss, batches, training, workspace)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    together = train("together", start, loss, batches, training, workspace)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one["weights"], other["weights"], rtol=1e-4, atol=1e-5)
+    losses = [training_losses(name, training, workspace) for name in ("alone", "together")]
+    np.testing.assert_allclose(*losses, rtol=1e-3, atol=1e-5)
+    speeds = training_speed(workspace.path)
+    assert {name: speed["steps_per_dispatch"] for name, speed in speeds.items()} == {"alone": 10, "together": 20}
+
+
+@pytest.mark.parametrize(
+    "steps, stated, evaluated, backend, expected",
+    [
+        (600, 1, False, "gpu", 20),
+        (600, 1, False, "tpu", 20),
+        (600, 1, False, "cpu", 1),
+        (600, 1, True, "gpu", 1),  # evaluated after every dispatch
+        (600, 40, False, "gpu", 40),
+        (90, 6, False, "gpu", 18),
+        (30, 1, False, "gpu", 15),  # two at least, between which the speed is measured
+        (7, 1, False, "gpu", 1),
+    ],
+)
+def test_steps_of_a_dispatch_by_device(steps, stated, evaluated, backend, expected):
+    training = replace(TRAINING, steps=steps, steps_per_dispatch=stated)
+    assert steps_in_dispatch(training, evaluated, backend) == expected
 
 
 def test_members_have_their_rates_and_models_go_on(workspace):

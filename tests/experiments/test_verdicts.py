@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from experiments.harness.intervals import Interval, interval, ratio_interval, share_difference, share_interval
+from experiments.harness.intervals import (
+    Interval,
+    bootstrap_interval,
+    interval,
+    ratio_interval,
+    share_difference,
+    share_interval,
+)
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 
 BETTER, WORSE, WIDE = np.array([1.0, 1.1, 1.2]), np.array([-1.0, -1.1, -1.2]), np.array([-1.0, 0.1, 1.2])
@@ -44,6 +51,17 @@ def test_a_difference_of_shares_has_newcombes_interval():
     assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
     with pytest.raises(ValueError, match="intervals"):
         share_difference(share_interval(1, 2), Interval(0.5, None, None, 1))
+
+
+def test_resampled_cases_have_the_interval_of_their_mean_and_stay_paired():
+    cases = np.random.default_rng(1).normal(size=(400, 2)) + 5
+    found, expected = bootstrap_interval(cases[:, 0]), interval(cases[:, 0])
+    assert (found.mean, found.n) == (pytest.approx(expected.mean), 400)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    # Twice the same column in a row, and a quarter more: their ratio is known exactly.
+    pairs = np.stack([cases[:, 0], 1.25 * cases[:, 0]], axis=1)
+    ratio = bootstrap_interval(pairs, lambda means: means[:, 1] / means[:, 0])
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((1.25, 1.25, 1.25))
 
 
 @pytest.mark.parametrize(

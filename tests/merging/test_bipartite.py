@@ -146,7 +146,7 @@ def test_cosines():
         (lambda c: bipartite.bipartite_matching(c, 5, every=3, protect=0), False),
         (lambda c: bipartite.grid_matching(c, 9, 5, 5), False),
         (lambda c: bipartite.bipartite_matching(c, 5, key=jax.random.key(1)), True),
-        (lambda c: bipartite.grid_matching(c, 9, 5, 5, key=jax.random.key(1)), True),
+        (lambda c: bipartite.grid_matching(c, 9, 5, 5, key=jax.random.key(1)), False),
     ],
 )
 def test_cosines_across_the_sets_alone_give_the_same_plan(matching, all_pairs):

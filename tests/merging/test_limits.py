@@ -22,7 +22,7 @@ from lexinv.merging.pagerank import keep_heads, similarity_prune, weighted_pager
 from lexinv.merging.plan import identity, merge
 from lexinv.merging.quantisation import largest_norms, quantise
 from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score, rank_matching, received_attention
-from lexinv.merging.rates import candidates, threshold_mask
+from lexinv.merging.rates import candidates
 from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_schedule, token_counts
 from lexinv.merging.selections import keep
 from lexinv.merging.selective_loss import top_share
@@ -177,7 +177,6 @@ BEYOND = [
     ("margin", lambda: energies(C, 1.0, kind="gauss")),
     ("lowest", lambda: keep_heads(C, 0.5, 0.1)),
     ("axes", lambda: quantise(C, 4, axes=(2,))),
-    ("temperature", lambda: threshold_mask(ROW, jnp.float32(0.2), 0.0)),
     ("ratio", lambda: ratio_schedule(197, 12, 0.0)),
     ("ratio", lambda: ratio_schedule(197, 12, 1.01)),
     ("ratio", lambda: ratio_schedule(197, 12, float("nan"))),

@@ -9,7 +9,7 @@ import pytest
 
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.energy import energies, energy_matching
-from lexinv.merging.methods import apply, behind, merge_restarting, reductions
+from lexinv.merging.methods import apply, behind, reductions, restarting
 from lexinv.merging.plan import Plan, composed, merge, sources
 from lexinv.merging.schedules import ratio_schedule, token_counts
 from lexinv.merging.selections import SELECTIONS, keep
@@ -61,7 +61,7 @@ def test_a_restarting_merge_forgets_sizes():
     @jax.jit
     def both(x, size):
         plan = bipartite_matching(cosine_similarity(x), 2, mask=size > 0)
-        return *merge_restarting(plan, x, size), merge(plan, x, (size > 0).astype(jnp.float32))[0]
+        return *restarting(merge)(plan, x, size), merge(plan, x, (size > 0).astype(jnp.float32))[0]
 
     merged, sizes, alike = both(x, size)
     np.testing.assert_allclose(merged, alike)
@@ -157,8 +157,11 @@ def test_an_applied_method_embeds_texts():
     mask = jnp.arange(12)[None] < jnp.array([[12], [9]])
     whole = sentence_embeddings(config, params, tokens, mask)
     np.testing.assert_allclose(apply(config, params, "pitome_text", 1.0)(tokens, mask), whole, atol=1e-5)
-    reduced = apply(config, params, "pitome_text", 0.7)(tokens, mask)
+    reduced, sized = (apply(config, params, "pitome_text", 0.7, proportional=p)(tokens, mask) for p in (None, True))
     assert reduced.shape == whole.shape and not np.allclose(reduced, whole, atol=1e-3)
+    layers = reductions("pitome_text", ratio_schedule(12, 3, 0.7), 3, 1, None, True, restart=True)
+    np.testing.assert_allclose(reduced, sentence_embeddings(config, params, tokens, mask, layers), atol=1e-5)
+    assert not np.allclose(reduced, sized, atol=1e-3)
 
 
 @pytest.mark.parametrize(

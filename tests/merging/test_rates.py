@@ -1,4 +1,4 @@
-"""Rates that are learned: discrete proxies, thresholds, and masks in a Vision Transformer against real removal."""
+"""Rates that are learned: discrete proxies, and masks in a Vision Transformer against real removal."""
 
 from dataclasses import replace
 
@@ -13,12 +13,7 @@ from lexinv.merging.costs import relative_flops
 from lexinv.merging.methods import reductions
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initialize
 
-kept_count, survival, survival_mask, threshold_mask = (
-    jax.jit(rates.kept_count),
-    jax.jit(rates.survival, static_argnums=2),
-    jax.jit(rates.survival_mask, static_argnums=2),
-    jax.jit(rates.threshold_mask, static_argnames="temperature"),
-)
+kept_count, survival = jax.jit(rates.kept_count), jax.jit(rates.survival, static_argnums=2)
 
 COUNTS = rates.candidates(9, 2)
 
@@ -47,14 +42,6 @@ def test_masked_softmax_is_softmax_of_what_is_left():
     assert not np.any(softmax(logits, jnp.zeros(4)))
     gradient = jax.jit(jax.grad(lambda m: rates.masked_softmax(logits, m)[0, 1]))(mask)
     assert gradient[1] > 0  # so that a masked token can come back
-
-
-def test_learned_thresholds():
-    scores = jnp.array([0.1, 0.3, 0.5])
-    np.testing.assert_allclose(threshold_mask(scores, jnp.float32(0.2)), [0, 1, 1])
-    gradient = jax.jit(jax.grad(lambda t: rates.threshold_mask(scores, t, 0.1).sum()))(jnp.float32(0.2))
-    soft = 1 / (1 + np.exp(-(np.array([0.1, 0.3, 0.5]) - 0.2) / 0.1))
-    assert float(gradient) == pytest.approx(-10 * (soft * (1 - soft)).sum(), rel=1e-5)
 
 
 MODEL = VisionConfig(layers=replace(LAYERS, depth=3, width=16, heads=2, mlp_width=32))

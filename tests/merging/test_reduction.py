@@ -15,6 +15,7 @@ from lexinv.merging.reduction import Example, reduction
 from lexinv.nn.attention import attention_weights, size_bias
 from lexinv.nn.reduced import Seen, run_layers
 from lexinv.nn.transformer import Block, TransformerConfig
+from lexinv.validation import InvalidConfig
 
 CONFIG = TransformerConfig(
     depth=2, width=16, heads=2, mlp_width=32, positions="none", causal=False, attention="dot_product", bias=True
@@ -79,6 +80,12 @@ def test_merging_duplicates_is_lossless_with_proportional_attention_only(layers,
     restored = jax.vmap(unmerge)(plans, merged)
     difference = float(jnp.max(jnp.abs(restored - whole)))
     assert difference < 1e-5 if proportional else difference > 1e-3
+
+
+def test_a_reduction_that_leaves_no_token_is_refused(layers):
+    everything = reduction(lambda example: prune_by_score(example.stream[:, 0], 5, protect=0))
+    with pytest.raises(InvalidConfig, match=r"reductions\[1\] = \(2, 0, 16\).*at least one token left"):
+        run_layers(CONFIG, layers, tokens(2, 5), None, (None, everything))
 
 
 def test_padding_changes_nothing_real(layers):

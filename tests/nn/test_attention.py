@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lexinv.nn.attention import Device, attention, attention_weights, device_here, implementation_on, size_bias
-from lexinv.nn.attention import _by_keys as attention_by_keys
 from lexinv.nn.initialization import suffix_taps
+from lexinv.nn.kernels import attend_by_keys, flash
 from lexinv.nn.linear import linear, rms_norm
 from lexinv.nn.mixing import causal_convolution, shift
 from lexinv.nn.positions import relative_bias, relative_buckets, rotate
@@ -31,7 +31,7 @@ def definition(q, k, v, bias, seen):
     "time, causal, biased, window",
     [
         *product([1, 64, 150], [True, False], [True, False], [0]),
-        *((150, True, True, window) for window in (1, 9, 70, 200)),
+        *product([150], [True], [True, False], [1, 9, 70, 200]),
     ],
 )
 def test_all_implementations_and_their_gradients_are_the_definition(time, causal, biased, window):
@@ -48,6 +48,34 @@ def test_all_implementations_and_their_gradients_are_the_definition(time, causal
         np.testing.assert_allclose(got, want, atol=2e-5)
         for one, other in zip(*map(jax.tree.leaves, (gradient(cotangent), found(cotangent))), strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4, err_msg=implementation)
+
+
+def test_a_window_is_cut_and_not_only_masked():
+    """Of 640 times a query of a block of 64 meets 128: a fifth of the products, in the gradient as well."""
+    x = jax.random.normal(KEY, (1, 640, 2, 8))
+
+    def flops(window):
+        def loss(x):
+            return jnp.sum(attention(x, x, x, implementation="dot_product", window=window))
+
+        return jax.jit(jax.grad(loss)).lower(x).compile().cost_analysis()["flops"]
+
+    assert flops(9) < 0.25 * flops(0)
+
+
+@pytest.mark.long
+def test_flash_attention_for_tpus_is_the_definition():
+    """Interpreted, where there is no TPU."""
+    from jax.experimental.pallas import tpu
+
+    q, k, v, cotangent = jax.random.normal(KEY, (4, 1, 256, 1, 8))
+    seen = np.tri(256, dtype=bool)[None, None]
+    want, gradient = jax.vjp(lambda *args: definition(*args, None, seen)[0], q, k, v)
+    with tpu.force_tpu_interpret_mode():
+        got, found = jax.vjp(partial(flash, causal=True), q, k, v)
+        np.testing.assert_allclose(got, want, atol=2e-5)
+        for one, other in zip(found(cotangent), gradient(cotangent), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", ["whole", "dot_product"])
@@ -74,7 +102,7 @@ def test_biases_of_keys_as_further_channels_are_the_definition(causal, time, dty
     size = jnp.asarray(np.random.default_rng(0).integers(0, 200, (2, time)), jnp.float32).at[:, 0].set(1.0)
     mask, sizes = jnp.ones((2, time), bool).at[0, 3:6].set(False), size_bias(size)[:, None, None]
     for bias, seen in ((sizes, mask), (None, mask), (sizes, None), (None, None)):
-        found = attention_by_keys(q, k, v, bias, seen, causal, 0, "xla")
+        found = attend_by_keys(q, k, v, bias, seen, causal, 0, "xla")
         expected = attention(*(x.astype(jnp.float32) for x in (q, k, v)), bias, causal, "whole", mask=seen)
         assert found.dtype == jnp.dtype(dtype)
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=tolerance)
@@ -86,7 +114,7 @@ def test_further_channels_have_the_gradient_of_the_definition(time):
     bias, mask = jax.random.normal(jax.random.key(1), (2, 1, 1, time)), jnp.ones((2, time), bool).at[0, 3:6].set(False)
 
     def further(q, k, v, bias):
-        return attention_by_keys(q, k, v, bias, mask, False, 0, "xla")
+        return attend_by_keys(q, k, v, bias, mask, False, 0, "xla")
 
     def whole(q, k, v, bias):
         return attention(q, k, v, bias, False, "whole", mask=mask)
@@ -98,6 +126,7 @@ def test_further_channels_have_the_gradient_of_the_definition(time):
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-4), got, want)
 
 
+TPU = Device("tpu", None)
 HOPPER, AMPERE, TURING = (Device("gpu", capability) for capability in ((9, 0), (8, 0), (7, 5)))
 
 
@@ -116,7 +145,13 @@ HOPPER, AMPERE, TURING = (Device("gpu", capability) for capability in ((9, 0), (
         (HOPPER, jnp.bfloat16, 136, 196, True, "none", False, "dot_product"),
         (TURING, jnp.float16, 64, 196, True, "none", False, "dot_product"),
         (Device("gpu", None), jnp.bfloat16, 64, 196, True, "none", False, "dot_product"),  # of another maker
-        (Device("tpu", None), jnp.bfloat16, 64, 196, True, "none", False, "dot_product"),
+        (TPU, jnp.bfloat16, 64, 1024, True, "none", False, "flash"),
+        (TPU, jnp.float32, 256, 2048, False, "none", False, "flash"),
+        (TPU, jnp.bfloat16, 64, 512, True, "none", False, "dot_product"),  # XLA does it as well
+        (TPU, jnp.bfloat16, 64, 1100, True, "none", False, "dot_product"),  # no whole blocks
+        (TPU, jnp.bfloat16, 192, 1024, True, "none", False, "dot_product"),
+        (TPU, jnp.bfloat16, 64, 1024, True, "keys", False, "dot_product"),
+        (TPU, jnp.bfloat16, 64, 1024, True, "none", True, "dot_product"),
         (Device("cpu", None), jnp.bfloat16, 64, 196, True, "pairs", False, "chunked"),
         (Device("cpu", None), jnp.float32, 64, 196, True, "none", True, "whole"),
         (Device("cpu", None), jnp.float32, 64, 196, True, "keys", False, "whole"),
@@ -125,6 +160,13 @@ HOPPER, AMPERE, TURING = (Device("gpu", capability) for capability in ((9, 0), (
 )
 def test_auto_takes_the_kernel_that_the_device_has(device, dtype, width, time, causal, bias, masked, expected):
     assert implementation_on(device, dtype, width, time, causal, bias, masked) == expected
+
+
+@pytest.mark.parametrize("further", [{"window": True}, {"divided": True}])
+def test_the_kernel_for_tpus_takes_neither_windows_nor_meshes(further):
+    asked = jnp.bfloat16, 64, 1024, True
+    assert implementation_on(TPU, *asked, **further) == "dot_product"
+    assert implementation_on(HOPPER, *asked, **further) == "cudnn"  # which cuts windows, and XLA divides it
 
 
 def test_auto_does_what_it_says(monkeypatch):
@@ -139,8 +181,9 @@ def test_auto_does_what_it_says(monkeypatch):
     attention(x, x.astype(jnp.float32), x)
     assert [given.get("implementation") for given in taken] == ["cudnn"] * 3 + [None] * 2
     assert [given.get("bias") is None for given in taken] == [True, True, True, False, True]
-    with pytest.raises(InvalidConfig, match="implementation = 'cudnn'"):
-        attention(x, x, x, pairs, implementation="cudnn")
+    for implementation in ("cudnn", "flash"):
+        with pytest.raises(InvalidConfig, match=f"implementation = '{implementation}'"):
+            attention(x, x, x, pairs, implementation=implementation)
 
 
 @pytest.mark.parametrize("implementation", ["chunked", "dot_product"])

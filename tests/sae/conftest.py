@@ -23,7 +23,8 @@ def make_autoencoder(kind: str, width: int = 6, features: int = 9):
     """A config, random parameters, what inference needs (threshold, k), and data."""
     free, kind = kind == "free", "relu" if kind == "free" else kind
     prefixes = (3, features) if kind == "matryoshka" else ()
-    config = AutoencoderConfig(width, features, kind, free_norms=free, prefixes=prefixes)
+    steps = 2 if kind == "pursuit" else 0
+    config = AutoencoderConfig(width, features, kind, free_norms=free, prefixes=prefixes, most_active=steps)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(50, width)) + 0.5, jnp.float32)
     params = initialize(config, x, jax.random.key(1))
@@ -36,7 +37,7 @@ def make_autoencoder(kind: str, width: int = 6, features: int = 9):
         moved["decoder"] = params["decoder"] * jnp.asarray(rng.uniform(0.5, 2, size=(features, 1)), jnp.float32)
     thresholds = {"mutual": jnp.float32(0.4), "matryoshka": jnp.float32(0.2)}
     thresholds["feature"] = jnp.asarray(rng.uniform(0, 1, features), jnp.float32)
-    return config, params | moved, thresholds.get(kind), 2 if kind == "topk" else None, x
+    return config, params | moved, thresholds.get(kind), 2 if config.method.needs == "k" else None, x
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

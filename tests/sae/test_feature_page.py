@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lexinv.sae.feature_page import Feature, Page, Passage, Token, render, visible
-from lexinv.sae.feature_survey import Survey, choose_features, foretold, specificity, survey, top_windows
+from lexinv.sae.feature_survey import Survey, choose_features, describe, foretold, specificity, survey, top_windows
+from lexinv.validation import InvalidConfig
 
 NASTY = '<script>alert("x")</script>&amp;'
 
@@ -146,6 +147,14 @@ def test_survey_takes_each_windows_peak():
     assert found.positions[0].tolist() == [1, 1] and found.positions[2, 1] == 2
     np.testing.assert_allclose(found.density, [1 / 12, 2 / 12])
     np.testing.assert_allclose(found.mean, [2 / 12, 5 / 12])
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    def nothing(asked):
+        return np.zeros((0, 2))
+
+    with pytest.raises(InvalidConfig, match="tokenizer = 3.*of 5 tokens"):
+        describe({}, nothing, nothing, np.eye(2), WINDOWS, FOUND, [], np.zeros((2, 5)), ["a", "b", "c"])
 
 
 def test_features_are_chosen_for_what_their_group_says():

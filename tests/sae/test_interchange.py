@@ -56,6 +56,16 @@ def pre_activations(params, x):
     return (np.asarray(x) - centre) @ encoder + bias
 
 
+def test_an_autoencoder_of_another_model_is_refused(folder, written):
+    config, *_ = written(metadata={"model_name": "smollm2", "hook_name": "blocks.9", "tokenizer": "a"})
+    own = {"model_name": "smollm2", "hook_name": "blocks.9", "tokenizer": "a", "d_in": config.width}
+    assert load_saelens(folder, own).metadata["hook_name"] == "blocks.9"
+    for name, other in (("hook_name", "blocks.10"), ("tokenizer", "b"), ("d_in", config.width + 1), ("layer", 9)):
+        with pytest.raises(InvalidConfig) as error:
+            load_saelens(folder, own | {name: other})
+        assert error.value.field == name and repr(other) in str(error.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_round_trip_is_exact(kind, folder, written):
     densities = np.linspace(0, 1, 9)

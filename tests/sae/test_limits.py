@@ -15,7 +15,7 @@ from lexinv.sae.inference import encode_alone
 from lexinv.sae.losses import LossConfig, check_terms, start_statistics
 from lexinv.sae.methods import AutoencoderConfig
 from lexinv.sae.metrics import add, start_sums, summarise
-from lexinv.sae.probing import probe
+from lexinv.sae.probing import most_different
 from lexinv.sae.synthetic import SyntheticConfig
 from lexinv.sae.training import OptimizerConfig, create_autoencoder_state, make_optimizer
 from lexinv.validation import InvalidConfig
@@ -28,15 +28,11 @@ PARAMS = initialize(TOPK, X, KEY)
 OPTIMIZER = make_optimizer(OptimizerConfig(warmup_steps=1), TOPK, 6)
 SOURCE = ComputedActivations(3, np.array([5, 3]), lambda index: np.asarray(X[:5]))
 WINDOWS = array_windows(np.arange(1, 71, dtype=np.uint8), 10)
-HALF = np.arange(20) < 9
+HALF = np.arange(20)[:, None] < 9
 
 
 def stream(buffer_rows=10, batch=2, **options):
     return shuffled(SOURCE, 0, buffer_rows, batch, **options)
-
-
-def absorbed(pairs, dictionary):
-    return absorption(np.eye(3), dictionary, np.ones((5, 3)), np.ones((5, 2)), pairs)
 
 
 REFUSED = [
@@ -45,6 +41,7 @@ REFUSED = [
     ("most_active", lambda: AutoencoderConfig(4, 8, "topk", most_active=9)),
     ("threshold", lambda: encode_alone(FEATURE, PARAMS, X, jnp.zeros(3))),
     ("k", lambda: encode_alone(TOPK, PARAMS, X, k=10)),
+    (r"x = \(20, 2\).*\[tokens, 3\]", lambda: encode_alone(TOPK, PARAMS, X[:, :2], k=2)),  # of another model
     ("k", lambda: start_statistics(TOPK, 13.0, 0.0)),
     ("k", lambda: start_statistics(TOPK, 2.5, 0.0)),
     ("k", lambda: start_statistics(AutoencoderConfig(3, 8, "mutual"), 0.0, 0.0)),
@@ -56,11 +53,9 @@ REFUSED = [
     ("total", lambda: zipf_budgets(201, 10, 20, 1.0)),
     ("l0", lambda: difficulty_use(np.ones(1), np.ones(1))),
     ("l0, difficulty", lambda: difficulty_use(np.ones(2), np.array([1.0, np.inf]))),
-    ("labels", lambda: probe(np.ones((20, 3)), np.arange(20) < 3, KEY, 1)),
-    ("k", lambda: probe(np.ones((20, 3)), HALF, KEY, 4)),
-    ("pairs = .*at least one", lambda: absorbed([], np.eye(3)[:2])),
-    ("pairs = .*0 to 1", lambda: absorbed([(0, 2)], np.eye(3)[:2])),
-    ("pairs = .*parallel", lambda: absorbed([(0, 1)], np.ones((2, 3)))),
+    ("labels", lambda: most_different(np.ones((20, 3)), HALF & False, 1)),
+    ("k", lambda: most_different(np.ones((20, 3)), HALF, 4)),
+    ("main", lambda: absorption(np.ones((20, 3)), np.ones((20, 2)), np.ones((3, 2)), np.eye(2)[:, :1], HALF, [])),
     (".*row 1 is not", lambda: add(start_sums(3, 3), *map(np.asarray, (BROKEN, BROKEN, X)))),
     (".*nothing to explain", lambda: summarise(add(start_sums(3, 3), *np.ones((3, 4, 3), np.float32)))),
     ("l0", lambda: SyntheticConfig(features=4)),

@@ -9,6 +9,7 @@ from lexinv.nn.language_model import LanguageModel, initialize, shift_right
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.sae.logit_effects import logit_effects
+from lexinv.validation import InvalidConfig
 
 TOKENS = np.array([1, 4, 2, 6, 0], np.int32)
 DIRECTIONS = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
@@ -38,3 +39,9 @@ def test_logit_effects_are_the_slopes_of_the_logits(measured):
     for row, direction in zip(found, DIRECTIONS, strict=True):
         slope = np.asarray((logits(1e-2 * direction) - logits(-1e-2 * direction)) / 2e-2).mean(axis=0)
         np.testing.assert_allclose(row, slope - slope.mean(), atol=2e-3)
+
+
+def test_directions_of_another_model_are_refused(measured):
+    config, params, _ = measured
+    with pytest.raises(InvalidConfig, match=r"directions = \(3, 7\).*\[features, 8\]"):
+        logit_effects(config, LexiconConfig("standard"), 7, params, TOKENS, DIRECTIONS[:, :7])

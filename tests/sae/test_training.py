@@ -86,13 +86,21 @@ def orthogonal():
 
 @pytest.mark.parametrize(
     "kind, coefficient",
-    [("relu", 0.2), ("gated", 0.3), ("jumprelu", 0.1), ("topk", 0.0), ("mutual", 0.0), ("feature", 0.0)],
+    [
+        ("relu", 0.2),
+        ("gated", 0.3),
+        ("jumprelu", 0.1),
+        ("topk", 0.0),
+        ("mutual", 0.0),
+        ("feature", 0.0),
+        ("pursuit", 0.0),
+    ],
 )
 def test_orthogonal_features_are_recovered(kind, coefficient, orthogonal):
     """Twice as many latents as features, so that none is stuck between two; Feature Choice, which uses all it has, as many as there are."""
     dictionary, batches = orthogonal
     features = 16 if kind == "feature" else 32
-    config = AutoencoderConfig(16, features, kind)
+    config = AutoencoderConfig(16, features, kind, most_active=2 if kind == "pursuit" else 0)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=2e-2, warmup_steps=10), config, 300)
     budgets = jnp.asarray(zipf_budgets(2 * TOKENS, 16, TOKENS, 0.0)) if kind == "feature" else None
     sample = batches["activations"][0]
@@ -206,6 +214,7 @@ EVERY_TERM = {
     "mutual": {"k_anneal_steps": 3},
     "feature": {"dynamic_ranks": True, "anneal_steps": 3},
     "matryoshka": {},
+    "pursuit": {},
     "topk of few entries": {},
 }
 
@@ -215,7 +224,7 @@ def test_no_type_depends_on_the_default_precision(name):
     """Traced only: a scan whose carry changes its type fails there. "zipf" does all that "dead" does."""
     kind, few = name.split()[0], " " in name
     prefixes = (4, 16) if kind == "matryoshka" else ()
-    config = AutoencoderConfig(8, 16, kind, prefixes=prefixes, most_active=6 if few else 0)
+    config = AutoencoderConfig(8, 16, kind, prefixes=prefixes, most_active=6 if few or kind == "pursuit" else 0)
     terms = LossConfig(auxiliary="zipf", **EVERY_TERM[name])
     budgets = jnp.full(16, 4, jnp.int32) if kind == "feature" else None
     x = jnp.ones((2, 32, 8), jnp.float32)

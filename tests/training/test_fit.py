@@ -244,6 +244,15 @@ def test_other_config_is_refused(undisturbed, train_step):
     assert (undisturbed[0] / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_was_begun_with_other_dispatches_is_refused(undisturbed, train_step, monkeypatch):
+    """The place of its data is counted in them."""
+    shutil.copytree(undisturbed[0], folder := undisturbed[0].with_name("begun"))
+    other = dataset().map(lambda batch: jax.tree.map(lambda leaf: leaf[:1], batch))
+    monkeypatch.setattr(tiny_run, "dataset", lambda: other)
+    with pytest.raises(InvalidConfig, match="steps_per_dispatch = 1 .* the 2 with which .*begun was begun"):
+        run(folder, STEPS + 2, never)
+
+
 def test_plain_progress_line_without_a_terminal(train_step, capfd):
     run(None, 8, train_step, progress=True, description="bigram")
     lines = capfd.readouterr().err.splitlines()

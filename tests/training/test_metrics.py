@@ -65,7 +65,7 @@ def test_the_file_that_could_not_be_written_is_named(tmp_path):
 
 
 def test_a_damaged_speed_is_named_and_left_out(tmp_path):
-    speed = {"tokens_per_second": 12.5, "utilisation": None}
+    speed = {"tokens_per_second": 12.5, "utilisation": None, "steps_per_dispatch": 20}
     write_speed(tmp_path, speed)
     assert read_speed(tmp_path / "speed.json") == speed
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]

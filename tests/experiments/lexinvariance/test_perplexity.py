@@ -1,4 +1,4 @@
-"""A claim that holds of no untrained model, and meshes that cannot be."""
+"""A claim that holds of no untrained model, meshes that cannot be, and the preset that no accelerator has run yet."""
 
 from dataclasses import replace
 
@@ -7,6 +7,8 @@ import pytest
 
 from experiments.harness.workspace import Workspace
 from experiments.lexinvariance.perplexity import KINDS, PRESETS, claims, run
+from lexinv.nn.attention import Device, implementation_on
+from lexinv.nn.flops import PEAK_FLOPS, train_flops
 from lexinv.validation import InvalidConfig
 
 
@@ -37,3 +39,14 @@ def test_models_are_not_followed_on_a_mesh():
     config = PRESETS["smoke"]
     with pytest.raises(InvalidConfig, match="followed"):
         replace(config, training=replace(config.training, mesh=replace(config.training.mesh, data=2)))
+
+
+def test_the_accelerator_preset_is_minutes_of_one_gpu():
+    """At a fifth of an H200's peak its training takes four to eight; cuDNN's kernel takes its heads."""
+    config = PRESETS["accelerator"]
+    model, training, context = config.model, config.training, config.data.context
+    assert model.depth >= 6 and len(training.seeds) >= 3
+    assert implementation_on(Device("gpu", (9, 0)), model.dtype, model.head_dim, context, model.causal) == "cudnn"
+    tokens = len(KINDS) * len(training.seeds) * training.steps * training.batch_size * context
+    seconds = tokens * train_flops(model, 256, context) / (0.2 * PEAK_FLOPS["NVIDIA H200"])
+    assert 240 < seconds < 480

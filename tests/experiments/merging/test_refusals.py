@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.subjects.glyph_classifiers import GLYPHS
+from experiments.subjects.font_characters import CHARACTERS, CharacterSubject
+from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject
 from experiments.subjects.published_classifiers import PublishedModel
 from experiments.subjects.scene_answerers import SceneSubject
+from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import InvalidConfig
 
 OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
@@ -28,14 +30,11 @@ REFUSED = {
     },
     "retrained": {
         "methods": [("tome",)],
-        "scheduled": [("mctf",)],
         "images": [100],
-        "finetuning.seeds": [{"glyphs": OTHER_SEEDS}],
-    },
-    "learned_rates": {
         "targets": [(0.1,)],
-        "glyphs.model": [{"glyphs": replace(GLYPHS, model=replace(GLYPHS.model, pool="mean"))}],
-        "learning.seeds": [{"glyphs": OTHER_SEEDS}],
+        "characters.model": [{"characters": replace(CHARACTERS, model=replace(CHARACTERS.model, pool="mean"))}],
+        "finetuning.seeds": [{"finetuning": OTHER_SEEDS.training}],
+        "learning.seeds": [{"learning": OTHER_SEEDS.training}],
     },
     "zero_tprune": {
         "layers": [(3, 1), (11,), ()],
@@ -72,3 +71,17 @@ def test_what_does_not_fit_together_is_refused(name, field, change):
     with pytest.raises(InvalidConfig) as error:
         replace(presets["cpu"], **change)
     assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    "field, subject, change",
+    [
+        ("model", VisionSubject, {"model": VisionConfig(classes=12)}),
+        ("model.patch", VisionSubject, {"model": replace(GLYPHS.model, patch=8)}),
+        ("model", CharacterSubject, {"model": replace(CHARACTERS.model, channels=3)}),
+        ("least", CharacterSubject, {"least": 0.95}),
+    ],
+)
+def test_a_model_that_does_not_fit_its_images_is_refused(field, subject, change):
+    with pytest.raises(InvalidConfig, match=rf"^{field} = "):
+        subject(**change)

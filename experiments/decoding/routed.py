@@ -1,0 +1,302 @@
+"""Which tokens of a small model a large one has to write: those that change what is said, told by a router or by uncertainty.
+
+Fu et al. 2025 (arXiv 2505.21600), on worked dialogues (`lexinv.data.dialogues`), of which a grammar knows what a sentence says. Where the
+two models differ on a text of the large one, the large one goes on from the small one's token to the end of the sentence: the token is
+neutral where that sentence says the same. Lossless speculation with the small model's drafts stands beside: it needs no router.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from experiments.harness.arms import Arms, by_metric, train_arms
+from experiments.harness.presets import presets
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILION, panels
+from experiments.harness.training import Training, stacked
+from experiments.harness.verdicts import OURS, Claim, above, below
+from experiments.harness.workspace import Workspace
+from experiments.subjects.dialogue_models import TINY, DialogueModels, DialogueWorld
+from experiments.subjects.dialogue_pair import Labelled, Pair, constant, forwards_of_speculation, kinds, label
+from lexinv.data.dialogues import judge
+from lexinv.decoding.routing import (
+    aleatoric,
+    choose_threshold,
+    compute_per_token,
+    entropy,
+    features,
+    initialize_router,
+    margin,
+    router,
+    router_loss,
+)
+from lexinv.nn.language_model import Params
+from lexinv.training.optimizers import OptimizerConfig
+from lexinv.validation import Checked, Count
+
+PAPERS = ("fu2025r2r",)
+LABELS = {
+    "router": ("router", BLUE),
+    "noisy": ("router, a fifth of the labels flipped", GREEN),
+    "entropy": ("entropy", VERMILION),
+    "margin": ("margin", PURPLE),
+    "aleatoric": ("LogU", BLACK),
+    "random": ("random", GREY),
+}
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """labelled: texts of the large model on which the router learns, and as many to choose thresholds. shares: of tokens that are sent."""
+
+    dialogues: DialogueModels = DialogueModels()
+    labelled: Count = 256
+    problems: Count = 256
+    width: Count = 64
+    blocks: Count = 2
+    router: Training = Training(
+        steps=600,
+        batch_size=256,
+        seeds=(0, 1, 2),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
+        steps_per_dispatch=50,
+    )
+    shares: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48, 0.64, 0.8)
+    flipped: float = 0.2
+
+    def checks(self):
+        same = self.router.seeds == self.dialogues.training.seeds
+        yield same, "router.seeds", f"dialogues.training.seeds = {self.dialogues.training.seeds}"
+        yield list(self.shares) == sorted(set(self.shares)), "shares", "ascending"
+
+
+PRESETS = presets(
+    Config(),
+    smoke={
+        **TINY,
+        "labelled": 8,
+        "problems": 8,
+        "width": 8,
+        "blocks": 1,
+        "router.steps": 20,
+        "router.seeds": (0, 1),
+        "router.batch_size": 16,
+        "router.optimizer.warmup_steps": 5,
+        "router.steps_per_dispatch": 20,
+        "shares": (0.1, 0.5),
+    },
+    paper={"labelled": 8192, "problems": 2048, "width": 1024, "blocks": 6, "router.steps": 20_000},
+)
+
+
+def at_random(given: Any, step: Array, small: Array, large: Array) -> Array:
+    return jax.random.uniform(jax.random.fold_in(given[0], step), small.shape[:1]) - given[1]
+
+
+def oracle(given: Any, step: Array, small: Array, large: Array) -> Array:
+    """Where they say different things: what the labels say on a text of the large model."""
+    ours, theirs = (given[jnp.argmax(logits, axis=-1)] for logits in (small, large))
+    return jnp.where(ours == theirs, -1.0, 1.0)
+
+
+def learned(given: Any, step: Array, small: Array, large: Array) -> Array:
+    params, table, threshold = given
+    return router(params, features(small, table)) - threshold
+
+
+SCORES = {"entropy": entropy, "margin": margin, "aleatoric": aleatoric}
+ROUTES = {
+    name: lambda given, step, small, large, score=score: score(small) - given[0] for name, score in SCORES.items()
+}
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """arms[arm] of uncertainty and routers: share and accuracy [seed][shares]; of the others [seed]."""
+    seeds, dialogues = config.router.seeds, DialogueWorld(config.dialogues, workspace)
+    pairs = [Pair(config.dialogues, *models) for models in zip(dialogues.small, dialogues.large, strict=True)]
+    world = dialogues.world
+
+    def labelled(name: str) -> list[Labelled]:
+        both = zip(pairs, seeds, strict=True)
+        return [label(pair, pair.problems(world, seed, name, config.labelled)) for pair, seed in both]
+
+    routers, held_out = trained_routers(config, pairs, labelled("learned"), workspace), labelled("chosen")
+
+    def of_seed(name: str) -> dict[str, Any]:
+        place = seeds.index(int(name))
+        pair, chosen = pairs[place], held_out[place]
+        prompt = pair.problems(world, int(name), "asked", config.problems)
+        sizes = [sum(leaf.size for leaf in jax.tree.leaves(params)) for params in (pair.small, pair.large)]
+
+        def sent(route: Callable[..., Array], given: Any) -> dict[str, Any]:
+            mixed = pair.decode(prompt, route, given)
+            right = judge(world, jnp.concatenate([prompt[:, 1:], mixed.tokens], axis=1)).answered
+            counted, true = compute_per_token(np.asarray(mixed.routed), *sizes)
+            found = {
+                "share": mixed.routed.mean(),
+                "accuracy": right.mean(),
+                "understated": true.mean() / counted.mean(),
+            }
+            return {metric: float(value) for metric, value in found.items()}
+
+        def swept(route: Callable[..., Array], scores: Array, *given: Any) -> dict[str, list[float]]:
+            """At the quantiles of the scores on held-out texts of the large model."""
+            thresholds = [jnp.quantile(scores, 1 - share) for share in config.shares]
+            return by_metric([sent(route, (*given, threshold)) for threshold in thresholds])
+
+        found: dict[str, Any] = {
+            "small": sent(constant, -1.0),
+            "large": sent(constant, 1.0),
+            "oracle": sent(oracle, kinds(world.config)),
+            "random": swept(at_random, jnp.linspace(0.0, 1.0, 1001), jax.random.key(place)),
+        }
+        for arm, route in ROUTES.items():
+            found[arm] = swept(route, SCORES[arm](chosen.logits))
+        for arm, params in routers.items():
+            table = pair.small["table"]
+            scores = router(params[place], features(chosen.logits, table))
+            found[arm] = swept(learned, scores, params[place], table)
+            if arm == "router":
+                threshold = choose_threshold(np.asarray(scores).ravel(), chosen.diverges.ravel())
+                found["router at its threshold"] = sent(learned, (params[place], table, jnp.asarray(threshold)))
+        shares = {"differs": float(chosen.differs.mean()), "diverges": float(chosen.diverges.mean())}
+        return {"arms": found, "shares": shares, "speculation": forwards_of_speculation(pair, prompt)}
+
+    rows = list(workspace.stages("routes", map(str, seeds), of_seed).values())
+    arms = {arm: by_metric([row["arms"][arm] for row in rows]) for arm in rows[0]["arms"]}
+    shares, lossless = by_metric([row["shares"] for row in rows]), [row["speculation"] for row in rows]
+    return {"seeds": seeds, "arms": arms, "shares": shares, "speculation": lossless}
+
+
+def trained_routers(
+    config: Config, pairs: list[Pair], found: list[Labelled], workspace: Workspace
+) -> dict[str, list[Params]]:
+    """By arm a router for each seed; of the noisy one a share of the labels is flipped."""
+
+    def start(seed: int, pair: Pair, one: Labelled, flipped: float) -> tuple[Params, dict[str, Any]]:
+        labels = one.diverges ^ (np.random.default_rng(seed).random(one.diverges.shape) < flipped)
+        rows = features(one.logits.reshape(labels.size, -1), pair.small["table"])
+        weight = jnp.float32((labels.size - labels.sum()) / max(labels.sum(), 1))
+        begun = initialize_router(jax.random.key(seed), rows, config.width, config.blocks)
+        return begun, {"rows": rows, "labels": jnp.asarray(labels.ravel(), jnp.float32), "weight": weight}
+
+    def loss(params: Params, given: Any, key: Array) -> tuple[Array, dict[str, Array]]:
+        chosen = jax.random.randint(key, (config.router.batch_size,), 0, len(given["labels"]))
+        rows = jax.tree.map(lambda x: x[chosen], given["rows"])
+        return router_loss(router(params, rows), given["labels"][chosen] > 0, given["weight"]), {}
+
+    of_seeds = list(zip(config.router.seeds, pairs, found, strict=True))
+    starts = {
+        arm: stacked([start(*one, flipped) for one in of_seeds])
+        for arm, flipped in {"router": 0.0, "noisy": config.flipped}.items()
+    }
+    return train_arms("routers", list(starts), starts, loss, config.router, workspace)
+
+
+def needed(results: dict[str, Any], arm: str, level: float = 0.95) -> Float[np.ndarray, " seeds"]:
+    """The least share of tokens with this part of the large model's accuracy, linear between those that were tried; 1 where none has."""
+    arms, found = Arms(results), []
+    for share, accuracy, large in zip(
+        arms[arm, "share"], arms[arm, "accuracy"], arms["large", "accuracy"], strict=True
+    ):
+        wanted, order = level * large, np.argsort(share)
+        x, y = np.append(share[order], 1.0), np.append(accuracy[order], large)
+        first = int(np.argmax(y >= wanted))
+        place = x[0] if first == 0 else np.interp(wanted, y[first - 1 : first + 1], x[first - 1 : first + 1])
+        found.append(float(place))
+    return np.array(found)
+
+
+def within(results: dict[str, Any], arm: str, most: np.ndarray) -> Float[np.ndarray, " seeds"]:
+    """The best accuracy with at most so many tokens sent."""
+    arms = Arms(results)
+    rows = zip(arms[arm, "share"], arms[arm, "accuracy"], most, strict=True)
+    return np.array(
+        [
+            max([a for s, a in zip(share, accuracy, strict=True) if s <= limit], default=0.0)
+            for share, accuracy, limit in rows
+        ]
+    )
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    paper, arms = "fu2025r2r", Arms(results)
+    large, share = arms["large", "accuracy"], arms["oracle", "share"]
+    router_share = needed(results, "router")
+    return [
+        Claim(
+            "few_divergent",
+            "Few tokens of the small model change what is said.",
+            f"{paper}: abstract",
+            {"share of tokens": np.array(results["shares"]["diverges"])},
+            below(0.1),
+            published="0.05 divergent, 0.06 neutral, 0.89 identical",
+        ),
+        Claim(
+            "oracle_reaches_large",
+            "With those alone from the large model the accuracy is the large model's.",
+            f"{paper}: section 3",
+            {"accuracy less the large model's": arms["oracle", "accuracy"] - large},
+            above(-0.01),
+        ),
+        Claim(
+            "router_near_oracle",
+            "The router keeps 95 % of it with at most twice as many tokens.",
+            f"{paper}: section 4",
+            {"share of the large model's accuracy": within(results, "router", 2 * share) / np.maximum(large, 1e-9)},
+            above(0.95),
+        ),
+        Claim(
+            "entropy_needs_twice",
+            "Entropy has to send twice as many tokens as the router for that.",
+            f"{paper}: section 4",
+            {name: needed(results, name) / router_share for name in ("entropy",)},
+            above(2),
+            "times the share",
+        ),
+        Claim(
+            "beats_lossless",
+            "The router calls the large model less often than lossless speculation with the same small model does.",
+            OURS,
+            {"forwards a token, speculation less router": np.array(results["speculation"]) - router_share},
+            above(0),
+        ),
+        Claim(
+            "prefill_left_out",
+            "Activated parameters leave out that the large model reads what it missed.",
+            OURS,
+            {"true over counted": arms["router at its threshold", "understated"]},
+            above(1.1),
+        ),
+    ]
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """Right answers by how often the large model is asked, with the oracle and speculation."""
+    arms = Arms(results)
+    drawn, (axes,) = panels(1, 1, height=3.6, titles=("Right answers by what the large model writes",))
+    for arm, (name, color) in LABELS.items():
+        share, accuracy = arms[arm, "share"], arms[arm, "accuracy"]
+        axes.plot(share.mean(axis=0), accuracy.mean(axis=0), "o-", color=color, label=name, markersize=3)
+        axes.vlines(
+            share.mean(axis=0), accuracy.min(axis=0), accuracy.max(axis=0), color=color, linewidth=0.8, alpha=0.6
+        )
+    axes.plot(
+        arms["oracle", "share"], arms["oracle", "accuracy"], "*", color=BLACK, markersize=9, label="oracle, seeds"
+    )
+    axes.plot(
+        np.array(results["speculation"]),
+        arms["large", "accuracy"],
+        "D",
+        color=VERMILION,
+        label="lossless speculation, seeds",
+    )
+    axes.axhline(arms["small", "accuracy"].mean(), color=GREY, linestyle=":", label="small model alone")
+    axes.set(xlabel="forwards of the large model for a token", ylabel="share of right answers")
+    axes.legend(fontsize=7, loc="lower right")
+    return drawn

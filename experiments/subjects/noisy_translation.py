@@ -1,0 +1,142 @@
+"""Translations with noise in them: a permutation of symbols, targets corrupted, and a model that writes all positions at once.
+
+Every source symbol has one translation; what is learned from may have junk in front, words twice, blanks, or neighbours swapped. The model
+is not autoregressive: given the source its positions are independent. A text ends at the first END, which belongs to it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lexinv.decoding.ngram_overlap import bleu, ngram_f1
+from lexinv.nn.language_model import LanguageModel, Params, initialize
+from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.randomness import threefry
+from lexinv.training.streams import stream
+from lexinv.validation import Checked, Count
+
+GRAMS = (1, 2, 4)
+NOISES = ("shift", "repetition", "blank", "shuffle")
+MOST = 3
+"""Edits of a corrupted target: from one to so many, each number as often."""
+BLANKED = 0.5
+"""Share of the words of a corrupted target that are blank, where the noise is that."""
+
+
+@dataclass(frozen=True)
+class Translation(Checked):
+    """symbols: of either language. length: of a source in symbols; the translation is as long."""
+
+    symbols: Count = 20
+    length: Count = 8
+    depth: Count = 1
+    width: Count = 32
+
+    def checks(self):
+        yield self.symbols >= 2, "symbols", "at least 2"
+        yield self.length > MOST, "length", f"above {MOST}, the most edits of a target"
+
+    @property
+    def end(self) -> int:
+        return self.symbols
+
+    @property
+    def blank(self) -> int:
+        return self.symbols + 1
+
+    @property
+    def slots(self) -> int:
+        """Positions of the output: of the longest target and its END."""
+        return self.length + MOST + 1
+
+    def model(self) -> TransformerConfig:
+        length, width = self.length + self.slots, self.width
+        return TransformerConfig(
+            depth=self.depth,
+            width=width,
+            heads=4,
+            mlp_width=2 * width,
+            max_length=length,
+            causal=False,
+            unroll=self.depth,
+        )
+
+    def start(self, key: Key[Array, ""]) -> Params:
+        """Parameters; the symbols, END, the blank, and what stands in for a position that is to be written."""
+        return initialize(self.model(), LexiconConfig(), self.symbols + 3, key)
+
+    def log_probs(self, params: Params, source: Int[Array, "rows length"]) -> Float[Array, "rows slots vocab"]:
+        """Of the token at every position of the output, in nats."""
+        slots = jnp.full((len(source), self.slots), self.symbols + 2, source.dtype)
+        tokens = jnp.concatenate([source, slots], axis=1)
+        logits: Any = LanguageModel(self.model()).apply({"params": params["model"]}, tokens, params["table"])
+        return jax.nn.log_softmax(logits[:, self.length :])
+
+    def draw(self, key: Key[Array, ""], rows: int) -> tuple[Int[Array, "rows length"], Int[Array, "rows length"]]:
+        """Sources and their translations."""
+        source = jax.random.randint(threefry(key), (rows, self.length), 0, self.symbols)
+        return source, jnp.asarray(np.random.default_rng(0).permutation(self.symbols), jnp.int32)[source]
+
+    def corrupted(
+        self, clean: Int[Array, "rows length"], noise: Float[Array, ""], level: Float[Array, ""], key: Key[Array, ""]
+    ) -> Int[Array, "rows slots"]:
+        """Targets of which the share `level` is corrupted by the noise of this place in `NOISES`; END behind them."""
+        at = jnp.arange(self.slots)
+
+        def one(text: Array, key: Array) -> Array:
+            keys = jax.random.split(key, 5)
+            edits = jax.random.randint(keys[0], (), 1, MOST + 1)
+            edits = jnp.where(jax.random.uniform(keys[1]) < level, edits, 0)
+            order = jax.random.permutation(keys[2], self.length)
+            drawn = jax.random.randint(keys[3], (self.slots,), 0, self.symbols)
+            blanks = jax.random.uniform(keys[4], (self.length,)) < BLANKED
+            doubled = jnp.cumsum(1 + (order < edits))
+
+            def written(places: Array, length: Array) -> Array:
+                return jnp.where(at < length, text[jnp.clip(places, 0, self.length - 1)], self.end)
+
+            swapped = jnp.arange(self.length)
+            for j in range(MOST):
+                first = jnp.minimum(order[j], self.length - 2)
+                exchanged = swapped.at[first].set(swapped[first + 1]).at[first + 1].set(swapped[first])
+                swapped = jnp.where(j < edits, exchanged, swapped)
+            whole = jnp.int32(self.length)
+            found = (
+                jnp.where(at < edits, drawn, written(at - edits, self.length + edits)),
+                written(jnp.searchsorted(doubled, at, side="right"), doubled[-1]),
+                jnp.where((at < whole) & (edits > 0) & jnp.pad(blanks, (0, MOST + 1)), self.blank, written(at, whole)),
+                written(jnp.pad(swapped, (0, MOST + 1)), whole),
+            )
+            return sum((jnp.where(noise == place, text, 0) for place, text in enumerate(found)), jnp.zeros_like(at))
+
+        return jax.vmap(one)(clean, jax.random.split(threefry(key), len(clean)))
+
+    def there(self, texts: Int[Array, "rows slots"]) -> Bool[Array, "rows slots"]:
+        """Which tokens belong to a text: those up to its first END."""
+        ended = jnp.cumsum(texts == self.end, axis=1)
+        return ended - (texts == self.end) == 0
+
+    def words(self, texts: Int[np.ndarray, "rows slots"]) -> list[list[int]]:
+        """The tokens of each text before its first END."""
+        return [row[: row.index(self.end)] if self.end in row else row for row in np.asarray(texts).tolist()]
+
+    def translated(self, params: Params, seed: int, tests: int) -> dict[str, Any]:
+        """The most likely translations of clean sources against the right ones: BLEU, F1 of `GRAMS`, and length over the right one."""
+        source, clean = self.draw(stream(jax.random.key(seed), "test"), tests)
+        found, right = self.words(np.asarray(_likeliest(self, params, source))), np.asarray(clean).tolist()
+        return {
+            "bleu": round(bleu(found, right), 3),
+            "f1": [round(ngram_f1(found, right, n), 5) for n in GRAMS],
+            "length": round(sum(map(len, found)) / sum(map(len, right)), 4),
+        }
+
+
+@partial(jax.jit, static_argnums=0)
+def _likeliest(task: Translation, params: Params, source: Int[Array, "rows length"]) -> Int[Array, "rows slots"]:
+    return jnp.argmax(task.log_probs(params, source), axis=2)
