@@ -133,6 +133,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         second[f"FLOPs saved, {before}"] = stage(which, TAU, "saved")
     near = np.stack([stage("all", tau) for tau in NEAR])
     criterion, ratio = chosen(results)
+    best, at_random = (of(results, method, "judge f1", ratio) for method in (criterion, "random"))
+    presence = each(lambda s: s["full"]["judge f1"])
     middle = removal[:, depth // 2]
     at = f"at {JUDGED:.0%} of the visual tokens"
     rivals = ("cls", "random")
@@ -246,14 +248,10 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         Claim(
             "less_visual_noise_less_hallucination",
             f"C6: Some reduction answers presence questions better than all tokens; {ratio:.0%} of the visual tokens kept by {criterion} "
-            "was the best on other scenes.",
+            "was the best on other scenes. What all tokens lack of an F1 of 1 is all that there is to gain.",
             "kong2025token: section 4",
-            {
-                "over all tokens": of(results, criterion, "judge f1", ratio) - each(lambda s: s["full"]["judge f1"]),
-                "over random tokens": of(results, criterion, "judge f1", ratio)
-                - of(results, "random", "judge f1", ratio),
-            },
-            above(0, matters=0.01),
+            {"over all tokens": best - presence, "over random tokens": best - at_random, "F1 of all tokens": presence},
+            dict.fromkeys(("over all tokens", "over random tokens"), above(0, matters=0.01)),
             "difference of F1 of yes",
         ),
     ]
