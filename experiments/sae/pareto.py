@@ -35,7 +35,7 @@ class Config(Checked):
 
     data: SyntheticConfig = SyntheticConfig()
     features: Count = 192
-    training: TrainingConfig = TrainingConfig(seeds=(0, 1, 2, 3))
+    training: TrainingConfig = TrainingConfig(seeds=(0, 1, 2, 3, 4))
     variants: Annotated[tuple[str, ...], some_of(VARIANTS)] = (
         "topk",
         "mutual",
