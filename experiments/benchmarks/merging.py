@@ -1,19 +1,20 @@
-"""Forward passes of a ViT-S with token merging against PyTorch: speed-ups, what matching costs, compiling, size sweep, matching alone.
+"""Forward passes with token merging against PyTorch: speed-ups, what matching costs, compiling, size sweep, matching alone, DINOv2-S.
 
 Sides take turns in short blocks in processes of their own, with the same allocator settings. PyTorch runs our own writing of ToMe (Bolya
-et al. 2023, arXiv 2210.09461), and `tomesd` its matching on a grid (arXiv 2303.17604); method card token-merging.
+et al. 2023, arXiv 2210.09461), and `tomesd` its matching on a grid (arXiv 2303.17604); method card token-merging. Parameters are random:
+speed does not depend on them. For another model's throughput: `run benchmarks/merging --model vit-b --r 0 8 13`.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, size_sweep
-from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem, timed_start
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns, size_sweep
+from experiments.benchmarks.merging_problem import AppliedProblem, MatchingProblem, MergingProblem, timed_start
 from experiments.benchmarks.promises import bars, by_size, over_ours, promise, speed, times
 from experiments.benchmarks.worker import Worker
 from experiments.harness.curves import significant
@@ -22,7 +23,9 @@ from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREEN, GREY, VERMILION, panels
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
-from lexinv.validation import Checked, Count, Distinct
+from lexinv.merging.costs import relative_flops
+from lexinv.merging.schedules import ratio_schedule, token_counts
+from lexinv.validation import Checked, Count, Distinct, Fraction, one_of
 
 PAPERS = ()
 STARTS = {"first": "empty cache", "second": "filled cache"}
@@ -34,49 +37,78 @@ def vit(depth: int, width: int, **rest: Any) -> MergingProblem:
     return MergingProblem(depth=depth, width=width, heads=max(width // 64, 1), mlp_width=4 * width, **rest)
 
 
+MODELS = {
+    "tiny": vit(1, 64, across=3, classes=10),
+    "vit-ti": vit(12, 192),
+    "vit-s": vit(12, 384),
+    "vit-b": vit(12, 768),
+    "vit-l": vit(24, 1024),
+    "dinov2-s": vit(12, 384, across=16, patch=14, layer_scale=True),
+    "minilm": replace(vit(6, 384, text=128), heads=12),
+}
+"""Of images of 224 pixels; MiniLM of texts of 128 tokens. The tiny one shows nothing but that all runs."""
+APPLIED = ("tome", "pitome")
+
+
 @dataclass(frozen=True)
 class Config(Checked):
-    """problem: the encoder, with the r that is judged. rs: all that are measured, from 0 to that. sweep: another encoder, whose patches
-    a side are varied over `across`, without merging and merging the same share of its tokens.
+    """model: whose passes are timed, by r, the tokens that each layer merges; the last r is judged. batch_size: images or texts of a pass.
 
+    sweep: another encoder, whose patches a side are varied over `across`, without merging and merging the same share of its tokens.
+    applied: the model that users have methods put into, every layer keeping `ratio` of its patches, with `applied_batch_size` images.
     steps: passes of one block; every side does one block in each of the rounds. matching_steps: the same of matching alone.
     starts: fresh processes with an empty and then a filled cache of compiled programs. cores: that any measured process may use.
     """
 
-    problem: MergingProblem = vit(12, 384, r=13)
-    rs: Distinct[int] = (0, 4, 8, 13)
+    model: Annotated[str, one_of(MODELS)] = "vit-s"
+    r: Distinct[int] = (0, 4, 8, 13)
+    batch_size: Count = 8
+    dtype: Literal["float32", "bfloat16"] = "float32"
     sweep: MergingProblem = vit(4, 384, r=13)
     across: Sizes = (7, 10, 14, 20)
     matching: MatchingProblem = MatchingProblem()
+    applied: Annotated[str, one_of(MODELS)] = "dinov2-s"
+    ratio: Fraction = 0.9
+    applied_batch_size: Count = 16
     rounds: Count = 7
     steps: Count = 2
     matching_steps: Count = 50
     starts: Count = 3
     cores: Count = 2
 
+    @property
+    def problem(self) -> MergingProblem:
+        """The judged one."""
+        return replace(MODELS[self.model], batch_size=self.batch_size, dtype=self.dtype, r=self.r[-1])
+
     def checks(self):
-        last = self.problem.r
-        rising = len(self.rs) >= 2 and list(self.rs) == sorted(self.rs) and (self.rs[0], self.rs[-1]) == (0, last)
-        yield rising, "rs", f"rising from 0 to problem.r = {last}"
+        rising = len(self.r) >= 2 and list(self.r) == sorted(self.r) and self.r[0] == 0
+        yield rising, "r", "two or more, rising from 0"
+        yield not MODELS[self.applied].text, "applied", "a model of images"
 
 
 SMALL = vit(1, 64, across=3, batch_size=2, classes=10, r=2)
 PRESETS = presets(
     Config(),
     smoke={
-        "problem": SMALL,
-        "rs": (0, 2),
+        "model": "tiny",
+        "r": (0, 2),
+        "batch_size": 2,
         "sweep": SMALL,
         "across": (2, 3),
         "matching": MatchingProblem(batch_size=2, height=4, width=4, dim=16, r=3),
+        "applied": "tiny",
+        "applied_batch_size": 2,
         "rounds": 1,
         "steps": 1,
         "matching_steps": 2,
         "starts": 1,
     },
     paper={
-        "problem": vit(12, 768, batch_size=256, r=13, dtype="bfloat16"),
-        "rs": (0, 8, 13),
+        "model": "vit-b",
+        "r": (0, 8, 13),
+        "batch_size": 256,
+        "dtype": "bfloat16",
         "sweep": vit(12, 768, batch_size=64, r=13, dtype="bfloat16"),
         "across": (7, 14, 28),
         "matching": MatchingProblem(height=64, width=64, r=2048),
@@ -88,24 +120,35 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure every part; seconds are medians of a block, one for each round."""
-    return in_parts(workspace, (passes, starts, matching, sweep), config)
+    return in_parts(workspace, (passes, starts, matching, sweep, applied), config)
 
 
 def passes(config: Config, log: Path) -> dict[str, Any]:
-    """Ours at every r, and at the judged one with plans made beforehand; PyTorch's at every r."""
-    problems = {r: replace(config.problem, r=r) for r in config.rs}
-    sides = {side("lexinv", r): problem for r, problem in problems.items()}
-    sides["lexinv, plans given"] = replace(config.problem, plans="given")
-    sides |= {side("torch", r): problem for r, problem in problems.items()}
-    measured = alternate_with_torch(sides, log, config.cores, config.rounds, config.steps)
+    """Ours at every r, and at the judged one with plans made beforehand; PyTorch's at every r, of images."""
     problem = config.problem
+    problems = {r: replace(problem, r=r) for r in config.r}
+    sides = {side("lexinv", r): one for r, one in problems.items()}
+    sides["lexinv, plans given"] = replace(problem, plans="given")
+    if not problem.text:
+        sides |= {side("torch", r): one for r, one in problems.items()}
+    measured = alternate_with_torch(sides, log, config.cores, config.rounds, config.steps)
     return {
-        "sizes": f"{problem.depth} layers, width {problem.width}, {problem.tokens} tokens, {problem.dtype}",
-        "images": problem.batch_size,
-        "flops": [problem.flops for problem in problems.values()],
-        "rs": list(config.rs),
+        "sizes": f"{config.model}: {problem.depth} layers, width {problem.width}, {problem.tokens} tokens, {problem.dtype}",
+        "batch_size": problem.batch_size,
+        "flops": [one.flops for one in problems.values()],
+        "rs": list(config.r),
         **measured,
     }
+
+
+def applied(config: Config, log: Path) -> dict[str, Any]:
+    """Seconds of passes of a model as users have it, whole and with methods."""
+    model = replace(MODELS[config.applied], batch_size=config.applied_batch_size)
+    sides = {"whole": AppliedProblem(model), **{name: AppliedProblem(model, name, config.ratio) for name in APPLIED}}
+    counts = token_counts(model.tokens, ratio_schedule(model.tokens, model.depth, config.ratio))
+    flops = relative_flops(counts, model.width, model.mlp_width)
+    named = {"model": config.applied, "ratio": config.ratio, "images": model.batch_size, "flops": significant(flops)}
+    return {**named, **in_turns(sides, log, config.cores, config.rounds, config.steps)}
 
 
 def side(library: str, r: int) -> str:
@@ -160,13 +203,22 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     waits = np.array([start["trace"] + start["compile"] for start in begun["first"]])
     both = [r for r in rs if side("torch", r) in seconds]
     against = {f"r={r}": times(seconds[side("torch", r)], seconds[side("lexinv", r)]) for r in both}
+    real = results["applied"]
+    bar = round(0.94 * measured["flops"][0] / measured["flops"][-1], 2)
     return [
         *speed(
             "merging_speedup",
-            f"Images per second with {made} over those without merging, ours, in a Vision Transformer of {measured['sizes']}.",
+            f"Inputs per second with {made} over those without merging, ours, in {measured['sizes']}: at least .94 of what FLOPs give.",
             {**speedups(measured, "lexinv"), **speedups(measured, "torch")},
-            {side("lexinv", rs[-1]): 1.6},
+            {side("lexinv", rs[-1]): bar},
             "ViT-B/16 at r=13 on a V100: 309 -> 511 images per second, 1.65x (README of facebookresearch/ToMe)",
+        ),
+        *speed(
+            "reduced_dinov2_speedup",
+            f"Images per second of {real['model']} at batch {real['images']} over those of the whole model, every layer keeping "
+            f"{real['ratio']} of its patches ({real['flops']:.2f} of the FLOPs).",
+            {name: times(real["seconds"]["whole"], real["seconds"][name]) for name in APPLIED},
+            1.5,
         ),
         *promise(
             "matching_overhead_below_5_percent",
@@ -210,7 +262,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Images per second and speed-up by r, size sweep, and the parts of a start."""
+    """Inputs per second and speed-up by r, size sweep, and the parts of a start."""
     measured = results["passes"]
     rs, seconds = measured["rs"], measured["seconds"]
     titles = (measured["sizes"], "Speed-up by merging", "Size sweep", "Until the first pass")
@@ -218,7 +270,7 @@ def figure(results: dict[str, Any]) -> Figure:
     for library, color in COLORS.items():
         if side(library, 0) not in seconds:
             continue
-        rates = measured["images"] / np.array([seconds[side(library, r)] for r in rs])
+        rates = measured["batch_size"] / np.array([seconds[side(library, r)] for r in rs])
         images.plot(rs, np.median(rates, axis=1), "o-", color=color, label=library)
         images.vlines(rs, rates.min(axis=1), rates.max(axis=1), color=color, linewidth=0.8)
         found = list(speedups(measured, library).values())
@@ -226,7 +278,7 @@ def figure(results: dict[str, Any]) -> Figure:
         if found[0].low is not None:
             gain.vlines(rs[1:], [one.low for one in found], [one.high for one in found], color=color, linewidth=0.8)
     gain.plot(rs, [measured["flops"][0] / flops for flops in measured["flops"]], "--", color=GREY, label="by FLOPs")
-    images.set(xlabel="r, tokens merged in each layer", ylabel="images per second", ylim=(0, None))
+    images.set(xlabel="r, tokens merged in each layer", ylabel="inputs per second", ylim=(0, None))
     gain.set(xlabel="r, tokens merged in each layer", ylabel="over r=0")
     by_size(growing, results["sweep"])
     growing.set(xlabel="tokens of the first layer", ylabel="seconds per pass")

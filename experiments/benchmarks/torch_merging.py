@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.benchmarks.merging_problem import PATCH, MergingProblem
+from experiments.benchmarks.merging_problem import MergingProblem
 
 
 def bipartite_merge(keys: Tensor, r: int) -> Any:
@@ -57,8 +57,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         problem, outer = self.problem, self.outer
-        batch, across, width = len(images), problem.across, problem.width
-        parts = images.view(batch, across, PATCH, across, PATCH, 3).transpose(2, 3).reshape(batch, across**2, -1)
+        batch, across, width, patch = len(images), problem.across, problem.width, problem.patch
+        parts = images.view(batch, across, patch, across, patch, 3).transpose(2, 3).reshape(batch, across**2, -1)
         x = F.linear(parts, outer["patches"], outer["patches_bias"])
         x = torch.cat([outer["cls"].expand(batch, 1, width), x], 1) + outer["positions"]
         size = None
@@ -68,19 +68,23 @@ class VisionTransformer(nn.Module):
             query, key, value = qkv.view(batch, -1, 3, problem.heads, width // problem.heads).permute(2, 0, 3, 1, 4)
             bias = None if size is None else size.log().view(batch, 1, 1, -1).to(x.dtype)
             mixed = F.scaled_dot_product_attention(query, key, value, bias).transpose(1, 2).flatten(2)
-            x = x + F.linear(mixed, layer["output"], layer["output_bias"])
+            x = x + scaled(F.linear(mixed, layer["output"], layer["output_bias"]), layer, "attention_scale")
             if r:
                 sum_groups = bipartite_merge(key, r)
                 size = torch.ones(batch, x.shape[1], 1, device=x.device) if size is None else size
                 total, size = sum_groups(x * size), sum_groups(size)
                 x = (total / size).to(x.dtype)
             hidden = F.gelu(F.linear(norm(x, layer, "mlp_norm"), layer["mlp_in"], layer["mlp_in_bias"]))
-            x = x + F.linear(hidden, layer["mlp_out"], layer["mlp_out_bias"])
+            x = x + scaled(F.linear(hidden, layer["mlp_out"], layer["mlp_out_bias"]), layer, "mlp_scale")
         return F.linear(norm(x[:, 0], outer, "norm"), outer["head"], outer["head_bias"])
 
 
 def norm(x: Tensor, params: nn.ParameterDict, name: str) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], params[name], params[f"{name}_bias"], 1e-6)
+
+
+def scaled(x: Tensor, params: nn.ParameterDict, name: str) -> Tensor:
+    return x * params[name] if name in params else x
 
 
 def tensors(arrays: dict[str, np.ndarray]) -> nn.ParameterDict:

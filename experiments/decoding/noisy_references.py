@@ -292,5 +292,5 @@ def figure(results: Mapping[str, Any]) -> Figure:
         lines(panel, levels, within)
         panel.set(xlabel="share of targets corrupted", ylim=(0, 103))
     axes[0].set_ylabel("BLEU on clean targets")
-    axes[0].legend(loc="lower left", fontsize=7.5)
+    axes[-1].legend(loc="lower left", fontsize=7.5)
     return drawn

@@ -27,7 +27,7 @@ from lexinv.nn.vision_transformer import LAYERS, VisionConfig, classify, initial
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.step import LossFn
 from lexinv.training.streams import stream
-from lexinv.validation import MOST, Checked, Count, Fraction, require
+from lexinv.validation import MOST, Checked, Count, Fraction, Share, require
 
 DEJAVU = {"Sans": "Oblique", "SansMono": "Oblique", "Serif": "Italic"}
 """Families, and what they call slanted."""
@@ -56,7 +56,7 @@ class CharacterSubject(Checked):
     images: Count = 16_384
     least: Fraction = 0.6
     most: Fraction = 0.9
-    slant: Fraction = 0.2
+    slant: Share = 0.2
     model: VisionConfig = VisionConfig(48, 6, 1, layers=replace(LAYERS, depth=4, width=32, heads=2, mlp_width=128))
     training: Training = field(
         default_factory=lambda: Training(

@@ -30,8 +30,9 @@ MERGING = merging.PRESETS["smoke"]
     "config, change, field",
     [
         (forgetting.PRESETS["smoke"], {"vocabs": (41, 80)}, "task.vocab"),
-        (MERGING, {"rs": (0, 1)}, "rs"),
-        (MERGING, {"rs": (2,)}, "rs"),
+        (MERGING, {"r": (2, 0)}, "r"),
+        (MERGING, {"r": (2,)}, "r"),
+        (MERGING, {"applied": "minilm"}, "applied"),
         (MERGING.problem, {"heads": 3}, "heads"),
         (MatchingProblem(), {"height": 1}, "height"),
         (population.PRESETS["smoke"], {"members": 1}, "members"),
