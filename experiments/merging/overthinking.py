@@ -165,8 +165,9 @@ def figure(results: dict[str, Any]) -> Figure:
         1, 2, width=4.2, height=3.6, titles=[f"{number} steps of training" for number in steps.values()]
     )
     for axes, length in zip(panels_, steps, strict=True):
-        for arm, (label, color) in ARMS.items():
-            tokens, right = arms[f"{arm}, {length}", "tokens"], arms[f"{arm}, {length}", "right"]
+        for place, (arm, (label, color)) in enumerate(ARMS.items()):
+            # Side by side: thoughts of two arms may be equally long and right.
+            tokens, right = arms[f"{arm}, {length}", "tokens"] + 0.3 * place, arms[f"{arm}, {length}", "right"]
             x, y = interval(tokens), interval(right)
             axes.plot(tokens, right, "o", color=color, markersize=3, alpha=0.5)
             axes.plot(x.mean, y.mean, "D", color=color, markersize=6, label=label)
