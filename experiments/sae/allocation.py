@@ -218,7 +218,12 @@ def of_regimes(arms: Arms, dead: Callable[[str], np.ndarray], regimes: tuple[str
     ]
 
 
-LABELS = {"threshold_fvu": "FVU with thresholds", "dead": "dead latents", "under_used": "under-used latents", "mcc": "MCC with the true features"}
+LABELS = {
+    "threshold_fvu": "FVU with thresholds",
+    "dead": "dead latents",
+    "under_used": "under-used latents",
+    "mcc": "MCC with the true features",
+}
 
 
 def figure(results: dict[str, Any]) -> Figure:
