@@ -96,7 +96,7 @@ class Translation(Checked):
             order = jax.random.permutation(keys[2], self.length)
             drawn = jax.random.randint(keys[3], (self.slots,), 0, self.symbols)
             blanks = jax.random.uniform(keys[4], (self.length,)) < BLANKED
-            doubled = jnp.cumsum(1 + (order < edits))
+            doubled = jnp.cumsum(jnp.where(order < edits, 2, 1))
 
             def written(places: Array, length: Array) -> Array:
                 return jnp.where(at < length, text[jnp.clip(places, 0, self.length - 1)], self.end)
@@ -119,8 +119,8 @@ class Translation(Checked):
 
     def there(self, texts: Int[Array, "rows slots"]) -> Bool[Array, "rows slots"]:
         """Which tokens belong to a text: those up to its first END."""
-        ended = jnp.cumsum(texts == self.end, axis=1)
-        return ended - (texts == self.end) == 0
+        ends = (texts == self.end).astype(jnp.int32)
+        return jnp.cumsum(ends, axis=1) == ends
 
     def words(self, texts: Int[np.ndarray, "rows slots"]) -> list[list[int]]:
         """The tokens of each text before its first END."""

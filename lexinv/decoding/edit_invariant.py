@@ -55,4 +55,4 @@ def edit_invariant_loss(
     else:
         noise = jnp.zeros_like(g) if key is None else jax.random.gumbel(threefry(key), g.shape, g.dtype)
         losses = -jnp.sum(jax.nn.softmax(g + noise, axis=1) * g, axis=1)
-    return jnp.sum(jnp.where(whole, losses, 0.0)) / jnp.maximum(jnp.sum(whole), 1)
+    return jnp.sum(jnp.where(whole, losses, 0.0)) / jnp.maximum(jnp.sum(whole.astype(losses.dtype)), 1.0)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from lexinv.validation import choose, require
 
@@ -76,8 +76,8 @@ class Agreement(NamedTuple):
 
 
 def meta_evaluation(
-    gold: Float[np.ndarray, "problems candidates"],
-    scores: Float[np.ndarray, "problems candidates"],
+    gold: Real[np.ndarray, "problems candidates"],
+    scores: Real[np.ndarray, "others any"],
     undefined: Literal["dropped", "zero"] = "dropped",
 ) -> Agreement:
     """How scores of candidates follow what is right, problem by problem; their means over problems are `numpy.nanmean`.

@@ -33,7 +33,7 @@ def overlap_reward(
     available = jnp.sum(jnp.all(ours[:, :, None] == theirs[:, None], axis=3) & wanted[:, None], axis=2)
     matched = jnp.sum(real & (earlier < available), axis=1)
     total = jnp.sum(real, axis=1) + jnp.sum(wanted, axis=1)
-    return 2.0 * matched / jnp.maximum(total, 1)
+    return 2.0 * matched.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
 
 
 def policy_gradient_loss(

@@ -23,7 +23,7 @@ def test_programs_that_fail_hang_or_leave_do_not_pass_and_spoil_no_others():
         "1 / 0",
         "import os; os._exit(0)",
         "x = bytearray(10**10)",
-        "open('a', 'w').write('b' * 9)",
+        "with open('a', 'w') as file: file.write('b' * 9)",
         "pass",
     ]
     assert passes(programs) == [True, False, False, False, False, True]
