@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, by_metric, train_arms
+from experiments.harness.figures import legend_beside
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILION, panels
 from experiments.harness.training import Training, stacked
@@ -298,5 +299,5 @@ def figure(results: dict[str, Any]) -> Figure:
     )
     axes.axhline(arms["small", "accuracy"].mean(), color=GREY, linestyle=":", label="small model alone")
     axes.set(xlabel="forwards of the large model for a token", ylabel="share of right answers")
-    axes.legend(fontsize=7, loc="lower right")
+    legend_beside(axes)
     return drawn
