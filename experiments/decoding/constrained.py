@@ -69,6 +69,7 @@ PRESETS = presets(
         "asked": 2,
         "answered": 4,
     },
+    quick={"seeds": (0, 1), "dialogues.training.seeds": (0,), "pair.training.seeds": (0,), "asked": 4},
     paper={
         "seeds": tuple(range(20)),
         "step.draws": 200_000,

@@ -91,6 +91,7 @@ PRESETS = presets(
         "router.steps_per_dispatch": 20,
         "shares": (0.1, 0.5),
     },
+    quick={"dialogues.training.seeds": (0,), "router.seeds": (0,)},
     paper={"labelled": 8192, "problems": 2048, "width": 1024, "blocks": 6, "router.steps": 20_000},
 )
 
@@ -280,7 +281,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Right answers by how often the large model is asked, with the oracle and speculation."""
     arms = Arms(results)
-    drawn, (axes,) = panels(1, 1, height=3.6, titles=("Right answers by what the large model writes",))
+    drawn, (axes,) = panels(1, 1, width=6.6, height=3.6, titles=("Right answers by what the large model writes",))
     for arm, (name, color) in LABELS.items():
         share, accuracy = arms[arm, "share"], arms[arm, "accuracy"]
         axes.plot(share.mean(axis=0), accuracy.mean(axis=0), "o-", color=color, label=name, markersize=3)
