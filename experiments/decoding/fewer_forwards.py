@@ -21,7 +21,7 @@ from experiments.harness.presets import presets
 from experiments.harness.style import panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.pretrained_language_model import open_pretrained, untrained
+from experiments.subjects.pretrained_language_model import open_pretrained
 from experiments.subjects.text_pair import TINY, PairConfig, text_pair
 from lexinv.data.corpora import load_corpus
 from lexinv.decoding.drafts import lookup, recycling, successors
@@ -37,7 +37,6 @@ from lexinv.validation import Checked, Count
 PAPERS = ("luo2025turning",)
 CANDIDATES = 8
 LABELS = {"tree": "recycled, tree", "chain": "recycled, chain", "lookup": "the text's past", "bigrams": "bigrams, tree"}
-UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ PRESETS = presets(
         "steps": 8,
         "nodes": (6,),
         "temperatures": (0.0, 0.5),
-        "real": RealConfig(UNTRAINED, ("python-docs",), 1, 6, 6, 4, (0.0,)),
+        "real": RealConfig("untrained", ("python-docs",), 1, 6, 6, 4, (0.0,)),
     },
     quick={"pair.training.seeds": (0,), "nodes": (16,), "real.prompts": 2},
     paper={"pair.training.steps": 20_000, "pair.data.context": 512, "pair.prompt": 128, "steps": 256},
@@ -177,7 +176,7 @@ def states(text: np.ndarray, vocab: int) -> Callable[[str], Any]:
 def real(config: RealConfig, workspace: Workspace) -> dict[str, Any]:
     """The same of the published model, on documents that it may have read: [temperature][prompt]."""
     corpora = [load_corpus(name) for name in config.corpora]
-    world = untrained(corpora[0]) if config.model == UNTRAINED else open_pretrained(config.model, workspace)
+    world = open_pretrained(config.model, workspace)
     starts = []
     for corpus in corpora:
         windows = world.windows(corpus.splits["test"], config.prompt - 1)

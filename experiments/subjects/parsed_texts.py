@@ -10,10 +10,9 @@ from jaxtyping import Float, Int
 
 from experiments.harness.workspace import Workspace
 from experiments.subjects.language_models import shared_seeds
-from experiments.subjects.pretrained_language_model import PretrainedWorld, open_pretrained, untrained
+from experiments.subjects.pretrained_language_model import PretrainedWorld, open_pretrained
 from experiments.subjects.text import STANDARD, prepare
 from experiments.subjects.text_pair import PairConfig
-from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import Tokenizer
 from lexinv.decoding.checkers import begins_json, begins_python, is_json, is_python
 from lexinv.decoding.particles import Particles, smc_lazily
@@ -173,7 +172,7 @@ def write_python(config: PairConfig, count: int, steps: int, workspace: Workspac
 
 def ask_model(name: str, asked: int, count: int, steps: int, workspace: Workspace) -> dict[str, Any]:
     """What a chat model answers under the parsers: tests per token of every prompt, and of texts that ended how many are what was asked."""
-    world = untrained(load_corpus("python-docs")) if name == "untrained" else open_pretrained(name, workspace)
+    world = open_pretrained(name, workspace)
     opened, params = chat(world), unstacked(world.model.params)
 
     def of_prompt(index: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
 from lexinv.data.assets import ASSETS
-from lexinv.data.corpora import Corpus
+from lexinv.data.corpora import Corpus, load_corpus
 from lexinv.data.tokenizers import Tokenizer, bits_per_byte, digest, load_tokenizer, unicode_text
 from lexinv.nn.language_model import initialize, make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig
@@ -23,6 +23,7 @@ from lexinv.training.evaluation import NllFn, evaluate_by_position
 from lexinv.validation import Count, require
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
+UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,12 @@ class PretrainedWorld:
 
 
 def open_pretrained(name: str, workspace: Workspace) -> PretrainedWorld:
-    """The model of an asset, such as `smollm2`, noted in the run; or that of a folder or GGUF file, see `load_language_model`.
+    """The model of an asset, such as `smollm2`, noted in the run; that of a folder or GGUF file, see `load_language_model`; or `untrained`.
 
     Raises `InvalidConfig` for a model that is not there or cannot be read, and for one without a byte-level tokenizer.
     """
+    if name == UNTRAINED:
+        return untrained(load_corpus("python-docs"))
     path = asset(name, workspace) if name in ASSETS else Path(name).expanduser()
     require(
         path.exists(), "model", name, f"a folder, a GGUF file, or an asset with a language model: {', '.join(ASSETS)}"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Integer
 
 from lexinv.decoding.speculation import Draft, Seen, Text
 from lexinv.decoding.trees import Tree, chain
@@ -62,7 +62,7 @@ def recycling(tree: Tree, rejected: bool = True, kept: bool = True, learns: bool
     return Draft(tree, begin, lambda matrix, text: (recycled(matrix, text.root, tree), matrix), learn)
 
 
-def successors(tokens: Int[np.ndarray, " time"], vocab: int, k: int) -> Matrix:
+def successors(tokens: Integer[np.ndarray, " time"], vocab: int, k: int) -> Matrix:
     """The k commonest after each token of a text, the lowest of equally common ones first: bigrams for `recycling` that learns nothing."""
     require(1 <= k <= vocab, "k", k, f"1 to {vocab}, the vocabulary")
     pairs, counts = np.unique(tokens[:-1].astype(np.int64) * vocab + tokens[1:], return_counts=True)

@@ -57,7 +57,7 @@ def parse_score(text: str, best: int = BEST) -> float:
     return votes.most_common(1)[0][0] if votes else float("nan")
 
 
-def expected_score(log_probs: Float[Array, "*batch scores"]) -> Float[Array, "*batch"]:
+def expected_score(log_probs: Float[Array | np.ndarray, "*batch scores"]) -> Float[Array, "*batch"]:
     """sum_k k p(k) over the score tokens 0, 1, ..., renormalised: without the ties of the most likely score (Liu et al. 2023, G-Eval)."""
     probs = jax.nn.softmax(log_probs, axis=-1)
     return jnp.sum(probs * jnp.broadcast_to(jnp.arange(probs.shape[-1], dtype=probs.dtype), probs.shape), axis=-1)

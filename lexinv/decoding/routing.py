@@ -182,7 +182,7 @@ def _mixed_decode(small, large, parts, prompt, steps, route, given) -> Mixed:
 
 
 def compute_per_token(
-    routed: Bool[np.ndarray, "batch steps"], small: float, large: float
+    routed: Bool[np.ndarray, "batch steps"], small: float | int, large: float | int
 ) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
     """("activated parameters" of a token, with the large model's reading of what it missed counted too), in the unit of the sizes.
 

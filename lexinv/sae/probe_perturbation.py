@@ -1,9 +1,9 @@
 """Targeted probe perturbation: do the latents of one class, taken away, blind its probe and no other? (Karvonen et al. 2025, SAEBench.)"""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from lexinv.sae.probing import Labels, Probe, Tokens, difference_of_means, scores
+from lexinv.sae.probing import Labels, Probe, difference_of_means, scores
 from lexinv.validation import require
 
 
@@ -11,7 +11,9 @@ def perturbed_accuracies(
     probe: Probe,
     decoder: Float[np.ndarray, "latents width"],
     train: tuple[Float[np.ndarray, "tokens latents"], Labels],
-    held_out: tuple[Float[np.ndarray, "held latents"], Tokens, Labels],
+    held_out: tuple[
+        Float[np.ndarray, "held latents"], Float[np.ndarray, "held width"], Bool[np.ndarray, "held classes"]
+    ],
     latents: int,
 ) -> Float[np.ndarray, "classes classes"]:
     """[i, j]: how far the balanced accuracy of the probe of class j falls where `latents` latents of class i are set to 0.

@@ -94,7 +94,7 @@ def scores(logits: Float[np.ndarray, "tokens classes"], labels: Labels) -> Score
 
 def sparse_probing(
     train: tuple[Tokens, Labels],
-    held_out: tuple[Tokens, Labels],
+    held_out: tuple[Float[np.ndarray, "held width"], Bool[np.ndarray, "held classes"]],
     latents: Int[np.ndarray, "classes k"],
     penalty: float = 1.0,
 ) -> Scores:
