@@ -28,6 +28,8 @@ from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Distinct, Positive, require
 
+BYTES = 257
+"""Ids of the tokenizer `byte`."""
 TRIAL_SEED = 100
 """Of the models whose validation loss decides the learning rate; no claim is about them."""
 
@@ -35,8 +37,8 @@ TRIAL_SEED = 100
 @dataclass(frozen=True)
 class TokenizedConfig(Checked):
     """tokenizers: of `load_tokenizer`, and superbpe:V, whose last tenth are superwords. context_bytes: of a window, on average over the
-    text that models are trained on. model: the first tokenizer's; the others' have its depth and heads, and a width and an MLP with which a
-    byte costs as many operations. rates: each tried by every tokenizer on a quarter of the steps."""
+    text that models are trained on. model: of bytes; the others have its depth and heads, and a width and an MLP with which a byte costs as
+    many operations. rates: each tried by every tokenizer on a quarter of the steps."""
 
     corpus: str = "kjv"
     tokenizers: Distinct[str] = ("byte", "bpe:1024", "bpe:4096", "superbpe:4096")
@@ -119,18 +121,15 @@ def tokenized_models(config: TokenizedConfig, workspace: Workspace) -> dict[str,
     """By tokenizer; trained once, or found in the user's cache."""
     corpus = load_corpus(config.corpus)
     found: dict[str, TokenizedModels] = {}
-    budget = None
+    budget = forward_flops(config.model, BYTES, config.context_bytes)
     for name in config.tokenizers:
         tokenizer = load_text_tokenizer(name, corpus)
         streams = {split: token_stream(corpus, split, tokenizer) for split in corpus.splits}
         density = float(tokenizer.token_bytes[streams["train"].tokens].mean())
         context = round(config.context_bytes / density)
         windows = {split: window_source(stream, context) for split, stream in streams.items()}
-        model = config.model
-        if budget is not None:
-            model = matched(model, tokenizer.vocab_size, context, budget * density)
+        model = matched(config.model, tokenizer.vocab_size, context, budget * density)
         flops = forward_flops(model, tokenizer.vocab_size, context) / density
-        budget = flops if budget is None else budget
         tried = _trials(config, model, tokenizer, windows, corpus.fingerprint, workspace)
         rate = min(tried, key=tried.__getitem__)
         training = replace(config.training, optimizer=replace(config.training.optimizer, learning_rate=rate))
