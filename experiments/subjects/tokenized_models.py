@@ -47,7 +47,7 @@ class TokenizedConfig(Checked):
     training: Training = Training(
         steps=800, batch_size=16, seeds=(0, 1, 2), optimizer=OptimizerConfig(warmup_steps=50), steps_per_dispatch=10
     )
-    rates: Distinct[Positive] = (1e-3, 3e-3, 1e-2)
+    rates: Distinct[Positive] = (3e-3, 1e-2, 3e-2)
     windows: Count = 64
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
