@@ -54,7 +54,7 @@ class Method(NamedTuple):
     tried: tuple[float, ...] = ()
 
 
-def transplanted(method: str, given: Given, table: Table, setting: float = 0.0) -> Float[Array, "target width"]:
+def transplanted(method: str, given: Given, table: Table, setting: float | int = 0.0) -> Float[Array, "target width"]:
     """The table of the target's tokenizer: shared rows copied, new ones by a method of `METHODS`.
 
     setting: temperature of TokenAdapt's weights, atoms of pursuit, strength of ridge. An untied model is transplanted table by table, each
@@ -89,7 +89,7 @@ def _shared(given: Given, table: Table) -> tuple[Array, Array, Array]:
     return donor[given.match.new], donor[target], jnp.asarray(table, jnp.float32)[source]
 
 
-def _pursuit(given: Given, table: Table, k: float) -> Rows:
+def _pursuit(given: Given, table: Table, k: float | int) -> Rows:
     """At most as many atoms as the donor is wide; 256 targets at a time, whose residuals' products with all atoms are held."""
     new, atoms, rows = _shared(given, table)
     k = min(int(k), *atoms.shape)
@@ -113,7 +113,7 @@ METHODS = {
         lambda given, table, _: jnp.broadcast_to(table.mean(0)[None], (len(given.match.new), table.shape[1]))
     ),
     "drawn": Method(lambda given, table, _: drawn(jax.random.key(0), table, len(given.match.new))),
-    "pieces": Method(lambda given, table, _: apply(means_of_pieces(given.forms.ids, given.forms.mask), table)),
+    "pieces": Method(lambda given, table, _: apply(means_of_pieces(*map(jnp.asarray, given.forms[:2])), table)),
     "length": Method(lambda given, table, t: apply(_local(given, t, semantic=False), table), "nothing", TEMPERATURES),
     "local": Method(lambda given, table, t: apply(_local(given, t), table), "encoder", TEMPERATURES),
     "hybrid": Method(_hybrid, "encoder", TEMPERATURES),
