@@ -27,6 +27,9 @@ def simulate(draws: int) -> dict[str, list[dict[str, Any]]]:
             cluster = random.integers(20, size=2500)
             latent = 2 * random.normal(size=(20, 48))[cluster] + random.normal(size=(2500, 48))
             lengths = random.lognormal(0, 0.3, size=(2500, 1))
+            latent /= np.sqrt(
+                (latent**2).sum(1).mean()
+            )  # so that what a map makes of it has variance 1, and noise is a share of that
             donor = lengths * (latent @ random.normal(size=(48, 64)) + noise * random.normal(size=(2500, 64)))
             each = np.einsum("nz,nzb->nb", latent, random.normal(size=(maps, 48, 80))[cluster % maps])
             base = lengths * (each + noise * random.normal(size=each.shape))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments.harness.arms import Arms, by_metric, measured
 from experiments.harness.figures import legend_beside
@@ -83,6 +82,7 @@ PRESETS = presets(
         "simulations": 2,
         "real.model": "none",
     },
+    quick={"others": ("unigram:2048",), "passages": 48, "tuning": 12, "simulations": 5, "real.model": "none"},
     paper={
         "models.model": PUBLISHED_MODEL,
         "models.context_bytes": 512,
@@ -318,9 +318,6 @@ def figure(results: Mapping[str, Any]) -> Figure:
             panel.axvline(arms[own, "all"].mean(), color=GREY, linestyle="--", linewidth=1.0)
             panel.set_yticks(range(len(LABELS)), list(LABELS.values()) if column == 0 else [""] * len(LABELS))
             panel.invert_yaxis()
-            panel.set_xscale("log")
-            panel.xaxis.set_major_formatter(ScalarFormatter())
-            panel.xaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel("bits per byte")
         legend_beside(axes[2 * row + 1])
     return drawn
