@@ -89,6 +89,7 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={"pretrained": False, "size": 56, "cuts": 2, "methods": NEEDED, "ratios": (0.8,), "picture_ratio": 0.8},
+    quick={"methods": NEEDED, "ratios": (0.9,)},
     paper={"published": OF_THE_PAPER, "ratios": (0.975, 0.95, 0.925, 0.9, 0.85), "cuts": 32},
 )
 
