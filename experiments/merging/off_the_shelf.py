@@ -264,7 +264,7 @@ def figure(results: dict[str, Any]) -> Figure:
                 if not labelled:
                     panel.set_yscale("log")
             row[0].set_ylabel("accuracy" if labelled else "1 - cosine of CLS")
-        sizes, dense, spectrum, found = middle.subplots(1, 4)
+        sizes, dense, spectrum, found = middle.subplots(1, 4, width_ratios=(1.3, 1.3, 1, 1))
         other = {}
         for method, label in OTHER_SIZES.items():
             other[SHOWN[method]] = 1 - arms[f"photographs/{method}", "kept"]
@@ -277,7 +277,8 @@ def figure(results: dict[str, Any]) -> Figure:
         ):
             lines(panel, results["flops"]["photographs"], drawn_lines)
             panel.set(title=title, xlabel="FLOPs, relative", ylabel=error, yscale="log")
-            legend_beside(panel)
+            panel.set_ylim(bottom=panel.get_ylim()[0] / 8)
+            panel.legend(fontsize=6.5, loc="lower left")
         place = ratios.index(results["picture_ratio"])
         merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
         for number, name in enumerate(merging):
@@ -291,6 +292,6 @@ def figure(results: dict[str, Any]) -> Figure:
         legend_beside(spectrum)
         least = {SHOWN[name]: arms[f"photographs/{name}", "retrieved"][:, -1] for name in names}
         dots(found, {"unreduced": results["unreduced"]["photographs"], **least})
-        found.set(title=f"photograph found again, ratio {ratios[-1]}", xlabel="share of cuts; mean, 95 % interval")
+        found.set(title=f"found again, ratio {ratios[-1]}", xlabel="share of cuts; mean, 95 % interval")
         draw_pictures(lower, results["pictures"], SHOWN)
     return drawn
