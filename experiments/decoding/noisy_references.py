@@ -96,7 +96,7 @@ class Config(Checked):
     levels: Levels = (0.5, 1.0)
     tests: Count = 256
     tuning_seed: CountOrZero = 100
-    seeds: Seeds = (0, 1, 2)
+    seeds: Seeds = tuple(range(8))
 
     def checks(self):
         yield self.tuning_seed not in self.seeds, "tuning_seed", "none of the seeds"
@@ -121,6 +121,7 @@ PRESETS = presets(
         "tests": 16,
         "seeds": (0, 1),
     },
+    quick={"seeds": (0, 1, 2)},
     paper={
         "task.symbols": 1000,
         "task.length": 24,
