@@ -35,7 +35,7 @@ LABELS = {
     "aleatoric": ("LogU", BLACK),
     "random": ("random", GREY),
 }
-WRITTEN = ("router", "entropy", "random")
+WRITTEN = ("router", "entropy")
 """What decides who writes, where both models write."""
 LIMITS = (0.5, 0.9)
 """Other values of `SAME`, for the share that diverges."""
@@ -81,14 +81,9 @@ PRESETS = presets(
 
 
 def route(given: Any, step: Array, small: Array, large: Array) -> Array:
-    """By the `which` of `WRITTEN`. params: of the router of each text."""
+    """By which of `WRITTEN` it says. params: of the router of each text."""
     which, params, table, image, limit = given
-    scores = (
-        jax.vmap(router)(params, features(small, table, image)),
-        entropy(small),
-        jax.random.uniform(jax.random.fold_in(jax.random.key(0), step), small.shape[:1]),
-    )
-    return jnp.stack(scores)[which] - limit
+    return jnp.where(which, entropy(small), jax.vmap(router)(params, features(small, table, image))) - limit
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:

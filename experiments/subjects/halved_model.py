@@ -80,16 +80,16 @@ READ = 8
 class HalvedConfig(Checked):
     """model: see `open_pretrained`. tuned, learned, asked: requests whose answers tune the half, are labelled, and are judged.
 
-    steps: tokens of an answer. training: of the half, on cross-entropy of the answers.
+    steps: tokens of an answer that are labelled and judged. training: of the half, on cross-entropy of the answers.
     """
 
     model: str = "smollm2"
     steps: Count = 32
-    tuned: Count = 160
+    tuned: Count = 128
     learned: Count = 32
     asked: Count = 24
     training: Training = Training(
-        steps=60, batch_size=8, optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=5, weight_decay=0.0)
+        steps=50, batch_size=8, optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=5, weight_decay=0.0)
     )
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -198,7 +198,7 @@ def halved_pair(config: HalvedConfig, seed: int, workspace: Workspace) -> Halved
     transformer = model.params["model"]["transformer"]
     layers = jax.tree.map(lambda leaf: leaf[np.array(outer)], transformer["layers"])
     begun = model.params["model"] | {"transformer": transformer | {"layers": layers}}
-    texts = jnp.asarray(answers(world, requests["tuned"], config.steps)[:, 1:])
+    texts = jnp.asarray(answers(world, requests["tuned"], config.steps + SENTENCE)[:, 1:])
     nll = make_nll(half, model.lexicon, model.vocab)
 
     def loss(params: Params, batch: Any, key: Array) -> tuple[Array, dict[str, Array]]:
@@ -245,5 +245,5 @@ def tell(pair: HalvedPair, part: str) -> tuple[Int[np.ndarray, "texts time"], To
         on = generate(*reader[:3], cache, jnp.asarray(start), one, keys, SENTENCE, Sampling(0.0), tuple(pair.ends))
         for row, place, other in zip(rows, at + before, np.concatenate([start, on.tokens], axis=1), strict=True):
             both = pair.said(other), pair.said(whole[row, place : place + 1 + SENTENCE])
-            same[row, place - before] = ngram_f1(both[:1], both[1:], 1)
+            same[row, place - before] = ngram_f1(both[:1], both[1:], 1) if any(both) else 1.0
     return whole, Told(given, scores, differs, same)

@@ -156,7 +156,7 @@ def likeliest(task: Translation, params: Params, source: Int[Array, "rows length
         return jnp.argmax(task.log_probs(params, source), axis=2)
     model, rows = task.model(), len(source)
     prompt = jnp.pad(source, ((0, 0), (0, 1)), constant_values=task.symbols + 2)
-    keys, count = jax.random.split(jax.random.key(0), rows), np.full(rows, task.length + 1)
+    keys, count = jax.random.split(jax.random.key(0), rows), jnp.full(rows, task.length + 1)
     cache = empty_cache(model, rows, model.max_length)
     extend = make_extend(model, task.symbols + 3)
     return generate(extend, params, params["table"], cache, prompt, count, keys, task.slots, Sampling(0.0)).tokens
