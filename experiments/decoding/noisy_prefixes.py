@@ -1,8 +1,8 @@
 """Noisy targets of a model that writes word by word: does matching n-grams wherever they stand help, after its own words or the target's?
 
 Liu et al. 2022 (arXiv 2106.15078), whose translations are written in turn. The world, the tuning and the warm start are those of
-`noisy_references`, with up to six edits of eight words and a longer warm start, without which matches alone teach nothing here. After its own words a model is asked for n-grams where it has come to; after those
-of the target it is told the noise.
+`noisy_references`, with up to six edits of eight words and a longer warm start, without which matches alone teach nothing here. After its
+own words a model is asked for n-grams where it has come to; after those of the target it is told the noise.
 """
 
 from collections.abc import Mapping
