@@ -18,6 +18,7 @@ from experiments.harness.arms import Arms
 from experiments.harness.figures import band, curves
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREY, PURPLE, VERMILION, panels
+from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects import token_routers
@@ -25,6 +26,7 @@ from experiments.subjects.halved_model import SAME, HalvedConfig, HalvedPair, ha
 from experiments.subjects.token_routers import RouterConfig, trained_routers
 from lexinv.decoding.ngram_overlap import ngram_f1
 from lexinv.decoding.routing import entropy, features, router
+from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked
 
 PAPERS = ("fu2025r2r",)
@@ -46,7 +48,15 @@ class Config(Checked):
     """shares: of tokens that are sent; `judged` is the one of the claims. requests: the seed of their order."""
 
     pair: HalvedConfig = HalvedConfig()
-    router: RouterConfig = RouterConfig()
+    router: RouterConfig = RouterConfig(
+        training=Training(
+            steps=200,
+            batch_size=256,
+            seeds=(0, 1, 2),
+            optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
+            steps_per_dispatch=50,
+        )
+    )
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)
     judged: float = 0.2
     requests: int = 0

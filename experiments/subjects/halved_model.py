@@ -86,7 +86,7 @@ class HalvedConfig(Checked):
     model: str = "smollm2"
     steps: Count = 32
     tuned: Count = 128
-    learned: Count = 32
+    learned: Count = 48
     asked: Count = 24
     training: Training = Training(
         steps=50, batch_size=8, optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=5, weight_decay=0.0)
