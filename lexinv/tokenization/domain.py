@@ -26,7 +26,8 @@ def train(
 
     most_characters: of a merged token, None for any number; as in the released trainer bytes are counted, and one more is allowed, which is
     that of a leading space. forced: found in a text before it is cut into words, wherever they stand as whole words, and never merged with
-    anything. Unlike the released tokenizers it does not normalise (NFKC), so that decoding gives the text back.
+    anything; of one that merges make, too, there is one token, and the vocabulary is smaller. Unlike the released tokenizers it does
+    not normalise (NFKC), so that decoding gives the text back.
 
     Raises `InvalidConfig` for a cap below one character, forced tokens that are not all different and of two or more bytes, a size that
     does not hold them, an empty text, and where no pair is left.
