@@ -83,7 +83,7 @@ def test_without_memory_the_lexicon_never_grows_and_draws_decide_the_rest():
 
 
 def test_what_every_sentence_has_is_found_and_ranks_high():
-    found = learn(sentences(planted="zyxw"), np.random.default_rng(0), LessIsBetter(documents=60, sentences=50))
+    found = learn(sentences(planted="zyxw"), np.random.default_rng(0), LessIsBetter(documents=150, sentences=50))
     assert found.index("zyxw") < 0.05 * len(found)
     assert sum(word in found for word in WORDS) >= 10
 
