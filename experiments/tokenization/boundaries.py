@@ -87,6 +87,7 @@ PRESETS = presets(
         "words": 1500,
         "tokenizers": ("bytes", "bpe:128", "bpe:160", "root-suffix:160"),
         "training.steps": 20,
+        "training.optimizer.warmup_steps": 5,
         "training.seeds": (0, 1),
         "lib.documents": 3,
         "published": (),
