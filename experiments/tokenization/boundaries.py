@@ -148,12 +148,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def correlations(results: dict[str, Any], of: str, equal: bool = False) -> dict[str, np.ndarray]:
-    """Of a property of tokenizers with the bits per byte of each seed's models: |r| and p [seeds]. equal: of those of one size alone."""
+def correlations(results: dict[str, Any], of: str, to: str = "bits", equal: bool = False) -> dict[str, np.ndarray]:
+    """Of a property of tokenizers to what each seed's models say: r, its size and p [seeds]. equal: over those of one size alone."""
     arms = {arm: rows for arm, rows in results["arms"].items() if not equal or arm.endswith(f":{SIZE}")}
-    bits, x = (np.array([rows[name] for rows in arms.values()], np.float64) for name in ("bits", of))
+    y, x = (np.array([rows[name] for rows in arms.values()], np.float64) for name in (to, of))
     x = np.log2(x) if of == "vocabulary" else x
-    found = np.array([permutation_test(one, other) for one, other in zip(x.T, bits.T, strict=True)])
+    found = np.array([permutation_test(one, other) for one, other in zip(x.T, y.T, strict=True)])
     return {"|r|": np.abs(found[:, 0]), "p": found[:, 1], "r": found[:, 0]}
 
 
@@ -195,7 +195,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "validity_predicts_bits",
             "Over the tokenizers, %TR goes with the bits per byte that equal models need for unseen words.",
             "bayram2025tokenization: abstract",
-            correlations(results, "valid_types"),
+            correlations(results, "valid_types")
+            | {"r to right harmony": correlations(results, "valid_types", "harmony")["r"]},
             predicts,
             "correlation over tokenizers, p over orders",
             "r = 0.90 with MMLU",
@@ -204,7 +205,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "size_predicts_bits",
             "So does the size of the vocabulary.",
             OURS,
-            correlations(results, "vocabulary"),
+            correlations(results, "vocabulary")
+            | {"r to right harmony": correlations(results, "vocabulary", "harmony")["r"]},
             predicts,
             "correlation over tokenizers with log2 of the size, p over orders",
         ),
