@@ -67,10 +67,10 @@ class Config(Checked):
     published: tuple[str, ...] = ("o200k", "cl100k", "qwen", "tekken", "deepseek", "llama2", "rwkv")
     unspaced: str = "kjv"
     clauses: Count = 20_000
-    unspaced_lib: LessIsBetter = LessIsBetter(documents=300)
+    unspaced_lib: LessIsBetter = LessIsBetter()
     noisy: str = "licences"
     caps: Counts = (2, 3, 4, 6)
-    size: Count = 4096
+    size: Count = 3072
     lines: Count = 400
     rate: Share = 0.02
 
