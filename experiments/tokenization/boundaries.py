@@ -99,6 +99,14 @@ PRESETS = presets(
         "size": 400,
         "lines": 10,
     },
+    quick={
+        "words": 8000,
+        "training.steps": 60,
+        "published": ("o200k", "qwen", "tekken"),
+        "lib.documents": 100,
+        "unspaced_lib.documents": 150,
+        "lines": 100,
+    },
     paper={
         "words": 60_000,
         "model.depth": 6,
