@@ -91,12 +91,17 @@ def fit_zipf_mandelbrot(counts: Integer[np.ndarray, " types"], shifted: bool = T
     """Of greatest likelihood, for counts by falling rank; Zipf's law unless `shifted`."""
     counts = np.sort(_positive(counts))[::-1]
 
-    def nats(free: np.ndarray) -> float:
-        law = ZipfMandelbrot(free[0], np.expm1(free[1]) if shifted else 0.0)
-        return float(-counts @ np.log(law.probabilities(len(counts))) / counts.sum())
+    shares, ranks = counts / counts.sum(), np.arange(1, len(counts) + 1)
 
-    bounds = [(0.0, 20.0), (0.0, np.log1p(10.0 * len(counts)))][: 1 + shifted]
-    best = minimize(nats, [1.0, 1.0][: 1 + shifted], bounds=bounds, method="L-BFGS-B").x
+    def nats(free: np.ndarray) -> tuple[float, np.ndarray]:
+        law = ZipfMandelbrot(free[0], np.expm1(free[1]) if shifted else 0.0)
+        likely, places = law.probabilities(len(counts)), ranks + law.shift
+        excess = shares - likely
+        slope = excess @ np.log(places), law.exponent * (excess @ (1 / places)) * (1 + law.shift)
+        return float(-shares @ np.log(likely)), np.array(slope[: len(free)])
+
+    start, bounds = [1.0, 1.0][: 1 + shifted], [(0.0, 20.0), (0.0, np.log1p(10.0 * len(counts)))][: 1 + shifted]
+    best = minimize(nats, start, jac=True, bounds=bounds, method="L-BFGS-B").x
     return ZipfMandelbrot(float(best[0]), float(np.expm1(best[1])) if shifted else 0.0)
 
 
@@ -131,9 +136,8 @@ def fit_yule_simon(counts: Integer[np.ndarray, " types"]) -> tuple[float, float]
 
 def benford_distance(counts: Integer[np.ndarray, " types"]) -> float:
     """Mean absolute deviation of the shares of the counts' first digits from Benford's law."""
-    counts = _positive(counts)
-    digits = (counts // 10 ** np.floor(np.log10(counts)).astype(np.int64)).astype(np.int64)
-    return float(np.abs(np.bincount(digits, minlength=10)[1:10] / len(counts) - BENFORD).mean())
+    digits = [int(str(count)[0]) for count in _positive(counts).tolist()]
+    return float(np.abs(np.bincount(digits, minlength=10)[1:] / len(counts) - BENFORD).mean())
 
 
 def vocabulary_growth(tokens: Integer[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
@@ -156,5 +160,5 @@ def share_until(tokens: Integer[np.ndarray, " tokens"], share: float = 0.5) -> f
 
 def _positive(counts: np.ndarray) -> np.ndarray:
     allowed = "whole numbers above 0, at least one"
-    require(len(counts) > 0 and counts.min() > 0, "counts", counts.tolist()[:10], allowed)
+    require(len(counts) > 0 and int(counts.min()) > 0, "counts", counts.tolist()[:10], allowed)
     return counts

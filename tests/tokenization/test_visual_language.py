@@ -34,12 +34,12 @@ def test_entropies_are_those_of_the_law():
     law = RNG.dirichlet(np.ones(400))
     true = -np.sum(law * np.log2(law))
     found = {name: [] for name in statistics.ESTIMATORS}
-    for sample in RNG.multinomial(1500, law, 40):
+    for sample in RNG.multinomial(1500, law, 200):
         for name, values in found.items():
             values.append(statistics.entropy(sample[sample > 0], name))
     bias = {name: abs(np.mean(values) - true) for name, values in found.items()}
-    assert bias["plug-in"] > 0.12
-    assert bias["miller-madow"] < 0.05 and bias["grassberger"] < 0.02
+    assert bias["plug-in"] > 0.15
+    assert bias["miller-madow"] < 0.06 and bias["grassberger"] < 0.03
 
 
 def test_what_a_token_takes_after_another():
@@ -63,8 +63,8 @@ def test_laws_are_found_in_their_samples():
     rho, distance = statistics.fit_yule_simon(sizes)
     assert rho == pytest.approx(1.5, abs=0.05) and distance < 0.01
     assert statistics.fit_yule_simon(np.arange(1, 200))[1] > 0.1
-    assert statistics.benford_distance(2 ** np.arange(60, dtype=np.int64)) < 0.01
-    assert statistics.benford_distance(np.arange(100, 1000)) > 0.05
+    assert statistics.benford_distance(2 ** np.arange(60, dtype=np.int64)) < 0.02
+    assert statistics.benford_distance(np.arange(10, 100)) == pytest.approx(np.abs(statistics.BENFORD - 1 / 9).mean())
 
 
 def test_growth_of_independent_draws_is_expected():
