@@ -17,7 +17,8 @@ def cooccurrence_distances(
     """
     require(1 <= width <= types, "width", width, f"from 1 to the {types} types")
     counts = np.bincount(tokens)
-    require(types <= np.count_nonzero(counts), "types", types, f"at most the {np.count_nonzero(counts)} there are")
+    there = int(np.count_nonzero(counts))
+    require(types <= there, "types", types, f"at most the {there} there are")
     number = np.full(len(counts), -1)
     number[np.argsort(-counts, kind="stable")[:types]] = np.arange(types)
     ids, pairs = number[tokens], np.zeros((types, types))
@@ -38,7 +39,7 @@ def cooccurrence_distances(
 
 def space_distance(
     one: Float[np.ndarray, "types types"],
-    other: Float[np.ndarray, "types types"],
+    other: Float[np.ndarray, "others others"],
     rng: np.random.Generator,
     starts: int = 3,
 ) -> float:

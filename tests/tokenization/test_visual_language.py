@@ -53,11 +53,11 @@ def test_what_a_token_takes_after_another():
 
 def test_laws_are_found_in_their_samples():
     law = ZipfMandelbrot(1.4, 6.0)
-    sample = np.bincount(RNG.choice(500, 100_000, p=law.probabilities(500)))
+    sample = RNG.multinomial(100_000, law.probabilities(500))
     found = statistics.fit_zipf_mandelbrot(sample[sample > 0])
     assert found.exponent == pytest.approx(1.4, abs=0.06) and found.shift == pytest.approx(6, abs=1)
     assert statistics.zipf_test(sample[sample > 0], RNG, 20)[1] > 0.05
-    distance, p = statistics.zipf_test(np.repeat([900, 30], 50), RNG, 20)
+    distance, p = statistics.zipf_test(np.repeat([900, 30], 20), RNG, 20)
     assert distance > 0.1 and p == 1 / 21
     sizes = RNG.geometric(np.exp(-RNG.exponential(1 / 1.5, 20_000)))  # Yule and Simon's law as a mixture
     rho, distance = statistics.fit_yule_simon(sizes)
@@ -92,15 +92,15 @@ def test_patches_and_orders():
 
 def test_k_means():
     centres = np.array([[0.0, 0], [10, 0], [0, 10], [10, 10], [30, 30]], np.float32)
-    points = jnp.asarray(np.repeat(centres, 40, axis=0) + RNG.normal(0, 0.3, (200, 2)).astype(np.float32))
-    found = k_means(points, 5, 8, jax.random.key(1))
-    code, distance = nearest(points, found)
-    far = np.square(np.asarray(points)[:, None] - np.asarray(found)[None]).sum(axis=2)
+    points = np.repeat(centres, 40, axis=0)
+    untrained, found = (np.asarray(k_means(jnp.asarray(points), 5, n, jax.random.key(1))) for n in (0, 8))
+    assert len(np.unique(untrained, axis=0)) < 5  # twice the same point: one centre has none, and finds its own
+    np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(centres, axis=0))
+    points = RNG.normal(0, 5, (200, 2)).astype(np.float32)
+    code, distance = nearest(jnp.asarray(points), jnp.asarray(centres))
+    far = np.square(points[:, None] - centres[None]).sum(axis=2)
     np.testing.assert_array_equal(code, far.argmin(axis=1))
-    np.testing.assert_allclose(distance, far.min(axis=1), rtol=1e-2, atol=1e-3)
-    np.testing.assert_allclose(sorted(np.asarray(found).tolist()), sorted(centres.tolist()), atol=0.3)
-    untrained = k_means(points, 5, 0, jax.random.key(1))
-    assert all((np.asarray(points) == centre).all(axis=1).any() for centre in np.asarray(untrained))
+    np.testing.assert_allclose(distance, far.min(axis=1), rtol=1e-4, atol=1e-3)
 
 
 def test_association_is_a_correlation():
