@@ -223,7 +223,7 @@ def measure(stream: Stream, draws: int) -> dict[str, Any]:
 
 
 def part_shares(patch: int, codes: int, images: int, seed: int) -> dict[str, list[float]]:
-    """By codebook the shares of `LEVELS` among the tokens that mostly lie on glyphs: the level of the class that a token agrees with most.
+    """By codebook the shares of `LEVELS` among the tokens that lie on glyphs above chance: of the class that a token agrees with most.
 
     A patch is what its middle shows: a glyph of a class; a cell by its place, painted or not; a quarter of such a cell. learned: by k-means
     of patches of this size; random: of random patches; shuffled: what is learned, with its tokens anywhere.
@@ -245,9 +245,9 @@ def part_shares(patch: int, codes: int, images: int, seed: int) -> dict[str, lis
     points = jnp.asarray(np.concatenate([patches(image, patch).reshape(on[0].size, -1) for image in noisy]))
 
     def shares(tokens: np.ndarray) -> list[float]:
-        glyph = np.bincount(tokens, on.ravel(), codes) > 0.5 * np.bincount(tokens, minlength=codes)
-        best = np.argmax([association(tokens, each).max(axis=1)[np.unique(tokens)] for each in classes], axis=0)
-        chosen = best[glyph[np.unique(tokens)]]
+        there = np.unique(tokens)
+        glyph = np.bincount(tokens, on.ravel())[there] > on.mean() * np.bincount(tokens)[there]
+        chosen = np.argmax([association(tokens, each).max(axis=1)[there] for each in classes], axis=0)[glyph]
         return (np.bincount(chosen, minlength=len(LEVELS)) / max(len(chosen), 1)).tolist()
 
     learned, untrained = (
