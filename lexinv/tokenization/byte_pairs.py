@@ -17,6 +17,9 @@ from lexinv.validation import InvalidConfig, require
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """That of the library's byte-level tokenizers, ours among them."""
 
+SMOLLM2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+"""The same, after every digit was cut out of the text, as SmolLM2 does: white space before one is not before anything."""
+
 PROBES = ("", *"aA1 \n\t.'/stmdlrve")
 """What a text may go on with, for all that published expressions tell apart."""
 
@@ -40,13 +43,14 @@ class BytePairs:
 
     tokenizer: any that is byte-level BPE. split: its expression (Oniguruma's syntax), `(?!)` for none; letters are taken to be alike but
     for case, except after an apostrophe. merges: see `lexinv.data.byte_level`; for None they are recovered from the order of the ids.
+    look_ahead: False for the lemma as it is published, where only what is itself the encoding of its bytes is valid.
     Raises `InvalidConfig` for a tokenizer that is not made by these merges, as a Unigram model is not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, split: str, merges: Merges | None = None):
+    def __init__(self, tokenizer: Tokenizer, split: str, merges: Merges | None = None, look_ahead: bool = True):
         import tokenizers
 
-        self.tokenizer = tokenizer
+        self.tokenizer, self._look_ahead = tokenizer, look_ahead
         self._splitter = tokenizers.pre_tokenizers.Split(tokenizers.Regex(split), "isolated")
         merges = _recovered(tokenizer) if merges is None else merges
         spelled = [bytes(token) for token in spell(merges, 256)]
@@ -180,7 +184,7 @@ class BytePairs:
             if not head:  # the first bytes of a character
                 found[number] = _JOINED | _JOINED_CUT | _BEGUN | _BEGUN_CUT
                 continue
-            for after in ("", "a") if head.isspace() else ("",):
+            for after in ("", "a") if self._look_ahead and head.isspace() else ("",):
                 ends = self._ends(before + head + after)
                 if not any(here < end < here + len(head) for end in ends):
                     cut = here > 1 and here - 1 in ends

@@ -15,10 +15,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from scipy.special import logsumexp
 
 from lexinv.tokenization.byte_pairs import BytePairs
-from lexinv.validation import InvalidConfig, choose, require
+from lexinv.validation import choose, require
 
 END = 256
 """The entry of `next_bytes` for the end of a text: the separator."""
