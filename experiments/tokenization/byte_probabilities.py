@@ -92,6 +92,7 @@ PRESETS = presets(
     },
     paper={
         "models.training.steps": 20_000,
+        "models.model.max_length": 2048,
         "models.context_bytes": 2048,
         "cuts": 5000,
         "length": 1024,

@@ -55,14 +55,14 @@ class BytePairs:
         merges = _recovered(tokenizer) if merges is None else merges
         spelled = [bytes(token) for token in spell(merges, 256)]
         written, known = set(spelled), set(tokenizer.pieces)
-        require(written <= known, "tokenizer", tokenizer.name, "one that has all bytes and what the merges make")
+        require(set(spelled[256:]) <= known, "tokenizer", tokenizer.name, "one that has all that the merges make")
         self.pieces: Pieces = sort_pieces([piece if piece in written else b"" for piece in tokenizer.pieces])
         strings = self.pieces.strings
         self.lengths = np.array(list(map(len, strings)), np.int32)
         self.places = np.full(tokenizer.vocab_size, -1, np.int32)
         self.places[self.pieces.ids] = np.arange(len(strings))
         self.by_bytes = {string: place for place, string in enumerate(strings)}
-        self._number(merges, [self.by_bytes[piece] for piece in spelled])
+        self._number(merges, [self.by_bytes.get(piece, -1) for piece in spelled])
         texts = [string.decode("utf-8", "ignore") for string in strings]
         self._characters = np.array(list(map(len, texts)))
         self._continues = np.array([0x80 <= string[0] < 0xC0 for string in strings])
@@ -80,7 +80,7 @@ class BytePairs:
         A merge of u's end with b, the i-th of all, is made before token t is whole where t begins with b and was merged further at step
         i or later: those are b and the last of the tokens under it, if later ones come later.
         """
-        count = len(place)
+        count = len(self.lengths)
         self._made, self._left, self._right = (np.full(count, -1, np.int64) for _ in range(3))
         self._steps: dict[tuple[int, int], int] = {}
         self._reached = self.lengths == 1
@@ -148,7 +148,7 @@ class BytePairs:
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         text = decoder.decode(b"".join(self.pieces.strings[place] for place in tail))
         alone = not tail or self._characters[tail[-1]] <= 1
-        apart = len(tail) > 1 and alone and text[-1:].isspace() and bool(self.unmerged(tail[-2])[tail[-1]])
+        apart = len(tail) > 1 and alone and not text[-1:].isalnum() and bool(self.unmerged(tail[-2])[tail[-1]])
         within = bool(decoder.getstate()[0])
         return self._allowed(_shape(text[-_SEEN:]), within, tail[-1] if tail else -1, alone, apart)
 
@@ -158,7 +158,7 @@ class BytePairs:
 
     @cached_property
     def _table(self) -> UInt8[np.ndarray, "longest pieces"]:
-        longest = int(self.lengths.max())
+        longest = int(self.lengths.max()) + 1
         padded = b"".join(string.ljust(longest, b"\0") for string in self.pieces.strings)
         return np.ascontiguousarray(np.frombuffer(padded, np.uint8).reshape(-1, longest).T)
 
@@ -168,7 +168,7 @@ class BytePairs:
         if within:
             return unmerged & self._continues
         whole = cut = True
-        if before[-1:].isspace() and len(before) > 1:
+        if len(before) > 1 and not before[-1].isalnum():
             whole, cut = not alone or apart, alone
         verdict = self._verdict(before) * self._reached
         joined = verdict & (_JOINED * whole | _JOINED_CUT * cut) != 0
@@ -184,7 +184,7 @@ class BytePairs:
             if not head:  # the first bytes of a character
                 found[number] = _JOINED | _JOINED_CUT | _BEGUN | _BEGUN_CUT
                 continue
-            for after in ("", "a") if self._look_ahead and head.isspace() else ("",):
+            for after in ("", "a", ".") if self._look_ahead and not head[-1].isalnum() else ("",):
                 ends = self._ends(before + head + after)
                 if not any(here < end < here + len(head) for end in ends):
                     cut = here > 1 and here - 1 in ends
