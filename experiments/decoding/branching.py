@@ -73,6 +73,8 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={**TINY, **TINY_TUNING, "texts": 16, "nudges": (0, 3), "real": RealConfig("untrained", 1, 4, 6)},
+    quick={f"{part}.seeds": (0,) for part in ("dialogues.training", "tuning.supervised", "tuning.preferred")}
+    | {"real.questions": 2},
     paper={"texts": 4096, "real.questions": 12, "real.texts": 50, "real.steps": 1024},
 )
 

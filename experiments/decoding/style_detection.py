@@ -98,6 +98,10 @@ PRESETS = presets(
         "counts": (1, 4),
         "trials": 16,
     },
+    quick={
+        f"{part}.seeds": (0,)
+        for part in ("dialogues.training", "tuning.supervised", "tuning.preferred", "style.training")
+    },
     paper={"texts": 8192, "trials": 4096, "style.worlds": 256, "style.training.steps": 4000, "tuning.pairs": 2048},
 )
 
