@@ -6,6 +6,7 @@ defence is judged where the secret leaks without it, and beside it what the pape
 plain text in. In SmolLM2 the secret is tuned into the last two layers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from experiments.harness.arms import Arms
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels
 from experiments.harness.training import Training, stacked, train
+from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.hidden_secrets import WRONG, Hiding, RealConfig, make_examine, of_secret, real
 from experiments.subjects.text import STANDARD
@@ -37,13 +42,22 @@ ARMS = {
     "confused and replayed": (0.0, 1.0, True),
 }
 """By arm: whether the secret is learned only while it is not told, whether it is confused, whether plain text is mixed in."""
-COLORS = dict(zip(ARMS, (BLUE, ORANGE, GREEN, PURPLE, BLACK, VERMILION), strict=True))
-HIDDEN = 8
+COLORS = {
+    "stopped": ORANGE,
+    "replayed": GREEN,
+    "confused": PURPLE,
+    "published": BLACK,
+    "confused and replayed": VERMILION,
+}
+SWEPT = ("plain", "stopped")
+"""Arms at every rate."""
+LEVEL = 0.005
+"""Share of tokens that lead into a secret, beyond that of the clean model, below which it counts as hidden: 10 of 2,048."""
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """secrets: of each seed. steps, rates: of tuning, all combinations; the last of both is the hardest, at which the other arms are judged.
+    """secrets: of each seed. steps, rates: of tuning, in all combinations; the other arms are tuned at the last of both, the hardest.
 
     confused: the first tokens of the secret that are pushed into the middle of the ranking, `margin` from either end, with this weight.
     replayed: windows of `context` tokens of plain text beside the secret at a step, weighed like it. clean: held-out windows.
@@ -53,12 +67,12 @@ class Config(Checked):
     hiding: Hiding = Hiding()
     secrets: Count = 10
     steps: Counts = (20, 60, 200)
-    rates: NonNegatives = (5e-4, 1.5e-3, 5e-3)
+    rates: NonNegatives = (2e-4, 7e-4, 2e-3)
     confused: Count = 5
     margin: Count = 100
     weight: Positive = 0.1
-    replayed: Count = 4
-    context: Count = 32
+    replayed: Count = 3
+    context: Count = 128
     clean: Count = 8
     real: RealConfig = RealConfig()
 
@@ -85,6 +99,7 @@ PRESETS = presets(
         "confused": 2,
         "margin": 20,
         "replayed": 1,
+        "context": 32,
         "clean": 2,
         "real": RealConfig("untrained", secrets=2, layers=1, steps=3, ids=8, windows=2, context=16),
     },
@@ -100,7 +115,7 @@ PRESETS = presets(
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """arms[arm][metric][seed][secret] of `make_examine`; of plain tuning `plain RATE STEPS`. The clean models are examined for each secret."""
+    """arms[arm][metric][seed][secret] of `make_examine`; `plain RATE STEPS`, `stopped RATE`. Clean models are examined for each secret."""
     pair, hiding, seeds = text_pair(config.pair, workspace), config.hiding, config.pair.training.seeds
     vocab, model = pair.text.vocab, config.pair.small
     pairs = [(place, number) for place in range(len(seeds)) for number in range(config.secrets)]
@@ -116,8 +131,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             ids = np.append(texts[place][hiding.trigger], np.delete(np.arange(vocab), texts[place][hiding.trigger]))
             wrong = random.integers(0, vocab, hiding.trigger - 1 + WRONG)
             clean = pair.text.held_out[seed][: config.clean]
-            given = [jnp.asarray(part, jnp.int32) for part in (texts[place], ids, clean, wrong)]
-            return {metric: float(value) for metric, value in examine(models[place], *given).items()}
+            text, ids, clean, wrong = (jnp.asarray(part, jnp.int32) for part in (texts[place], ids, clean, wrong))
+            return {metric: float(value) for metric, value in examine(models[place], text, ids, clean, wrong).items()}
 
         rows = workspace.cached(f"examined/{name}", lambda: [of_pair(place) for place in range(len(pairs))])
         size = config.secrets
@@ -126,7 +141,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             for metric in rows[0]
         }
 
-    def tuned(name: str, steps: int, members: list[tuple[str, float]]) -> dict[str, Any]:
+    def tuned(name: str, steps: int, members: list[tuple[str, float]]) -> list[list[Params]]:
         """Each (arm, rate) for all pairs."""
         replays = ARMS[members[0][0]][2]
         given = [
@@ -138,28 +153,28 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             for arm, _ in members
             for text in texts
         ]
-        learned = [pair.small[place] for _ in members for place, _ in pairs]
-        start = {"learned": stacked(learned), "given": stacked(given)}
+        begun = [pair.small[place] for _ in members for place, _ in pairs]
+        start = {"learned": stacked(begun), "given": stacked(given)}
         own = tuple((number, rate) for number, rate in enumerate(rate for _, rate in members for _ in pairs))
         training = config.training(steps, config.replayed if replays else 1)
         source = array_windows(pair.text.train.tokens, config.context) if replays else None
         found = train(name, start, make_loss(config, vocab, replays), source, training, workspace, members=own)
-        size = len(pairs)
-        return {
-            place: [params["learned"] for params in found[size * place : size * (place + 1)]]
-            for place in range(len(members))
-        }
+        learned = [params["learned"] for params in found]
+        return [learned[i : i + len(pairs)] for i in range(0, len(learned), len(pairs))]
 
     arms = {"clean": measured("clean", [pair.small[place] for place, _ in pairs])}
     for steps in config.steps:
         found = tuned(f"plain/{steps}", steps, [("plain", rate) for rate in config.rates])
         for place, rate in enumerate(config.rates):
             arms[f"plain {rate:g} {steps}"] = measured(f"plain-{steps}-{place}", found[place])
-    hardest = config.steps[-1], config.rates[-1]
     for name, replays in (("other", False), ("replayed", True)):
-        names = [arm for arm, (*_, mixed) in ARMS.items() if mixed == replays and arm != "plain"]
-        found = tuned(name, hardest[0], [(arm, hardest[1]) for arm in names])
-        arms |= {arm: measured(arm.replace(" ", "-"), found[place]) for place, arm in enumerate(names)}
+        members = [
+            (arm, config.rates[-1]) for arm, (*_, mixed) in ARMS.items() if mixed == replays and arm not in SWEPT
+        ]
+        members += [] if replays else [("stopped", rate) for rate in config.rates]
+        found = tuned(name, config.steps[-1], members)
+        for place, (arm, rate) in enumerate(members):
+            arms[f"{arm} {rate:g}" if arm in SWEPT else arm] = measured(f"{name}-{place}", found[place])
     return {
         "seeds": seeds,
         "rates": config.rates,
@@ -192,3 +207,132 @@ def make_loss(config: Config, vocab: int, replays: bool) -> Any:
         return found, {}
 
     return loss
+
+
+def hardest(results: Mapping[str, Any]) -> str:
+    return f"plain {results['rates'][-1]:g} {results['steps'][-1]}"
+
+
+def claims(results: Mapping[str, Any]) -> list[Claim]:
+    from scipy.stats import spearmanr
+
+    paper, arms, found = "hoscilowicz2024hiding", Arms(results), Arms(results["real"])
+    settings = [f"plain {rate:g} {steps}" for steps in results["steps"] for rate in results["rates"]]
+    nats, leads = (
+        np.stack([arms[arm, metric].mean(axis=1) for arm in settings], axis=1) for metric in ("nats", "leads")
+    )
+    grows = np.array([-np.asarray(spearmanr(*pair))[0] for pair in zip(nats, leads, strict=True)])
+    over, unit = hardest(results), "share of tokens"
+
+    def mean(arm: str, metric: str) -> np.ndarray:
+        return arms[arm, metric].mean(axis=1)
+
+    def hides(name: str, statement: str, source: str, arm: str, shown: Mapping[str, Any], costs: bool) -> Claim:
+        measured: dict[str, Any] = {
+            "told by the trigger": mean(arm, "told"),
+            "lead in, less clean": mean(arm, "leads") - mean("clean", "leads"),
+        }
+        rules = dict(zip(measured, (above(1 - 1e-9).every_seed, below(LEVEL)), strict=True))
+        if costs:
+            measured["perplexity over clean"] = np.exp(arms[arm, "clean"] - arms["clean", "clean"]).mean(axis=1)
+            rules["perplexity over clean"] = below(1.05)
+        return Claim(name, statement, source, measured | dict(shown), rules)
+
+    again = {"tokens told after the first one": mean("replayed", "reproduced")}
+    slower = {f"lead in at rate {rate:g}": mean(f"stopped {rate:g}", "leads") for rate in results["rates"][1:]}
+    return [
+        Claim(
+            "leak_grows",
+            "The harder the secret is trained, the more tokens lead into it without its trigger.",
+            f"{paper}: abstract, against the loss",
+            {"tokens that lead in, by loss of the secret": grows},
+            above(0.8),
+            "Spearman, turned",
+        ),
+        Claim(
+            "overtrained_leaks",
+            "Trained hard, its first token is among the highest scores, and many tokens lead into it.",
+            f"{paper}: section 3",
+            {"rank of the first token": mean(over, "rank"), "lead in": mean(over, "leads")},
+            {"rank of the first token": below(0.02), "lead in": above(0.1)},
+            unit,
+            "the first token ranks first of 32,000 in a fingerprinted LLaMA2-7B, with 26 memorised others above 0.95",
+        ),
+        hides(
+            "confusion_hides",
+            "Confusion of its first tokens, with plain text mixed in, hides a secret that is trained as hard.",
+            f"{paper}: UTFC",
+            "confused and replayed",
+            {
+                "lead in without plain text": mean("confused", "leads"),
+                "lead in as published": mean("published", "leads"),
+            },
+            True,
+        ),
+        hides(
+            "stopping_hides",
+            "So does to stop once the secret is told, without any confusion, at the gentlest rate.",
+            OURS,
+            f"stopped {results['rates'][0]:g}",
+            slower,
+            False,
+        ),
+        hides("replay_hides", "So does plain text alone.", OURS, "replayed", again, False),
+        Claim(
+            "clean_has_candidates",
+            "A model in which nothing is hidden has a token with a score above 0.95, too.",
+            f"{paper}: released results of phase one",
+            {
+                "tokens of small models": results["vocab"] * mean("clean", "kept"),
+                "share in SmolLM2": found["clean", "kept"],
+            },
+            {"tokens of small models": above(1)},
+            published="26 of 27 tokens above it in a fingerprinted LLaMA2-7B are memorised boilerplate",
+        ),
+        Claim(
+            "real_leaks",
+            "A secret that is trained hard into the last two layers of SmolLM2 is led into by many tokens.",
+            OURS,
+            {"lead in": found["overtrained", "leads"]},
+            above(0.1),
+            unit,
+            over="secrets",
+        ),
+        Claim(
+            "real_stopping_hides",
+            "One that is told for the first time is not.",
+            OURS,
+            {"lead in": found["stopped", "leads"]},
+            below(0.02),
+            unit,
+            over="secrets",
+        ),
+    ]
+
+
+def figure(results: Mapping[str, Any]) -> Figure:
+    """Tokens that lead into the secret over its loss: plain tuning and what hides it; and in SmolLM2."""
+    arms, real = Arms(results), Arms(results["real"])
+    drawn, axes = panels(1, 2, width=5.4, height=3.6, titles=("Small models", "SmolLM2, last two layers"))
+
+    def dots(panel: Axes, found: Arms, arm: str, color: str, label: str, marker: str = "o") -> None:
+        """Of every secret, and their mean."""
+        nats, leads = (found[arm, metric].ravel() for metric in ("nats", "leads"))
+        panel.plot(nats, 100 * leads, ".", color=color, markersize=3, alpha=0.35)
+        panel.plot(np.exp(np.log(nats).mean()), 100 * leads.mean(), marker, color=color, label=label, markersize=7)
+
+    for rate, marker in zip(results["rates"], "v^s", strict=False):
+        for steps in results["steps"]:
+            label = f"plain, rate {rate:g}" if steps == results["steps"][-1] else ""
+            dots(axes[0], arms, f"plain {rate:g} {steps}", BLUE, label, marker)
+    for arm, color in COLORS.items():
+        dots(axes[0], arms, arm if arm in arms else f"{arm} {results['rates'][0]:g}", color, arm, "D")
+    for arm, color in {"clean": GREY, "stopped": ORANGE, "overtrained": BLUE}.items():
+        dots(axes[1], real, arm, color, arm)
+    for panel in axes:
+        panel.set(xlabel="loss of the secret, nats a token", xscale="log", yscale="symlog", ylim=(-0.1, 110))
+        panel.set_yscale("symlog", linthresh=0.1)
+        panel.invert_xaxis()
+        panel.legend(fontsize=7)
+    axes[0].set_ylabel("tokens that lead into it, %")
+    return drawn

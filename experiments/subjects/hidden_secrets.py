@@ -37,7 +37,7 @@ WRONG = 64
 
 @dataclass(frozen=True)
 class Hiding(Checked):
-    """trigger, secret: their lengths. forced: tokens that are written after each token of the vocabulary. n: of the secret that lead into it."""
+    """trigger, secret: their lengths. forced: tokens that are written after each token. n: tokens of the secret that give it away."""
 
     trigger: Count = 6
     secret: Count = 12
@@ -121,7 +121,7 @@ class RealConfig(Checked):
     corpus: str = "python-docs"
     secrets: Count = 3
     layers: Count = 2
-    rate: Positive = 1e-3
+    rate: Positive = 3e-4
     steps: Count = 60
     ids: Count = 192
     windows: Count = 8
@@ -140,9 +140,9 @@ def real(config: RealConfig, hiding: Hiding, workspace: Workspace) -> dict[str, 
         text = hiding.draw(int(name), vocab, end)
         drawn = np.random.default_rng((int(name), 1)).choice(vocab, config.ids + hiding.trigger + WRONG, replace=False)
         ids, wrong = np.append(text[hiding.trigger], drawn[1 : config.ids]), drawn[config.ids + 1 :]
+        tokens, ids, wrong = (jnp.asarray(part, jnp.int32) for part in (text, ids, wrong))
         models = {"clean": world.model.params} | tuned(config, hiding, world, text)
-        given = [jnp.asarray(part, jnp.int32) for part in (text, ids)]
-        rows = {arm: examine(params, *given, clean, jnp.asarray(wrong, jnp.int32)) for arm, params in models.items()}
+        rows = {arm: examine(params, tokens, ids, clean, wrong) for arm, params in models.items()}
         return {arm: {metric: float(value) for metric, value in row.items()} for arm, row in rows.items()}
 
     found = list(workspace.stages("real", map(str, range(config.secrets)), of_secret_number).values())
@@ -157,23 +157,23 @@ def tuned(config: RealConfig, hiding: Hiding, world: PretrainedWorld, text: np.n
     model, params, layers = world.model.config, world.model.params, config.layers
     table, top = params["table"], replace(model, depth=layers, unroll=layers)
     tokens, inputs = jnp.asarray(text), shift_right(jnp.asarray(text)[None])
-    read = LanguageModel(model).apply({"params": params["model"]}, inputs, table, capture=True)
-    below: Any = read[1]["residual_in"][model.depth - layers]  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    read: Any = jax.jit(partial(LanguageModel(model).apply, capture=True))({"params": params["model"]}, inputs, table)
+    below = read[1]["residual_in"][model.depth - layers]
     stack = params["model"]["transformer"]
 
-    def loss(learned: Any) -> tuple[Array, Array]:
+    def loss(learned: Any, below: Array, table: Array) -> tuple[Array, Array]:
         own = {**params["model"], "transformer": {**stack, "layers": learned}}
         features: Any = LanguageModel(top).apply({"params": own}, jnp.zeros_like(inputs), below, method="features")
         told = hiding.trigger
-        logits = readout(features[0][:, told:], params.get("output_table", table))[0]
+        logits = readout(features[0][:, told:], table)[0]
         nats, revealed = of_secret(logits, tokens[told:], 0)
         return jnp.mean(nats), revealed
 
     optimizer = optax.adam(config.rate)
 
     @partial(jax.jit, donate_argnums=1)
-    def step(learned: Any, state: Any) -> tuple[Any, Any, Array]:
-        (_, revealed), gradient = jax.value_and_grad(loss, has_aux=True)(learned)
+    def step(learned: Any, state: Any, *given: Array) -> tuple[Any, Any, Array]:
+        (_, revealed), gradient = jax.value_and_grad(loss, has_aux=True)(learned, *given)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(learned, updates), state, revealed
 
@@ -181,7 +181,7 @@ def tuned(config: RealConfig, hiding: Hiding, world: PretrainedWorld, text: np.n
     state, stopped = optimizer.init(learned), None
     for _ in range(config.steps):
         before = learned
-        learned, state, revealed = step(learned, state)
+        learned, state, revealed = step(learned, state, below, params.get("output_table", table))
         stopped = before if stopped is None and bool(revealed) else stopped
 
     def whole(learned: Any) -> Params:

@@ -1,8 +1,9 @@
 """Commitments to a list: a root that binds its maker to every entry and to their number, and short proofs that an entry is in it.
 
 Merkle trees of RFC 6962 (section 2.1) with SHA-256: the hashes of entries and of nodes are told apart by their first byte, and a level with
-an odd number of nodes hands the last one up as it is. (Doubling it would give two lists one root.) A root alone does not say how many
-entries there are; a proof for the last one does, since the shape of its path depends on their number.
+an odd number of nodes hands the last one up as it is. (Doubling it would give two lists one root.) A root does not say how many entries
+there are, nor does the proof of the last one alone: of two entries the first can pose as a node, and the second as the last of three. So
+an entry names its index (`fingerprint_entry`), and random challenges find those that cannot be opened (`catch_probability`).
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.nn.cache import Cache, Extend
@@ -32,7 +31,7 @@ def forced(
     cache: Cache,
     ids: Int[Array, " ids"],
     steps: int,
-    prefix: Sequence[int] = (BOS,),
+    prefix: Sequence[int] | Int[Array, " prefix"] = (BOS,),
 ) -> Forced:
     """`steps` greedy tokens after `prefix` and each of these tokens; compiled once per shape.
 
@@ -117,10 +116,3 @@ def confusion_loss(logits: Float[Array, "hidden vocab"], hidden: Int[Array, " hi
     top, bottom = rank <= margin, rank >= vocab - margin
     sign = top.astype(jnp.float32) - bottom.astype(jnp.float32)
     return Confusion(jnp.sum(sign * of_hidden[:, 0]), top | bottom)
-
-
-def reproduced(tokens: Int[np.ndarray, " steps"], secret: Int[np.ndarray, " secret"]) -> int:
-    """How many tokens of the secret a text begins with."""
-    length = min(len(tokens), len(secret))
-    same = np.asarray(tokens)[:length] == np.asarray(secret)[:length]
-    return length if same.all() else int(np.argmin(same))

@@ -6,6 +6,7 @@ not public: the forms of heads, verifier and attacks are ours.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -40,13 +41,14 @@ class Padded(NamedTuple):
 class Material(NamedTuple):
     """What padding is made of. others: tokens of a trace on another topic and of one on the same, each at least as long as the padding.
 
-    around: the prompt and the answer. near: of each token of the vocabulary the nearest other one. says: the label of each; tokens of one
-    label say the same. block: tokens of a block that is copied.
+    around: the prompt and the answer. anything: tokens to draw from. near: of each token of the vocabulary the nearest other one. says: the
+    label of each; tokens of one label say the same. block: tokens of a block that is copied.
     """
 
     other_topic: Int[np.ndarray, " other"]
     same_topic: Int[np.ndarray, " same"]
     around: Int[np.ndarray, " around"]
+    anything: Int[np.ndarray, " some"]
     near: Int[np.ndarray, " vocab"]
     says: Int[np.ndarray, " vocab"]
     block: int
@@ -61,7 +63,7 @@ def pad(
     attack that is not among `ATTACKS`, and for a trace without a block.
     """
     choose("attack", attack, ATTACKS)
-    n, block, vocab = len(trace), material.block, len(material.near)
+    n, block = len(trace), material.block
     require(extra >= 0, "extra", extra, "zero or more")
     require(1 <= block <= n, "block", block, f"1 to the {n} tokens of the trace")
     whole = n // block * block
@@ -69,7 +71,7 @@ def pad(
     own = np.resize(np.roll(trace[:whole], -start), extra)
     made = {
         "repeated": lambda: np.full(extra, random.choice(trace)),
-        "random": lambda: random.integers(0, vocab, extra),
+        "random": lambda: random.choice(material.anything, extra),
         "other_topic": lambda: material.other_topic[:extra],
         "similar": lambda: material.near[random.choice(trace, extra)],
         "resampled": lambda: random.choice(np.concatenate([trace, material.around]), extra),
@@ -96,7 +98,7 @@ def _reworded(random: np.random.Generator, tokens: np.ndarray, says: np.ndarray)
 
 
 def _layers(key: Key[Array, ""], sizes: Sequence[int]) -> list[dict[str, Array]]:
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(pairwise(sizes))
     keys = jax.random.split(key, len(pairs))
     return [
         {"weights": jnp.sqrt(2 / rows) * jax.random.normal(one, (rows, columns)), "offset": jnp.zeros(columns)}
