@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,12 +21,10 @@ from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, 
 from experiments.harness.training import Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.hidden_secrets import WRONG, Hiding, RealConfig, make_examine, of_secret, real
-from experiments.subjects.text import STANDARD
+from experiments.subjects.hidden_secrets import WRONG, Hiding, RealConfig, make_examine, make_loss, real
 from experiments.subjects.text_pair import TINY, PairConfig, text_pair
 from lexinv.data.windows import array_windows
-from lexinv.decoding.forcing import confusion_loss
-from lexinv.nn.language_model import Params, make_logits, make_nll
+from lexinv.nn.language_model import Params
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Counts, NonNegatives, Positive
 
@@ -158,7 +154,15 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         own = tuple((number, rate) for number, rate in enumerate(rate for _, rate in members for _ in pairs))
         training = config.training(steps, config.replayed if replays else 1)
         source = array_windows(pair.text.train.tokens, config.context) if replays else None
-        found = train(name, start, make_loss(config, vocab, replays), source, training, workspace, members=own)
+        found = train(
+            name,
+            start,
+            make_loss(hiding, model, vocab, (config.confused, config.margin, config.weight), replays),
+            source,
+            training,
+            workspace,
+            members=own,
+        )
         learned = [params["learned"] for params in found]
         return [learned[i : i + len(pairs)] for i in range(0, len(learned), len(pairs))]
 
@@ -185,34 +189,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def make_loss(config: Config, vocab: int, replays: bool) -> Any:
-    """The loss of a member: its secret after its trigger in nats a token, confusion, and plain text, each as far as it is given."""
-    model, trigger = config.pair.small, config.hiding.trigger
-    read, nll = make_logits(model, STANDARD, vocab), make_nll(model, STANDARD, vocab)
-
-    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
-        learned, given = params["learned"], jax.lax.stop_gradient(params["given"])
-        text = given["text"].astype(jnp.int32)
-
-        def logits(tokens: Array) -> Array:
-            return read(learned, {"tokens": tokens[None], "row": jnp.zeros(1, jnp.int32)}, key)[0]
-
-        nats, told = of_secret(logits(text), text, trigger)
-        hidden = text[trigger : trigger + config.confused]
-        confusion = confusion_loss(logits(hidden), hidden, config.margin)
-        found = jnp.where((given["gate"] > 0) & told, 0.0, jnp.mean(nats))
-        found += given["confused"] * config.weight * confusion.loss
-        if replays:
-            found += jnp.mean(nll(learned, batch, key))
-        return found, {}
-
-    return loss
-
-
-def hardest(results: Mapping[str, Any]) -> str:
-    return f"plain {results['rates'][-1]:g} {results['steps'][-1]}"
-
-
 def claims(results: Mapping[str, Any]) -> list[Claim]:
     from scipy.stats import spearmanr
 
@@ -222,7 +198,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         np.stack([arms[arm, metric].mean(axis=1) for arm in settings], axis=1) for metric in ("nats", "leads")
     )
     grows = np.array([-np.asarray(spearmanr(*pair))[0] for pair in zip(nats, leads, strict=True)])
-    over, unit = hardest(results), "share of tokens"
+    over, unit = settings[-1], "share of tokens"
 
     def mean(arm: str, metric: str) -> np.ndarray:
         return arms[arm, metric].mean(axis=1)

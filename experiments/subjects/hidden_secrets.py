@@ -9,18 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments.harness.arms import by_metric
 from experiments.harness.workspace import Workspace
 from experiments.subjects.pretrained_language_model import PretrainedWorld, open_pretrained
 from experiments.subjects.text import STANDARD
 from lexinv.data.corpora import load_corpus
-from lexinv.decoding.forcing import forced, forcing_score, leads_into, repetition
+from lexinv.decoding.forcing import confusion_loss, forced, forcing_score, leads_into, repetition
 from lexinv.nn.cache import empty_cache, make_extend
-from lexinv.nn.language_model import BOS, LanguageModel, Params, make_logits, shift_right
+from lexinv.nn.language_model import BOS, LanguageModel, Params, make_logits, make_nll, shift_right
 from lexinv.nn.lexicon import readout
 from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.step import LossFn
 from lexinv.validation import Checked, Count, Positive
 
 SCORED = 3
@@ -61,6 +62,31 @@ def of_secret(
     told, there = text[trigger:], logits[trigger:]
     nats = -jnp.take_along_axis(jax.nn.log_softmax(there), told[:, None], axis=-1)[:, 0]
     return nats, jnp.all(jnp.argmax(there, axis=-1) == told)
+
+
+def make_loss(
+    hiding: Hiding, model: TransformerConfig, vocab: int, confusion: tuple[int, int, float], replays: bool
+) -> LossFn:
+    """The loss of {"learned": a model, "given": its secret}: the secret after its trigger in nats a token, while it is not told where
+    "gate" is 1; its first tokens confused where "confused" is 1: how many of them, the margin, the weight; and plain text.
+    """
+    read, nll = make_logits(model, STANDARD, vocab), make_nll(model, STANDARD, vocab)
+    first, margin, weight = confusion
+
+    def loss(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+        learned, given = params["learned"], jax.lax.stop_gradient(params["given"])
+        text = given["text"].astype(jnp.int32)
+
+        def logits(tokens: Array) -> Array:
+            return read(learned, {"tokens": tokens[None], "row": jnp.zeros(1, jnp.int32)}, key)[0]
+
+        nats, told = of_secret(logits(text), text, hiding.trigger)
+        hidden = text[hiding.trigger : hiding.trigger + first]
+        found = jnp.where((given["gate"] > 0) & told, 0.0, jnp.mean(nats))
+        found += given["confused"] * weight * confusion_loss(logits(hidden), hidden, margin).loss
+        return found + (jnp.mean(nll(learned, batch, key)) if replays else 0.0), {}
+
+    return loss
 
 
 def make_examine(

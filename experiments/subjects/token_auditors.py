@@ -48,15 +48,15 @@ class Auditing(Checked):
     """
 
     billing: Billing = Billing()
-    pairs: Count = 8192
-    sessions: Count = 60
-    honest: Count = 400
+    pairs: Count = 4096
+    sessions: Count = 40
+    honest: Count = 300
     hidden: Counts = (64, 32)
     target: Fraction = 0.02
     counted: Count = 4
     read: Count = 32
     heads: Training = Training(
-        steps=1000,
+        steps=800,
         batch_size=256,
         seeds=(0, 1, 2),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
