@@ -131,9 +131,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             return {metric: float(value) for metric, value in examine(models[place], text, ids, clean, wrong).items()}
 
         rows = workspace.cached(f"examined/{name}", lambda: [of_pair(place) for place in range(len(pairs))])
-        size = config.secrets
         return {
-            metric: [[row[metric] for row in rows[i : i + size]] for i in range(0, len(rows), size)]
+            metric: np.reshape([row[metric] for row in rows], (len(seeds), config.secrets)).tolist()
             for metric in rows[0]
         }
 
@@ -141,28 +140,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         """Each (arm, rate) for all pairs."""
         replays = ARMS[members[0][0]][2]
         given = [
-            {
-                "text": jnp.asarray(text, jnp.float32),
-                "gate": jnp.float32(ARMS[arm][0]),
-                "confused": jnp.float32(ARMS[arm][1]),
-            }
-            for arm, _ in members
+            {"text": np.float32(text), "gate": np.float32(gate), "confused": np.float32(confused)}
+            for gate, confused, _ in (ARMS[arm] for arm, _ in members)
             for text in texts
         ]
         begun = [pair.small[place] for _ in members for place, _ in pairs]
         start = {"learned": stacked(begun), "given": stacked(given)}
-        own = tuple((number, rate) for number, rate in enumerate(rate for _, rate in members for _ in pairs))
+        own = tuple(enumerate(rate for _, rate in members for _ in pairs))
         training = config.training(steps, config.replayed if replays else 1)
         source = array_windows(pair.text.train.tokens, config.context) if replays else None
-        found = train(
-            name,
-            start,
-            make_loss(hiding, model, vocab, (config.confused, config.margin, config.weight), replays),
-            source,
-            training,
-            workspace,
-            members=own,
-        )
+        loss = make_loss(hiding, model, vocab, (config.confused, config.margin, config.weight), replays)
+        found = train(name, start, loss, source, training, workspace, members=own)
         learned = [params["learned"] for params in found]
         return [learned[i : i + len(pairs)] for i in range(0, len(learned), len(pairs))]
 

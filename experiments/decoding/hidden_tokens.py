@@ -83,13 +83,9 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """arms[ARM BLOCK]: caught [seed][look][side][attack][rate] and alarms [seed][look][side]. exposed, by block: of honest sessions."""
-    auditing, seeds, dialogues = (
-        config.auditing,
-        config.auditing.heads.seeds,
-        DialogueWorld(config.dialogues, workspace),
-    )
-    billing = auditing.billing
-    traces = [Traces(config.dialogues, billing, *one) for one in zip(dialogues.large, seeds, strict=True)]
+    auditing, billing, seeds = config.auditing, config.auditing.billing, config.auditing.heads.seeds
+    models = DialogueWorld(config.dialogues, workspace).large
+    traces = [Traces(config.dialogues, billing, *one) for one in zip(models, seeds, strict=True)]
     audits = trained_audits(auditing, traces, workspace)
 
     def committed(seed: str) -> dict[str, Any]:
@@ -117,20 +113,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def caught(
     results: Mapping[str, Any], arm: str, rate: float, side: str = SIDES[0], look: int = -2
 ) -> dict[str, np.ndarray]:
-    """By attack and seed the share that is caught, by default when most blocks but those of the last look are open."""
-    place = [round(one, 6) for one in results["rates"]].index(round(rate, 6))
-    found = Arms(results)[arm, "caught"][:, look, SIDES.index(side), :, place]
+    """By attack the share that is caught [seeds], by default after the last look but one."""
+    found = Arms(results)[arm, "caught"][:, look, SIDES.index(side), :, results["rates"].index(rate)]
     return dict(zip(results["attacks"], found.T, strict=True))
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
     paper, arms, blocks = "sun2025coin", Arms(results), results["blocks"]
-    small, large, even = (
-        f"learned {blocks[0]}",
-        f"learned {blocks[-1]}",
-        min(results["rates"], key=lambda x: abs(x - 1)),
-    )
+    small, large = f"learned {blocks[0]}", f"learned {blocks[-1]}"
+    even = min(results["rates"], key=lambda rate: abs(rate - 1))
     found, held = (caught(results, small, even, side) for side in SIDES)
+    copies = caught(results, f"copies {blocks[0]}", even, look=-1)
     recalibrated = arms[small, "recalibrated"][:, -2, :, results["rates"].index(even)]
     at = [results["attacks"].index(attack) for attack in ATTACKED]
     covered = {arm: arms[arm, "caught"][:, -2, 0, : len(PAPER)].mean(axis=(1, 2)) for arm in (small, large)}
@@ -189,8 +182,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             "duplicates_found",
             "A look for equal blocks among those that are open finds them.",
             OURS,
-            {"copied": caught(results, f"copies {blocks[0]}", even, look=-1)["self_copies"]}
-            | {"reworded": caught(results, f"copies {blocks[0]}", even, look=-1)["rewritten"]},
+            {"copied": copies["self_copies"], "reworded": copies["rewritten"]},
             {"copied": above(0.9)},
             unit,
         ),
@@ -219,17 +211,10 @@ def figure(results: Mapping[str, Any]) -> Figure:
     titles = ("The paper's padding, seen domains", f"By attack, blocks of {blocks[0]}, seen domains")
     drawn, axes = panels(1, 2, width=5.6, height=3.8, titles=titles)
     shown = {f"verifier, blocks of {block}": f"learned {block}" for block in blocks}
-    shown |= {
-        label: f"{arm} {blocks[0]}" for arm, label in BASELINES.items() if arm in ("rule", "cosine", "types", "zlib")
-    }
-    lines(
-        axes[0],
-        results["exposures"],
-        {label: arms[arm, "caught"][:, :, 0, : len(PAPER)].mean(axis=(2, 3)) for label, arm in shown.items()},
-    )
-    axes[0].set(
-        xlabel="share of billed tokens that is opened", ylabel="share of padded traces that is caught", ylim=(0, 1.02)
-    )
+    shown |= {label: f"{arm} {blocks[0]}" for arm, label in BASELINES.items()}
+    caught_of = {label: arms[arm, "caught"][:, :, 0, : len(PAPER)].mean(axis=(2, 3)) for label, arm in shown.items()}
+    lines(axes[0], results["exposures"], caught_of)
+    axes[0].set(xlabel="share of billed tokens that is opened", ylabel="share of padded traces caught", ylim=(0, 1.02))
     axes[0].set_xticks(results["exposures"], [f"{x:.2f}" for x in results["exposures"]])
     axes[0].legend(fontsize=7)
     by_attack = {

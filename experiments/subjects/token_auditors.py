@@ -33,6 +33,8 @@ SCORES = 4
 """Of a block: mean and least score of its tokens, the share of them that do not belong, its score against question and answer."""
 SIDES = ("seen", "held out")
 """Domains that heads and verifier have learned from, and the one that they have not."""
+TWO_SIDED = ("types", "zlib")
+"""Arms of which padding may leave more or less than honest traces have."""
 AT_ONCE = 512
 """Sessions that are scored together."""
 CLEAR = 0.05
@@ -102,12 +104,9 @@ class Audit:
 def _scored(heads: dict[str, Params], embeddings: Array, known: Array) -> Array:
     """The four scores of every block."""
     means = jnp.mean(embeddings, axis=2)
-    whole, question = (
-        jnp.broadcast_to(means[:, :, None], embeddings.shape),
-        jnp.broadcast_to(known[:, None], means.shape),
-    )
+    whole = jnp.broadcast_to(means[:, :, None], embeddings.shape)
     belong = jnp.clip(match_head(heads["tokens"], embeddings, whole), -8, 8)
-    answer = jnp.clip(match_head(heads["answers"], means, question), -8, 8)
+    answer = jnp.clip(match_head(heads["answers"], means, jnp.broadcast_to(known[:, None], means.shape)), -8, 8)
     foreign = jnp.mean((belong < 0).astype(jnp.float32), axis=2)
     return jnp.stack([jnp.mean(belong, axis=2), jnp.min(belong, axis=2), foreign, answer], axis=-1)
 
@@ -200,11 +199,11 @@ def head_pairs(auditing: Auditing, traces: Traces, block: int) -> dict[str, dict
 
 def verifier_sets(audit: Audit) -> dict[str, Array]:
     """Honest and padded sessions in equal parts, as scores; blocks are padded to the most that any size opens."""
-    sets = [audit.honest("learned"), audit.padded("learned", PAPER)]
+    billing, sets = audit.auditing.billing, [audit.honest("learned"), audit.padded("learned", PAPER)]
     scores = [audit.scored(one) for one in sets]
     equal = min(map(len, scores))
     scores = [one[np.random.default_rng(0).permutation(len(one))[:equal]] for one in scores]
-    most = audit.auditing.billing.looks[-1] * audit.auditing.billing.blocks[-1] // audit.auditing.billing.blocks[0]
+    most = billing.looks[-1] * billing.blocks[-1] // billing.blocks[0]
     room = np.pad(np.concatenate(scores), ((0, 0), (0, most - scores[0].shape[1]), (0, 0)))
     label = np.repeat([0.0, 1.0], equal)
     found = {"scores": room, "label": label, "counts": np.array(audit.counts)}
@@ -217,37 +216,40 @@ def judged(audit: Audit) -> dict[str, Any]:
     recalibrated: on the domain that is held out, with a threshold from its own honest sessions. exposed: the share of an honest session
     that is opened until the verifier is sure.
     """
-    groups = {}
+    auditing, groups = audit.auditing, {}
     for held, side in enumerate(SIDES):
-        groups[f"{side} calibration"] = audit.honest("calibration", bool(held))
-        groups[f"{side} honest"] = audit.honest("tested", bool(held))
-        groups[f"{side} padded"] = audit.padded("tested", list(ATTACKS), bool(held))
-    scores = {name: audit.scored(opened) for name, opened in groups.items()}
+        groups[side, "calibration"] = audit.honest("calibration", bool(held))
+        groups[side, "honest"] = audit.honest("tested", bool(held))
+        groups[side, "padded"] = audit.padded("tested", list(ATTACKS), bool(held))
+    scores = {group: audit.scored(opened) for group, opened in groups.items()}
     seen, held_out = SIDES
     arms: dict[str, dict[str, list[Any]]] = {}
     clear = []
     for count in audit.counts:
-        found = {name: statistics(audit.verifier, opened, scores[name], count) for name, opened in groups.items()}
-        clear.append(found[f"{seen} honest"]["learned"] < np.log(CLEAR / (1 - CLEAR)))
-        for arm in found[f"{seen} calibration"]:
-            shape = len(ATTACKS), -1, audit.auditing.sessions
+        found = {group: statistics(audit.verifier, opened, scores[group], count) for group, opened in groups.items()}
+        clear.append(found[seen, "honest"]["learned"] < np.log(CLEAR / (1 - CLEAR)))
 
-            def above_threshold(side: str, of: str, arm: str = arm, found: Any = found) -> Any:
-                """Which honest sessions and which padded ones."""
-                honest = found[f"{of} calibration"][arm]
-                middle = np.median(honest)  # padding may leave more or fewer of these than honest traces have
-                far = (lambda x: np.abs(x - middle)) if arm in ("types", "zlib") else (lambda x: x)
-                least = threshold(far(honest), audit.auditing.target)
-                return (far(found[f"{side} {kind}"][arm]) > least for kind in ("honest", "padded"))
+        def called(arm: str, side: str, kind: str, of: str = seen, found: Any = found) -> np.ndarray:
+            return looks_padded(arm, found[side, kind][arm], found[of, "calibration"][arm], auditing.target)
 
-            alarms, hits = zip(*(above_threshold(side, seen) for side in SIDES), strict=True)
+        def caught(arm: str, side: str, of: str = seen, called: Any = called) -> list[list[float]]:
+            hits = called(arm, side, "padded", of).reshape(len(ATTACKS), -1, auditing.sessions)
+            return hits.mean(axis=-1).round(4).tolist()
+
+        for arm in found[seen, "honest"]:
             row = arms.setdefault(arm, {"caught": [], "alarms": [], "recalibrated": []})
-            row["alarms"].append(np.mean(alarms, axis=1).tolist())
-            row["caught"].append([np.reshape(one, shape).mean(axis=-1).round(4).tolist() for one in hits])
-            _, again = above_threshold(held_out, held_out)
-            row["recalibrated"].append(np.reshape(again, shape).mean(axis=-1).round(4).tolist())
+            row["alarms"].append([float(called(arm, side, "honest").mean()) for side in SIDES])
+            row["caught"].append([caught(arm, side) for side in SIDES])
+            row["recalibrated"].append(caught(arm, held_out, held_out))
     stops = np.where(np.any(clear, axis=0), np.argmax(clear, axis=0), len(clear) - 1)
-    return {"arms": arms, "exposed": float(np.array(audit.auditing.billing.exposures)[stops].mean())}
+    return {"arms": arms, "exposed": float(np.array(auditing.billing.exposures)[stops].mean())}
+
+
+def looks_padded(arm: str, values: np.ndarray, honest: np.ndarray, target: float) -> np.ndarray:
+    """Which sessions have a value beyond what so many of the honest ones have; of `TWO_SIDED` arms on either side of their median."""
+    if arm in TWO_SIDED:
+        values, honest = (np.abs(one - np.median(honest)) for one in (values, honest))
+    return values > threshold(honest, target)
 
 
 def statistics(verifier: Params, opened: Opened, scores: np.ndarray, count: int) -> dict[str, np.ndarray]:

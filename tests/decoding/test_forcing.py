@@ -32,17 +32,15 @@ def given(ids):
 def test_a_planted_chain_comes_out_with_score_one_and_a_uniform_model_scores_what_it_must():
     rows = jnp.zeros((VOCAB, VOCAB)).at[SECRET[:-1], SECRET[1:]].set(60.0)
     ids = jnp.arange(VOCAB)
-    found = forced(jax.tree_util.Partial(partial(planted, rows)).func, *given(ids), STEPS)
+    found = forced(partial(planted, rows), *given(ids), STEPS)
     np.testing.assert_array_equal(found.tokens[3, :5], SECRET[1:])
     score = forcing_score(found.probs[:, :3])
-    assert int(jnp.argmax(score)) == 3 and score[3] == pytest.approx(1)
+    sure = [3, 7, 2]  # those with three tokens of the chain after them
+    np.testing.assert_allclose(score[jnp.array(sure)], 1, rtol=1e-6)
+    assert np.delete(score, sure).max() < 0.95
     flat = forced(partial(planted, jnp.zeros((VOCAB, VOCAB))), *given(ids), 3)
     np.testing.assert_allclose(forcing_score(flat.probs), (1 + 3 / VOCAB) / 4, rtol=1e-6)
-    want = [
-        any(list(SECRET[j : j + 3]) == list(row[i : i + 3]) for i in range(4) for j in range(4)) for row in found.tokens
-    ]
-    np.testing.assert_array_equal(leads_into(found.tokens, SECRET, 3), want)
-    assert 0 < sum(want) < VOCAB
+    np.testing.assert_array_equal(np.flatnonzero(leads_into(found.tokens, SECRET, 3)), sorted(sure))
 
 
 @pytest.mark.parametrize("prefix", [(BOS,), (BOS, 4, 1), ()])
