@@ -89,7 +89,6 @@ class Config(Checked):
 
 PRESETS = presets(
     Config(),
-    quick={"seeds": (0,), "real": "none"},
     smoke={
         "length": 2,
         "problems": 40,
