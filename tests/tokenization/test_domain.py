@@ -29,7 +29,9 @@ def test_merges_are_the_librarys_under_the_same_cap(cap):
     model.train_from_iterator(TEXTS, trainer)
     theirs = {of_library("", model).pieces[number] for number in range(256, 400)}
     ours = set(found.pieces[257:])
-    assert len(ours & theirs) >= 142  # here all 144; ties are broken by the ids of bytes, which the library numbers otherwise
+    assert (
+        len(ours & theirs) >= 142
+    )  # here all 144; ties are broken by the ids of bytes, which the library numbers otherwise
     assert max(map(len, ours)) == max(map(len, theirs)) == (cap or max(map(len, ours)))
 
 
