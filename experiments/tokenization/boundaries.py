@@ -1,4 +1,4 @@
-"""Tokens that are morphemes do not by themselves make a good model: what Turkish tokenizers are worth, where LiB cuts, what caps keep.
+"""Of equally many tokens those that are words or morphemes make better models of Turkish words; where LiB cuts, and what caps keep.
 
 Bayram et al. 2025 (arXiv 2502.07057), Yang 2024 (arXiv 2403.00417), Bommarito et al. 2025 (arXiv 2503.17247); method cards
 turkish-tokenization-standards, less-is-better-tokenizer, kl3m-tokenizers. The first correlates %TR with the MMLU score of four published
@@ -12,12 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
 from experiments.harness.assets import asset
-from experiments.harness.figures import bars
+from experiments.harness.figures import bars, labelled
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, GREY, PALETTE, panels
 from experiments.harness.training import Training
@@ -98,14 +97,6 @@ PRESETS = presets(
         "caps": (2, 4),
         "size": 400,
         "lines": 10,
-    },
-    quick={
-        "words": 8000,
-        "training.steps": 60,
-        "published": ("o200k", "qwen", "tekken"),
-        "lib.documents": 100,
-        "unspaced_lib.documents": 150,
-        "lines": 100,
     },
     paper={
         "words": 60_000,
@@ -273,33 +264,26 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     return claimed
 
 
-def labelled(axes: Axes, points: dict[str, tuple[Any, Any]]) -> None:
-    """A mean for each name with the range of its seeds, and the name beside."""
-    for place, (name, (x, y)) in enumerate(points.items()):
-        color = PALETTE[place % len(PALETTE)]
-        axes.plot(np.mean(x), np.mean(y), "o", color=color, markersize=4)
-        axes.vlines(np.mean(x), np.min(y), np.max(y), color=color)
-        axes.annotate(name, (np.mean(x), np.mean(y)), xytext=(4, 3), textcoords="offset points", fontsize=7)
-
-
 def figure(results: dict[str, Any]) -> Figure:
     """MMLU and our bits against %TR, bits against size, shares by tokenizer, words found, what caps keep."""
     arms, names, caps = Arms(results), list(results["arms"]), results["caps"]
     drawn, axes = panels(2, 3, width=4.8, height=3.6)
     labelled(axes[0], {name: (valid, mmlu) for name, (mmlu, valid) in BENCHMARK.items()})
     for count, style in ((CORRELATED, "-"), (len(BENCHMARK), ":")):
-        mmlu, valid = np.array(list(BENCHMARK.values())[:count]).T
+        mmlu, valid = np.array(sorted(list(BENCHMARK.values())[:count], key=lambda pair: pair[1])).T
         r, p = permutation_test(mmlu, valid)
         label = f"{count} models: r = {r:.2f}, p = {p:.2f}"
         axes[0].plot(valid, np.polyval(np.polyfit(valid, mmlu, 1), valid), style, color=GREY, label=label)
-    axes[0].set(title="published", xlabel="%TR", ylabel="MMLU")
+    axes[0].set(title="published", xlabel="%TR", ylabel="MMLU", ylim=(5, 90))
     axes[0].legend(loc="lower left")
-    for panel, x, label in ((axes[1], "valid_types", "%TR, of types"), (axes[2], "vocabulary", "vocabulary")):
-        labelled(panel, {name: (arms[name, x], arms[name, "bits"]) for name in names})
-        r = correlations(results, x)["r"]
-        panel.set(title=f"models of words: r = {r.mean():.2f}", xlabel=label, ylabel="bits per byte, unseen words")
-        panel.margins(x=0.15)
-    axes[2].set_xscale("log", base=2)
+    for panel, x, label in (
+        (axes[1], "valid_types", "%TR, of types"),
+        (axes[2], "vocabulary", "log2 of the vocabulary"),
+    ):
+        across = {name: np.log2(arms[name, x]) if x == "vocabulary" else arms[name, x] for name in names}
+        labelled(panel, {name: (across[name], arms[name, "bits"]) for name in names})
+        r = correlations(results, x)["r"].mean()
+        panel.set(title=f"models of words: r = {r:.2f}", xlabel=label, ylabel="bits per byte, unseen words")
     shares = {
         metric: (label, np.stack([arms[name, metric] for name in names], axis=1) * scale)
         for metric, label, scale in (
@@ -314,8 +298,13 @@ def figure(results: dict[str, Any]) -> Figure:
     axes[3].set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
     axes[3].legend(loc="upper center", ncols=4, fontsize=7)
     found = results["unspaced"]
-    bars(axes[4], METHODS, {"f1": ("F1", np.stack([found[name] for name in METHODS], axis=1))})
-    axes[4].set(title="words in a text without spaces", ylabel="F1 of boundaries")
+    f1 = {
+        metric: (metric, np.stack([found[name + end] for name in METHODS], axis=1))
+        for metric, end in (("F1", ""), ("precision", "_precision"), ("recall", "_recall"))
+    }
+    bars(axes[4], ("LiB", "BPE", "Unigram"), f1)
+    axes[4].legend(loc="lower right")
+    axes[4].set(title="words in a text without spaces", ylabel="boundaries inside of clauses")
     for metric, color in zip(("stability", "amplification"), PALETTE, strict=False):
         values = np.stack([caps[cap][metric] for cap in caps], axis=1)
         axes[5].plot(list(caps), values.mean(axis=0), "o-", color=color, label=metric, markersize=3)

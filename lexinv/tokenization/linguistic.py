@@ -4,7 +4,6 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate, permutations
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +13,6 @@ from lexinv.validation import InvalidConfig, choose, require
 TURKISH = "abcçdefgğhıijklmnoöpqrsştuüvwxyz"
 """Turkish letters in lower case, with the three of borrowed words."""
 _OTHER_HARMONY = str.maketrans("aeıioöuü", "eaiıöoüu")
-Weighting = Literal["types", "tokens"]
 Morphemes = tuple[str, ...]
 
 
@@ -26,8 +24,8 @@ class Lexicon:
     morphemes: frozenset[str]
 
 
-def valid_share(counts: Mapping[str, float], lexicon: Lexicon, by: Weighting = "types") -> float:
-    """%TR, from 0 to 100: the share of tokens that are a word or a morpheme. counts: how often each occurs in a text.
+def valid_share(counts: Mapping[str, float | int], lexicon: Lexicon, by: str = "types") -> float:
+    """%TR, from 0 to 100: the share of tokens that are a word or a morpheme. counts: how often each occurs in a text. by: types or tokens.
 
     The paper says that all tokens are counted, and its released code counts types: each token that occurs once. Spaces that mark words
     are to be stripped before; a token that is a part of a character is no word.
@@ -35,12 +33,12 @@ def valid_share(counts: Mapping[str, float], lexicon: Lexicon, by: Weighting = "
     return _share(counts, lexicon.words | lexicon.morphemes, by)
 
 
-def pure_share(counts: Mapping[str, float], lexicon: Lexicon, by: Weighting = "types") -> float:
+def pure_share(counts: Mapping[str, float | int], lexicon: Lexicon, by: str = "types") -> float:
     """%Pure, from 0 to 100: the share of tokens that are one morpheme; never above `valid_share`."""
     return _share(counts, lexicon.morphemes, by)
 
 
-def _share(counts: Mapping[str, float], known: Collection[str], by: Weighting) -> float:
+def _share(counts: Mapping[str, float | int], known: Collection[str], by: str) -> float:
     choose("by", by, ("types", "tokens"))
     weights = {token: 1.0 if by == "types" else count for token, count in counts.items() if token and count > 0}
     require(len(weights) > 0, "counts", len(counts), "some tokens that are not empty")

@@ -21,7 +21,7 @@ def stability(
     place in the corrupted text has one; both ends of the text left out. 1 where there are none. amplification: edits (insert, delete,
     substitute) between the tokens over edits between the characters; 1 where nothing differs.
     """
-    fits = len(alignment) == len(clean) + 1 and alignment[-1] == len(corrupted)
+    fits = len(alignment) == len(clean) + 1 and int(alignment[-1]) == len(corrupted)
     require(fits, "alignment", len(alignment), f"a place for each of the {len(clean) + 1} in the clean text")
     tokens = encode(clean), encode(corrupted)
     cuts = [np.cumsum([0, *map(len, each)]) for each in tokens]
