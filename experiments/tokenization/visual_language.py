@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, measured
+from experiments.harness.arms import Arms, by_metric, measured
 from experiments.harness.assets import asset
 from experiments.harness.figures import bars, dots, lines
 from experiments.harness.presets import presets
@@ -22,14 +22,7 @@ from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.span_grammars import grammar_nats
-from experiments.subjects.visual_streams import (
-    CODES,
-    LEVELS,
-    StreamConfig,
-    measure,
-    open_streams,
-    part_shares,
-)
+from experiments.subjects.visual_streams import CODES, LEVELS, StreamConfig, measure, open_streams, part_shares
 from lexinv.tokenization.grammar import GrammarConfig
 from lexinv.tokenization.spaces import cooccurrence_distances, space_distance
 from lexinv.training.optimizers import OptimizerConfig
@@ -77,7 +70,7 @@ class Config(Checked):
 
 PRESETS = presets(
     Config(),
-    quick={"languages": ("de", "ru", "tr"), "training.steps": 300},
+    quick={"languages": ("de", "ru"), "training.steps": 300},
     smoke={
         "streams": StreamConfig(codes=64, iterations=2, tokens=2560, held_out=512),
         "texts": ("python-docs",),
@@ -125,8 +118,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return {name: space_distance(own, distances(name, seed), rng, starts=1) for name in others}
 
     def parts(_: str, seed: int) -> dict[str, Any]:
-        found = [part_shares(size, config.glyph_codes, config.glyphs, seed) for size in config.part_patches]
-        return {kind: [one[kind] for one in found] for kind in found[0]}
+        glyphs = config.glyph_codes, config.glyphs, seed
+        return by_metric([part_shares(size, *glyphs) for size in config.part_patches])
 
     def every(names: tuple[str, ...], prefix: str, find: Callable[[str, int], Any]) -> dict[str, Any]:
         stages = {prefix + name.replace(" ", "-").replace(":", "+"): name for name in names}

@@ -1,19 +1,19 @@
 """What the counts of a sequence of tokens say: laws of rank and size, growth, entropies, and what a code without memory saves."""
 
-from collections.abc import Callable
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
 from scipy.optimize import minimize
-from scipy.special import betaln, digamma, xlogy
+from scipy.special import betaln, digamma
 from scipy.stats import yulesimon
 
 from lexinv.validation import choose, require
 
 BENFORD = np.log10(1 + 1 / np.arange(1, 10))
 """Shares of the first digits 1 to 9."""
+ESTIMATORS = ("plug-in", "miller-madow", "grassberger")
 
 
 def ngram_counts(tokens: Integer[np.ndarray, " tokens"], n: int = 1) -> Int[np.ndarray, " types"]:
@@ -26,28 +26,17 @@ def ngram_counts(tokens: Integer[np.ndarray, " tokens"], n: int = 1) -> Int[np.n
     return np.sort(np.bincount(runs))[::-1]
 
 
-def _plug_in(counts: np.ndarray) -> float:
-    return float(np.log(counts.sum()) - xlogy(counts, counts).sum() / counts.sum())
-
-
-def _grassberger(counts: np.ndarray) -> float:
-    sign = 1 - 2 * (counts % 2)
-    expected = digamma(counts) + sign / 2 * (digamma((counts + 1) / 2) - digamma(counts / 2))
-    return float(np.log(counts.sum()) - counts @ expected / counts.sum())
-
-
-ESTIMATORS: dict[str, Callable[[np.ndarray], float]] = {
-    "plug-in": _plug_in,
-    "miller-madow": lambda counts: _plug_in(counts) + (len(counts) - 1) / (2 * counts.sum()),
-    "grassberger": _grassberger,
-}
-"""Miller 1955; Grassberger 2003 (arXiv physics/0307138), equation 35, for counts well below the number of possible types."""
-
-
 def entropy(counts: Integer[np.ndarray, " types"], estimator: str = "miller-madow") -> float:
-    """Entropy in bits of the law that these counts are drawn from, with the bias of few counts corrected by one of `ESTIMATORS`."""
+    """Entropy in bits of the law that these counts are drawn from, the bias of few counts corrected by one of `ESTIMATORS` but the first.
+
+    Miller 1955; Grassberger 2003 (arXiv physics/0307138), equation 35, for counts of which many are small.
+    """
     choose("estimator", estimator, ESTIMATORS)
-    return ESTIMATORS[estimator](_positive(counts)) / np.log(2)
+    logs, tokens = np.log(_positive(counts)), counts.sum()
+    if estimator == "grassberger":
+        logs = digamma(counts) + (0.5 - counts % 2) * (digamma((counts + 1) / 2) - digamma(counts / 2))
+    missed = (len(counts) - 1) / (2 * tokens) if estimator == "miller-madow" else 0.0
+    return float(np.log(tokens) - counts @ logs / tokens + missed) / np.log(2)
 
 
 def conditional_entropy(tokens: Integer[np.ndarray, " tokens"], n: int = 2, estimator: str = "grassberger") -> float:
@@ -90,7 +79,6 @@ class ZipfMandelbrot(NamedTuple):
 def fit_zipf_mandelbrot(counts: Integer[np.ndarray, " types"], shifted: bool = True) -> ZipfMandelbrot:
     """Of greatest likelihood, for counts by falling rank; Zipf's law unless `shifted`."""
     counts = np.sort(_positive(counts))[::-1]
-
     shares, ranks = counts / counts.sum(), np.arange(1, len(counts) + 1)
 
     def nats(free: np.ndarray) -> tuple[float, np.ndarray]:

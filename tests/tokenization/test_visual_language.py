@@ -56,9 +56,9 @@ def test_laws_are_found_in_their_samples():
     sample = RNG.multinomial(100_000, law.probabilities(150))
     found = statistics.fit_zipf_mandelbrot(sample[sample > 0])
     assert found.exponent == pytest.approx(1.4, abs=0.06) and found.shift == pytest.approx(6, abs=1)
-    assert statistics.zipf_test(sample[sample > 0], RNG, 20)[1] > 0.05
-    distance, p = statistics.zipf_test(np.repeat([90, 3], 10), RNG, 20)
-    assert distance > 0.1 and p == 1 / 21
+    assert statistics.zipf_test(sample[sample > 0], RNG, 9)[1] > 0.1
+    distance, p = statistics.zipf_test(np.repeat([90, 3], 10), RNG, 9)
+    assert distance > 0.1 and p == 1 / 10
     sizes = RNG.geometric(np.exp(-RNG.exponential(1 / 1.5, 20_000)))  # Yule and Simon's law as a mixture
     rho, distance = statistics.fit_yule_simon(sizes)
     assert rho == pytest.approx(1.5, abs=0.05) and distance < 0.01
@@ -122,26 +122,16 @@ def test_spaces():
     assert found.shape == (12, 12) and np.abs(np.diag(found)).max() < 1e-9
 
 
-def trees(first: int, last: int):
-    """All binary trees over words first to last - 1: a word, or a pair of trees."""
-    if last - first == 1:
-        return [first]
-    return [
-        (left, right)
-        for middle in range(first + 1, last)
-        for left in trees(first, middle)
-        for right in trees(middle, last)
-    ]
-
-
-def likelihood(tree, binary, unary):
-    """By symbol the probability of a tree of this shape, summed over its labels."""
-    nonterminals = len(binary)
-    if isinstance(tree, int):
-        return np.concatenate([np.zeros(nonterminals), unary[tree]])
-    left, right = (likelihood(part, binary, unary) for part in tree)
-    made = np.einsum("abc,b,c->a", binary, left, right)
-    return np.concatenate([made, np.zeros(unary.shape[1])])
+def trees(symbol, words, binary, unary):
+    """The probability of every tree over these words with this symbol above it."""
+    nonterminals, symbols, _ = binary.shape
+    if symbol >= nonterminals:
+        yield from [unary[symbol - nonterminals, words[0]]] * (len(words) == 1)
+    else:
+        for split, one, other in itertools.product(range(1, len(words)), range(symbols), range(symbols)):
+            for left in trees(one, words[:split], binary, unary):
+                for right in trees(other, words[split:], binary, unary):
+                    yield binary[symbol, one, other] * left * right
 
 
 GRAMMAR = GrammarConfig(words=12, nonterminals=3, preterminals=4, width=6)
@@ -156,9 +146,9 @@ def test_inside_is_the_sum_over_all_trees(known):
     root, binary, unary = (np.exp(np.asarray(part, np.float64)) for part in known)
     for part in (root, binary.reshape(3, -1), unary):
         np.testing.assert_allclose(part.sum(axis=-1), 1, rtol=1e-5)
-    for length in (2, 5):
+    for length in (2, 4):
         words = RNG.integers(0, 12, length)
-        total = sum(root @ likelihood(tree, binary, unary.T[words])[:3] for tree in trees(0, length))
+        total = sum(root[symbol] * sum(trees(symbol, words, binary, unary)) for symbol in range(3))
         log_z, expected = jax.value_and_grad(inside, argnums=1)(known.root, known.binary, known.unary.T[words])
         assert log_z == pytest.approx(np.log(total), rel=1e-5)
         assert expected.sum() == pytest.approx(length - 1, rel=1e-4)
