@@ -104,7 +104,6 @@ def checkpoint_tokenizer(path: Path, model: Any) -> Tokenizer:
     require(
         model is not None, "model", str(path), "a folder that holds tokenizer.json, or a GGUF file with a tokenizer"
     )
-    ids = model.get_vocab()
-    name = next((name for name in END_OF_TEXT if name in ids), None)
-    require(name is not None, "model", str(path), f"a tokenizer with the token {' or '.join(END_OF_TEXT)}")
-    return of_library(f"checkpoint-{digest(model.to_str())}", model, name)
+    separator = next((name for name in END_OF_TEXT if model.token_to_id(name) is not None), None)
+    require(separator is not None, "model", str(path), f"a tokenizer with the token {' or '.join(END_OF_TEXT)}")
+    return of_library(f"checkpoint-{digest(model.to_str())}", model, separator)

@@ -223,7 +223,7 @@ def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Token
 def of_library(name: str, model: Any, special: str | None = None) -> Tokenizer:
     """A model of the `tokenizers` library on bytes, written as GPT-2 writes them or by SentencePiece's `▁` and `<0x00>`.
 
-    special: the token between documents; for None an id more, the last, takes that place.
+    special: the token between documents; for None an id more, the last, takes that place. Special tokens stand for no text.
     """
     model.encode_special_tokens = True  # text that looks like the separator is text
     ids = model.get_vocab()
@@ -231,8 +231,12 @@ def of_library(name: str, model: Any, special: str | None = None) -> Tokenizer:
     size = len(written)
     require(ids[written[-1]] == size - 1, "tokenizer", name, "a model whose ids are 0 to the number of its tokens")
     to_bytes = byte_level if "ByteLevel" in str(model.decoder) else _metaspace
-    pieces = [b"" if token == special else to_bytes(token) for token in written]
-    symbols = ["".join(map(_printable, piece.decode("utf-8", "replace"))) for piece in pieces]
+    silent = {number for number, token in model.get_added_tokens_decoder().items() if token.special}
+    pieces = [b"" if number in silent else to_bytes(token) for number, token in enumerate(written)]
+    symbols = [
+        "".join(map(_printable, piece.decode("utf-8", "replace"))) or token
+        for piece, token in zip(pieces, written, strict=True)
+    ]
     separator = size if special is None else ids[special]
     pieces[separator:] = [b"", *pieces[separator + 1 :]]
     symbols[separator:] = [special or "<separator>", *symbols[separator + 1 :]]

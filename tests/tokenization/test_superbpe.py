@@ -62,7 +62,7 @@ def test_its_second_stage_goes_on_from_words_and_without_a_first_is_free_of_them
     free = learn_merges(byte_chunks(count_pieces(lines, superbpe.LINES)), 256, 420)
     assert superbpe.train(TEXTS, 256, 420, most_words=None, forbidden=()).merges == free
     tokens = [
-        sum(len(superbpe.train(TEXTS, start, 700).tokenizer().encode(text)) for text in TEXTS) for start in (500, 700)
+        sum(len(superbpe.train(TEXTS, start, 600).tokenizer().encode(text)) for text in TEXTS) for start in (450, 600)
     ]
     assert tokens[0] < tokens[1]
 
