@@ -3,8 +3,10 @@
 import inspect
 import json.decoder
 import re
+from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
@@ -65,6 +67,18 @@ def test_its_second_stage_goes_on_from_words_and_without_a_first_is_free_of_them
         sum(len(superbpe.train(TEXTS, start, 600).tokenizer().encode(text)) for text in TEXTS) for start in (450, 600)
     ]
     assert tokens[0] < tokens[1]
+
+
+def test_random_chunks_of_whole_texts_are_byte_pair_encoding_without_words():
+    whole = superbpe.train_on_random_chunks(TEXTS, 420, 1e9, np.random.default_rng(0))
+    assert whole.merges == learn_merges(byte_chunks(Counter(TEXTS)), 256, 420)
+    short = superbpe.train_on_random_chunks(TEXTS, 420, 10.0, np.random.default_rng(0))
+    tokenizer = short.tokenizer()
+    assert short.merges != whole.merges and any(b" " in piece.strip() for piece in short.pieces)
+    for text in (*TEXTS[:2], "naïve 日本: 12345  x\r\n\n"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    with pytest.raises(InvalidConfig, match="no more pairs"):
+        superbpe.train_on_random_chunks(["ab cd " * 9], 257, 1.0, np.random.default_rng(0))  # chunks of one character
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Processor seconds of training tokenizers: byte-pair encoding and superwords against the `tokenizers` library, mixtures of languages.
+
+From raw text, all threads counted: the library cuts texts in parallel, and ours asks it to cut them. The sides take turns in one process,
+after a call that warms up. The library cannot go on from merges that it is given, so that superwords are held against its byte-pair
+encoding on the same lines, which learns all of them; ours replays those of the first stage. A part measures, and its claims are below.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.benchmarks.alternating import in_parts
+from experiments.benchmarks.promises import bars, mark, promise, times
+from experiments.harness.assets import asset
+from experiments.harness.presets import presets
+from experiments.harness.style import BLUE, GREY, panels
+from experiments.harness.turns import take_turns
+from experiments.harness.verdicts import Claim, below
+from experiments.harness.workspace import Workspace
+from experiments.subjects.tokenizer_mixtures import beginning, documents_of, measure_mixture
+from experiments.tokenization.mixture import MANY, SPLIT, messages
+from lexinv.data.bpe import Merges, byte_chunks, count_pieces, learn_merges
+from lexinv.data.corpora import load_corpus
+from lexinv.tokenization.superbpe import LINES, WORDS, across_words, lines_of
+from lexinv.validation import Checked, Count, Distinct, Fraction
+
+PAPERS = ()
+LIBRARY, LEXINV = "library", "lexinv"
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """corpus: that tokenizers are trained on, its first `most_bytes`, or `line_bytes` for superwords. size: of a vocabulary, of which a
+    share up to `transition` is words. languages: categories of a mixture, of `category_bytes` each, whose shares `merges` tell.
+    """
+
+    corpus: str = "python-stdlib"
+    most_bytes: Count = 10_000_000
+    line_bytes: Count = 2_000_000
+    size: Count = 8192
+    transition: Fraction = 0.9
+    rounds: Count = 3
+    languages: Distinct[str] = messages(MANY)
+    category_bytes: Count = 1_000_000
+    merges: Count = 1500
+    mixture_rounds: Count = 2
+
+    def checks(self) -> Iterator[tuple[bool, str, str]]:
+        yield self.transition * self.size > 256, "transition", "one above the 256 bytes"
+
+
+PRESETS = presets(
+    Config(),
+    smoke={
+        "corpus": "python-docs",
+        "most_bytes": 100_000,
+        "line_bytes": 30_000,
+        "size": 400,
+        "rounds": 2,
+        "languages": ("python-docs", "python-stdlib"),
+        "category_bytes": 30_000,
+        "merges": 40,
+    },
+    paper={"most_bytes": 1_000_000_000, "line_bytes": 100_000_000, "size": 65_536, "corpus": "tfds:wiki40b/en"},
+)
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Processor seconds of each side in each round."""
+    if any(name.startswith("messages:") for name in config.languages):
+        asset("messages", workspace)
+    names = dict.fromkeys((config.corpus, *config.languages))
+    corpora = workspace.pinned("corpora", {name: load_corpus(name).fingerprint for name in names})
+    return {"corpora": corpora, "size": config.size} | in_parts(workspace, (words, superwords, mixtures), config)
+
+
+def in_library(texts: Sequence[str], size: int, split: str) -> Any:
+    """Byte-pair encoding as the library trains it on pieces of raw text."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    model = tokenizers.Tokenizer(models.BPE())
+    cut = pre_tokenizers.Split(tokenizers.Regex(split), "isolated")
+    model.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    model.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
+    return model
+
+
+def in_lexinv(texts: Sequence[str], size: int) -> Merges:
+    return learn_merges(byte_chunks(count_pieces(texts, WORDS)), 256, size)
+
+
+def words(config: Config, _: Path) -> dict[str, Any]:
+    """Ordinary byte-pair encoding."""
+    texts = list(beginning(config.corpus, config.most_bytes))
+    sides = {
+        LEXINV: partial(in_lexinv, texts, config.size),
+        LIBRARY: partial(in_library, texts, config.size, WORDS),
+    }
+    return {"bytes": sum(len(text.encode()) for text in texts), "seconds": warm(sides, config.rounds)}
+
+
+def superwords(config: Config, _: Path) -> dict[str, Any]:
+    """The second stage, from the merges of the first."""
+    texts = list(beginning(config.corpus, config.line_bytes))
+    first = in_lexinv(texts, round(config.transition * config.size))
+    lines = list(chain.from_iterable(text.splitlines(keepends=True) for text in texts))
+    sides = {
+        LEXINV: lambda: across_words(lines_of(texts), first, config.size),
+        LIBRARY: partial(in_library, lines, config.size, LINES),
+    }
+    return {"bytes": sum(len(text.encode()) for text in texts), "seconds": warm(sides, config.rounds)}
+
+
+def mixtures(config: Config, _: Path) -> dict[str, Any]:
+    """A mixture of languages drawn, a tokenizer trained on it, and the mixture inferred from its merges, without what cuts the texts."""
+    categories = [documents_of(name, SPLIT, config.category_bytes) for name in config.languages]
+    sides = {LEXINV: lambda: measure_mixture(categories, config.merges, 0, False)}
+    shape = {"languages": len(config.languages), "merges": config.merges}
+    return shape | {"seconds": take_turns(sides, config.mixture_rounds, process_time)}
+
+
+def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of each round after one that is not counted."""
+    return {side: seconds[1:] for side, seconds in take_turns(sides, rounds + 1, process_time).items()}
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """Our promises about training."""
+    size, mixed = results["size"], results["mixtures"]
+    raw, lines = (results[part]["bytes"] / 1e6 for part in ("words", "superwords"))
+    return [
+        *promise(
+            "bpe_from_raw_text",
+            f"Byte-pair encoding of {size} tokens on {raw:.1f} MB of raw text takes at most 1.25 times the library's processor time.",
+            {LIBRARY: over_library(results, "words")},
+            below(1.25),
+            "times as long",
+        ),
+        *promise(
+            "superwords_no_slower_than_lines",
+            f"The second stage of SuperBPE to {size} tokens on {lines:.1f} MB takes no longer than the library's BPE on lines.",
+            {LIBRARY: over_library(results, "superwords")},
+            below(1.0),
+            "times as long",
+        ),
+        *promise(
+            "languages_in_90_seconds",
+            f"A mixture of {mixed['languages']} languages is inferred from {mixed['merges']} merges in 90 s, the training included.",
+            {"processor seconds": mixed["seconds"][LEXINV]},
+            below(90).every_seed,
+            "seconds",
+        ),
+    ]
+
+
+def over_library(results: dict[str, Any], part: str) -> Any:
+    seconds = results[part]["seconds"]
+    return times(seconds[LEXINV], seconds[LIBRARY])
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """Times as long as the library, and processor seconds of everything."""
+    drawn, (ratios, seconds) = panels(1, 2, height=2.4, titles=("Against the library", "Training"))
+    labels = {"words": "BPE", "superwords": "SuperBPE, second stage"}
+    bars(ratios, {label: over_library(results, part) for part, label in labels.items()}, BLUE)
+    mark(ratios, 1.0)
+    ratios.set_xlabel("times the library's processor seconds")
+    every = {
+        f"{label}, {side}": spent
+        for part, label in (labels | {"mixtures": f"{results['mixtures']['languages']} languages"}).items()
+        for side, spent in results[part]["seconds"].items()
+    }
+    bars(seconds, every, [GREY if label.endswith(LIBRARY) else BLUE for label in every])
+    seconds.set_xlabel("processor seconds")
+    return drawn
