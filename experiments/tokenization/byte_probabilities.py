@@ -66,7 +66,7 @@ PRESETS = presets(
         "documents": 1,
         "chain_length": 7,
         "chain_prefix": 4,
-        "real": RealConfig(UNTRAINED, "python-docs", "python-docs", 4, 4, 60, 40),
+        "real": RealConfig(UNTRAINED, "python-docs", "python-docs", 16, 4, 60, 40),
     },
     paper={
         "models.training.steps": 20_000,

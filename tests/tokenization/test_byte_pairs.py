@@ -25,15 +25,17 @@ def test_neighbours_that_no_merge_crosses_are_those_that_encode_as_themselves(le
         merges = learn_merges(one_chunk(np.array(letters, np.int32)), 256, 256 + size)
     except InvalidConfig:
         return  # too few pairs
-    pairs = BytePairs(ByteLevelBPE("toy", merges, WHOLE).tokenizer(), WHOLE)
     spelled = [bytes(token) for token in spell(merges, 256)]
+    if len(set(spelled)) < len(spelled):
+        return  # two merges to one string
+    pairs = BytePairs(ByteLevelBPE("toy", merges, WHOLE).tokenizer(), WHOLE)
 
     def valid(tokens):
         data = np.frombuffer(b"".join(spelled[token] for token in tokens), np.uint8)
         return apply_merges(data, merges, 256).tolist() == list(tokens)
 
     places = [pairs.by_bytes[piece] for piece in spelled]
-    written = [token for token in (97, 98, *range(256, 256 + size)) if spelled.count(spelled[token]) == 1]
+    written = [97, 98, *range(256, 256 + size)]
     for left, right in product(written, repeat=2):
         alone = valid((left,)) and valid((right,))
         assert (alone and pairs.unmerged(places[left])[places[right]]) == valid((left, right))
