@@ -1,4 +1,4 @@
-"""Processor seconds of training tokenizers: byte-pair encoding and superwords against the `tokenizers` library, mixtures of languages.
+"""Processor seconds of training tokenizers, against the `tokenizers` library, of inferring mixtures, and of a byte of a model of tokens.
 
 From raw text, all threads counted: the library cuts texts in parallel, and ours asks it to cut them. The sides take turns in one process,
 after a call that warms up. The library cannot go on from merges that it is given, so that superwords are held against its byte-pair
@@ -13,20 +13,31 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
+import jax
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import in_parts
 from experiments.benchmarks.promises import bars, mark, promise, times
 from experiments.harness.assets import asset
+from experiments.harness.curves import significant
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREY, panels
 from experiments.harness.turns import take_turns
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
+from experiments.subjects.cut_texts import excerpts
+from experiments.subjects.text import STANDARD
 from experiments.subjects.tokenizer_mixtures import beginning, documents_of, measure_mixture
 from experiments.tokenization.mixture import MANY, SPLIT, messages
 from lexinv.data.bpe import Merges, byte_chunks, count_pieces, learn_merges
 from lexinv.data.corpora import load_corpus
+from lexinv.data.tokenizers import load_tokenizer
+from lexinv.nn.language_model import initialize
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.tokenization.byte_pairs import GPT2_SPLIT, BytePairs
+from lexinv.tokenization.byte_probabilities import Context, advance, next_bytes, start
+from lexinv.tokenization.context_tree import tree_log_probs
 from lexinv.tokenization.superbpe import LINES, WORDS, across_words, lines_of
 from lexinv.validation import Checked, Count, Distinct, Fraction
 
@@ -38,6 +49,7 @@ LIBRARY, LEXINV = "library", "lexinv"
 class Config(Checked):
     """corpus: that tokenizers are trained on, its first `most_bytes`, or `line_bytes` for superwords. size: of a vocabulary, of which a
     share up to `transition` is words. languages: categories of a mixture, of `category_bytes` each, whose shares `merges` tell.
+    byte_text: what `byte_tokenizer` is trained on, and `byte_model` reads `bytes_read` bytes of after a prompt of as many.
     """
 
     corpus: str = "python-stdlib"
@@ -50,6 +62,12 @@ class Config(Checked):
     category_bytes: Count = 1_000_000
     merges: Count = 1500
     mixture_rounds: Count = 2
+    byte_text: str = "kjv"
+    byte_tokenizer: str = "bpe:4096"
+    byte_model: TransformerConfig = TransformerConfig(
+        depth=4, width=128, heads=4, mlp_width=512, max_length=128, unroll=4
+    )
+    bytes_read: Count = 200
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield self.transition * self.size > 256, "transition", "one above the 256 bytes"
@@ -66,6 +84,10 @@ PRESETS = presets(
         "languages": ("python-docs", "python-stdlib"),
         "category_bytes": 30_000,
         "merges": 40,
+        "byte_text": "python-docs",
+        "byte_tokenizer": "bpe:300",
+        "byte_model": TransformerConfig(depth=1, width=16, heads=2, mlp_width=32, max_length=128),
+        "bytes_read": 40,
     },
     paper={"most_bytes": 1_000_000_000, "line_bytes": 100_000_000, "size": 65_536, "corpus": "tfds:wiki40b/en"},
 )
@@ -75,9 +97,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Processor seconds of each side in each round."""
     if any(name.startswith("messages:") for name in config.languages):
         asset("messages", workspace)
-    names = dict.fromkeys((config.corpus, *config.languages))
+    names = dict.fromkeys((config.corpus, config.byte_text, *config.languages))
     corpora = workspace.pinned("corpora", {name: load_corpus(name).fingerprint for name in names})
-    return {"corpora": corpora, "size": config.size} | in_parts(workspace, (words, superwords, mixtures), config)
+    return {"corpora": corpora, "size": config.size} | in_parts(
+        workspace, (words, superwords, mixtures, next_byte), config
+    )
 
 
 def in_library(texts: Sequence[str], size: int, split: str) -> Any:
@@ -129,6 +153,40 @@ def mixtures(config: Config, _: Path) -> dict[str, Any]:
     return shape | {"seconds": take_turns(sides, config.mixture_rounds, process_time)}
 
 
+def next_byte(config: Config, _: Path) -> dict[str, Any]:
+    """Of a model that was not trained: its rows for a byte, and seconds of a row and of the rest of a byte in each round.
+
+    A row reads as many tokens as the model has room for. Masks of contexts that were met before are kept, as in any text.
+    """
+    corpus, model = load_corpus(config.byte_text), config.byte_model
+    tokenizer = load_tokenizer(config.byte_tokenizer, corpus)
+    pairs, vocab = BytePairs(tokenizer, GPT2_SPLIT), tokenizer.vocab_size
+    params = initialize(model, STANDARD, vocab, jax.random.key(0))
+    read = tree_log_probs(model, params, vocab, model.max_length, bucket=model.max_length)
+    [text] = excerpts(corpus, 0, 1, 2 * config.bytes_read)
+    rows: list[float] = []
+
+    def timed(contexts: Sequence[Context]) -> Any:
+        begun = process_time()
+        found = read(contexts)
+        rows.extend([(process_time() - begun) / len(contexts)] * len(contexts))
+        return found
+
+    measured: dict[str, list[float]] = {"rows": [], "row": [], "rest": []}
+    for _round in range(config.rounds + 1):
+        state = start(pairs, text[: config.bytes_read], read)
+        rows.clear()
+        begun = process_time()
+        for byte in text[config.bytes_read :]:
+            next_bytes(state)
+            state = advance(state, byte, timed)
+        spent = process_time() - begun - sum(rows)
+        for part, seconds in (("row", np.mean(rows)), ("rest", spent / config.bytes_read)):
+            measured[part].append(significant(float(seconds)))
+        measured["rows"].append(len(rows) / config.bytes_read)
+    return {part: values[1:] for part, values in measured.items()}
+
+
 def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     """Processor seconds of each round after one that is not counted."""
     return {side: seconds[1:] for side, seconds in take_turns(sides, rounds + 1, process_time).items()}
@@ -136,7 +194,7 @@ def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Our promises about training."""
-    size, mixed = results["size"], results["mixtures"]
+    size, mixed, byte = results["size"], results["mixtures"], results["next_byte"]
     raw, lines = (results[part]["bytes"] / 1e6 for part in ("words", "superwords"))
     return [
         *promise(
@@ -159,6 +217,13 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             {"processor seconds": mixed["seconds"][LEXINV]},
             below(90).every_seed,
             "seconds",
+        ),
+        *promise(
+            "a_row_and_a_quarter_for_a_byte",
+            "After the start a byte takes one row of the model, and all else at most a quarter of that.",
+            {"rows": byte["rows"], "rest over row": times(byte["rest"], byte["row"])},
+            {"rows": below(1.05).every_seed, "rest over row": below(0.25)},
+            "rows",
         ),
     ]
 

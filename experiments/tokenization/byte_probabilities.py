@@ -4,10 +4,9 @@ Phan et al. 2025 (arXiv 2410.09303); method card exact-byte-probabilities. Model
 after held-out text that is cut anywhere: after the tokens of the prompt (naive), with the last one taken back (healing), and exactly.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,38 +20,17 @@ from experiments.harness.style import PALETTE, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.chain_tokens import chain_tokens
-from experiments.subjects.pretrained_language_model import UNTRAINED, open_pretrained
-from experiments.subjects.tokenized_models import TINY, TokenizedConfig, TokenizedModels, tokenized_models
+from experiments.subjects.cut_texts import PLACES, RealConfig, cuts_of, excerpts, published_cuts, readers
+from experiments.subjects.pretrained_language_model import UNTRAINED
+from experiments.subjects.tokenized_models import TINY, TokenizedConfig, tokenized_models
 from lexinv.data.bpe import learn_merges, one_chunk
-from lexinv.data.corpora import Corpus, load_corpus
-from lexinv.data.published import load_published
-from lexinv.tokenization.byte_pairs import GPT2_SPLIT, SMOLLM2_SPLIT, BytePairs
-from lexinv.tokenization.byte_probabilities import LogProbs, byte_log_probs, log_mass, next_bytes, start
-from lexinv.tokenization.context_tree import tree_log_probs
-from lexinv.tokenization.superbpe import LINES
+from lexinv.data.corpora import load_corpus
+from lexinv.tokenization.byte_probabilities import log_mass, next_bytes, start
 from lexinv.validation import Checked, Count
 
 PAPERS = ("phan2025exact",)
-PLACES = 7
-"""How many bytes of the token have been read: 0 where it has just ended, the last for as many or more."""
 METHODS = {"naive": "naive", "healing": "token healing", "unmasked": "exact, without masks", "exact": "exact"}
 LETTERS = b"AB"
-
-
-@dataclass(frozen=True)
-class RealConfig(Checked):
-    """model: an asset, see `experiments.subjects.pretrained_language_model`, or `untrained` for the first shared model. cuts: of prose.
-
-    code_cuts: of code, only where GPT-2's expression looks ahead. texts: of each kind, of `length` bytes.
-    """
-
-    model: str = "smollm2"
-    prose: str = "python-docs"
-    code: str = "python-stdlib"
-    cuts: Count = 200
-    code_cuts: Count = 60
-    texts: Count = 400
-    length: Count = 80
 
 
 @dataclass(frozen=True)
@@ -88,7 +66,7 @@ PRESETS = presets(
         "documents": 1,
         "chain_length": 7,
         "chain_prefix": 4,
-        "real": RealConfig(UNTRAINED, "python-docs", "python-docs", 4, 4, 60, 40),
+        "real": RealConfig(UNTRAINED, "python-docs", "python-docs", 16, 4, 60, 40),
     },
     paper={
         "models.training.steps": 20_000,
@@ -103,85 +81,6 @@ PRESETS = presets(
         "real.length": 512,
     },
 )
-
-Reader = tuple[BytePairs, LogProbs]
-
-
-def readers(models: TokenizedModels) -> list[Reader]:
-    """Of each seed."""
-    pairs = BytePairs(models.tokenizer, LINES if models.tokenizer.name.startswith("superbpe") else GPT2_SPLIT)
-    model = models.model
-    return [
-        (pairs, tree_log_probs(model, params, models.tokenizer.vocab_size, model.max_length))
-        for params in models.params
-    ]
-
-
-def excerpts(corpus: Corpus, seed: int, count: int, length: int) -> list[bytes]:
-    """Held-out text in ASCII that begins with a word."""
-    rng, found = np.random.default_rng(seed), []
-    documents = [text for text in corpus.splits["test"] if len(text) > 4 * length]
-    shares = np.array(list(map(len, documents)), np.float64)
-    while len(found) < count:
-        document = documents[rng.choice(len(documents), p=shares / shares.sum())]
-        begins = re.compile(r"\s(?=\S)").search(document, rng.integers(len(document) - 2 * length))
-        text = document[begins.end() :][:length] if begins else ""
-        if len(text) == length and text.isascii():
-            found.append(text.encode())
-    return found
-
-
-def ends(pairs: BytePairs, text: bytes) -> list[int]:
-    """Of the tokens of a text, and of none."""
-    ids = pairs.tokenizer.encode(text.decode())
-    return [0, *np.cumsum(pairs.tokenizer.token_bytes[ids]).tolist()]
-
-
-def place(pairs: BytePairs, text: bytes, cut: int) -> int:
-    return min(cut - max(end for end in ends(pairs, text) if end <= cut), PLACES - 1)
-
-
-def ahead(pairs: BytePairs, text: bytes) -> list[int]:
-    """The cuts at which the tokens of the text so far, the last of them whole, are not the encoding of their bytes."""
-    found = []
-    for first, last in pairwise(ends(pairs, text)):
-        if ends(pairs, text[:last])[:-1] != [end for end in ends(pairs, text) if end < last]:
-            found += range(first + 1, last + 1)
-    return [cut for cut in found if cut < len(text)]
-
-
-def nats_of(text: bytes, cut: int, states: dict[str, Callable[[LogProbs], Any]], model: LogProbs) -> dict[str, float]:
-    """Nats of the byte after the cut by method, and how many contexts the first one needs; no context is read twice."""
-    rows: dict[Any, np.ndarray] = {}
-
-    def asked(contexts: Sequence[Any]) -> np.ndarray:
-        new = [context for context in contexts if context not in rows]
-        rows.update(zip(new, model(new), strict=True) if new else ())
-        return np.stack([rows[context] for context in contexts])
-
-    found: dict[str, float] = {}
-    for method, begin in states.items():
-        found[method] = -float(np.log(next_bytes(begin(asked))[text[cut]]))
-        found.setdefault("contexts", float(len(rows)))
-    return found
-
-
-def methods(pairs: BytePairs, prompt: bytes) -> dict[str, Callable[[LogProbs], Any]]:
-    return {
-        "exact": lambda model: start(pairs, prompt, model),
-        "unmasked": lambda model: start(pairs, prompt, model, masked=False),
-        "healing": lambda model: start(pairs, prompt, model, rule="healing"),
-        "naive": lambda model: start(pairs, prompt, model, rule="naive"),
-    }
-
-
-def saved(reader: Reader, text: bytes) -> float:
-    """Nats per byte by which the tokens of a text cost more than its bytes."""
-    pairs, model = reader
-    ids = pairs.tokenizer.encode(text.decode()).tolist()
-    rows = model([tuple(ids[:at]) for at in range(len(ids))])
-    tokens = -sum(float(row[token]) for row, token in zip(rows, ids, strict=True))
-    return (tokens + byte_log_probs(pairs, text, model).sum()) / len(text)
 
 
 def chain(config: Config, seed: int) -> dict[str, float]:
@@ -214,7 +113,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     by_name = {name: readers(found) for name, found in models.items()}
 
     def of_seed(seed: str) -> dict[str, Any]:
-        return cuts_of(config, excerpts(corpus, int(seed), config.cuts, config.length), by_name, seeds.index(int(seed)))
+        texts = excerpts(corpus, int(seed), config.cuts, config.length)
+        return cuts_of(texts, config.documents, by_name, seeds.index(int(seed)))
 
     rows = list(workspace.stages("cuts", map(str, seeds), of_seed).values())
     chains = workspace.stages("chain", map(str, seeds), lambda seed: chain(config, int(seed))).values()
@@ -224,67 +124,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "models": {name: found.described() for name, found in models.items()},
         "arms": {arm: by_metric([row[arm] for row in rows]) for arm in rows[0]},
         "chain": by_metric(list(chains)),
-        "real": workspace.cached("real", lambda: real(config.real, by_name[names[0]][0], used, workspace)),
-    }
-
-
-def cuts_of(
-    config: Config, texts: list[bytes], by_name: dict[str, list[Reader]], seed: int
-) -> dict[str, dict[str, Any]]:
-    """Of one seed's prompts: its own models and, for ensembles of one tokenizer, another seed's."""
-    cuts = np.random.default_rng(seed).integers(config.length // 4, config.length, len(texts)).tolist()
-    found: dict[str, dict[str, Any]] = {}
-    chances: dict[str, list[np.ndarray]] = {}
-
-    def summed(places: list[int], nats: Any) -> list[float]:
-        return np.bincount(places, nats, PLACES).tolist()
-
-    ensembles = [name for name in by_name if name != "byte"][:2]
-    for name, each in by_name.items():
-        pairs, model = each[seed]
-        rows = by_metric([nats_of(t, c, methods(pairs, t[:c]), model) for t, c in zip(texts, cuts, strict=True)])
-        places = [place(pairs, text, cut) for text, cut in zip(texts, cuts, strict=True)]
-        found[name] = {metric: summed(places, values) for metric, values in rows.items()}
-        found[name] |= {"cuts": np.bincount(places, minlength=PLACES).tolist()}
-        found[name]["saved"] = float(np.mean([saved(each[seed], text) for text in texts[: config.documents]]))
-        if name in ensembles:
-            other = each[(seed + 1) % len(each)][1]
-            asked = [
-                nats_of(t, c, {"exact": methods(pairs, t[:c])["exact"]}, other)
-                for t, c in zip(texts, cuts, strict=True)
-            ]
-            chances[name] = [np.exp(-np.array(part)) for part in (rows["exact"], by_metric(asked)["exact"])]
-    mixed = {" + ".join(ensembles): [chances[name][0] for name in ensembles]}
-    for name, both in (mixed | {f"{name}, two seeds": chances[name] for name in ensembles}).items():
-        found[name] = {"exact": summed([0] * len(cuts), -np.log(np.mean(both, axis=0))), "cuts": [len(cuts)]}
-        found[name]["cuts"] += [0] * (PLACES - 1)
-    return found
-
-
-def real(config: RealConfig, shared: Reader, corpora: dict[str, Corpus], workspace: Workspace) -> dict[str, Any]:
-    """The same of a published model, and of the lemma as published where the expression looks ahead."""
-    pairs, model = shared
-    strict = BytePairs(pairs.tokenizer, GPT2_SPLIT, look_ahead=False)
-    if config.model != UNTRAINED:
-        world, merges = open_pretrained(config.model, workspace), load_published(config.model).merges
-        pairs, strict = (BytePairs(world.tokenizer, SMOLLM2_SPLIT, merges, ahead) for ahead in (True, False))
-        model = tree_log_probs(world.model.config, world.model.params, world.model.vocab, 8 * config.length, 16)
-    rng = np.random.default_rng(0)
-    prose, code = (excerpts(corpora[name], 0, config.texts, config.length) for name in (config.prose, config.code))
-    chosen = [(text, int(rng.integers(config.length // 4, config.length))) for text in prose[: config.cuts]]
-    found = by_metric([nats_of(text, cut, methods(pairs, text[:cut]), model) for text, cut in chosen])
-    kinds = {kind: [ahead(pairs, text) for text in texts] for kind, texts in (("prose", prose), ("code", code))}
-    broken = [(text, cut) for text, cuts in zip(code, kinds["code"], strict=True) for cut in cuts if cut >= 8]
-
-    def at_broken(text: bytes, cut: int) -> dict[str, float]:
-        lemma = {"lemma": lambda asked: start(strict, text[:cut], asked, masked=False)}
-        return nats_of(text, cut, methods(pairs, text[:cut]) | lemma, model)
-
-    picked = [broken[at] for at in rng.permutation(len(broken))[: config.code_cuts]]
-    return {
-        "prose": {**found, "place": [place(pairs, text, cut) for text, cut in chosen]},
-        "code": by_metric([at_broken(*each) for each in picked]) if picked else {},
-        "broken": {kind: [len(cuts) / (config.length - 1) for cuts in each] for kind, each in kinds.items()},
+        "real": workspace.cached("real", lambda: published_cuts(config.real, by_name[names[0]][0], used, workspace)),
     }
 
 

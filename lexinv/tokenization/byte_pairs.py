@@ -71,14 +71,16 @@ class BytePairs:
         self._verdict, self._allowed = lru_cache(4096)(self._judge), lru_cache(2048)(self._judged)
         sample = " ".join(piece.decode("utf-8", "ignore") for piece in spelled[:255:-1][:8])
         ids = tokenizer.encode(sample).tolist()
-        fits = all(self.allowed(ids[:at])[self.places[token]] for at, token in enumerate(ids))
+        fits = all(
+            self.places[token] >= 0 and self.allowed(ids[:at])[self.places[token]] for at, token in enumerate(ids)
+        )
         require(fits, "tokenizer", tokenizer.name, f"one that encodes {sample!r} by these merges and this split")
 
     def _number(self, merges: Merges, place: Sequence[int]) -> None:
-        """The forest in which a token lies under its left part, in an order where the tokens under one are a range.
+        """Every token lies under its left part, in an order in which it is followed by all that lie under it, those made first in front.
 
-        A merge of u's end with b, the i-th of all, is made before token t is whole where t begins with b and was merged further at step
-        i or later: those are b and the last of the tokens under it, if later ones come later.
+        The merge of a token's last part a with b, at some step, joins that token to all that still begin with b then: b itself, and what
+        lies under b and is made at that step or later, which is the end of b's range.
         """
         count = len(self.lengths)
         self._made, self._left, self._right = (np.full(count, -1, np.int64) for _ in range(3))
@@ -147,7 +149,7 @@ class BytePairs:
             characters += self._characters[place]
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         text = decoder.decode(b"".join(self.pieces.strings[place] for place in tail))
-        alone = not tail or self._characters[tail[-1]] <= 1
+        alone = not tail or bool(self._characters[tail[-1]] <= 1)
         apart = len(tail) > 1 and alone and not text[-1:].isalnum() and bool(self.unmerged(tail[-2])[tail[-1]])
         within = bool(decoder.getstate()[0])
         return self._allowed(_shape(text[-_SEEN:]), within, tail[-1] if tail else -1, alone, apart)
