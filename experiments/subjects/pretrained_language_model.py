@@ -14,7 +14,7 @@ from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
 from lexinv.data.assets import ASSETS
 from lexinv.data.corpora import Corpus, load_corpus
-from lexinv.data.tokenizers import Tokenizer, bits_per_byte, digest, load_tokenizer, unicode_text
+from lexinv.data.tokenizers import Tokenizer, bits_per_byte, digest, load_tokenizer, of_library
 from lexinv.nn.language_model import initialize, make_logits, make_nll
 from lexinv.nn.lexicon import LexiconConfig
 from lexinv.nn.pretrained import Pretrained, load_language_model
@@ -104,18 +104,6 @@ def checkpoint_tokenizer(path: Path, model: Any) -> Tokenizer:
     require(
         model is not None, "model", str(path), "a folder that holds tokenizer.json, or a GGUF file with a tokenizer"
     )
-    model.encode_special_tokens = True
-    size, separators = model.get_vocab_size(), [model.token_to_id(name) for name in END_OF_TEXT]
-    separator = next((found for found in separators if found is not None), None)
+    separator = next((name for name in END_OF_TEXT if model.token_to_id(name) is not None), None)
     require(separator is not None, "model", str(path), f"a tokenizer with the token {' or '.join(END_OF_TEXT)}")
-    pieces = [model.id_to_token(i) or "" for i in range(size)]
-    lengths = [0 if i == separator else len(piece) for i, piece in enumerate(pieces)]  # a character for each byte
-
-    def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
-
-    def decode(ids: Sequence[int] | np.ndarray) -> str:
-        return model.decode([int(i) for i in ids])
-
-    fingerprint, counts = digest(model.to_str()), np.array(lengths, np.int32)
-    return Tokenizer(f"checkpoint-{fingerprint}", size, tuple(pieces), separator, counts, encode, decode, fingerprint)
+    return of_library(f"checkpoint-{digest(model.to_str())}", model, separator)

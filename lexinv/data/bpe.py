@@ -1,7 +1,7 @@
 """Byte-pair encoding: merges learned from distinct pieces of text, replayed to see what they change, and applied to a text."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from numbers import Integral
@@ -36,13 +36,15 @@ def one_chunk(ids: Int[np.ndarray, " n"]) -> Chunks:
     return Chunks(ids, np.array([len(ids)]), np.ones(1, np.int64))
 
 
-def byte_chunks(categories: Sequence[Mapping[str, int]]) -> Chunks:
-    """The UTF-8 bytes of the pieces of several categories of text, given with their counts: a column of counts for each category."""
-    pieces = list(dict.fromkeys(piece for counts in categories for piece in counts))
+def byte_chunks(counts: Mapping[str, int] | Sequence[Mapping[str, int]]) -> Chunks:
+    """The UTF-8 bytes of the pieces of a text, given with their counts, or of several categories of text: a column of counts for each."""
+    categories = [counts] if isinstance(counts, Mapping) else counts
+    pieces = list(dict.fromkeys(piece for each in categories for piece in each))
     encoded = [piece.encode() for piece in pieces]
-    counts = np.array([[counts.get(piece, 0) for counts in categories] for piece in pieces], np.int64)
+    table = np.array([[each.get(piece, 0) for each in categories] for piece in pieces], np.int64)
+    table = table.reshape(len(pieces), len(categories))
     ids = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32)
-    return Chunks(ids, np.array(list(map(len, encoded))), counts.reshape(len(pieces), len(categories)))
+    return Chunks(ids, np.array(list(map(len, encoded))), table[:, 0] if isinstance(counts, Mapping) else table)
 
 
 def count_pieces(texts: Iterable[str], split: str) -> Counter[str]:
@@ -60,18 +62,35 @@ def check_size(size: int | float, least: int, of: str = "characters of the alpha
     require(isinstance(size, Integral) and size >= least, "size", size, f"a whole number, at least the {least} {of}")
 
 
-def learn_merges(chunks: Chunks, symbols: int, size: int) -> Merges:
+def learn_merges(
+    chunks: Chunks,
+    symbols: int,
+    size: int,
+    initial: Sequence[tuple[int, int]] = (),
+    allowed: Callable[[tuple[int, ...], tuple[int, ...]], bool] | None = None,
+) -> Merges:
     """The merges of byte-pair encoding (Gage 1994; Sennrich et al. 2016), `size` - `symbols` of them.
 
     Each step merges the most frequent adjacent pair, from left to right. Pairs are counted where they are adjacent, so that `aaa` holds
     `aa` twice; of equally frequent pairs the smallest (left, right) is taken. These are the rules of the `tokenizers` library.
 
-    Raises `InvalidConfig` if `size` is below the number of symbols or no pair is left before it is reached.
+    initial: merges that are made first, in their order and whatever their counts; they are the first of those returned. allowed: asked
+    about the symbols of both parts of a pair when it would be merged; a pair that is refused is never merged.
+
+    Raises `InvalidConfig` if `size` is below the number of symbols and initial merges, for an initial merge before its parts, and if no
+    pair is left before `size` is reached.
     """
-    check_size(size, symbols)
+    merges = list(initial)
+    check_size(size, symbols + len(merges), "symbols and initial merges" if merges else "characters of the alphabet")
     require(chunks.counts.ndim == 1, "counts", chunks.counts.shape, "one count for each piece")
+    for number, pair in enumerate(merges):
+        limit = symbols + number
+        require(
+            min(pair) >= 0 and max(pair) < limit, f"initial[{number}]", pair, f"two of the {limit} tokens before it"
+        )
     merging = _Merging(chunks)
-    merges: Merges = []
+    spelled = spell(merges, symbols)
+    refused: set[int] = set()
     counts: dict[int, int] = {}
     heap: list[tuple[int, int]] = []  # (-count, pair); some may be out of date
 
@@ -82,14 +101,28 @@ def learn_merges(chunks: Chunks, symbols: int, size: int) -> Merges:
                 heappush(heap, (-counts[pair], pair))
 
     note(*merging.first)
+    for number, (left, right) in enumerate(merges):
+        note(*merging.merge(left, right, symbols + number))
     while symbols + len(merges) < size:
         pair = _most_frequent(heap, counts)
         if pair is None:
             raise InvalidConfig("size", size, f"at most {symbols + len(merges)}: the text has no more pairs to merge")
         left, right = divmod(pair, PAIR)
+        if pair in refused or (allowed is not None and not allowed(spelled[left], spelled[right])):
+            refused.add(pair)
+            continue
         note(*merging.merge(left, right, symbols + len(merges)))
         merges.append((left, right))
+        spelled.append(spelled[left] + spelled[right])
     return merges
+
+
+def spell(merges: Iterable[tuple[int, int]], symbols: int) -> list[tuple[int, ...]]:
+    """The symbols that each token stands for."""
+    spelled: list[tuple[int, ...]] = [(symbol,) for symbol in range(symbols)]
+    for left, right in merges:
+        spelled.append(spelled[left] + spelled[right])
+    return spelled
 
 
 def pair_changes(

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,17 @@ CORPORA = {
     "python-stdlib": "source code of the running Python's standard library, without tests (about 12 MB)",
     "python-docs": "Python's language reference and the standard library's docstrings (about 2 MB of English)",
     "kjv": "the King James Bible by chapters (4 MB; needs the extra `corpora`)",
+    "bible:NAME": "another translation by chapters, bible:wyc of 1395 or bible:tyn of 1530 (2 to 5 MB; needs the extra `corpora`)",
     "messages:LANG": "a program's messages in a language such as de or ja, parallel (110 to 400 kB; the asset `messages`)",
     "licences": "software licences (2.8 MB of legal prose; the asset `licences`)",
     "file:GLOB": "UTF-8 text files, one document each; file:GLOB#blank-lines cuts them at blank lines",
     "tfds:NAME": "any TFDS text data set, such as tfds:wiki40b/en, tfds:lm1b, tfds:c4 or tfds:tiny_shakespeare",
 }
-_SOURCES = {"python-stdlib": documents.python_stdlib, "python-docs": documents.python_docs, "kjv": documents.kjv}
+_SOURCES = {
+    "python-stdlib": documents.python_stdlib,
+    "python-docs": documents.python_docs,
+    "kjv": partial(documents.bible, "kjv"),
+}
 SPLITS = ("train", "validation", "test")
 _HELD_OUT = 0.05  # share of the documents in each of validation and test
 
@@ -51,6 +57,8 @@ def load_corpus(name: str, cache: Path | None = None) -> Corpus:
     is_files = kind == "file" and argument
     if kind == "messages" and argument:
         source = documents.messages(argument, cache)
+    elif kind == "bible" and argument:
+        source = documents.bible(argument)
     elif name == "licences":
         source = documents.licences(cache)
     else:

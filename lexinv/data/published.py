@@ -4,12 +4,13 @@ import base64
 import gzip
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from lexinv.data.assets import fetch
 from lexinv.data.bpe import Merges
+from lexinv.data.byte_level import ByteLevelBPE
+from lexinv.data.tokenizers import byte_level
 from lexinv.validation import InvalidConfig, choose, require
 
 _ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -23,16 +24,8 @@ def _split(words: str, digits: str, after: str = r"\r\n") -> str:
 
 
 _O200K, _TEKKEN = "|".join(f"{each}{_ENDINGS}?" for each in _CASED), "|".join(_CASED)
+O200K_SPLIT = _split(_O200K, r"\p{N}{1,3}", r"\r\n/")
 _QWEN = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
-
-
-@dataclass(frozen=True, eq=False)
-class Published:
-    """merges: ids 0 to 255 are the bytes, and merge i makes id 256 + i. split: the expression whose matches no merge crosses."""
-
-    name: str
-    merges: Merges
-    split: str
 
 
 def _tiktoken(file: Path) -> list[bytes]:
@@ -50,22 +43,17 @@ def _tekken(file: Path) -> list[bytes]:
 
 _RANKED: dict[str, tuple[str, str, Callable[[Path], list[bytes]], str]] = {
     "cl100k": ("o200k", "cl100k_base.tiktoken.gz", _tiktoken, _split(_QWEN, r"\p{N}{1,3}")),
-    "o200k": (
-        "o200k",
-        "o200k_base.tiktoken.gz",
-        _tiktoken,
-        _split(_O200K, r"\p{N}{1,3}", r"\r\n/"),
-    ),
+    "o200k": ("o200k", "o200k_base.tiktoken.gz", _tiktoken, O200K_SPLIT),
     "qwen": ("qwen_tokenizers", "qwen.tiktoken", _tiktoken, _split(_QWEN, r"\p{N}")),
     "tekken": ("mistral_tokenizers", "tekken_240911.json", _tekken, _split(_TEKKEN, r"\p{N}", r"\r\n/")),
 }
 """Of lists of tokens by rank: the asset, the file, its reader, the split."""
 
 PUBLISHED = {**{name: asset for name, (asset, *_) in _RANKED.items()}, "smollm2": "smollm2"}
-"""By name the asset that the tokenizer is read from."""
+"""By name the asset that merges are read from."""
 
 
-def load_published(name: str, count: int | None = None, cache: Path | None = None) -> Published:
+def load_published(name: str, count: int | None = None, cache: Path | None = None) -> ByteLevelBPE:
     """The first `count` merges of a published tokenizer (all of them for None), in the order in which they were learned.
 
     Raises `InvalidConfig` for an unknown name, a damaged file, and fewer merges, and as `fetch`.
@@ -82,7 +70,7 @@ def load_published(name: str, count: int | None = None, cache: Path | None = Non
             raise InvalidConfig("file", file, f"a whole list of tokens ({error})") from None
         merges = from_ranks(tokens if count is None else tokens[: 256 + count])
     require(count is None or len(merges) == count, "count", count, f"at most {len(merges)}, the merges of {name}")
-    return Published(name, merges, split)
+    return ByteLevelBPE(name, merges, split)
 
 
 def from_ranks(tokens: Sequence[bytes]) -> Merges:
@@ -135,16 +123,6 @@ def _gguf_merges(file: Path, count: int | None) -> list[tuple[bytes, bytes]]:
         import gguf
     except ImportError:
         raise InvalidConfig("file", str(file), "read with the package gguf: pip install gguf") from None
-    from tokenizers import pre_tokenizers
-
-    written = set(
-        pre_tokenizers.ByteLevel.alphabet()
-    )  # a byte by its own character, and others by those from U+0100 on
-    own = {chr(b): b for b in range(256) if chr(b) in written}
-    byte_of = own | {chr(256 + i): b for i, b in enumerate(sorted(set(range(256)) - set(own.values())))}
     field = gguf.GGUFReader(file).fields["tokenizer.ggml.merges"]
     lines = [bytes(field.parts[place]).decode() for place in field.data[:count]]
-    return [
-        (bytes(map(byte_of.__getitem__, left)), bytes(map(byte_of.__getitem__, right)))
-        for left, right in map(str.split, lines)
-    ]
+    return [(byte_level(left), byte_level(right)) for left, right in map(str.split, lines)]

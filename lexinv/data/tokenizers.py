@@ -5,7 +5,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as once
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
@@ -41,8 +44,8 @@ class Tokenizer:
     `InvalidConfig` for a lone surrogate, which no encoding of text can hold.
 
     symbols: a printable name per id. separator: the id put after every document.
-    token_bytes: int32[V], the UTF-8 bytes that each id stands for in the normalised text, 0 for a separator that stands
-    for no text; the sum over `encode(text)` is the length of `decode(encode(text))` in UTF-8.
+    pieces: the bytes in UTF-8 that each id stands for in the normalised text, none for a separator that stands for no text; those of
+    `encode(text)` joined are `decode(encode(text))`, but for a character of which there is only a part.
     fingerprint: identifies what `encode` does, as the name does not: `digest` of all that it was trained to.
     folded: how many characters of a text are not told apart from others. Of `letters` digits and what is not ASCII: that white space and
     punctuation end words is all that a gap says; of `char` all that is not ASCII. most_folded: see `MOST_FOLDED`.
@@ -52,12 +55,17 @@ class Tokenizer:
     vocab_size: int
     symbols: tuple[str, ...]
     separator: int
-    token_bytes: Int32[np.ndarray, " vocab"]
+    pieces: tuple[bytes, ...]
     encode: Callable[[str], Int32[np.ndarray, " tokens"]]
     decode: Callable[[Sequence[int] | np.ndarray], str]
     fingerprint: str
     folded: Callable[[str], int] = lambda text: 0
     most_folded: float = MOST_FOLDED
+
+    @cached_property
+    def token_bytes(self) -> Int32[np.ndarray, " vocab"]:
+        """How many bytes each id stands for."""
+        return np.array(list(map(len, self.pieces)), np.int32)
 
 
 def load_tokenizer(name: str, corpus: Corpus, cache: Path | None = None) -> Tokenizer:
@@ -128,13 +136,12 @@ def _letters() -> Tokenizer:
         return ids[np.frombuffer(folded.encode("ascii"), np.uint8)]
 
     symbols = tuple(map(_printable, LETTERS))
-    bytes_ = np.ones(len(LETTERS), np.int32)
     return Tokenizer(
         "letters",
         len(LETTERS),
         symbols,
         0,
-        bytes_,
+        tuple(map(str.encode, LETTERS)),
         encode,
         lambda ids: "".join(LETTERS[i] for i in ids),
         digest("letters"),
@@ -155,13 +162,12 @@ def _char() -> Tokenizer:
 
     characters = [*map(chr, range(128)), "\N{REPLACEMENT CHARACTER}", ""]
     symbols = (*map(_printable, characters[:129]), "<separator>")
-    bytes_ = np.array([len(c.encode()) for c in characters], np.int32)
     return Tokenizer(
         "char",
         130,
         symbols,
         separator,
-        bytes_,
+        tuple(map(str.encode, characters)),
         encode,
         lambda ids: "".join(characters[i] for i in ids),
         digest("char"),
@@ -173,7 +179,7 @@ def _byte() -> Tokenizer:
     """UTF-8 bytes (ids 0 to 255); the separator is id 256. Decoding replaces what is not UTF-8 by U+FFFD."""
     separator = 256
     symbols = (*(_printable(chr(b)) if b < 128 else f"\\x{b:02x}" for b in range(256)), "<separator>")
-    bytes_ = np.array([1] * 256 + [0], np.int32)
+    pieces = (*(bytes([b]) for b in range(256)), b"")
 
     def encode(text: str) -> np.ndarray:
         return np.frombuffer(unicode_text(text).encode("utf-8"), np.uint8).astype(np.int32)
@@ -181,7 +187,7 @@ def _byte() -> Tokenizer:
     def decode(ids: Sequence[int] | np.ndarray) -> str:
         return bytes(int(i) for i in ids if i != separator).decode("utf-8", errors="replace")
 
-    return Tokenizer("byte", 257, symbols, separator, bytes_, encode, decode, digest("byte"))
+    return Tokenizer("byte", 257, symbols, separator, pieces, encode, decode, digest("byte"))
 
 
 def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Tokenizer:
@@ -211,27 +217,70 @@ def _subwords(kind: str, size: int, corpus: Corpus, cache: Path | None) -> Token
         model.save(str(folder / "tokenizer.json"))
 
     folder = prepared(cache, "tokenizers", f"{kind}-{size}-{corpus.fingerprint}", build)
-    model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return of_library(name, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), special)
+
+
+def of_library(name: str, model: Any, special: str | None = None) -> Tokenizer:
+    """A model of the `tokenizers` library on bytes, written as GPT-2 writes them or by SentencePiece's `▁` and `<0x00>`.
+
+    special: the token between documents; for None an id more, the last, takes that place. Special tokens stand for no text.
+    """
     model.encode_special_tokens = True  # text that looks like the separator is text
     ids = model.get_vocab()
-    pieces = sorted(ids, key=ids.__getitem__)  # one character per byte
-    texts = ["" if piece == special else model.decoder.decode([piece]) for piece in pieces]
-    symbols = (special, *("".join(map(_printable, text)) for text in texts[1:]))
-    bytes_ = np.array([0] + [len(piece) for piece in pieces[1:]], np.int32)
+    written = sorted(ids, key=ids.__getitem__)
+    size = len(written)
+    require(ids[written[-1]] == size - 1, "tokenizer", name, "a model whose ids are 0 to the number of its tokens")
+    to_bytes = byte_level if "ByteLevel" in str(model.decoder) else _metaspace
+    silent = {number for number, token in model.get_added_tokens_decoder().items() if token.special}
+    pieces = [b"" if number in silent else to_bytes(token) for number, token in enumerate(written)]
+    symbols = [
+        "".join(map(_printable, piece.decode("utf-8", "replace"))) or token
+        for piece, token in zip(pieces, written, strict=True)
+    ]
+    separator = size if special is None else ids[special]
+    pieces[separator:] = [b"", *pieces[separator + 1 :]]
+    symbols[separator:] = [special or "<separator>", *symbols[separator + 1 :]]
 
     def encode(text: str) -> np.ndarray:
         return np.array(model.encode(unicode_text(text), add_special_tokens=False).ids, np.int32)
 
+    def decode(ids: Sequence[int] | np.ndarray) -> str:
+        return b"".join(pieces[int(i)] for i in ids).decode("utf-8", "replace")
+
     return Tokenizer(
-        name,
-        size,
-        symbols,
-        0,
-        bytes_,
-        encode,
-        lambda ids: model.decode([int(i) for i in ids]),
-        digest(model.to_str()),
+        name, len(pieces), tuple(symbols), separator, tuple(pieces), encode, decode, digest(model.to_str())
     )
+
+
+def byte_level(written: str) -> bytes:
+    """The bytes of a token of GPT-2's byte-level tokenizers, which write each by a printable character.
+
+    A token with another character, as special ones may be, stands for its text.
+    """
+    byte_of = _byte_of_character()
+    return bytes(map(byte_of.__getitem__, written)) if all(c in byte_of for c in written) else written.encode()
+
+
+def byte_level_characters(piece: bytes) -> str:
+    """The inverse of `byte_level`."""
+    character_of = {byte: character for character, byte in _byte_of_character().items()}
+    return "".join(map(character_of.__getitem__, piece))
+
+
+@once
+def _byte_of_character() -> dict[str, int]:
+    """A byte that is printable by its own character, and others by those from U+0100 on."""
+    from tokenizers import pre_tokenizers
+
+    written = set(pre_tokenizers.ByteLevel.alphabet())
+    own = {chr(b): b for b in range(256) if chr(b) in written}
+    return own | {chr(256 + i): b for i, b in enumerate(sorted(set(range(256)) - set(own.values())))}
+
+
+def _metaspace(written: str) -> bytes:
+    """The bytes of a token of SentencePiece: U+2581 is a space, <0x41> a byte."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", written)
+    return bytes.fromhex(byte[1]) if byte else written.replace("\u2581", " ").encode()
 
 
 def _printable(character: str) -> str:

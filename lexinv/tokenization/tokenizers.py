@@ -251,13 +251,12 @@ def trap(alphabet: str, encoder: Literal["greedy", "minimum_length"]) -> Tokeniz
 def for_language_model(tokenizer: Tokenizer) -> language_model_tokenizers.Tokenizer:
     """The tokenizer as the data pipeline of language models takes it: one id more, the last, separates documents."""
     separator = tokenizer.size
-    token_bytes = [len(token.encode()) for token in tokenizer.vocabulary]
     return language_model_tokenizers.Tokenizer(
         name=tokenizer.name,
         vocab_size=tokenizer.size + 1,
         symbols=(*tokenizer.vocabulary, "<separator>"),
         separator=separator,
-        token_bytes=np.array([*token_bytes, 0], np.int32),
+        pieces=(*map(str.encode, tokenizer.vocabulary), b""),
         encode=tokenizer.encode,
         decode=lambda ids: tokenizer.decode([int(i) for i in ids if i != separator]),
         fingerprint=tokenizer.fingerprint,

@@ -1,5 +1,6 @@
 """Byte-pair encoding against the `tokenizers` library and against counting anew after every merge."""
 
+import contextlib
 import itertools
 import re
 from collections import Counter
@@ -87,6 +88,34 @@ def test_a_merge_that_never_occurs_changes_nothing():
     _, (pairs, change), (others, _) = pair_changes(one_chunk(np.array([0, 1, 0, 1])), [(1, 1), (0, 1)], 2)
     assert not len(pairs) and not len(change)
     assert sorted(others.tolist()) == [1, PAIR, 3 * PAIR + 3]
+
+
+@given(pieces=PIECES, refused=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 2))))
+@settings(max_examples=100, deadline=None)
+def test_merges_go_on_from_initial_ones_and_leave_out_what_is_refused(pieces, refused):
+    """Initial merges are taken whatever their counts; a refused pair is in no merge."""
+    merges, _ = counting_anew(pieces, 3, 9)
+    half = merges[: len(merges) // 2]
+    assert learn_merges(chunks_of(pieces), 3, 3 + len(merges), half) == merges
+    rare = [(2, 2), (3, 3)]  # whatever the text
+    assert learn_merges(chunks_of(pieces), 3, 5, rare) == rare
+    parts = [(symbol,) for symbol in range(3)]
+
+    def allowed(left, right):
+        return (left[-1], right[0]) not in refused
+
+    found = []
+    with contextlib.suppress(InvalidConfig):
+        for size in range(4, 9):
+            found = learn_merges(chunks_of(pieces), 3, size, found, allowed)
+    for left, right in found:
+        assert allowed(parts[left], parts[right])
+        parts.append(parts[left] + parts[right])
+
+
+def test_an_initial_merge_before_its_parts_is_refused():
+    with pytest.raises(InvalidConfig, match=r"initial\[1\]"):
+        learn_merges(one_chunk(np.array([0, 1, 0, 1])), 2, 5, [(0, 1), (3, 0)])
 
 
 def test_merges_of_raw_text_are_those_of_the_library():

