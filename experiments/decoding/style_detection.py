@@ -114,11 +114,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     every = [Detectors(talkers, *parts) for parts in zip(talkers.base, younger, encoders, strict=True)]
     cold = Sampling(config.temperature)
 
-    def drawn(place: int, name: str, count: int) -> Words:
-        """Of human authors, equally many of each."""
-        authors = jnp.asarray([*authors_of(talkers)], jnp.int32)
-        return talkers.human(stream(jax.random.key(seeds[place]), name), jnp.tile(authors, -(-count // len(authors))))
-
     def suspect(place: int) -> Words:
         key = stream(jax.random.key(seeds[place]), "suspect")
         return talkers.write(talkers.supervised[place], key, config.support, cold).tokens
@@ -139,10 +134,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     course = talkers.prefer("tuned", dict.fromkeys(targets, talkers.supervised), preferred, config.temperature)
 
     def fools(name: str) -> list[float]:
-        """A(1) after every round, on texts that no choice was made from."""
+        """A(1) at the start and after every round, on the texts by which a round is chosen."""
         arm, seed = name.split("-")
         place, found = seeds.index(int(seed)), []
-        human = drawn(place, "validation", config.texts)
+        authors = jnp.asarray([*authors_of(talkers)], jnp.int32)
+        authors = jnp.tile(authors, -(-config.texts // len(authors)))
+        human = talkers.human(stream(jax.random.key(int(seed)), "validation"), authors)
         for models in course:
             key = stream(jax.random.key(int(seed)), f"validation {arm}")
             machine = talkers.write(models[arm][place], key, config.texts, cold).tokens
@@ -158,11 +155,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         if machine == "assistant":
             return Source(talkers.supervised[place], config.temperature)
         if machine == "imitation":
-            key, everybody = (
-                stream(jax.random.key(seeds[place]), "exemplars"),
-                jnp.arange(config.dialogues.world.authors),
-            )
-            return Source(talkers.base[place], 1.0, talkers.whole(talkers.human(key, everybody)))
+            key = stream(jax.random.key(seeds[place]), "exemplars")
+            given = talkers.human(key, jnp.arange(config.dialogues.world.authors))
+            return Source(talkers.base[place], 1.0, talkers.whole(given))
         nearest = int(np.argmin(np.abs(np.array(rounds[f"{machine}-{seeds[place]}"]) - 0.5)))
         return Source(course[nearest][machine][place], config.temperature)
 

@@ -93,8 +93,8 @@ class Detectors:
 
     def alike(self, support: Words) -> Callable[[np.ndarray], Float[np.ndarray, " sets"]]:
         """The score of sets of vectors [sets, n, width]: the cosine of their mean with that of texts which a suspect wrote."""
-        goal = unit(self.styles(support).mean(axis=0))
-        return lambda sets: np.asarray(unit(sets.mean(axis=1)) @ goal)
+        goal = unit(_styles(self.encoder, support).mean(axis=0))
+        return lambda sets: np.asarray(unit(jnp.asarray(sets.mean(axis=1))) @ goal)
 
 
 _statistics, _styles = jax.jit(lm_statistics), jax.jit(document_styles)

@@ -33,11 +33,10 @@ def branching_factor(
 
     entropy: the mean over positions of the mean entropy of the texts that are still alive there; no text is drawn for the last step
     (Rao-Blackwell). likelihood: the mean over texts of -log p(text) / length, which comes to the same as texts grow. published: the first
-    up to `LIMIT` tokens, then the second. Factors of several prompts are averaged as they are. Raises `InvalidConfig` for unlike shapes,
-    and where no text is alive at the start.
+    up to `LIMIT` tokens, then the second. Factors of several prompts are averaged as they are. Raises `InvalidConfig` where no text
+    is alive at the start.
     """
     choose("estimator", estimator, ("entropy", "likelihood", "published"))
-    require(log_probs.shape == entropy.shape, "log_probs", log_probs.shape, f"the shape of entropy, {entropy.shape}")
     mean, kept = _of_positions(entropy, alive)
     if estimator == "entropy" or (estimator == "published" and entropy.shape[1] <= LIMIT):
         return jnp.exp(_mean(mean, kept))
@@ -96,13 +95,11 @@ def halved(
 
 def _of_positions(entropy: Array, alive: Array) -> tuple[Float[Array, " time"], Bool[Array, " time"]]:
     """(mean over those alive, whether this position counts)."""
-    require(entropy.ndim == 2, "entropy", entropy.shape, "[texts, time]")
-    require(alive.shape == entropy.shape, "alive", alive.shape, f"the shape of entropy, {entropy.shape}")
     if not isinstance(alive, Tracer):
         require(bool(np.asarray(alive)[:, 0].any()), "alive", "none", "a text that is alive at the start")
     count = jnp.sum(alive, axis=0)
     mean = jnp.sum(jnp.where(alive, entropy, 0.0), axis=0) / jnp.maximum(count, 1).astype(entropy.dtype)
-    longest = jnp.quantile(jnp.sum(alive, axis=1).astype(jnp.float32), LENGTH, method="higher")
+    longest = jnp.sort(jnp.sum(alive, axis=1))[int(np.ceil(LENGTH * (len(entropy) - 1)))]
     return mean, (count > min(FEW, len(entropy) - 1)) & (jnp.arange(entropy.shape[1]) < longest)
 
 

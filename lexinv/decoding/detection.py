@@ -33,7 +33,7 @@ class LmStatistics(NamedTuple):
 
 def lm_statistics(
     logits_p: Float[Array, "texts time vocab"],
-    logits_q: Float[Array, "texts time vocab"],
+    logits_q: Float[Array, "texts time other_vocab"],
     tokens: Int[Array, "texts time"],
     mask: Bool[Array, "texts time"],
 ) -> LmStatistics:

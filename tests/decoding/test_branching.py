@@ -91,9 +91,5 @@ def test_what_has_no_factor_is_refused():
     alive = jnp.ones((4, 5), bool)
     with pytest.raises(InvalidConfig, match="alive at the start"):
         branching_factor(nats, nats, alive & False)
-    with pytest.raises(InvalidConfig, match="log_probs"):
-        branching_factor(nats, nats[:, :4], alive)
-    with pytest.raises(InvalidConfig, match="estimator"):
-        branching_factor(nats, nats, alive, "both")
     with pytest.raises(InvalidConfig, match="window"):
         local_branching(nats, alive, 0)

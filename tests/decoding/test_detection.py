@@ -80,7 +80,7 @@ def test_statistics_by_hand_and_without_padding(laws):
 
 def test_auroc_counts_pairs_and_half_of_ties():
     rng = np.random.default_rng(0)
-    human, machine = rng.integers(0, 6, 30), rng.integers(1, 8, 20)
+    human, machine = rng.integers(0, 6, 30) * 1.0, rng.integers(1, 8, 20) * 1.0
     pairs = (machine[:, None] > human).mean() + 0.5 * (machine[:, None] == human).mean()
     np.testing.assert_allclose(auroc(human, machine), pairs, rtol=1e-12)
     np.testing.assert_allclose(auroc(machine, human), 1 - pairs, rtol=1e-12)
@@ -99,10 +99,10 @@ def test_sets_of_normal_scores_are_told_as_often_as_theory_says(shift):
 
 
 def test_the_area_is_that_of_quadrature_and_says_nothing_of_equal_laws():
-    counts = np.arange(1, 33)
+    counts = tuple(range(1, 33))
 
     def told(n):
-        return norm.cdf(0.4 * np.sqrt(n / 2))
+        return norm.cdf(0.4 * np.sqrt(np.asarray(n) / 2))
 
     np.testing.assert_allclose(aura(told(counts), counts), quad(told, 1, 32)[0] / 31, rtol=1e-4)
     assert aura(told(counts), counts, "log n") < aura(told(counts), counts)
