@@ -8,6 +8,7 @@ expected number of matches itself, which here is exact.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from experiments.harness.presets import presets
 from experiments.harness.style import panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
+from experiments.subjects.noisy_training import NoisyTraining, tuned_arms
 from experiments.subjects.noisy_translation import GRAMS, NOISES
 from lexinv.decoding.edit_invariant import edit_invariant_loss
 from lexinv.decoding.policy_gradient import overlap_reward, policy_gradient_loss

@@ -44,9 +44,9 @@ def test_another_token_is_gone_on_with_as_if_the_text_were_read_anew(whole):
     pair = HalvedPair(whole.config, whole.world, whole.half, whole.tuned | {"model": moved}, whole.requests)
     texts, told = tell(pair, "asked")
     assert told.differs.any() and np.all(told.same[~told.differs] == 1)
-    before = pair.requests["asked"].shape[1]
+    before, table = pair.requests["asked"].shape[1], np.asarray(pair.large["table"])
     for row, step in np.argwhere(told.differs)[:3]:
-        other = int(np.argmin(np.linalg.norm(np.asarray(pair.large["table"] - told.given.chosen[row, step]), axis=1)))
+        other = int(np.argmin(np.linalg.norm(table - np.asarray(told.given.chosen[row, step]), axis=1)))
         prompt = np.append(texts[row, : before + step], other)[None].astype(np.int32)
         on = answers(pair.world, prompt, SENTENCE)[0, before + step :]
         both = pair.said(on), pair.said(texts[row, before + step :][: 1 + SENTENCE])
