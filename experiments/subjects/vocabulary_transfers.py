@@ -53,7 +53,7 @@ def passages(corpus: Corpus, split: str, count: int, size: int, seed: int) -> li
     random, texts = np.random.default_rng(seed), corpus.splits[split]
     long = [i for i in range(len(texts)) if len(texts[i]) > size + 40]
     found = []
-    for i in random.choice(long, count, replace=len(long) < count):
+    for i in random.choice(long, count, replace=len(long) < count).tolist():
         start = texts[i].find(" ", int(random.integers(len(texts[i]) - size - 20)))
         found.append(texts[i][start : texts[i].rfind(" ", start + 1, start + size + 1)])
     return found
