@@ -118,7 +118,7 @@ def aura(
     x = np.asarray(counts, np.float64)
     require(len(x) >= 2 and bool(np.all(np.diff(x) > 0)), "counts", list(counts), "two or more, ascending")
     x = np.log(x) if weight == "log n" else x
-    return np.trapezoid(np.asarray(values, np.float64), x, axis=-1) / (x[-1] - x[0])
+    return np.asarray(np.trapezoid(np.asarray(values, np.float64), x, axis=-1) / (x[-1] - x[0]))
 
 
 def initialize_style_encoder(key: Key[Array, ""], vocab: int, hidden: int = 256, width: int = 64) -> Params:
