@@ -216,7 +216,7 @@ def figure(results: Mapping[str, Any]) -> Figure:
     lines(axes[0], results["exposures"], caught_of)
     axes[0].set(xlabel="share of billed tokens that is opened", ylabel="share of padded traces caught", ylim=(0, 1.02))
     axes[0].set_xticks(results["exposures"], [f"{x:.2f}" for x in results["exposures"]])
-    axes[0].legend(fontsize=7)
+    axes[0].legend(loc="center right", bbox_to_anchor=(1.0, 0.44), fontsize=7)
     by_attack = {
         ATTACKS[attack]: arms[f"learned {blocks[0]}", "caught"][:, -2, 0, place]
         for place, attack in enumerate(results["attacks"])
