@@ -163,7 +163,8 @@ def published_cuts(
     if config.model != UNTRAINED:
         world, merges = open_pretrained(config.model, workspace), load_published(config.model).merges
         pairs, strict = (BytePairs(world.tokenizer, SMOLLM2_SPLIT, merges, ahead) for ahead in (True, False))
-        model = tree_log_probs(world.model.config, world.model.params, world.model.vocab, 8 * config.length, 16)
+        most = min(8 * config.length, world.model.config.max_length)
+        model = tree_log_probs(world.model.config, world.model.params, world.model.vocab, most, 16)
     rng = np.random.default_rng(0)
     prose, code = (excerpts(corpora[name], 0, config.texts, config.length) for name in (config.prose, config.code))
     chosen = [(text, int(rng.integers(config.length // 4, config.length))) for text in prose[: config.cuts]]

@@ -11,7 +11,6 @@ last token in common are a range of the sorted tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -26,7 +25,6 @@ Context = tuple[int, ...]
 LogProbs = Callable[[Sequence[Context]], Float[np.ndarray, "contexts vocab"]]
 """The model: ln p(next token) after each of some contexts, sequences of ids, the empty one among them."""
 
-Rule = Literal["exact", "healing", "naive"]
 RULES = ("exact", "healing", "naive")
 
 
@@ -57,9 +55,7 @@ class State:
     masked: bool
 
 
-def start(
-    byte_pairs: BytePairs, prompt: bytes, log_probs: LogProbs, masked: bool = True, rule: Rule = "exact"
-) -> State:
+def start(byte_pairs: BytePairs, prompt: bytes, log_probs: LogProbs, masked: bool = True, rule: str = "exact") -> State:
     """The state after a prompt, which may end anywhere; the model is called once, with all contexts that matter.
 
     All is conditioned on the tokens up to the last place where a piece of text ends however the prompt goes on, which are certain.
@@ -176,7 +172,7 @@ def _state(
             _branch(byte_pairs, context, weight, row, masked), low=low, high=high, depth=len(prompt) - at
         )
     state = State(byte_pairs, tuple(branch for branch in found.values() if branch.low < branch.high), masked)
-    covered = len(state.branches) > 0 and _masses(state).sum() > 0
+    covered = len(state.branches) > 0 and bool(_masses(state).sum() > 0)
     require(covered, "prompt", prompt[-16:], "bytes that some sequence of tokens covers")
     return state
 
