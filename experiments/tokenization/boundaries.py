@@ -303,8 +303,8 @@ def figure(results: dict[str, Any]) -> Figure:
         for metric, end in (("F1", ""), ("precision", "_precision"), ("recall", "_recall"))
     }
     bars(axes[4], ("LiB", "BPE", "Unigram"), f1)
-    axes[4].legend(loc="lower right")
-    axes[4].set(title="words in a text without spaces", ylabel="boundaries inside of clauses")
+    axes[4].legend(loc="upper center", ncols=3)
+    axes[4].set(title="words in a text without spaces", ylabel="boundaries inside of clauses", ylim=(0, 1))
     for metric, color in zip(("stability", "amplification"), PALETTE, strict=False):
         values = np.stack([caps[cap][metric] for cap in caps], axis=1)
         axes[5].plot(list(caps), values.mean(axis=0), "o-", color=color, label=metric, markersize=3)
