@@ -32,7 +32,7 @@ def chain_tokens(
         for end in range(length + 1):
             beginnings[text[:end]] += chance
     apart = np.concatenate([texts, np.zeros((len(texts), 1), np.uint8)], axis=1).ravel()
-    tokens = 1 + apply_merges(apart, merges, 256)  # 0 is the separator
+    tokens = 1 + apply_merges(apart.astype(np.int32), merges, 256)  # 0 is the separator
     mass: Counter[Context] = Counter()
     for row, chance in zip(np.split(tokens, np.flatnonzero(tokens == 1) + 1), chances.tolist(), strict=False):
         ids = (*row[:-1].tolist(), 0)
