@@ -42,10 +42,10 @@ class Config(Checked):
 
     corpus: str = "python-stdlib"
     most_bytes: Count = 10_000_000
-    line_bytes: Count = 3_000_000
+    line_bytes: Count = 2_000_000
     size: Count = 8192
     transition: Fraction = 0.9
-    rounds: Count = 5
+    rounds: Count = 3
     languages: Distinct[str] = messages(MANY)
     category_bytes: Count = 1_000_000
     merges: Count = 1500

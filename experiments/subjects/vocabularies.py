@@ -39,8 +39,8 @@ class Vocabularies(Checked):
     others: Count = 4096
     chunk: Positive = 30.0
     domain_sizes: Counts = (2048, 4096)
-    cap: Count = 3
-    reads: less_is_better.LessIsBetter = less_is_better.LessIsBetter()
+    cap: Count = 4
+    reads: less_is_better.LessIsBetter = less_is_better.LessIsBetter(documents=600)
     published: tuple[str, ...] = ("j2", "o200k")
 
     def checks(self):

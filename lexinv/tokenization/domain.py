@@ -24,9 +24,10 @@ def train(
 ) -> Tokenizer:
     """Byte-pair encoding of `size` tokens (and a separator, id 0), of which the last ones are the forced ones.
 
-    most_characters: of a merged token, None for any number; as in the released trainer bytes are counted, and one more is allowed, which is
-    that of a leading space. forced: found in a text before it is cut into words, wherever they stand as whole words, and never merged with
-    anything. Unlike the released tokenizers it does not normalise (NFKC), so that decoding gives the text back.
+    most_characters: of a merged token, None for any number; bytes are counted, that of a leading space among them, as the library does
+    whose `max_token_length` is one more (the released trainers add one). forced: found in a text before it is cut into words, wherever they
+    stand as whole words, and never merged with anything; of one that merges make, too, there is one token, and the vocabulary is smaller.
+    Unlike the released tokenizers it does not normalise (NFKC), so that decoding gives the text back.
 
     Raises `InvalidConfig` for a cap below one character, forced tokens that are not all different and of two or more bytes, a size that
     does not hold them, an empty text, and where no pair is left.
@@ -40,7 +41,7 @@ def train(
     require(any(texts), "texts", len(texts), "some that are not empty")
 
     def allowed(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
-        return most_characters is None or len(left) + len(right) <= most_characters + 1
+        return most_characters is None or len(left) + len(right) <= most_characters
 
     chunks = byte_chunks(count_pieces(texts, O200K_SPLIT))
     model = ByteLevelBPE(name, learn_merges(chunks, 256, size - len(forced), allowed=allowed), O200K_SPLIT).library()
