@@ -55,12 +55,14 @@ def find_words(name: str, count: int, config: less_is_better.LessIsBetter, seed:
 
 
 def keep_boundaries(name: str, cap: int | None, size: int, lines: int, rate: float, seed: int) -> dict[str, float]:
-    """Mean stability, and tokens that change for each character that does, of held-out lines with errors, under a cap on tokens."""
+    """Mean stability, and tokens that change for each character that does, of held-out lines with errors, under a cap on tokens.
+
+    The cap does not count one byte more, that of a leading space: as in the released trainer."""
     corpus, rng = load_corpus(name), np.random.default_rng(seed)
     documents = [text for split in corpus.splits.values() for text in split]
     order = rng.permutation(len(documents))
     held, kept = ([documents[place] for place in part] for part in np.split(order, [max(len(order) // 10, 1)]))
-    tokenizer = domain.train(kept, size, most_characters=cap)
+    tokenizer = domain.train(kept, size, most_characters=None if cap is None else cap + 1)
     clean = [line.strip()[:LONGEST] for text in held for line in text.splitlines() if line.isascii()]
     clean = [line for line in clean if len(line) >= SHORTEST]
 

@@ -254,7 +254,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         claimed.append(
             Claim(
                 "validity_predicts_bits_at_one_size",
-                f"Among tokenizers of {SIZE} tokens, too, %TR goes with fewer bits per byte.",
+                f"Among tokenizers that may have {SIZE} tokens, too, %TR goes with fewer bits per byte.",
                 OURS,
                 one_size,
                 {"r": below(-0.6)},
