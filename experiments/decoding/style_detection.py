@@ -290,5 +290,5 @@ def figure(results: dict[str, Any]) -> Figure:
         panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel=f"texts of a set (AURA up to {counts[-1]})", ylabel="A(n)")
         panel.set_xticks(counts, [str(n) for n in counts])
         panel.minorticks_off()
-    axes[0].legend(fontsize=7, loc="lower right")
+    axes[0].legend(fontsize=7, loc="lower right", ncols=2)
     return drawn
