@@ -63,7 +63,7 @@ def test_what_is_allowed_is_the_beginning_of_some_encoding(split, byte_pairs, tr
 
 
 @given(text=st.text(st.sampled_from(" \n'estr.)1éß日\u0301"), max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_encoded_is_allowed(byte_pairs, text):
     pairs = byte_pairs(GPT2_SPLIT)
     ids = pairs.tokenizer.encode(text).tolist()
@@ -83,5 +83,3 @@ def test_other_tokenizers_are_refused(byte_pairs):
         BytePairs(of_library("unigram:258", model, "<separator>"), GPT2_SPLIT)
     with pytest.raises(InvalidConfig, match="toy.*all that the merges make"):
         BytePairs(bpe, GPT2_SPLIT, [(ord("q"), ord("q"))])
-    with pytest.raises(InvalidConfig, match="toy.*by these merges and this split"):
-        BytePairs(bpe, GPT2_SPLIT, [(ord("i"), ord("t")), (ord("h"), ord("e"))])

@@ -32,7 +32,7 @@ def test_the_expression_looks_ahead_between_blank_lines():
 
 
 def test_ensembles_are_means_of_probabilities():
-    corpus = Corpus("toy", "toy", {"train": [], "validation": [], "test": [8 * TEXT]}, "")
+    corpus = Corpus("toy", "toy", {"test": [8 * TEXT]})
     texts = excerpts(corpus, 0, 3, 24)
     assert all(len(text) == 24 and not text[:1].isspace() for text in texts)
 
