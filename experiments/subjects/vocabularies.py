@@ -35,11 +35,11 @@ class Vocabularies(Checked):
     sizes: Counts = (1024, 2048, 4096, 8192, 16384)
     size: Count = 8192
     transitions: Fractions = (0.3, 0.6, 0.9)
-    most_bytes: Count = 2_500_000
+    most_bytes: Count = 3_000_000
     others: Count = 4096
     chunk: Positive = 30.0
     domain_sizes: Counts = (2048, 4096)
-    cap: Count = 3
+    cap: Count = 4
     reads: less_is_better.LessIsBetter = less_is_better.LessIsBetter(documents=600)
     published: tuple[str, ...] = ("j2", "o200k")
 

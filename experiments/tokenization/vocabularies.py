@@ -291,7 +291,7 @@ def draw_sizes(axes: Axes, results: dict[str, Any], name: str) -> None:
         point(results["published"][other], np.array(rates), other, GREY, marker)
     axes.axhline(arms[name, "ceiling"].mean(), color=BLACK, linestyle="--", linewidth=1, label="bytes per word")
     axes.set(xscale="log", title=name, xlabel="types", ylabel="bytes per held-out token")
-    ticks = [*sizes, *results["published"].values()][:: 2 if results["published"] else 1]
+    ticks = [*sizes[::2], *(list(results["published"].values())[:1] if name in results["published_rates"] else [])]
     axes.set_xticks(ticks, [f"{tick / 1024:.0f}k" for tick in ticks])
     axes.minorticks_off()
 
@@ -319,19 +319,25 @@ def figure(results: dict[str, Any]) -> Figure:
     growing.legend()
     half, whole = results["domain_sizes"]
     labels = {"half": f"{half}", "domain": f"{whole}", "forced": f"{whole},\nforced", "short": f"{whole},\nshort"}
-    texts = {"home": "held-out text of the domain", "away": "general text"}
+    texts = {"home": "the domain", "away": "general text"}
     found = {
         text: (label, np.stack([savings(results, text)[kind] for kind in labels], 1)) for text, label in texts.items()
     }
     bars(saving, list(labels.values()), found)
     saving.axhline(0, color=BLACK, linewidth=0.7)
     saving.set(title="a domain's vocabulary", ylabel=f"% fewer tokens than general {whole}")
-    saving.legend(loc="lower left")
+    saving.margins(y=0.3)
+    saving.legend(loc="upper center", ncols=2)
     places = [(number + 0.5) / BINS for number in range(BINS)]
     for name, color in zip(names, (BLUE, VERMILION, GREEN, ORANGE), strict=False):
-        band(ranked, places, arms[name, "superwords"], f"SuperBPE, {name}", color)
+        band(ranked, places, arms[name, "superwords"], name, color)
     for name, shares in results["ranks"].items():
         ranked.plot(places, shares, color=BLACK, label=name)
-    ranked.set(title="superwords by rank", xlabel="rank over size", ylabel="share of several words", ylim=(0, 1))
-    ranked.legend()
+    ranked.set(
+        title="superwords by rank, SuperBPE and J2",
+        xlabel="rank over size",
+        ylabel="share of several words",
+        ylim=(0, 1),
+    )
+    ranked.legend(loc="upper left")
     return drawn
