@@ -194,7 +194,7 @@ def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Our promises about training."""
-    size, mixed, byte = results["size"], results["mixtures"], results["next_byte"]
+    size, mixed, byte = results["size"], results["mixtures"], results.get("next_byte")
     raw, lines = (results[part]["bytes"] / 1e6 for part in ("words", "superwords"))
     return [
         *promise(
@@ -221,7 +221,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         *promise(
             "a_row_and_a_quarter_for_a_byte",
             "After the start a byte takes one row of the model, and all else at most a quarter of that.",
-            {"rows": byte["rows"], "rest over row": times(byte["rest"], byte["row"])},
+            {"rows": byte["rows"], "rest over row": times(byte["rest"], byte["row"])} if byte else {},
             {"rows": below(1.05).every_seed, "rest over row": below(0.25)},
             "rows",
         ),

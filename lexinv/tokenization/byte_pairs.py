@@ -39,7 +39,8 @@ class BytePairs:
     ahead, as GPT-2's does after white space, the beginning of an encoding need not be the encoding of a beginning: it is valid here as
     soon as some text goes on with it.
 
-    pieces: the tokens that encoding writes, sorted. lengths: their bytes. places: of an id in `pieces`, -1 for others.
+    pieces: the tokens that encoding writes, sorted. lengths: their bytes. continues: those that begin inside a character. places: of an
+    id in `pieces`, -1 for others.
 
     tokenizer: any that is byte-level BPE. split: its expression (Oniguruma's syntax), `(?!)` for none; letters are taken to be alike but
     for case, except after an apostrophe. merges: see `lexinv.data.byte_level`; for None they are recovered from the order of the ids.
@@ -65,7 +66,7 @@ class BytePairs:
         self._number(merges, [self.by_bytes.get(piece, -1) for piece in spelled])
         texts = [string.decode("utf-8", "ignore") for string in strings]
         self._characters = np.array(list(map(len, texts)))
-        self._continues = np.array([0x80 <= string[0] < 0xC0 for string in strings])
+        self.continues = np.array([0x80 <= string[0] < 0xC0 for string in strings])
         heads = [[_shape(text[:_HEAD]), _shape("'" + text[:_HEAD])[1:]] for text in texts]
         self._heads = [np.unique(each, return_inverse=True) for each in zip(*heads, strict=True)]
         self._verdict, self._allowed = lru_cache(4096)(self._judge), lru_cache(2048)(self._judged)
@@ -150,7 +151,7 @@ class BytePairs:
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         text = decoder.decode(b"".join(self.pieces.strings[place] for place in tail))
         alone = not tail or bool(self._characters[tail[-1]] <= 1)
-        apart = len(tail) > 1 and alone and not text[-1:].isalnum() and bool(self.unmerged(tail[-2])[tail[-1]])
+        apart = len(tail) > 1 and alone and _looked_at(text) and bool(self.unmerged(tail[-2])[tail[-1]])
         within = bool(decoder.getstate()[0])
         return self._allowed(_shape(text[-_SEEN:]), within, tail[-1] if tail else -1, alone, apart)
 
@@ -168,14 +169,14 @@ class BytePairs:
         """alone: the last token is one character. apart: it may be left apart from the token before it, within one piece of text."""
         unmerged = self.unmerged(last) if last >= 0 else np.ones(len(self.lengths), bool)
         if within:
-            return unmerged & self._continues
+            return unmerged & self.continues
         whole = cut = True
-        if len(before) > 1 and not before[-1].isalnum():
+        if len(before) > 1 and _looked_at(before):
             whole, cut = not alone or apart, alone
         verdict = self._verdict(before) * self._reached
         joined = verdict & (_JOINED * whole | _JOINED_CUT * cut) != 0
         begun = verdict & (_BEGUN * whole | _BEGUN_CUT * cut) != 0
-        return (begun | (joined & unmerged)) & ~self._continues
+        return (begun | (joined & unmerged)) & ~self.continues
 
     def _judge(self, before: str) -> UInt8[np.ndarray, " pieces"]:
         """Of every token the bits of all ways in which a text may go on with it."""
@@ -222,6 +223,11 @@ def _recovered(tokenizer: Tokenizer) -> Merges:
     except InvalidConfig as error:
         allowed = f"byte-pair encoding on bytes, with its ids in the order of the merges ({error})"
         raise InvalidConfig("tokenizer", tokenizer.name, allowed) from None
+
+
+def _looked_at(text: str) -> bool:
+    """Whether what comes next may end a piece just before the last character: after white space and signs, and in a contraction."""
+    return not text[-1:].isalnum() or text[-2:-1] == "'"
 
 
 def _shape(text: str) -> str:

@@ -187,6 +187,7 @@ def _branch(
     masses, end = chances[byte_pairs.pieces.ids], float(chances[byte_pairs.tokenizer.separator])
     if masked:
         masses = np.where(valid, masses, 0.0)
+        end *= bool((valid & ~byte_pairs.continues).any())  # no text ends inside a character
     total = float(masses.sum() + end) or 1.0  # nothing follows a context that no text has
     return Branch(context, weight, masses / total, end / total, valid, 0, len(masses), 0)
 

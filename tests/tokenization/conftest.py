@@ -19,7 +19,7 @@ def byte_pairs():
     """`byte_pairs(split, **options)`."""
 
     def made(split, **options):
-        merges = learn_merges(byte_chunks(count_pieces([4 * TEXT], split)), 256, 346)
+        merges = learn_merges(byte_chunks(count_pieces([4 * TEXT], split)), 256, 292)
         return BytePairs(ByteLevelBPE("toy", merges, split).tokenizer(), split, merges, **options)
 
     return made
