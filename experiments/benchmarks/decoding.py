@@ -12,20 +12,15 @@ from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns
 from experiments.benchmarks.decoding_problem import DecodingProblem
+from experiments.benchmarks.problems import transformer
 from experiments.benchmarks.promises import bars, mark, promise, speed, times
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREY, VERMILION, panels
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
-from lexinv.nn.transformer import TransformerConfig
 from lexinv.validation import Checked, Count
 
 PAPERS = ()
-
-
-def transformer(depth: int, width: int, heads: int, room: int) -> TransformerConfig:
-    sizes = {"depth": depth, "width": width, "heads": heads, "mlp_width": 4 * width, "max_length": room}
-    return TransformerConfig(positions="learned", unroll=depth, **sizes)
 
 
 @dataclass(frozen=True)

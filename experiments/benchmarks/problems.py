@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,18 @@ class Problem(Checked):
     def tokens(self) -> int:
         """Tokens of a step."""
         return self.batch_size * self.context
+
+    @property
+    def lexinvariant(self) -> "Problem":
+        """The same step with a lexicon drawn for every sequence."""
+        return replace(self, lexicon=replace(self.lexicon, kind="lexinvariant"))
+
+    def with_vocabularies(self, *sizes: tuple[int, int, int]) -> tuple["Problem", ...]:
+        """The problem at each (vocabulary, vocab_block, batch size), without microbatches."""
+        return tuple(
+            replace(self, vocab=vocab, batch_size=rows, microbatches=1, lexicon=LexiconConfig(vocab_block=block))
+            for vocab, block, rows in sizes
+        )
 
     def peak_shares(self, seconds: Sequence[float]) -> list[float]:
         """Model FLOP utilisation of steps of these durations on the device here; none below `WIDE`, or where its peak is not known."""
@@ -93,6 +105,12 @@ class Problem(Checked):
         )
         tokens = torch.from_numpy(self.batch).long().to(device)
         return lambda: step(tokens).item()
+
+
+def transformer(depth: int, width: int, heads: int, context: int, **rest: Any) -> TransformerConfig:
+    """With learned positions and an MLP four times as wide, layers unrolled; `rest` changes any field."""
+    sizes = {"depth": depth, "width": width, "heads": heads, "mlp_width": 4 * width, "max_length": context}
+    return TransformerConfig(**{**sizes, "positions": "learned", "unroll": depth, **rest})
 
 
 def jax_problem(problem: Problem, population: Literal["none", "map", "vmap"] = "none"):

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns, size_sweep
-from experiments.benchmarks.problems import WIDE, Problem, timed_population
+from experiments.benchmarks.problems import WIDE, Problem, timed_population, transformer
 from experiments.benchmarks.promises import bars, by_size, mark, over_ours, promise, speed, times
 from experiments.benchmarks.worker import Worker, environment, planned, prepare
 from experiments.harness.intervals import Interval
@@ -28,26 +28,11 @@ from experiments.harness.turns import turns
 from experiments.harness.verdicts import Claim, above, below
 from experiments.harness.workspace import Workspace
 from lexinv.nn.lexicon import LexiconConfig
-from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.population import population_here
 from lexinv.validation import Checked, Count, Distinct
 
 PAPERS = ()
 LARGE_VOCABULARY = 32768
-
-
-def transformer(depth: int, width: int, heads: int, context: int, **rest: Any) -> TransformerConfig:
-    sizes = {"depth": depth, "width": width, "heads": heads, "mlp_width": 4 * width, "max_length": context}
-    return TransformerConfig(**{**sizes, "positions": "learned", "unroll": depth, **rest})
-
-
-def with_vocabularies(problem: Problem, *sizes: tuple[int, int, int]) -> tuple[Problem, ...]:
-    """The problem at each (vocabulary, vocab_block, batch size), without microbatches."""
-    return tuple(
-        replace(problem, vocab=vocab, batch_size=rows, microbatches=1, lexicon=LexiconConfig(vocab_block=block))
-        for vocab, block, rows in sizes
-    )
-
 
 # Not tinier: for small matrices XLA writes out loops of its own, which take longer to compile than these do.
 TINY = Problem(transformer(1, 64, 2, 64), batch_size=8, context=64, microbatches=2)
@@ -65,7 +50,7 @@ class Config(Checked):
     """
 
     problem: Problem = SMALL
-    overhead: Distinct[Problem] = (SMALL, *with_vocabularies(SMALL, (4096, 0, 2), (LARGE_VOCABULARY, 2048, 1)))
+    overhead: Distinct[Problem] = (SMALL, *SMALL.with_vocabularies((4096, 0, 2), (LARGE_VOCABULARY, 2048, 1)))
     memory: Problem = Problem(transformer(4, 512, 8, 512), BLOCKWISE, LARGE_VOCABULARY, batch_size=8, context=512)
     population: Problem = Problem(transformer(2, 64, 2, 64), batch_size=8, context=64)
     sweep: Problem = replace(SMALL, batch_size=4, microbatches=1)
@@ -107,7 +92,7 @@ PRESETS = presets(
     },
     paper={
         "problem": LARGE,
-        "overhead": (LARGE, *with_vocabularies(LARGE, (4096, 0, 8), (LARGE_VOCABULARY, 2048, 8))),
+        "overhead": (LARGE, *LARGE.with_vocabularies((4096, 0, 8), (LARGE_VOCABULARY, 2048, 8))),
         "memory": replace(LARGE, vocab=LARGE_VOCABULARY, lexicon=BLOCKWISE, batch_size=8),
         "population": Problem(transformer(4, 128, 4, 256)),
         "sweep": replace(LARGE, batch_size=8),
@@ -141,19 +126,13 @@ def against_torch(config: Config, log: Path) -> dict[str, Any]:
     return {"tokens": problem.tokens, "peak_shares": problem.peak_shares(measured["seconds"]["lexinv"]), **measured}
 
 
-def lexinvariant(problem: Problem) -> Problem:
-    return replace(problem, lexicon=replace(problem.lexicon, kind="lexinvariant"))
-
-
 def overhead(config: Config, log: Path) -> list[dict[str, Any]]:
     """Lexinvariant and standard step in turn, for each problem."""
     size = log, config.cores, config.rounds, config.steps
-
-    def measured(problem: Problem) -> dict[str, Any]:
-        sides = {"standard": problem, "lexinvariant": lexinvariant(problem)}
-        return {"vocab": problem.vocab, "tokens": problem.tokens, **in_turns(sides, *size)}
-
-    return [measured(problem) for problem in config.overhead]
+    pairs = [{"standard": problem, "lexinvariant": problem.lexinvariant} for problem in config.overhead]
+    return [
+        {"vocab": pair["standard"].vocab, "tokens": pair["standard"].tokens, **in_turns(pair, *size)} for pair in pairs
+    ]
 
 
 def memory(config: Config, log: Path) -> dict[str, Any]:
@@ -162,7 +141,7 @@ def memory(config: Config, log: Path) -> dict[str, Any]:
     steps = {
         "standard": replace(problem, lexicon=LexiconConfig()),
         "standard, blockwise": problem,
-        "lexinvariant, blockwise": lexinvariant(problem),
+        "lexinvariant, blockwise": problem.lexinvariant,
     }
     with Worker(log, config.cores) as worker:
         sizes = {label: worker.ask(planned, problem=step) for label, step in steps.items()}
@@ -209,13 +188,11 @@ def sweep(config: Config, log: Path) -> dict[str, Any]:
     """Seconds of a standard step by size, and the exponent of a power law fitted to them in each round."""
     base, model = config.sweep, config.sweep.model
     per_head = model.width // model.heads
-
-    def wide(width: int) -> TransformerConfig:
-        return replace(model, width=width, mlp_width=4 * width, heads=max(width // per_head, 1))
-
+    heads = {n: max(n // per_head, 1) for n in config.widths}
+    wide = {n: replace(model, width=n, mlp_width=4 * n, heads=heads[n]) for n in config.widths}
     axes = {
         "context": {n: replace(base, context=n, model=replace(model, max_length=n)) for n in config.contexts},
-        "width": {n: replace(base, model=wide(n)) for n in config.widths},
+        "width": {n: replace(base, model=wide[n]) for n in config.widths},
         "vocabulary": {n: replace(base, vocab=n) for n in config.vocabs},
     }
     return size_sweep(axes, log, config.cores, config.rounds, config.steps)
@@ -240,7 +217,7 @@ def memory_ratios(measured: dict[str, Any]) -> dict[str, float]:
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Our own promises about speed and memory; too small a size is not judged."""
-    against, sizes, start_up = results["against_torch"], results["memory"], results["start_up"]
+    against, sizes, begun = results["against_torch"], results["memory"], results["start_up"]
     members, steps = (results["population"][name] for name in ("members", "steps"))
     lexica, used = lexicon_ratios(results), results["used_population"]
     vocabulary = next(iter(lexica))
@@ -284,10 +261,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "quick_start",
             "Wall clock of a fresh process that lists the experiments, and of importing lexinv beyond importing jax.",
             {
-                "experiments list": np.array(start_up["python -m experiments list"]),
-                "import lexinv.nn, .training": np.subtract(
-                    start_up["import lexinv.nn, .training"], start_up["import jax"]
-                ),
+                "experiments list": np.array(begun["python -m experiments list"]),
+                "import lexinv.nn, .training": np.subtract(begun["import lexinv.nn, .training"], begun["import jax"]),
             },
             below(1.0),
             "s",

@@ -72,7 +72,7 @@ class Config(Checked):
     width: Count = 64
     steps: Count = 1500
     batch_size: Count = 32
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 1e-2
     real: str = "smollm2"
     tasks: Count = 16
     each: Count = 3
@@ -108,7 +108,7 @@ PRESETS = presets(
         "depth": 6,
         "width": 256,
         "steps": 20_000,
-        "learning_rate": 3e-4,
+        "learning_rate": 3e-3,
         "real": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
         "tasks": 160,
         "each": 10,
@@ -125,7 +125,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         seed: problems(config.length, config.problems, config.candidates, seed, config.kept) for seed in config.seeds
     }
     judge = TrainedJudge(config.length, config.depth, config.width)
-    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=min(50, config.steps // 5))
+    optimizer = OptimizerConfig("muon", learning_rate=config.learning_rate, warmup_steps=min(50, config.steps // 5))
     training = Training(config.steps, config.batch_size, config.seeds, optimizer, steps_per_dispatch=10)
     known = {seed: world[config.held :] for seed, world in worlds.items()}
     trained = train(

@@ -8,26 +8,26 @@ expected number of matches itself, which here is exact.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, by_metric
+from experiments.harness.arms import Arms
 from experiments.harness.figures import lines
 from experiments.harness.presets import presets
 from experiments.harness.style import panels
-from experiments.harness.training import Training, initial, stacked, train
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.noisy_translation import GRAMS, NOISES, Translation
+from experiments.subjects.noisy_training import NoisyTraining, tuned_arms
+from experiments.subjects.noisy_translation import GRAMS, NOISES
 from lexinv.decoding.edit_invariant import edit_invariant_loss
 from lexinv.decoding.policy_gradient import overlap_reward, policy_gradient_loss
-from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import Allowed, Checked, Count, CountOrZero, Positive, Seeds
+from lexinv.validation import Count
 
 PAPERS = ("liu2022dont",)
 LOSSES = {
@@ -49,10 +49,6 @@ SETTINGS = {
 }
 """Six of each loss: (learning rate, strength). The strength is the share that smoothing gives to all tokens alike, the share of tokens that
 are dropped, or the weight of cross-entropy beside what the loss is named after."""
-TUNED = (("none", 0.0), ("shift", 1.0), ("repetition", 1.0))
-"""What settings are chosen for, the same for all noises: the highest mean BLEU."""
-FIRST_OF_TUNING = 10_000
-"""Numbers of the members that are tuned, apart from all others."""
 TABLE = "liu2022dont: released results on Multi30k"
 BIGRAMS = {
     "shift": (
@@ -75,37 +71,17 @@ BIGRAMS = {
     ),
 }
 """Claims on bigrams with all targets corrupted: noise, statement, rule, published."""
-Levels = Annotated[
-    tuple[float, ...], Allowed(lambda v: v[-1:] == (1.0,) and v[0] > 0, "shares, the last 1", ((), (0.5,)))
-]
 
 
 @dataclass(frozen=True)
-class Config(Checked):
-    """warm_steps: on cross-entropy, from which every loss goes on for `steps`. levels: shares of targets that are corrupted.
+class Config(NoisyTraining):
+    """n: of the n-grams that are matched."""
 
-    n: of the n-grams that are matched. tests: clean sources that are translated, by seed. tuning_seed: of the choice of settings.
-    """
-
-    task: Translation = Translation()
-    warm_steps: Count = 200
-    steps: Count = 400
-    batch_size: Count = 32
-    learning_rate: Positive = 5e-3
     n: Count = 2
-    levels: Levels = (0.5, 1.0)
-    tests: Count = 256
-    tuning_seed: CountOrZero = 100
-    seeds: Seeds = (0, 1, 2)
 
     def checks(self):
-        yield self.tuning_seed not in self.seeds, "tuning_seed", "none of the seeds"
+        yield from super().checks()
         yield self.n <= self.task.length, "n", f"at most the length of a target, {self.task.length}"
-        yield self.warm_steps % 10 == self.steps % 10 == 0, "steps", "multiples of 10"
-
-    def training(self, steps: int) -> Training:
-        optimizer = OptimizerConfig(learning_rate=self.learning_rate, warmup_steps=min(20, steps // 5))
-        return Training(steps, self.batch_size, self.seeds, optimizer, steps_per_dispatch=10)
 
 
 PRESETS = presets(
@@ -121,6 +97,7 @@ PRESETS = presets(
         "tests": 16,
         "seeds": (0, 1),
     },
+    quick={"seeds": (0, 1, 2)},
     paper={
         "task.symbols": 1000,
         "task.length": 24,
@@ -139,69 +116,14 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm `loss/noise/level` and seed what `Translation.translated` measures; by loss the settings that were tried, with BLEU."""
-    task = config.task
-
-    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        given = jax.lax.stop_gradient(params["given"])
-        source, clean = task.draw(stream(key, "source"), len(batch["row"]))
-        targets = task.corrupted(clean, given["noise"], given["level"], stream(key, "noise"))
-        log_probs = task.log_probs(params["learned"], source)
-        found = losses(config, log_probs, targets, given["strength"], key)
-        chosen = [jnp.where(given["loss"] == place, found[name], 0.0) for place, name in enumerate(LOSSES)]
-        return jnp.sum(jnp.stack(chosen)), {}
-
-    def members(rows: list[tuple[str, str, float, float]]) -> dict[str, jax.Array]:
-        """What is given to each: (loss, noise, level, strength)."""
-        noises, names = ("none", *NOISES), list(LOSSES)
-        columns = [(names.index(a), max(noises.index(b) - 1, 0), c, d) for a, b, c, d in rows]
-        parts = zip(("loss", "noise", "level", "strength"), np.array(columns, np.float32).T, strict=True)
-        return {name: jnp.asarray(values) for name, values in parts}
-
-    conditions = [("none", 0.0), *((noise, level) for noise in NOISES for level in config.levels)]
-    begun = [(*condition, config.tuning_seed) for condition in TUNED]
-    begun += [(*condition, seed) for condition in conditions for seed in config.seeds]
-    start = {
-        "learned": initial(task.start, [seed for *_, seed in begun]),
-        "given": members([("ce", noise, level, 0.0) for noise, level, _ in begun]),
-    }
-    own = tuple((place, config.learning_rate) for place in range(len(begun)))
-    warm = train("noisy_references/warm", start, loss, None, config.training(config.warm_steps), workspace, members=own)
-    warm = {of: params["learned"] for of, params in zip(begun, warm, strict=True)}
-
-    def go_on(name: str, first: int, rows: list[tuple[str, str, float, int, float, float]]) -> list[dict[str, Any]]:
-        """Each (loss, noise, level, seed, rate, strength) trained, and what it translates."""
-        given = members([(kind, noise, level, strength) for kind, noise, level, _, _, strength in rows])
-        start = {"learned": stacked([warm[noise, level, seed] for _, noise, level, seed, *_ in rows]), "given": given}
-        own = tuple((first + place, rate) for place, (*_, rate, _) in enumerate(rows))
-        folder = f"noisy_references/{name}"
-        trained = train(folder, start, loss, None, config.training(config.steps), workspace, members=own)
-        pairs = zip(trained, rows, strict=True)
-        return [task.translated(params["learned"], row[3], config.tests) for params, row in pairs]
-
-    seed, every = config.tuning_seed, [(kind, setting) for kind in LOSSES for setting in SETTINGS[kind]]
-    tuned = [(kind, *condition, seed, *setting) for kind, setting in every for condition in TUNED]
-    scores = [found["bleu"] for found in go_on("tuning", FIRST_OF_TUNING, tuned)]
-    table = np.array(scores).reshape(len(LOSSES), -1, len(TUNED)).mean(axis=2)
-    best = {kind: SETTINGS[kind][int(np.argmax(row))] for kind, row in zip(LOSSES, table, strict=True)}
-    rows = [
-        (kind, *condition, seed, *best[kind]) for kind in LOSSES for condition in conditions for seed in config.seeds
-    ]
-    arms: dict[str, list[Any]] = {}
-    for (kind, noise, level, *_), found in zip(rows, go_on("arms", len(begun), rows), strict=True):
-        arms.setdefault(f"{kind}/{noise}/{level:g}", []).append(found)
-    settings = {
-        kind: [[*setting, round(score, 2)] for setting, score in zip(SETTINGS[kind], row, strict=True)]
-        for kind, row in zip(LOSSES, table.tolist(), strict=True)
-    }
-    fixed = {"corpora": {}, "seeds": config.seeds, "levels": config.levels, "chosen": best, "settings": settings}
-    return fixed | {"arms": {arm: by_metric(found) for arm, found in arms.items()}}
+    return tuned_arms("noisy_references", config, SETTINGS, partial(losses, config), workspace)
 
 
 def losses(
-    config: Config, log_probs: jax.Array, targets: jax.Array, strength: jax.Array, key: jax.Array
+    config: Config, params: Any, source: jax.Array, targets: jax.Array, strength: jax.Array, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Every loss of a batch of log-probabilities [rows, slots, vocab] and targets [rows, slots]."""
-    there = config.task.there
+    """Every loss of a batch of sources and targets [rows, slots]."""
+    log_probs, there = config.task.log_probs(params, source), config.task.there
     mask = there(targets)
     nats = -jnp.take_along_axis(log_probs, targets[..., None], axis=2)[..., 0]
     plain = jnp.mean(nats)

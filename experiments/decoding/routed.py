@@ -12,38 +12,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, by_metric, train_arms
+from experiments.harness.arms import Arms, by_metric
 from experiments.harness.figures import legend_beside
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILION, panels
-from experiments.harness.training import Training, stacked
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects.dialogue_models import TINY, DialogueModels, DialogueWorld
-from experiments.subjects.dialogue_pair import Labelled, Pair, constant, forwards_of_speculation, kinds, label
-from lexinv.data.dialogues import judge
-from lexinv.decoding.routing import (
-    aleatoric,
-    choose_threshold,
-    compute_per_token,
-    entropy,
-    features,
-    initialize_router,
-    margin,
-    router,
-    router_loss,
+from experiments.subjects import dialogue_models, token_routers
+from experiments.subjects.dialogue_models import DialogueModels, DialogueWorld
+from experiments.subjects.dialogue_pair import Labelled, Pair, forwards_of_speculation, kinds, label, oracle
+from experiments.subjects.token_routers import (
+    ROUTES,
+    SCORES,
+    RouterConfig,
+    at_random,
+    constant,
+    learned,
+    trained_routers,
 )
+from lexinv.data.dialogues import judge
+from lexinv.decoding.routing import Features, choose_threshold, compute_per_token, features, router
 from lexinv.nn.language_model import Params
-from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count
 
 PAPERS = ("fu2025r2r",)
 LABELS = {
     "router": ("router", BLUE),
     "noisy": ("router, a fifth of the labels flipped", GREEN),
+    "on_policy": ("router, half of the labels on its own texts", ORANGE),
     "entropy": ("entropy", VERMILION),
     "margin": ("margin", PURPLE),
     "aleatoric": ("LogU", BLACK),
@@ -58,76 +57,65 @@ class Config(Checked):
     dialogues: DialogueModels = DialogueModels()
     labelled: Count = 256
     problems: Count = 256
-    width: Count = 64
-    blocks: Count = 2
-    router: Training = Training(
-        steps=600,
-        batch_size=256,
-        seeds=(0, 1, 2),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
-        steps_per_dispatch=50,
-    )
+    router: RouterConfig = RouterConfig()
     shares: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48, 0.64, 0.8)
     flipped: float = 0.2
 
     def checks(self):
-        same = self.router.seeds == self.dialogues.training.seeds
-        yield same, "router.seeds", f"dialogues.training.seeds = {self.dialogues.training.seeds}"
+        same = self.router.training.seeds == self.dialogues.training.seeds
+        yield same, "router.training.seeds", f"dialogues.training.seeds = {self.dialogues.training.seeds}"
+        yield self.labelled >= 2, "labelled", "at least 2"
         yield list(self.shares) == sorted(set(self.shares)), "shares", "ascending"
 
 
 PRESETS = presets(
     Config(),
-    smoke={
-        **TINY,
-        "labelled": 8,
-        "problems": 8,
-        "width": 8,
-        "blocks": 1,
-        "router.steps": 20,
-        "router.seeds": (0, 1),
-        "router.batch_size": 16,
-        "router.optimizer.warmup_steps": 5,
-        "router.steps_per_dispatch": 20,
-        "shares": (0.1, 0.5),
+    smoke={**dialogue_models.TINY, **token_routers.TINY, "labelled": 8, "problems": 8, "shares": (0.1, 0.5)},
+    quick={"dialogues.training.seeds": (0,), "router.training.seeds": (0,)},
+    paper={
+        "labelled": 8192,
+        "problems": 2048,
+        "router.width": 1024,
+        "router.blocks": 6,
+        "router.training.steps": 20_000,
     },
-    quick={"dialogues.training.seeds": (0,), "router.seeds": (0,)},
-    paper={"labelled": 8192, "problems": 2048, "width": 1024, "blocks": 6, "router.steps": 20_000},
 )
 
 
-def at_random(given: Any, step: Array, small: Array, large: Array) -> Array:
-    return jax.random.uniform(jax.random.fold_in(given[0], step), small.shape[:1]) - given[1]
-
-
-def oracle(given: Any, step: Array, small: Array, large: Array) -> Array:
-    """Where they say different things: what the labels say on a text of the large model."""
-    ours, theirs = (given[jnp.argmax(logits, axis=-1)] for logits in (small, large))
-    return jnp.where(ours == theirs, -1.0, 1.0)
-
-
-def learned(given: Any, step: Array, small: Array, large: Array) -> Array:
-    params, table, threshold = given
-    return router(params, features(small, table)) - threshold
-
-
-SCORES = {"entropy": entropy, "margin": margin, "aleatoric": aleatoric}
-ROUTES = {
-    name: lambda given, step, small, large, score=score: score(small) - given[0] for name, score in SCORES.items()
-}
-
-
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """arms[arm] of uncertainty and routers: share and accuracy [seed][shares]; of the others [seed]."""
-    seeds, dialogues = config.router.seeds, DialogueWorld(config.dialogues, workspace)
+    """arms[arm] of uncertainty and routers: share and accuracy [seed][shares]; of the others [seed].
+
+    on_policy: a router of as many labels, half of them along texts of both models, of which the first router said who writes.
+    """
+    seeds, dialogues = config.router.training.seeds, DialogueWorld(config.dialogues, workspace)
     pairs = [Pair(config.dialogues, *models) for models in zip(dialogues.small, dialogues.large, strict=True)]
-    world = dialogues.world
+    world, places = dialogues.world, range(len(seeds))
 
-    def labelled(name: str) -> list[Labelled]:
-        both = zip(pairs, seeds, strict=True)
-        return [label(pair, pair.problems(world, seed, name, config.labelled)) for pair, seed in both]
+    def problems(place: int, name: str) -> Int[Array, "texts prompt"]:
+        return pairs[place].problems(world, seeds[place], name, config.labelled)
 
-    routers, held_out = trained_routers(config, pairs, labelled("learned"), workspace), labelled("chosen")
+    def read(place: int, found: Labelled) -> Features:
+        return features(jnp.asarray(found.logits), pairs[place].small["table"])
+
+    def trained(name: str, arms: dict[str, list[Labelled]]) -> dict[str, list[Params]]:
+        given = {arm: [(read(at, found[at]), found[at].diverges) for at in places] for arm, found in arms.items()}
+        return trained_routers(name, config.router, given, workspace)
+
+    known, held_out = ([label(pairs[at], problems(at, name)) for at in places] for name in ("learned", "chosen"))
+    noisy = [flipped(one, seed, config.flipped) for one, seed in zip(known, seeds, strict=True)]
+    routers = trained("routers", {"router": known, "noisy": noisy})
+
+    def threshold(place: int) -> float:
+        scores = router(routers["router"][place], read(place, held_out[place]))
+        return choose_threshold(np.asarray(scores).ravel(), held_out[place].diverges.ravel())
+
+    def by_router(arm: str, place: int, limit: Array | float) -> tuple[Params, tuple[Array], Array]:
+        return routers[arm][place], (pairs[place].small["table"],), jnp.asarray(limit)
+
+    half, firsts = config.labelled // 2, [by_router("router", at, threshold(at)) for at in places]
+    own = [label(pairs[at], problems(at, "learned")[half:], learned, firsts[at]) for at in places]
+    both = [jax.tree.map(lambda a, b: np.concatenate([a[:half], b]), *two) for two in zip(known, own, strict=True)]
+    routers |= trained("on_policy", {"on_policy": both})
 
     def of_seed(name: str) -> dict[str, Any]:
         place = seeds.index(int(name))
@@ -135,38 +123,33 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         prompt = pair.problems(world, int(name), "asked", config.problems)
         sizes = [sum(leaf.size for leaf in jax.tree.leaves(params)) for params in (pair.small, pair.large)]
 
-        def sent(route: Callable[..., Array], given: Any) -> dict[str, Any]:
+        def sent(route: Callable[..., Array], given: Any) -> dict[str, float]:
             mixed = pair.decode(prompt, route, given)
             right = judge(world, jnp.concatenate([prompt[:, 1:], mixed.tokens], axis=1)).answered
             counted, true = compute_per_token(np.asarray(mixed.routed), *sizes)
-            found = {
-                "share": mixed.routed.mean(),
-                "accuracy": right.mean(),
-                "understated": true.mean() / counted.mean(),
-            }
+            understated = true.mean() / counted.mean()
+            found = {"share": mixed.routed.mean(), "accuracy": right.mean(), "understated": understated}
             return {metric: float(value) for metric, value in found.items()}
 
         def swept(route: Callable[..., Array], scores: Array, *given: Any) -> dict[str, list[float]]:
             """At the quantiles of the scores on held-out texts of the large model."""
-            thresholds = [jnp.quantile(scores, 1 - share) for share in config.shares]
-            return by_metric([sent(route, (*given, threshold)) for threshold in thresholds])
+            limits = [jnp.quantile(scores, 1 - share) for share in config.shares]
+            return by_metric([sent(route, (*given, limit)) for limit in limits])
 
         found: dict[str, Any] = {
             "small": sent(constant, -1.0),
             "large": sent(constant, 1.0),
             "oracle": sent(oracle, kinds(world.config)),
             "random": swept(at_random, jnp.linspace(0.0, 1.0, 1001), jax.random.key(place)),
+            "router at its threshold": sent(learned, firsts[place]),
         }
         for arm, route in ROUTES.items():
             found[arm] = swept(route, SCORES[arm](chosen.logits))
         for arm, params in routers.items():
-            table = pair.small["table"]
-            scores = router(params[place], features(chosen.logits, table))
-            found[arm] = swept(learned, scores, params[place], table)
-            if arm == "router":
-                threshold = choose_threshold(np.asarray(scores).ravel(), chosen.diverges.ravel())
-                found["router at its threshold"] = sent(learned, (params[place], table, jnp.asarray(threshold)))
-        shares = {"differs": float(chosen.differs.mean()), "diverges": float(chosen.diverges.mean())}
+            *given, _ = by_router(arm, place, 0.0)
+            found[arm] = swept(learned, router(params[place], read(place, chosen)), *given)
+        shares = {name: float(getattr(chosen, name).mean()) for name in ("differs", "diverges")}
+        shares["diverges on own texts"] = float(own[place].diverges.mean())
         return {"arms": found, "shares": shares, "speculation": forwards_of_speculation(pair, prompt)}
 
     rows = list(workspace.stages("routes", map(str, seeds), of_seed).values())
@@ -175,29 +158,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {"seeds": seeds, "arms": arms, "shares": shares, "speculation": lossless}
 
 
-def trained_routers(
-    config: Config, pairs: list[Pair], found: list[Labelled], workspace: Workspace
-) -> dict[str, list[Params]]:
-    """By arm a router for each seed; of the noisy one a share of the labels is flipped."""
-
-    def start(seed: int, pair: Pair, one: Labelled, flipped: float) -> tuple[Params, dict[str, Any]]:
-        labels = one.diverges ^ (np.random.default_rng(seed).random(one.diverges.shape) < flipped)
-        rows = features(one.logits.reshape(labels.size, -1), pair.small["table"])
-        weight = jnp.float32((labels.size - labels.sum()) / max(labels.sum(), 1))
-        begun = initialize_router(jax.random.key(seed), rows, config.width, config.blocks)
-        return begun, {"rows": rows, "labels": jnp.asarray(labels.ravel(), jnp.float32), "weight": weight}
-
-    def loss(params: Params, given: Any, key: Array) -> tuple[Array, dict[str, Array]]:
-        chosen = jax.random.randint(key, (config.router.batch_size,), 0, len(given["labels"]))
-        rows = jax.tree.map(lambda x: x[chosen], given["rows"])
-        return router_loss(router(params, rows), given["labels"][chosen] > 0, given["weight"]), {}
-
-    of_seeds = list(zip(config.router.seeds, pairs, found, strict=True))
-    starts = {
-        arm: stacked([start(*one, flipped) for one in of_seeds])
-        for arm, flipped in {"router": 0.0, "noisy": config.flipped}.items()
-    }
-    return train_arms("routers", list(starts), starts, loss, config.router, workspace)
+def flipped(found: Labelled, seed: int, share: float) -> Labelled:
+    """With this share of the labels the other way round."""
+    return found._replace(diverges=found.diverges ^ (np.random.default_rng(seed).random(found.diverges.shape) < share))
 
 
 def needed(results: dict[str, Any], arm: str, level: float = 0.95) -> Float[np.ndarray, " seeds"]:
@@ -284,7 +247,8 @@ def figure(results: dict[str, Any]) -> Figure:
     drawn, (axes,) = panels(1, 1, width=6.6, height=3.6, titles=("Right answers by what the large model writes",))
     for arm, (name, color) in LABELS.items():
         share, accuracy = arms[arm, "share"], arms[arm, "accuracy"]
-        axes.plot(share.mean(axis=0), accuracy.mean(axis=0), "o-", color=color, label=name, markersize=3)
+        line = "o--" if arm == "on_policy" else "o-"  # above the router's, which it hardly differs from
+        axes.plot(share.mean(axis=0), accuracy.mean(axis=0), line, color=color, label=name, markersize=3)
         axes.vlines(
             share.mean(axis=0), accuracy.min(axis=0), accuracy.max(axis=0), color=color, linewidth=0.8, alpha=0.6
         )

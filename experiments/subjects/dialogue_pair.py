@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.subjects.dialogue_models import LEXICON, DialogueModels
+from experiments.subjects.token_routers import constant
 from lexinv.data.dialogues import SENTENCE, DialogueConfig, World, draw_texts
 from lexinv.decoding.drafts import SmallModel, small_model
 from lexinv.decoding.routing import Mixed, Reader, mixed_decode
@@ -35,8 +36,10 @@ def kinds(config: DialogueConfig) -> Int[Array, " vocab"]:
     return jnp.asarray(found)
 
 
-def constant(given: Any, step: Array, small: Array, large: Array) -> Array:
-    return jnp.full(small.shape[:1], given)
+def oracle(given: Any, step: Array, small: Array, large: Array) -> Array:
+    """Where they say different things, given `kinds`: what the labels say on a text of the large model."""
+    ours, theirs = (given[jnp.argmax(logits, axis=-1)] for logits in (small, large))
+    return jnp.where(ours == theirs, -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -67,45 +70,50 @@ class Pair:
         return mixed_decode(*readers, prompt=prompt, steps=world.length - world.prompt, route=route, given=given)
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Of every token of texts of the large model: the small one's logits, and whether its own token differs, and says something else."""
+class Labelled(NamedTuple):
+    """Of every token of texts: the small model's logits, and whether the large one's token differs, and says something else."""
 
     logits: Float[Array, "texts steps vocab"]
     differs: Bool[np.ndarray, "texts steps"]
     diverges: Bool[np.ndarray, "texts steps"]
 
 
-def label(pair: Pair, prompt: Int[Array, "texts prompt"]) -> Labelled:
-    """The paper's labels: the large model goes on from each other token to the end of the sentence, which is compared with its own."""
+def label(
+    pair: Pair, prompt: Int[Array, "texts prompt"], route: Callable[..., Array] = constant, given: Any = 1.0
+) -> Labelled:
+    """The paper's labels along the texts that this route writes, by default the large model's own.
+
+    The large model goes on from either model's token to the end of the sentence, and what the two sentences say is compared.
+    """
     config, says = pair.config.world, np.asarray(kinds(pair.config.world))
-    found = pair.decode(prompt, constant, 1.0)
-    whole, before = np.concatenate([prompt, found.tokens], axis=1), prompt.shape[1]
-    read = jax.jit(make_logits(pair.config.small, LEXICON, config.vocab))
+    whole, before = np.concatenate([prompt, pair.decode(prompt, route, given).tokens], axis=1), prompt.shape[1]
+    ends, length = range(config.first["stop"], config.first["stop"] + config.stops), whole.shape[1]
     batch = {"tokens": jnp.asarray(whole[:, 1:]), "row": jnp.arange(len(whole))}
-    logits = read(pair.small, batch, jax.random.key(0))[:, before - 1 :]
-    texts, places = np.nonzero(np.asarray(found.differs))
-    diverges, ends = (
-        np.zeros(found.differs.shape, bool),
-        range(config.first["stop"], config.first["stop"] + config.stops),
-    )
-    for part in np.array_split(np.arange(len(texts)), -(-len(texts) // ROWS)) if len(texts) else ():
-        rows, at = texts[part], places[part] + before
-        count = np.ones(ROWS, np.int32)
-        count[: len(part)] = at + 1
-        other = np.zeros((ROWS, whole.shape[1]), np.int32)
-        other[: len(part)] = np.where(np.arange(whole.shape[1]) < at[:, None], whole[rows], 0)
-        other[np.arange(len(part)), at] = np.argmax(np.asarray(logits)[rows, places[part]], axis=-1)
-        reader = pair.reader(pair.config.large, pair.large, ROWS, whole.shape[1] + SENTENCE)
-        keys = jax.random.split(jax.random.key(0), ROWS)
-        on = generate(
-            *reader, jnp.asarray(other), jnp.asarray(count), keys, SENTENCE, Sampling(0.0), (*ends, config.end)
-        )
-        for row, text, place in zip(range(len(part)), rows, at, strict=True):
-            ours = [other[row, place], *np.asarray(on.tokens[row])[np.asarray(on.alive[row])]]
-            theirs = whole[text, place:]
-            diverges[text, place - before] = said(ours, says, ends) != said(theirs, says, ends)
-    return Labelled(logits, np.asarray(found.differs), diverges)
+
+    def read(model: TransformerConfig, params: Params) -> Float[Array, "texts steps vocab"]:
+        return jax.jit(make_logits(model, LEXICON, config.vocab))(params, batch, jax.random.key(0))[:, before - 1 :]
+
+    logits = read(pair.config.small, pair.small)
+    chosen = [np.asarray(jnp.argmax(x, axis=-1)) for x in (logits, read(pair.config.large, pair.large))]
+    differs = chosen[0] != chosen[1]
+    texts, places = np.nonzero(differs)
+    diverges, keys = np.zeros(differs.shape, bool), jax.random.split(jax.random.key(0), ROWS)
+    for part in range(0, len(texts), ROWS):
+        rows, steps = (np.resize(of[part : part + ROWS], ROWS) for of in (texts, places))
+        at, sentences = steps + before, list[list[list[int]]]()
+        for tokens in chosen:
+            first = tokens[rows, steps][:, None]
+            begun = jnp.asarray(np.where(np.arange(length) < at[:, None], whole[rows], first))
+            reader = pair.reader(pair.config.large, pair.large, ROWS, length + SENTENCE)
+            stops = (*ends, config.end)
+            on = generate(*reader, begun, jnp.asarray(at + 1), keys, SENTENCE, Sampling(0.0), stops)
+            written, alive = (
+                np.concatenate([first, on.tokens], axis=1),
+                np.pad(on.alive, ((0, 0), (1, 0)), constant_values=True),
+            )
+            sentences.append([said(row[kept], says, ends) for row, kept in zip(written, alive, strict=True)])
+        diverges[rows, steps] = [ours != theirs for ours, theirs in zip(*sentences, strict=True)]
+    return Labelled(logits, differs, diverges)
 
 
 def said(tokens: Any, says: np.ndarray, ends: range) -> list[int]:

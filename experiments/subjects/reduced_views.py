@@ -1,6 +1,6 @@
-"""What is left of a real vision transformer's view when tokens are reduced: of its CLS, of what it retrieves, of a layer's spectrum."""
+"""What is left of a real vision transformer's view when tokens are reduced: its CLS, what it retrieves, a dense map, a spectrum."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.subjects.pretrained_vision import displayed
 from experiments.subjects.reduced_vision import BATCH
-from lexinv.merging.plan import Plan
+from lexinv.merging.dense_head import DenseHead, every_patch, importance_map
+from lexinv.merging.methods import apply
+from lexinv.merging.plan import Plan, composed
 from lexinv.merging.spectral import spectral_distance, token_graph
 from lexinv.nn.reduced import Reduced, Seen
 from lexinv.nn.vision_transformer import Encoded, VisionConfig, encode
@@ -18,12 +21,13 @@ from lexinv.nn.vision_transformer import Encoded, VisionConfig, encode
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """A model, and images [units, images, ...] with labels [units, images], or without."""
+    """A model, and images [units, images, ...] with labels [units, images], or without; then perhaps a dense head."""
 
     model: VisionConfig
     params: Any
     images: np.ndarray
     labels: np.ndarray | None = None
+    head: DenseHead | None = None
 
     def read(self, see: Callable[[Any], Encoded], unit: int) -> np.ndarray:
         """Logits of a unit's images, or their CLS at length one."""
@@ -65,14 +69,23 @@ def measure_in(
 ) -> Callable[[str, int], dict[str, Any]]:
     """measure(arm, unit) of `measured`: of each of the arm's views what is `kept`, without labels what is `retrieved`.
 
+    Of the map of a dense head, which reads every patch (`every_patch`), 1 less the mean absolute difference from the whole model's (`map`).
+
     views: the reduced encoders of an arm. spectra: by arm the place of the view whose first layer's spectral `distance` is measured.
     """
-    of, spectra = lru_cache(1)(views), spectra or {}
+    of, spectra, look = lru_cache(1)(views), spectra or {}, whole(world)
 
     @cache
     def bank() -> np.ndarray:
-        see = whole(world)
-        return np.stack([world.read(see, unit) for unit in range(len(world.images))])
+        return np.stack([world.read(look, unit) for unit in range(len(world.images))])
+
+    @jax.jit
+    def mapped(head: Any, encoded: Encoded) -> Any:
+        return importance_map(head, every_patch(world.model, encoded))
+
+    @cache
+    def whole_map(unit: int) -> np.ndarray:
+        return np.asarray(mapped(world.head, look(jnp.asarray(world.images[unit]))))
 
     @cache
     def graphs(unit: int) -> list[np.ndarray]:
@@ -102,11 +115,32 @@ def measure_in(
             "kept": [round(float((one * bank()[unit]).sum(-1).mean()), 6) for one in seen],
             "retrieved": [retrieved(one, bank(), unit) for one in seen],
         }
+        if world.head is not None:
+            apart = [np.abs(mapped(world.head, one) - whole_map(unit)).mean() for one in encoded]
+            found["map"] = [round(float(1 - each), 6) for each in apart]
         if arm in spectra:
             found["distance"] = distance(encoded[spectra[arm]].handed_on[0], unit)
         return found
 
     return measure
+
+
+def pictured(world: World, units: Mapping[int, str], methods: Sequence[str], ratio: float) -> list[dict[str, Any]]:
+    """The first image of some units, labelled, and by method the group of every patch after the last layer, -1 for pruned ones."""
+    images, first, groups = np.stack([world.images[unit, 0] for unit in units]), world.model.protected, {}
+    for method in methods:
+        plan = composed(
+            apply(world.model, world.params, method, ratio, jax.random.key(0))(jnp.asarray(images)).handed_on
+        )
+        groups[method] = np.where(plan.weight > 0, plan.assign - first, -1)[:, first:]
+    return [
+        {
+            "image": displayed(images[at], world.model.patches).tolist(),
+            "label": label,
+            "groups": {method: of[at].tolist() for method, of in groups.items()},
+        }
+        for at, label in enumerate(units.values())
+    ]
 
 
 def log_gain(kept: np.ndarray, other: np.ndarray | float) -> np.ndarray:

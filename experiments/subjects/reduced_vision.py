@@ -1,6 +1,6 @@
 """What token reduction does to trained Vision Transformers: schedules, their FLOPs, and accuracy."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from experiments.harness.training import Params
+from experiments.harness.arms import by_metric
+from experiments.harness.training import Params, Training, stacked, train
+from experiments.harness.workspace import Workspace
 from experiments.subjects.font_characters import cross_entropy, normalised
 from experiments.subjects.glyph_classifiers import accuracy
 from lexinv.data.glyphs import Images
@@ -25,6 +27,9 @@ BATCH = 64
 """Images at a time."""
 
 Schedule = tuple[int, ...]
+
+Subjects = Sequence[tuple[Params, Images]]
+"""Model and held-out images of each seed."""
 
 LABELS = {
     "tome": "ToMe",
@@ -112,3 +117,33 @@ def schedules_beside(model: VisionConfig, logits: Array) -> dict[str, Schedule]:
     goal = flops(model, learned)
     by_hand = {"ratio": ratio_schedules, "fixed": even_schedules}
     return {"learned": learned, **{name: at_flops(model, made, goal) for name, made in by_hand.items()}}
+
+
+def learned_rates(
+    model: VisionConfig,
+    subjects: Subjects,
+    methods: Sequence[str],
+    penalty: float,
+    given: Any,
+    learning: Training,
+    workspace: Workspace,
+    target: float,
+) -> dict[str, Any]:
+    """By schedule, the one learned for a target and those by hand at each seed's FLOPs: tokens, FLOPs; by method accuracy.
+
+    given: batches, for `train` as `learning` says.
+    """
+    start = jnp.zeros((len(subjects), model.layers.depth - 1, model.patches))
+    params = {"learned": start, "frozen": stacked([params for params, _ in subjects])}
+    loss = make_rate_loss(model, target, penalty)
+    found = train(f"rates-{target}", params, loss, given, learning, workspace, tokens=model.tokens)
+    by_seed = by_metric([schedules_beside(model, tree["learned"]) for tree in found])
+
+    def accuracies(method: str, schedules: Sequence[Schedule]) -> list[float]:
+        return [accuracy_of(*own, model, method, one) for own, one in zip(subjects, schedules, strict=True)]
+
+    return {
+        "tokens": {name: [list(token_counts(model.tokens, one)) for one in some] for name, some in by_seed.items()},
+        "flops": {name: [round(flops(model, one), 5) for one in some] for name, some in by_seed.items()},
+        "accuracy": {way: {name: accuracies(way, some) for name, some in by_seed.items()} for way in methods},
+    }

@@ -1,7 +1,8 @@
 """A small and a larger language model of the same text and tokenizer, and prompts that neither has read: what decoding is tried on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,22 +58,31 @@ TINY = {
 
 @dataclass(frozen=True)
 class TextPair:
-    """large, small: a tree for each seed. identities: of both, in the run's models folder."""
+    """large, small: a tree for each seed, trained when first asked for, or found in the user's cache."""
 
+    config: PairConfig
+    workspace: Workspace = field(repr=False)
     text: Text
-    large: list[Params]
-    small: list[Params]
     prompts: list[Int[Array, "prompts prompt"]]
+
+    @cached_property
+    def large(self) -> list[Params]:
+        return self._trained(self.config.large)
+
+    @cached_property
+    def small(self) -> list[Params]:
+        return self._trained(self.config.small)
+
+    def _trained(self, model: TransformerConfig) -> list[Params]:
+        text, training = self.text, self.config.training
+        decided = {"corpus": text.fingerprint, "tokenizer": text.tokenizer.fingerprint}
+        decided |= {"context": self.config.data.context}
+        return shared_seeds(decided, model, STANDARD, text.vocab, text.train, training, self.workspace).params
 
 
 def text_pair(config: PairConfig, workspace: Workspace) -> TextPair:
-    """Trained once, or found in the user's cache."""
+    """The text and the prompts."""
     seeds = config.training.seeds
     text = prepare(config.data.corpora[0], config.data, len(seeds), config.prompts, workspace)
-    decided = {"corpus": text.fingerprint, "tokenizer": text.tokenizer.fingerprint, "context": config.data.context}
-    large, small = (
-        shared_seeds(decided, model, STANDARD, text.vocab, text.train, config.training, workspace).params
-        for model in (config.large, config.small)
-    )
     starts = [np.insert(windows[:, : config.prompt - 1], 0, BOS, axis=1) for windows in text.held_out]
-    return TextPair(text, large, small, [jnp.asarray(prompts, jnp.int32) for prompts in starts])
+    return TextPair(config, workspace, text, [jnp.asarray(prompts, jnp.int32) for prompts in starts])

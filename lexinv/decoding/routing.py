@@ -47,26 +47,35 @@ def aleatoric(logits: Float[Array, "*batch vocab"], k: int = 10) -> Float[Array,
 
 
 class Features(NamedTuple):
-    """What the router reads of a proposal: logits as they are, the vector of the token that was chosen, and the logits in order.
+    """What the router reads of a proposal: the model's state, the vector of the token that was chosen, and the logits in order.
 
-    The paper's router reads the last hidden state; the logits of a tied or square readout are a linear image of it.
+    The paper's state is the last hidden one; logits are a linear image of it, which serve as well where the vocabulary is small.
     """
 
-    logits: Float[Array, "*batch vocab"]
+    state: Float[Array, "*batch state"]
     chosen: Float[Array, "*batch width"]
     ordered: Float[Array, "*batch k"]
 
 
-def features(logits: Float[Array, "*batch vocab"], table: Float[Array, "vocab width"], k: int = 100) -> Features:
-    """Of the most likely token. k: of the ordered logits; all of a smaller vocabulary."""
+def features(
+    logits: Float[Array, "*batch vocab"],
+    table: Float[Array, "vocab width"],
+    image: Float[Array, "vocab state"] | None = None,
+    k: int = 100,
+) -> Features:
+    """Of the most likely token. k: of the ordered logits; all of a smaller vocabulary. image: by which logits give the state, or none.
+
+    With the pseudoinverse of a tied table, [vocab, width], the state is the last hidden one itself.
+    """
     ordered, _ = jax.lax.top_k(logits, min(k, logits.shape[-1]))
-    return Features(logits, table[jnp.argmax(logits, axis=-1)], ordered)
+    state = logits if image is None else logits @ image
+    return Features(state, table[jnp.argmax(logits, axis=-1)], ordered)
 
 
 def initialize_router(key: Key[Array, ""], example: Features, width: int, blocks: int) -> Params:
     """Weights of `router`: Kaiming-normal, offsets of zero. The released code has width 1024 and 6 blocks."""
     sizes = {"ordered": (example.ordered.shape[-1], example.chosen.shape[-1])}
-    sizes["concatenated"] = (example.logits.shape[-1] + 2 * example.chosen.shape[-1], width)
+    sizes["concatenated"] = (example.state.shape[-1] + 2 * example.chosen.shape[-1], width)
     sizes["mixed"] = (width, width)
     for block in range(blocks):
         sizes |= {f"in {block}": (width, 4 * width), f"out {block}": (4 * width, width)}
@@ -94,7 +103,7 @@ def router(params: Params, given: Features) -> Float[Array, "*batch"]:
         scale, offset = (params[name][part].reshape((1,) * (x.ndim - 1) + (-1,)) for part in ("scale", "offset"))
         return jax.nn.standardize(x, axis=-1, epsilon=1e-5) * scale + offset
 
-    x = jnp.concatenate([given.logits, given.chosen, linear("ordered", given.ordered)], axis=-1)
+    x = jnp.concatenate([given.state, given.chosen, linear("ordered", given.ordered)], axis=-1)
     x = linear("mixed", linear("concatenated", x))
     for block in range(sum(name.startswith("in ") for name in params)):
         x = x + linear(f"out {block}", jax.nn.gelu(linear(f"in {block}", norm(f"norm {block}", x)), approximate=False))

@@ -42,8 +42,3 @@ def nearest_schedule(
     Methods are compared at equal FLOPs, never at equal numbers of different schedules (`lexinv.merging.schedules`).
     """
     return min(schedules, key=lambda s: abs(relative_flops(token_counts(tokens, s), width, mlp_width) - goal))
-
-
-def decode_flops(tokens: int, answer: int, width: int, mlp_width: int, layers: int) -> int:
-    """Of writing `answer` tokens one by one after `tokens` in the cache: layers (4 R C^2 + 2 R C H + C R (2N + R - 1)), ToDRE's count."""
-    return layers * answer * (4 * width**2 + 2 * width * mlp_width + width * (2 * tokens + answer - 1))

@@ -5,8 +5,6 @@ all queries give is in `ranking` (`cls_attention`, `received_attention`), energi
 score goes with any strategy: `ranking.prune_by_score`, `ranking.rank_matching`, `strategies`.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -17,18 +15,6 @@ from lexinv.merging.bipartite import cosine_similarity
 def relevance(x: Float[Array, "tokens width"], query: Float[Array, " width"]) -> Float[Array, " tokens"]:
     """Cosine to a query vector, such as that of a question."""
     return cosine_similarity(jnp.concatenate([query[None], x]))[0, 1:]
-
-
-def norm(x: Float[Array, "tokens width"]) -> Float[Array, " tokens"]:
-    """Euclidean length, in float32."""
-    return jnp.linalg.norm(x.astype(jnp.float32), axis=1)
-
-
-def gradient_saliency(
-    loss: Callable[[Float[Array, "tokens width"]], Float[Array, ""]], x: Float[Array, "tokens width"]
-) -> Float[Array, " tokens"]:
-    """||dL / dx_i||: how much the loss changes with a token's vector. 0 for a token that the loss does not read."""
-    return norm(jax.grad(loss)(x))
 
 
 def predictive_entropy(logits: Float[Array, "tokens vocab"]) -> Float[Array, " tokens"]:

@@ -1,13 +1,11 @@
-"""What is done with scores: the strategies P of the common form X' = P(X, E(X)) that `ranking` and `plan` do not have yet.
+"""What is done with scores beside dropping the lowest: one package token for all that is dropped.
 
-Kong et al. 2026 (arXiv 2505.18227), appendix A; method card token-reduction-beyond-efficiency. Hard pruning is `ranking.prune_by_score`,
-merging is every matching of this family. Here are the package token, pooling, unshuffling and distillation into learned queries. The
-first two are plans, so that merging, undoing and tracking come from `plan`; the last two mix features and are no plan.
+A strategy P of the common form X' = P(X, E(X)) of Kong et al. 2026 (arXiv 2505.18227), appendix A; method card
+token-reduction-beyond-efficiency. Hard pruning is `ranking.prune_by_score`, merging is every matching of this family.
 """
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from lexinv.merging.plan import Plan, build, check_axes, check_whole, descending_rank, unprotected_tokens
 from lexinv.validation import require
@@ -33,41 +31,3 @@ def package(scores: Float[Array, " tokens"], budget: int, protect: int = 1) -> P
     removed = packed & (places != anchor)
     section = jnp.where(packed, 1, 0).astype(jnp.int32)
     return build(removed, jnp.full(tokens, 1, jnp.int32) * anchor, jnp.ones(tokens, jnp.float32), section, budget)
-
-
-def pool(tokens: int, width: int) -> Plan:
-    """Average pooling: each run of `width` neighbours becomes one token. Raises `InvalidConfig` unless width divides tokens."""
-    check_whole(tokens=tokens, width=width)
-    require(width >= 1 and tokens % width == 0, "width", width, f"a divisor of the {tokens} tokens")
-    places = jnp.arange(tokens, dtype=jnp.int32)
-    return Plan(places // width, jnp.ones(tokens, jnp.float32), places[::width])
-
-
-def unshuffle(x: Float[Array, "tokens width"], factor: int) -> Float[Array, "targets wide"]:
-    """Each run of `factor` neighbours as one token, their features side by side: fewer tokens, no information lost.
-
-    Raises `InvalidConfig` unless factor divides tokens. For a grid, order the tokens of each block one after another first.
-    """
-    check_axes(2, x=x)
-    check_whole(factor=factor)
-    tokens, width = x.shape
-    require(factor >= 1 and tokens % factor == 0, "factor", factor, f"a divisor of the {tokens} tokens")
-    return x.reshape(tokens // factor, factor * width)
-
-
-def distil(
-    x: Float[Array, "tokens width"],
-    queries: Float[Array, "targets dim"],
-    key_matrix: Float[Array, "width dim"],
-    value_matrix: Float[Array, "width out"],
-    mask: Bool[Array, " tokens"] | None = None,
-) -> Float[Array, "targets out"]:
-    """softmax(Q (X W_k)^T / sqrt(dim)) X W_v: M learned queries read all tokens, and their answers replace them (appendix A).
-
-    The softmax is in float32. mask: nobody reads padding.
-    """
-    scores = jnp.einsum("md,td->mt", queries, x @ key_matrix, preferred_element_type=jnp.float32)
-    scores = scores * queries.shape[1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[None, :], scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1).astype(x.dtype) @ (x @ value_matrix)

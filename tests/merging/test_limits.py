@@ -27,7 +27,7 @@ from lexinv.merging.schedules import clip_schedule, linear_schedule, ratio_sched
 from lexinv.merging.selections import keep
 from lexinv.merging.selective_loss import top_share
 from lexinv.merging.spectral import spectral_distance, token_graph
-from lexinv.merging.strategies import package, pool, unshuffle
+from lexinv.merging.strategies import package
 from lexinv.validation import InvalidConfig
 
 KEY = jax.random.key(7)
@@ -102,8 +102,6 @@ COUNTED = {
     "neighbours": (lambda c, r: density_peaks(1 - c, 2, r), 0, 13),
     "budget": (lambda c, r: package(c[0], r), 1, 14),
     "iterations": (lambda c, r: weighted_pagerank(c[None], r),),
-    "factor": (lambda c, r: unshuffle(c, r), 0, 5),
-    "width": (lambda c, r: pool(TOKENS, r), 0, 5),
     "counts": (lambda c, r: clip_schedule([3, r], TOKENS),),
     "r": (lambda c, r: linear_schedule(TOKENS, 4, r),),
     "depth": (lambda c, r: ratio_schedule(TOKENS, r, 0.9), 0),

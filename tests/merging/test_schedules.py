@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lexinv.merging.costs import block_flops, decode_flops, model_flops, nearest_schedule, relative_flops
+from lexinv.merging.costs import block_flops, model_flops, nearest_schedule, relative_flops
 from lexinv.merging.schedules import (
     even_schedules,
     linear_schedule,
@@ -82,14 +82,6 @@ def test_prefill_of_divprune():
     assert tera(576) == pytest.approx(3.228, abs=6e-4)
     assert tera(56) == pytest.approx(0.512, abs=6e-4)
     assert tera(144) == pytest.approx(0.962, abs=6e-4)
-
-
-def test_decoding_is_the_sum_over_its_tokens():
-    """Token i sees those before it and itself; the paper's closed form counts scores and values as 2 C a key."""
-    n, answer, c, h, layers = 30, 5, 8, 24, 3
-    # R (2N + R - 1) = 2 sum_i (N + i), i from 0: N keys of the context and the i written before.
-    expected = layers * sum(4 * c * c + 2 * c * h + 2 * c * (n + i) for i in range(answer))
-    assert decode_flops(n, answer, c, h, layers) == expected
 
 
 SIZES = 65, 48, 192

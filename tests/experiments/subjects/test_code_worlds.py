@@ -11,7 +11,7 @@ import pytest
 from experiments.subjects.code_scores import AskedModel, TrainedJudge
 from experiments.subjects.human_eval import Rewrite, mutated
 from experiments.subjects.list_functions import STEPS, Problem, code, problems
-from experiments.subjects.noisy_translation import MOST, NOISES, Translation
+from experiments.subjects.noisy_translation import NOISES, Translation, likeliest
 from experiments.subjects.pretrained_language_model import PretrainedWorld
 from experiments.subjects.program_runner import passes
 from lexinv.decoding.judges import render
@@ -84,7 +84,7 @@ def test_noise_edits_at_most_so_much(noise):
             continue
         longer = [len(text) - task.length for text in words]
         grown = noise in ("shift", "repetition")
-        assert set(longer) == (set(range(1, MOST + 1)) if grown else {0})
+        assert set(longer) == (set(range(1, task.most + 1)) if grown else {0})
         for text, truth, more in zip(words, right, longer, strict=True):
             if noise == "shift":
                 assert text[more:] == truth
@@ -97,6 +97,17 @@ def test_noise_edits_at_most_so_much(noise):
         assert words != right
     np.testing.assert_array_equal(task.there(texts).sum(axis=1), [len(text) + 1 for text in words])
     assert len(np.unique(np.asarray(clean)[np.asarray(source) == 0])) == 1
+
+
+def test_a_text_written_in_turn_is_the_likeliest_after_its_own_beginning():
+    task = Translation(symbols=6, length=5, width=16, autoregressive=True)
+    params = task.start(jax.random.key(0))
+    source, clean = task.draw(jax.random.key(1), 4)
+    own = likeliest(task, params, source)
+    after = [np.asarray(task.log_probs(params, source, text)) for text in (own, own.at[:, 3].set(clean[:, 3]))]
+    np.testing.assert_array_equal(after[0].argmax(axis=2), own)
+    np.testing.assert_allclose(after[0][:, :4], after[1][:, :4], atol=1e-5)
+    assert np.abs(after[0][:, 4:] - after[1][:, 4:]).max() > 1e-3
 
 
 @pytest.mark.long

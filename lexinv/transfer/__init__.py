@@ -1,0 +1,1 @@
+"""One model, other tokens: tables for vocabularies that a language model was not trained with."""
