@@ -263,8 +263,7 @@ def byte_level(written: str) -> bytes:
 
 def byte_level_characters(piece: bytes) -> str:
     """The inverse of `byte_level`."""
-    character_of = {byte: character for character, byte in _byte_of_character().items()}
-    return "".join(map(character_of.__getitem__, piece))
+    return "".join(map(_character_of_byte().__getitem__, piece))
 
 
 @once
@@ -275,6 +274,11 @@ def _byte_of_character() -> dict[str, int]:
     written = set(pre_tokenizers.ByteLevel.alphabet())
     own = {chr(b): b for b in range(256) if chr(b) in written}
     return own | {chr(256 + i): b for i, b in enumerate(sorted(set(range(256)) - set(own.values())))}
+
+
+@once
+def _character_of_byte() -> dict[int, str]:
+    return {byte: character for character, byte in _byte_of_character().items()}
 
 
 def _metaspace(written: str) -> bytes:
