@@ -6,7 +6,7 @@ well on all of it; bits per byte are therefore also those of words that hold a n
 tokenizer; they say, too, what a model can reach with it. SmolLM2 takes DeepSeek's, o200k's and Llama 2's tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -167,6 +167,20 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         return np.min([arms[f"{target}/{method}", "new"] for method in HEURISTICS], axis=0)
 
     pursuit, adapt = "goddard2025training", "sharthak2025achieving"
+
+    def hiding(name: str, begins: str, where: Sequence[str], over: str = "seeds") -> Claim:
+        parts = {f"{target}, {part}": (target, part) for target in where for part in ("all", "new")}
+        return Claim(
+            name,
+            f"{begins} about as much as means of pieces over all text, and much more on words with a new token.",
+            f"{pursuit}: table of MMLU",
+            {label: more(part, target, "zero", "pieces") for label, (target, part) in parts.items()},
+            {label: below(0.02) if part == "all" else above(0.05) for label, (_, part) in parts.items()},
+            "bits per byte more, relative",
+            "zero rows keep 99.1 % of MMLU",
+            over,
+        )
+
     found = [
         Claim(
             "pursuit_beats_all_heuristics",
@@ -212,23 +226,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             above(0.01),
             "cosine more",
         ),
-        Claim(
-            "zero_rows_hide",
-            "Rows of zeros cost about as much as means of pieces over all text, and much more on words with a new token.",
-            f"{pursuit}: table of MMLU",
-            {
-                f"{target}, {part}": more(part, target, "zero", "pieces")
-                for target in targets
-                for part in ("all", "new")
-            },
-            {
-                f"{target}, {part}": below(0.02) if part == "all" else above(0.05)
-                for target in targets
-                for part in ("all", "new")
-            },
-            "bits per byte more, relative",
-            "zero rows keep 99.1 % of MMLU",
-        ),
+        hiding("zero_rows_hide", "Rows of zeros cost", targets),
         Claim(
             "local_beats_means_of_pieces",
             "Weighing pieces by meaning and length costs fewer bits than their mean.",
@@ -268,20 +266,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
     }
     return [
         *found,
-        Claim(
-            "real_zero_rows_hide",
-            "The same of SmolLM2: zeros are near means of pieces over all text, and far on words with a new token.",
-            f"{pursuit}: table of MMLU",
-            {f"{target}, {part}": more(part, target, "zero", "pieces") for target in real for part in ("all", "new")},
-            {
-                f"{target}, {part}": below(0.02) if part == "all" else above(0.05)
-                for target in real
-                for part in ("all", "new")
-            },
-            "bits per byte more, relative",
-            "zero rows keep 99.1 % of MMLU",
-            groups,
-        ),
+        hiding("real_zero_rows_hide", "In SmolLM2 they cost", real, groups),
         Claim(
             "real_best_within_a_tenth",
             "With the best method, words of shared tokens cost SmolLM2 at most a tenth more than all text does with its own tokenizer.",
