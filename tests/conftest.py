@@ -51,9 +51,21 @@ COSTLY = ("experiment", "notebook", "multidevice", "long", "slow", "parity")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def let_go_of_compiled_programs() -> Iterator[None]:
-    """Every program that XLA compiles on the CPU holds a few memory maps, of which Linux allows a process 65,530: then it crashes."""
+def after_a_module() -> Iterator[None]:
     yield
+    let_go_of_compiled_programs()
+
+
+@pytest.fixture(autouse=True)
+def after_a_costly_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The smoke runs alone are a module that compiles more programs than a process may hold."""
+    yield
+    if request.node.get_closest_marker("experiment"):
+        let_go_of_compiled_programs()
+
+
+def let_go_of_compiled_programs() -> None:
+    """Every program that XLA compiles on the CPU holds a few memory maps, of which Linux allows a process 65,530: then it crashes."""
     if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
         jax.clear_caches()
         gc.collect()

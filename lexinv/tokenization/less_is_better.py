@@ -115,11 +115,12 @@ def is_better(
             continue
         other.append(longest(sentence, end, rank, most))
         end += len(other[-1]) or 1
+    return cost(other, rank) < cost(path[number:until], rank)
 
-    def cost(tokens: list[str]) -> tuple[int, int, int]:
-        return tokens.count(""), len(tokens), sum(rank[token] for token in tokens if token)
 
-    return cost(other) < cost(path[number:until])
+def cost(tokens: list[str], rank: dict[str, int]) -> tuple[int, int, int]:
+    """What the better of two readings has less of: unknown characters, then tokens, then ranks."""
+    return tokens.count(""), len(tokens), sum(rank[token] for token in tokens if token)
 
 
 def update(order: list[str], moves: list[tuple[str, int]], life: dict[str, int], config: LessIsBetter) -> list[str]:
