@@ -5,10 +5,9 @@ quantiser: models read them code by code, or s x s codes as one token, at equal 
 fourth code is the parity of the others have an exact floor. Guidance is judged on captioned pictures (`experiments.subjects.captions`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,58 +16,37 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, measured, train_arms
+from experiments.harness.arms import Arms, measured
 from experiments.harness.figures import lines
 from experiments.harness.presets import presets
 from experiments.harness.style import GREY, PALETTE, panels, styled
-from experiments.harness.training import Params, Training, initial
+from experiments.harness.training import Params, Training
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.captions import CODES, COLUMNS, NULL, ROWS, WORDS, sample_captions, shows
-from lexinv.merging.fused_sampling import marginal_nll, sample
-from lexinv.merging.token_shuffle import (
-    FusedConfig,
-    Schedule,
-    code_windows,
-    fused_nll,
-    guidance_schedule,
-    image_flops,
-    initialize,
-    window_logits,
-    window_merge,
-    z_loss,
+from experiments.subjects.coded_images import (
+    LEVELS,
+    SIDE,
+    Images,
+    digits,
+    every_parity,
+    larger_patches,
+    random_parities,
+    rows_of,
 )
+from experiments.subjects.fused_models import Arm, Draw, bits_of, learn, windows_of
+from lexinv.merging.fused_sampling import marginal_nll, sample
+from lexinv.merging.token_shuffle import FusedConfig, Schedule, guidance_schedule, image_flops, window_merge
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count, NonNegative, NonNegatives, require
+from lexinv.validation import Checked, Count, NonNegative, NonNegatives, Share
 
 PAPERS = ("ma2025tokenshuffle",)
 PAPER = "ma2025tokenshuffle"
-LEVELS, SIDE, PARITY_SIDE = 17, 8, 4
-RANKS = (2, 4, 8, 16)
+RANKS = (4, 8, 16)
 SCHEDULES: tuple[Schedule, ...] = ("constant", "half_linear")
 DRAWS = {"seen": False, "held out": True}
-
-
-class Arm(NamedTuple):
-    """A model of digits. order: side of the windows that a model of side 1 reads one after another. rank: the width over this, of embeddings.
-
-    blocks: what the residual MLPs add is multiplied by it. flops: as many operations as code by code, not as many steps.
-    """
-
-    side: int = 1
-    order: int = 1
-    rank: int = 1
-    blocks: float = 1.0
-    fusion: str = "concatenate"
-    flops: bool = False
-
-    @property
-    def program(self) -> "Arm":
-        """What arms that are trained together have in common."""
-        return Arm(self.side, fusion=self.fusion, flops=self.flops)
-
 
 DIGITS = {
     "raster": Arm(),
@@ -100,7 +78,7 @@ class Config(Checked):
     images: Count = 450
     patches: Count = 64
     samples: Count = 64
-    unread: NonNegative = 0.1
+    unread: Share = 0.1
     strengths: NonNegatives = (1.0, 2.0, 4.0, 8.0)
     strength: NonNegative = 4.0
     prompts: Count = 256
@@ -150,80 +128,9 @@ PRESETS = presets(
 )
 
 
-class Images(NamedTuple):
-    """prompt: [images, words]. codes: [images, rows, columns]."""
-
-    prompt: Any
-    codes: Any
-
-
-def digits(config: Config) -> tuple[Images, Images]:
-    """(those of training, those held out) of scikit-learn's 1,797 scanned digits, the class as the prompt."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    require(config.images < len(found.target), "images", config.images, f"fewer than the {len(found.target)} digits")
-    rows = np.random.default_rng(0).permutation(len(found.target))
-    labels, codes = found.target[rows, None].astype(np.int32), found.images[rows].astype(np.int32)
-    parts = slice(config.images, None), slice(config.images)
-    train, test = (Images(labels[part], codes[part]) for part in parts)
-    return train, test
-
-
-def parity_images(bits: Any) -> Images:
-    """Windows of three free bits [..., windows, 3] and their parity; the prompt says nothing."""
-    whole = jnp.concatenate([bits, jnp.sum(bits, axis=-1, keepdims=True) % 2], axis=-1)
-    codes = window_merge(whole, PARITY_SIDE, PARITY_SIDE, 2)[..., 0]
-    return Images(jnp.zeros((len(codes), 1), jnp.int32), codes)
-
-
-Draw = Callable[[Array], Images]
-"""draw(key): images to train with."""
-
-
-def windows_of(arm: Arm, images: Any) -> np.ndarray:
-    """Their codes as the arm reads them, [images, m, fused]."""
-    codes = np.asarray(images)
-    parts = code_windows(codes, max(arm.side, arm.order), int(codes.max()) + 1)
-    return parts.reshape(len(codes), -1, arm.side**2)
-
-
-def learn(
-    name: str, model: FusedConfig, arms: dict[str, Arm], draw: Draw, training: Training, z: float, workspace: Workspace
-) -> dict[str, list[Params]]:
-    """Parameters by arm and seed: one program, in which the order of codes, the rank and what MLPs add are data."""
-    seeds, width, grid = training.seeds, model.layers.width, jax.eval_shape(draw, jax.random.key(0)).codes.shape[1:]
-    places = np.arange(np.prod(grid)).reshape(1, *grid)
-
-    def given(arm: Arm) -> dict[str, Array]:
-        channels = (np.arange(width) < width // arm.rank).astype(np.float32)
-        found = {"blocks": np.float32(arm.blocks), "channels": channels, "order": windows_of(arm, places)[0].astype(np.float32)}
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(seeds), *leaf.shape)), found)
-
-    def loss(params: Params, given: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
-        images = draw(key)
-        windows = images.codes.reshape(len(images.codes), -1)[:, given["order"].astype(jnp.int32)]
-        logits = window_logits(model, adapted(params, given), images.prompt, windows)
-        return jnp.mean(fused_nll(logits, windows)) + z * z_loss(logits), {}
-
-    begun = initial(partial(initialize, model), seeds)
-    starts = {arm: (begun, given(one)) for arm, one in arms.items()}
-    trained = train_arms(name, tuple(arms), starts, loss, training, workspace)
-    first = {arm: jax.tree.map(lambda leaf: leaf[0], found[1]) for arm, found in starts.items()}
-    return {arm: [adapted(one, first[arm]) for one in found] for arm, found in trained.items()}
-
-
-def adapted(params: Params, given: dict[str, Array]) -> Params:
-    """With embeddings of a lower rank, and without what MLPs add, where the arm says so."""
-    mlps = {
-        name: params[name] | {"mlp_out": params[name]["mlp_out"] * given["blocks"]} for name in ("shuffle", "unshuffle")
-    }
-    return params | mlps | {"codes": params["codes"] * given["channels"][None]}
-
-
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm [seeds]: bits of a held-out code, of digits and of parities; of captions shares that are shown, [seeds][strengths]."""
-    (train, test), seeds = digits(config), config.digits.seeds
+    (train, test), seeds = digits(config.images), config.digits.seeds
     models: dict[str, tuple[FusedConfig, list[Params]]] = {}
 
     def add(name: str, model: FusedConfig, arms: dict[str, Arm], draw: Draw, training: Training) -> None:
@@ -235,7 +142,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         training = replace(config.digits, steps=config.steps(program))
         model = config.fused(LEVELS, 10, program.side, program.fusion)
         add(f"digits/{next(iter(arms))}", model, arms, partial(rows_of, train, training.batch_size), training)
-    clusters, rest, patches = larger_patches(config, train, test)
+    clusters, rest, patches = larger_patches(config.patches, train, test)
     coarse = partial(rows_of, clusters, config.digits.batch_size)
     add("digits/patches", config.fused(config.patches, 10, 1), {"patches": Arm()}, coarse, config.digits)
     for arm in PARITY.values():
@@ -271,56 +178,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-@partial(jax.jit, static_argnums=0)
-def _nats(model: FusedConfig, params: Params, prompt: Array, windows: Array) -> Array:
-    return jnp.mean(fused_nll(window_logits(model, params, prompt, windows), windows))
-
-
-def bits_of(model: FusedConfig, params: Params, arm: Arm, images: Images) -> float:
-    """Of a code, the mean over images."""
-    nats = _nats(model, params, jnp.asarray(images.prompt), jnp.asarray(windows_of(arm, images.codes)))
-    return round(float(nats) / np.log(2), 5)
-
-
-def rows_of(images: Images, count: int, key: Array) -> Images:
-    """So many of these at random."""
-    rows = jax.random.randint(key, (count,), 0, len(images.codes))
-    return Images(jnp.asarray(images.prompt)[rows], jnp.asarray(images.codes)[rows])
-
-
-def random_parities(count: int, key: Array) -> Images:
-    return parity_images(jax.random.bernoulli(key, shape=(count, PARITY_SIDE**2 // 4, 3)).astype(jnp.int32))
-
-
-def every_parity() -> Images:
-    """All 4,096 images, so that a mean over them is an expectation."""
-    free = 3 * PARITY_SIDE**2 // 4
-    return parity_images(jnp.asarray((np.arange(2**free)[:, None] >> np.arange(free)) & 1).reshape(2**free, -1, 3))
-
-
 def captioned(count: int, unread: float, key: Array) -> Images:
     """Captioned pictures; some of the captions say nothing."""
     pictures, hidden = sample_captions(key, count), jax.random.bernoulli(stream(key, "unread"), unread, (count, 1))
     return Images(jnp.where(hidden, jnp.array(NULL)[None], pictures.caption), pictures.codes)
-
-
-def larger_patches(config: Config, train: Images, test: Images) -> tuple[Images, float, Images]:
-    """(training images as one code for 2 x 2 pixels, bits of a held-out pixel given its patch's code, held-out images as such codes).
-
-    Codes are nearest centres of k-means; pixels are independent given the code, with the shares of the training images, each level half a
-    time more often. Code and pixels together cost at least as many bits as the image.
-    """
-    from sklearn.cluster import KMeans
-
-    parts = [code_windows(images.codes, 2, LEVELS).reshape(-1, 4) for images in (train, test)]
-    clusters = KMeans(config.patches, n_init=1, random_state=0).fit(parts[0].astype(np.float64))
-    codes = [clusters.predict(part.astype(np.float64)) for part in parts]
-    counts = np.full((config.patches, 4, LEVELS), 0.5)
-    np.add.at(counts, (codes[0][:, None], np.arange(4), parts[0]), 1)
-    shares = counts / counts.sum(axis=-1, keepdims=True)
-    rest = -np.log2(shares[codes[1][:, None], np.arange(4), parts[1]]).mean()
-    grids = [code.reshape(-1, SIDE // 2, SIDE // 2).astype(np.int32) for code in codes]
-    return Images(train.prompt, grids[0]), round(float(rest), 5), Images(test.prompt, grids[1])
 
 
 def guided(config: Config, model: FusedConfig, params: Params, seed: int) -> dict[str, Any]:
@@ -405,8 +266,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "guidance_ramp",
-            f"Guidance that rises to {results['strengths'][judged]:g} over the first half of the windows shows what the caption says more often "
-            "than the same strength throughout.",
+            f"Guidance that rises to {results['strengths'][judged]:g} over the first half of the windows shows what the caption says more "
+            "often than the same strength throughout.",
             PAPER,
             {f"captions {kind}": found[:, judged] for kind, found in ramp.items()},
             above(0),
@@ -424,7 +285,7 @@ def figure(results: dict[str, Any]) -> Figure:
     with styled():
         draw_tokens(tokens, arms)
         ranked = np.stack([arms[f"rank_{rank}", "bits"] - arms["raster", "bits"] for rank in RANKS], axis=1)
-        lines(ranks, np.log2(RANKS), {"over the whole width": ranked})
+        lines(ranks, np.log2(RANKS).tolist(), {"over the whole width": ranked})
         ranks.set_xticks(np.log2(RANKS), [f"width / {rank}" for rank in RANKS])
         ranks.axhline(0.03, color=GREY, linestyle="--", linewidth=1)
         ranks.set(ylabel="bits per code over the whole width")
@@ -433,7 +294,7 @@ def figure(results: dict[str, Any]) -> Figure:
             for kind in DRAWS
             for schedule, name in zip(SCHEDULES, ("constant", "rising at first"), strict=True)
         }
-        lines(guidance, np.log2(results["strengths"]), pairs)
+        lines(guidance, np.log2(results["strengths"]).tolist(), pairs)
         guidance.set_xticks(np.log2(results["strengths"]), [f"{strength:g}" for strength in results["strengths"]])
         guidance.set(xlabel="strength", ylabel="pictures that show their caption", ylim=(0, 1))
         guidance.legend()
@@ -449,7 +310,7 @@ def draw_tokens(axes: Axes, arms: Arms) -> None:
     }
     lines(
         axes,
-        np.log2([64, 16, 4]),
+        (6, 4, 2),
         {label: np.stack([arms[a, "bits"] for a in names], axis=1) for label, names in courses.items()},
     )
     shown = {

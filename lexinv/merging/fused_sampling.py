@@ -48,7 +48,7 @@ def sample(
     require(
         (guidance is None) == (null is None), "null", null, "the prompt without a condition where there is guidance"
     )
-    batch, words = prompt.shape
+    (batch, words), params = prompt.shape, _unstacked(params)
     if null is not None:
         prompt = jnp.concatenate([prompt, jnp.broadcast_to(null[None], prompt.shape)])
     strengths = jnp.ones(count) if guidance is None else guidance
@@ -76,6 +76,12 @@ def sample(
     return Sampled(*(jnp.concatenate([a[:, None], jnp.moveaxis(b, 0, 1)], 1) for a, b in zip(first, rest, strict=True)))
 
 
+def _unstacked(params: Params) -> Params:
+    """With a list of layers, of which a loop makes no copies."""
+    transformer = params["transformer"]
+    return params | {"transformer": {**transformer, "layers": unstack(transformer["layers"])}}
+
+
 def _read(
     config: FusedConfig,
     params: Params,
@@ -91,10 +97,8 @@ def _read(
         seen = jnp.arange(slots[0].keys.shape[2])[None] <= (start + jnp.arange(n))[:, None]
     at, rows = jnp.broadcast_to(positions[None], (batch, n)), jnp.full(batch, start, jnp.int32)
     pasts = [Past(one, rows, at, at - 1, jnp.broadcast_to(seen[None], (batch, *seen.shape))) for one in slots]
-    layers = params["transformer"]["layers"]
-    variables = {"params": {**params["transformer"], "layers": layers if isinstance(layers, list) else unstack(layers)}}
     found: Any
-    hidden, found = Transformer(config.layers).apply(variables, x, pasts=pasts)
+    hidden, found = Transformer(config.layers).apply({"params": params["transformer"]}, x, pasts=pasts)
     return hidden, found["slots"]
 
 
@@ -118,7 +122,7 @@ def marginal_nll(
     batch, n = codes.shape
     require(n % fused == 0, "codes", codes.shape, f"whole windows of {fused}")
     require(samples % 2 == 0 and samples > 0, "samples", samples, "a positive even number")
-    words, windows = prompt.shape[1], n // fused
+    words, windows, params = prompt.shape[1], n // fused, _unstacked(params)
     read = words + n - 1
     first = words + fused * jnp.arange(windows)
     room = read + windows * (fused - 1)
