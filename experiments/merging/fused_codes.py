@@ -77,7 +77,7 @@ class Config(Checked):
     z: NonNegative = 1e-4
     images: Count = 450
     patches: Count = 64
-    samples: Count = 64
+    samples: Count = 32
     unread: Share = 0.1
     strengths: NonNegatives = (1.0, 2.0, 4.0, 8.0)
     strength: NonNegative = 4.0
@@ -87,6 +87,8 @@ class Config(Checked):
         d = self.model.width
         yield d % max(RANKS) == 0, "model.width", f"a multiple of {max(RANKS)}, for the ranks and windows of side 4"
         yield self.model.max_length >= SIDE**2, "model.max_length", "at least 64, the codes of a digit"
+        yield self.samples % 2 == 0, "samples", "even"
+        yield min(self.strengths) > 0, "strengths", "above 0"
         yield self.strength in self.strengths, "strength", f"one of {self.strengths}"
         for other in ("parity", "captions"):
             yield getattr(self, other).seeds == self.digits.seeds, f"{other}.seeds", "those of digits"
