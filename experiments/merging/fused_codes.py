@@ -71,16 +71,16 @@ class Config(Checked):
     """
 
     model: TransformerConfig = TransformerConfig(2, 64, 4, 128, "learned", 64, unroll=2)
-    digits: Training = Training(400, 16, (0, 1, 2), OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=20)
-    parity: Training = Training(400, 32, (0, 1, 2), OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=20)
-    captions: Training = Training(1000, 32, (0, 1, 2), OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=20)
+    digits: Training = Training(300, 16, (0, 1, 2), OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=20)
+    parity: Training = Training(300, 32, (0, 1, 2), OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=20)
+    captions: Training = Training(600, 32, (0, 1, 2), OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=20)
     z: NonNegative = 1e-4
     images: Count = 450
     patches: Count = 64
     samples: Count = 32
     unread: Share = 0.1
-    strengths: NonNegatives = (1.0, 2.0, 4.0, 8.0)
-    strength: NonNegative = 4.0
+    strengths: NonNegatives = (1.0, 3.0, 6.0)
+    strength: NonNegative = 3.0
     prompts: Count = 256
 
     def checks(self):
@@ -117,7 +117,7 @@ PRESETS = presets(
         "images": 20,
         "patches": 8,
         "samples": 2,
-        "strengths": (1.0, 4.0),
+        "strengths": (1.0, 3.0),
         "prompts": 4,
     },
     paper={
