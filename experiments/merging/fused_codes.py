@@ -164,8 +164,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         arm = DIGITS[name]
         found = {"bits": bits_of(model, params, arm, test)}
         if name == "windows":
-            flat, key = windows_of(arm, test.codes)[..., 0], stream(jax.random.key(seed), "marginals")
-            nats = marginal_nll(model, params, test.prompt, flat, 4, config.samples, key)
+            flat, key = jnp.asarray(windows_of(arm, test.codes)[..., 0]), stream(jax.random.key(seed), "marginals")
+            nats = marginal_nll(model, params, jnp.asarray(test.prompt), flat, 4, config.samples, key)
             found["marginal_bits"] = round(float(jnp.mean(nats)) / np.log(2), 5)
         return found
 
