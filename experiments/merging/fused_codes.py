@@ -279,7 +279,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Bits by how many tokens an image has with the cost that no training takes away, rank, and guidance."""
+    """Bits by how many tokens an image has with the cost of independence, rank, and guidance."""
     arms = Arms(results)
     drawn, (tokens, ranks, guidance) = panels(
         1, 3, titles=("Digits: bits by tokens", "Embeddings of a lower rank", "Guidance")
@@ -299,32 +299,32 @@ def figure(results: dict[str, Any]) -> Figure:
         lines(guidance, np.log2(results["strengths"]).tolist(), pairs)
         guidance.set_xticks(np.log2(results["strengths"]), [f"{strength:g}" for strength in results["strengths"]])
         guidance.set(xlabel="strength", ylabel="pictures that show their caption", ylim=(0, 1))
-        guidance.legend()
+        guidance.legend(fontsize=7, loc="center left", bbox_to_anchor=(0, 0.4))
     return drawn
 
 
 def draw_tokens(axes: Axes, arms: Arms) -> None:
     """Arms at equal steps and at equal operations by tokens, controls beside, and what total correlation adds to code by code."""
+    courses = {"equal steps": "", "equal operations": "_flops"}
+    bits = {
+        label: np.stack([arms[name, "bits"] for name in ("raster", f"fused_2{end}", f"fused_4{end}")], axis=1)
+        for label, end in courses.items()
+    }
+    lines(axes, (6, 4, 2), bits)
+    floor = arms["windows", "bits"].mean(), arms["windows", "marginal_bits"].mean()
+    axes.plot((6, 4), floor, "*--", color=PALETTE[2], label="in windows, and with total correlation", linewidth=1)
     controls = {"mean": "mean of a window", "no_mlps": "no MLPs", "patches": "larger patches"}
-    courses = {
-        "equal steps": ("raster", "fused_2", "fused_4"),
-        "equal operations": ("raster", "fused_2_flops", "fused_4_flops"),
-    }
-    lines(
-        axes,
-        (6, 4, 2),
-        {label: np.stack([arms[a, "bits"] for a in names], axis=1) for label, names in courses.items()},
-    )
-    shown = {
-        "code by code, in windows": (6, arms["windows", "bits"]),
-        "and total correlation": (4, arms["windows", "marginal_bits"]),
-    }
-    shown |= {label: (4, arms[name, "bits"]) for name, label in controls.items()}
-    for (label, (place, values)), marker, color in zip(
-        shown.items(), "*_sv^", (*PALETTE[2:5], *PALETTE[5:7]), strict=True
+    for (name, label), marker, place, color in zip(
+        controls.items(), "sv^", (3.7, 3.85, 4.15), PALETTE[3:6], strict=True
     ):
-        axes.plot(place, values.mean(), marker, color=color, label=label, markersize=12 if marker == "_" else 5)
+        values = arms[name, "bits"]
+        axes.plot(place, values.mean(), marker, color=color, label=label, markersize=5)
         axes.vlines(place, values.min(), values.max(), color=color, linewidth=1)
+    low = min(values.min() for values in bits.values()) - 0.05
+    axes.set_ylim(low, low + 0.75)
+    beyond = bits["equal operations"][:, -1].mean()
+    if beyond > low + 0.75:  # what has learned the training images by heart would leave no room for the others
+        axes.text(2, low + 0.7, f"{beyond:.1f}, equal operations", color=PALETTE[1], fontsize=7)
     axes.set_xticks([2, 4, 6], ["4", "16", "64"])
     axes.set(xlabel="tokens of an image", ylabel="bits per held-out code")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.16))
