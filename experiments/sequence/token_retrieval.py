@@ -190,7 +190,7 @@ def counted_operations(candidates: int, width: int) -> float:
     """What XLA counts for ColBERT's scores of so many candidates, without the mask that real documents need."""
     query, documents = jnp.zeros((QUERY_LENGTH, width)), jnp.zeros((candidates, LENGTH, width))
     program = jax.jit(lambda q, d: jnp.mean(jnp.max(jnp.einsum("nd,cmd->cnm", q, d), axis=-1), axis=-1))
-    return float(program.lower(query, documents).compile().cost_analysis()["flops"])
+    return float((program.lower(query, documents).compile().cost_analysis() or {})["flops"])
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
