@@ -259,7 +259,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
 
 
 def figure(results: Mapping[str, Any]) -> Figure:
-    """MRR@10 against tokens retrieved, by training and by imputation; by rank, tokens of the right document and of the same word."""
+    """MRR@10 against tokens retrieved, by training (dotted: with all tokens) and imputation; by rank, right tokens and the same word."""
     arms, retrieved = Arms(results), results["retrieved"]
     names = [arm for arm in arms if arm.startswith("xtr")]
     colors = dict(zip(names, (SKY, BLUE, PURPLE), strict=False))
@@ -280,12 +280,12 @@ def figure(results: Mapping[str, Any]) -> Figure:
     reference(by_imputation, arms[xtr, "whole"].mean(), "all tokens")
     for panel in (by_training, by_imputation):
         panel.set(xlabel="tokens retrieved by a word", ylabel=f"MRR@{BEST}", ylim=(0, 1))
-        panel.legend(loc="lower right")
+    by_imputation.legend(loc="lower right")
+    drawn.legend(*by_training.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     for panel, metric in ((gold, "gold"), (same, "same")):
-        for arm, (label, color) in labels.items():
+        for arm, (_, color) in labels.items():
             shares = arms[arm, metric]
-            panel.plot(range(1, RANKS + 1), shares.mean(axis=0), color=color, label=label)
+            panel.plot(range(1, RANKS + 1), shares.mean(axis=0), color=color)
             panel.fill_between(range(1, RANKS + 1), shares.min(axis=0), shares.max(axis=0), color=color, alpha=0.2)
         panel.set(xlabel="rank", ylabel="share of retrieved tokens", ylim=(0, None))
-        panel.legend()
     return drawn
