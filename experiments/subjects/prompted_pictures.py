@@ -56,22 +56,24 @@ class PictureModels(Checked):
 
     model: TextToImageConfig = MODEL
     training: Training = Training(
-        4000, 64, (0, 1, 2), OptimizerConfig(learning_rate=2e-3, warmup_steps=100), steps_per_dispatch=20
+        4000, 64, (0, 1, 2), OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=100), steps_per_dispatch=20
     )
-    swapped: Share = 0.0
+    swapped: Share = 0.2
 
 
 @dataclass(frozen=True)
 class Drawing(Checked):
-    """How pictures are drawn. refined: the first steps, in which embeddings and the picture go down a loss, `descents` times a step."""
+    """How pictures are drawn. refined: the first steps, in which embeddings and the picture go down a loss, `descents` times a step.
+
+    entropy, binding, excitation: rates of these descents."""
 
     steps: Count = 20
     guidance: NonNegative = 3.0
     refined: Count = 5
     descents: Count = 3
-    entropy: NonNegative = 1.0
+    entropy: NonNegative = 3.0
     binding: NonNegative = 1.0
-    excitation: NonNegative = 1.0
+    excitation: NonNegative = 10.0
 
     def checks(self):
         yield self.refined < self.steps, "refined", f"below steps = {self.steps}"

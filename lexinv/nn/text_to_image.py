@@ -48,10 +48,11 @@ class CrossAttention(nn.Module):
         width, heads = self.config.width, self.config.heads
         matrix = nn.initializers.normal(width**-0.5)
         normed = rms_norm(x, self.param("norm", nn.initializers.ones, (width,)))
-        q, k, v = (
-            linear(read, self.param(name, matrix, (width, width))).reshape(*read.shape[:-1], heads, -1)
-            for name, read in (("query", normed), ("key", text), ("value", text))
-        )
+
+        def of_heads(name: str, read: Array) -> Array:
+            return linear(read, self.param(name, matrix, (width, width))).reshape(*read.shape[:-1], heads, -1)
+
+        q, k, v = of_heads("query", normed), of_heads("key", text), of_heads("value", text)
         logits = jnp.einsum("bphd,bthd->bhpt", q, k) / (width / heads) ** 0.5
         weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, -jnp.inf), axis=-1)
         mixed = jnp.einsum("bhpt,bthd->bphd", weights, v).reshape(x.shape)
@@ -110,7 +111,7 @@ def encode_text(
     config: TextToImageConfig, params: Params, words: Int[Array, "batch tokens"]
 ) -> Float[Array, "batch tokens width"]:
     """The encoder's last stream, without a final norm."""
-    _, seen = Transformer(config.text).apply({"params": params["text"]}, params["words"][words], capture=True)
+    seen: Any = Transformer(config.text).apply({"params": params["text"]}, params["words"][words], capture=True)[1]
     return seen["residual_out"][-1]
 
 
@@ -124,7 +125,9 @@ def predict(
 ) -> Predicted:
     """At time 0, of noise, to 1, of images. mask: tokens that can be attended to, by default all."""
     there = jnp.ones(text.shape[:2], bool) if mask is None else mask
-    return Predicted(*Denoiser(config.image, config.features).apply({"params": params["image"]}, x, time, text, there))
+    denoiser = Denoiser(config.image, config.features)
+    found: Any = denoiser.apply({"params": params["image"]}, x, time, text, there)
+    return Predicted(*found)
 
 
 def flow_matching_loss(
