@@ -170,10 +170,11 @@ def _draw_one(model, params, caption, noise, drawing, change) -> tuple[Array, Ar
         if change.binding:
 
             def apart(tokens: Array) -> Array:
-                pairs = zip(tokens, phrases, strict=True)
-                return sum(
-                    binding_loss(lambda said: alone(x, time, said)[0], token[None], phrase) for token, phrase in pairs
+                one, other = (
+                    binding_loss(lambda said: alone(x, time, said)[0], token[None], phrase)
+                    for token, phrase in zip(tokens, phrases, strict=True)
                 )
+                return one + other
 
             text = text.at[NOUNS].set(refine(apart, text[NOUNS], drawing.binding, drawing.descents))
         if change.entropy:

@@ -89,7 +89,7 @@ def excitation_loss(maps: Float[Array, "objects *grid"]) -> Float[Array, ""]:
 def refine(loss: Callable[[Any], Float[Array, ""]], values: Any, rates: Any, steps: int) -> Any:
     """`values`, any tree, after so many steps of gradient descent, with a rate for each leaf."""
 
-    def step(_: int, now: Any) -> Any:
+    def step(_: Any, now: Any) -> Any:
         return jax.tree.map(lambda x, slope, rate: x - rate * slope, now, jax.grad(loss)(now), rates)
 
     return jax.lax.fori_loop(0, steps, step, values)

@@ -69,7 +69,7 @@ class Denoiser(nn.Module):
     def __call__(self, x: Array, time: Array, text: Array, mask: Array) -> tuple[Array, Array]:
         width = self.config.width
         matrix = nn.initializers.normal(width**-0.5)
-        angles = time[:, None] * (2.0 ** jnp.arange(8))[None] * jnp.pi
+        angles = time[:, None] * (2.0 ** jnp.arange(8, dtype=jnp.float32))[None] * jnp.pi
         waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
         places = self.param("places", nn.initializers.normal(1.0), (x.shape[1], width))
         read = self.param("patches", nn.initializers.normal(self.features**-0.5), (self.features, width))
