@@ -18,17 +18,18 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
-from experiments.harness.figures import bars
+from experiments.harness.figures import bars, whiskers
 from experiments.harness.intervals import Interval, bootstrap_interval, interval
 from experiments.harness.presets import presets
-from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, band, panels, reference
+from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, band, panels, reference
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.pair_recall import QUERIES, draw_question, recall_model, train_recall
 from experiments.subjects.planted_heads import PlantedConfig, found_by_grouping, judge, plant
 from experiments.subjects.pretrained_language_model import UNTRAINED, open_pretrained
 from experiments.subjects.selective_readers import ASKED, FULL, SOFT, THROUGHOUT, SelectiveReaderConfig, measure
-from lexinv.merging.cache_selection import POLICIES, WHOLE, Selection, bytes_read, empty_selective_cache, make_read
+from lexinv.merging.cache_selection import POLICIES, WHOLE, Selection, bytes_read
+from lexinv.merging.selective_cache import empty_selective_cache, make_read
 from lexinv.nn.cache import unstacked
 from lexinv.nn.language_model import BOS, Params
 from lexinv.nn.lexicon import embed, readout
@@ -38,14 +39,14 @@ from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts, Positive, Seeds
 
 PAPERS = ("wu2025tokenselect",)
-KEPT_PLACES = "soft, true positions"
+KEPT_PLACES = "soft_at_true_positions"
 LINES = {
     "full": ("full", BLACK),
     "interpolated": ("full, interpolated", VERMILION),
     "soft": ("soft votes", BLUE),
     KEPT_PLACES: ("soft, true positions", SKY),
-    "block mean": ("blocks by soft votes", ORANGE),
-    "raw sum": ("sum of scores", GREEN),
+    "block_mean": ("blocks by soft votes", ORANGE),
+    "raw_sum": ("sum of scores", GREEN),
     "window": ("first and last", GREY),
 }
 CHUNK = 20
@@ -222,7 +223,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     arms, times = Arms(results), results["lengths"][-1] // results["lengths"][0]
     first, last = ({arm: arms[arm, "accuracy"][:, at] for arm in arms} for at in (0, -1))
     soft, theta, paper = errors(results, "soft"), f"reuse at {results['theta']:g}", "wu2025tokenselect"
-    runs = errors(results, "block mean", "runs") / errors(results, "soft", "runs")
+    runs = errors(results, "block_mean", "runs") / errors(results, "soft", "runs")
     heads, dim = results["reader"]["shape"]
     read = {
         f"{tokens} tokens": np.divide(*bytes_read(tokens, min(tokens, results["kept"]), heads, dim))
@@ -237,7 +238,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "near_per_head",
             "One choice for all heads by soft votes errs hardly more than a choice for each head.",
             f"{paper}: section on soft voting",
-            {"soft over per head": soft / errors(results, "per head")},
+            {"soft over per head": soft / errors(results, "per_head")},
             below(1.1),
             error,
             over="draws",
@@ -246,7 +247,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "beats_hard_and_raw",
             "It errs a fifth as much as counting heads that have a token among their best, and as summing scores.",
             f"{paper}: section on soft voting",
-            {f"soft over {name}": soft / errors(results, name) for name in ("hard", "raw sum")},
+            {f"soft over {name}": soft / errors(results, name) for name in ("hard", "raw_sum")},
             below(0.2),
             error,
             over="draws",
@@ -258,8 +259,8 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             OURS,
             {
                 "blocks over tokens, in blocks": runs,
-                "blocks over tokens, scattered": errors(results, "block mean") / soft,
-                "bounds over tokens, in blocks": errors(results, "block bounds", "runs")
+                "blocks over tokens, scattered": errors(results, "block_mean") / soft,
+                "bounds over tokens, in blocks": errors(results, "block_bounds", "runs")
                 / errors(results, "soft", "runs"),
             },
             {"blocks over tokens, in blocks": below(1.5)},
@@ -360,7 +361,7 @@ def figure(results: dict[str, Any]) -> Figure:
         place: (label, np.stack([errors(results, policy, place) for policy in POLICIES], axis=1))
         for place, label in (("scattered", "scattered"), ("runs", "in whole blocks"))
     }
-    bars(axes[1], [name.replace(" ", "\n") for name in POLICIES], by_place)
+    bars(axes[1], [name.replace("_", "\n") for name in POLICIES], by_place)
     axes[1].set_ylabel("relative error of the outputs")
     axes[1].tick_params(axis="x", labelsize=7)
     axes[1].legend()
@@ -368,10 +369,8 @@ def figure(results: dict[str, Any]) -> Figure:
     for number, (pairs, tokens) in enumerate(reader["tokens"].items()):
         found = [interval(answers(results, arm, "right", pairs=pairs).tolist()) for arm in shown]
         places = np.arange(len(shown)) + 0.2 * (number - (len(reader["tokens"]) - 1) / 2)
-        mean, low, high = np.array([(one.mean, one.low, one.high) for one in found], np.float64).T
-        axes[2].errorbar(mean, places, xerr=[mean - low, high - mean], fmt="o", markersize=3, label=f"{tokens} tokens")
-    axes[2].set_yticks(range(len(shown)), shown)
-    axes[2].invert_yaxis()
-    axes[2].set_xlabel("share that is the likeliest")
+        whiskers(axes[2], places, found, PALETTE[number], f"{tokens} tokens", linestyle="none")
+    axes[2].set_xticks(range(len(shown)), [arm.replace(" at", "\nat").replace("_", "\n") for arm in shown], fontsize=7)
+    axes[2].set_ylabel("share that is the likeliest")
     axes[2].legend(fontsize=7)
     return drawn

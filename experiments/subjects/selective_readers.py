@@ -8,7 +8,7 @@ going on; the answer is then read token by token, as greedy decoding would if it
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.haystack_readers import beside, question
 from experiments.subjects.pretrained_language_model import PretrainedWorld
 from lexinv.lexinvariance import haystacks
-from lexinv.merging.cache_selection import Selection, SelectiveCache, empty_selective_cache, make_read
+from lexinv.merging.cache_selection import Selection
+from lexinv.merging.selective_cache import SelectiveCache, empty_selective_cache, make_read
 from lexinv.nn.cache import unstacked
 from lexinv.nn.language_model import BOS, Params
 from lexinv.nn.lexicon import embed, readout, token_nll
@@ -44,10 +45,10 @@ class SelectiveReaderConfig(Checked):
     haystacks: Count = 2
     threads: Count = 4
     selection: Selection = Selection("soft", k=512, first=16, local=128)
-    others: tuple[str, ...] = ("block mean", "window")
+    others: tuple[str, ...] = ("block_mean", "window")
     thetas: NonNegatives = (0.8, 0.9)
     chunk: Count = 64
-    piece: Count = 1024
+    piece: Count = 512
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield 2 * self.threads <= min(self.pairs), "threads", f"at most half of the {min(self.pairs)} pairs"
@@ -61,6 +62,12 @@ class SelectiveReaderConfig(Checked):
         return (
             policies | {f"reuse at {theta:g}": replace(soft, theta=theta) for theta in self.thetas} | {THROUGHOUT: soft}
         )
+
+
+class Case(NamedTuple):
+    haystack: list[int]
+    question: list[int]
+    answer: list[int]
 
 
 def asked(config: SelectiveReaderConfig, pairs: int, number: int) -> list[tuple[str, Any]]:
@@ -77,15 +84,11 @@ def asked(config: SelectiveReaderConfig, pairs: int, number: int) -> list[tuple[
     return found
 
 
-def encoded(
-    world: PretrainedWorld, text: str, haystack: int, span: tuple[int, int]
-) -> tuple[list[int], list[int], list[int]]:
-    """Tokens of the haystack, which has so many characters; from there to the answer; and of the answer."""
-    found = world.model.tokenizer.encode(text, add_special_tokens=False)
-    inside = [b <= haystack for _, b in found.offsets]
-    answer = [a < span[1] and span[0] < b for a, b in found.offsets]
-    first, begin = inside.index(False), answer.index(True)
-    return found.ids[:first], found.ids[first:begin], found.ids[begin : begin + sum(answer)]
+def encoded(world: PretrainedWorld, text: str, haystack: int, span: tuple[int, int]) -> Case:
+    """Tokens of the haystack, which has so many characters; from there to the answer; and of the answer. No token crosses these places."""
+    begin, stop = span
+    parts = text[:haystack], text[haystack:begin], text[begin:stop]
+    return Case(*(world.tokenizer.encode(part).tolist() for part in parts))
 
 
 def measure(config: SelectiveReaderConfig, world: PretrainedWorld, workspace: Workspace) -> dict[str, Any]:
@@ -132,21 +135,25 @@ class Reader:
         vectors = embed(self.params["table"], tokens[None])[0].astype(self.world.model.config.dtype)
         return make_read(self.world.model.config, selection, chunk)(self.params, cache, vectors, tokens, len(ids))
 
+    def chunk(self, selection: Selection, room: int) -> int:
+        """Tokens that select together; all of them where nothing is selected."""
+        return room if selection.policy == FULL else self.config.chunk
+
     def prefilled(self, selection: Selection, ids: list[int]) -> SelectiveCache:
         cache, piece = empty_selective_cache(self.world.model.config, selection, self.slots), self.config.piece
         for start in range(0, len(ids), piece):
-            cache = self.read(selection, cache, ids[start : start + piece], piece, self.config.chunk)[1]
+            cache = self.read(selection, cache, ids[start : start + piece], piece, self.chunk(selection, piece))[1]
         return cache
 
-    def answers(self, ones: list[tuple[list[int], list[int], list[int]]]) -> list[dict[str, Any]]:
+    def answers(self, ones: list[Case]) -> list[dict[str, Any]]:
         """Of each question on one haystack."""
         arms = self.config.arms()
-        begun = {way: self.prefilled(arms[way], [BOS, *ones[0][0]]) for way in (FULL, THROUGHOUT)}
+        begun = {way: self.prefilled(arms[way], [BOS, *ones[0].haystack]) for way in (FULL, THROUGHOUT)}
         rows = []
         for _, asked, answer in ones:
             # The last token of the question is the first that a way of decoding reads.
             read = {
-                way: self.read(arms[way], cache, asked[:-1], self.asking, self.config.chunk)[1]
+                way: self.read(arms[way], cache, asked[:-1], self.asking, self.chunk(arms[way], self.asking))[1]
                 for way, cache in begun.items()
             }
             row = {}
