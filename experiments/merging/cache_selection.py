@@ -117,7 +117,7 @@ PRESETS = presets(
         "selection": Selection("soft", k=12, first=4, local=16, block=4),
         "seeds": (0, 1),
         "reader": SelectiveReaderConfig(
-            UNTRAINED, (3,), 1, 1, Selection("soft", k=32, first=4, local=16), ("window",), (0.8, 0.9), 16, 64
+            UNTRAINED, (3,), (1,), 1, Selection("soft", k=32, first=4, local=16), ("window",), (0.9,), 16, 64
         ),
     },
     paper={
@@ -133,7 +133,7 @@ PRESETS = presets(
         "chunk": 32,
         "seeds": tuple(range(10)),
         "reader.pairs": (12, 25, 50, 100),
-        "reader.haystacks": 20,
+        "reader.haystacks": (20, 20, 20, 20),
         "reader.selection": Selection("soft", k=2048, first=128, local=512),
         "reader.chunk": 512,
     },
@@ -170,7 +170,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "grouping": grouping,
         "chance": 1 / c.values,
         "lengths": [f * c.length for f in c.factors],
-        "arms": measured(workspace, (*WHOLE, KEPT_PLACES, *POLICIES), c.seeds, accuracy),
+        "arms": measured(workspace, LINES, c.seeds, accuracy),
         "reader": measure(c.reader, world, workspace),
         "kept": c.reader.selection.first + c.reader.selection.k + c.reader.selection.local,
         "theta": max(c.reader.thetas),

@@ -34,23 +34,24 @@ STEP = 8
 
 @dataclass(frozen=True)
 class SelectiveReaderConfig(Checked):
-    """threads: of two links in each haystack, asked for both. selection: of the soft policy, from which the others differ by name.
+    """haystacks: of each size, with `threads` of two links, asked for both. selection: by soft votes; `others` differ by policy.
 
-    others: policies beside. thetas: of soft votes that keep their choice. chunk: tokens that vote together while a haystack is read
-    `piece` tokens at a time.
+    thetas: of soft votes that keep their choice. chunk: tokens that vote together while a haystack is read, `piece` tokens at a time.
     """
 
     model: str = "smollm2"
     pairs: Counts = (12, 25, 50)
-    haystacks: Count = 2
-    threads: Count = 4
+    haystacks: tuple[int, ...] = (2, 2, 1)
+    threads: Count = 3
     selection: Selection = Selection("soft", k=512, first=16, local=128)
     others: tuple[str, ...] = ("block_mean", "window")
-    thetas: NonNegatives = (0.8, 0.9)
+    thetas: NonNegatives = (0.9,)
     chunk: Count = 64
     piece: Count = 512
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
+        counts = len(self.haystacks) == len(self.pairs) and min(self.haystacks) >= 1
+        yield counts, "haystacks", f"one positive number for each of the {len(self.pairs)} of pairs"
         yield 2 * self.threads <= min(self.pairs), "threads", f"at most half of the {min(self.pairs)} pairs"
         yield self.piece % self.chunk == 0, "piece", f"a multiple of chunk = {self.chunk}"
         yield self.chunk <= self.selection.local, "chunk", f"at most selection.local = {self.selection.local}"
@@ -98,8 +99,8 @@ def measure(config: SelectiveReaderConfig, world: PretrainedWorld, workspace: Wo
             (task, encoded(world, one.text, pairs * haystacks.PAIR_CHARACTERS, one.spans[0]))
             for task, one in asked(config, pairs, number)
         ]
-        for pairs in config.pairs
-        for number in range(config.haystacks)
+        for pairs, count in zip(config.pairs, config.haystacks, strict=True)
+        for number in range(count)
     }
     parts = [ids for ones in cases.values() for _, ids in ones]
     longest = [max(len(ids[i]) for ids in parts) for i in range(3)]
