@@ -117,7 +117,7 @@ PRESETS = presets(
         "selection": Selection("soft", k=12, first=4, local=16, block=4),
         "seeds": (0, 1),
         "reader": SelectiveReaderConfig(
-            UNTRAINED, (3,), (1,), 1, Selection("soft", k=32, first=4, local=16), ("window",), (0.9,), 16, 64
+            UNTRAINED, (2,), (1,), 1, Selection("soft", k=32, first=4, local=16), ("window",), (0.9,), 16, 64
         ),
     },
     paper={
