@@ -41,7 +41,7 @@ class SelectiveReaderConfig(Checked):
 
     model: str = "smollm2"
     pairs: Counts = (12, 25, 50)
-    haystacks: tuple[int, ...] = (2, 2, 1)
+    haystacks: tuple[int, ...] = (1, 1, 1)
     threads: Count = 3
     selection: Selection = Selection("soft", k=512, first=16, local=128)
     others: tuple[str, ...] = ("block_mean", "window")
