@@ -70,7 +70,7 @@ class Config(Checked):
     values: Count = 16
     items: Count = 100
     batch_size: Count = 32
-    steps: Count = 160
+    steps: Count = 200
     depth: Count = 2
     width: Count = 64
     learning_rate: Positive = 3e-3
