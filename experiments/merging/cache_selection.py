@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
 from experiments.harness.figures import bars, whiskers
-from experiments.harness.intervals import Interval, bootstrap_interval, interval
+from experiments.harness.intervals import Interval, bootstrap_interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, band, panels, reference
 from experiments.harness.verdicts import OURS, Claim, above, below, between
@@ -222,8 +222,10 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     """What finds planted tokens; what is kept of recall in longer contexts, and of a published model's answers."""
     arms, times = Arms(results), results["lengths"][-1] // results["lengths"][0]
     first, last = ({arm: arms[arm, "accuracy"][:, at] for arm in arms} for at in (0, -1))
-    soft, theta, paper = errors(results, "soft"), f"reuse at {results['theta']:g}", "wu2025tokenselect"
-    runs = errors(results, "block_mean", "runs") / errors(results, "soft", "runs")
+    soft, theta, paper = errors(results, "soft"), f"reuse at {results['theta']:g}", "wu2025tokenselect: abstract"
+    runs = {
+        name: errors(results, name, "runs") / errors(results, "soft", "runs") for name in ("block_mean", "block_bounds")
+    }
     heads, dim = results["reader"]["shape"]
     read = {
         f"{tokens} tokens": np.divide(*bytes_read(tokens, min(tokens, results["kept"]), heads, dim))
@@ -231,88 +233,77 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     }
     grouping = {name: np.array([row[name] for row in results["grouping"]]) for name in results["grouping"][0]}
     found, mod = grouping
-    tokens, error = "share of the answer's tokens that are the likeliest", "relative error of the outputs, as a ratio"
-    questions = {"unit": tokens, "over": "questions"}
+    of_heads = partial(Claim, unit="ratio of relative errors of the outputs", over="draws")
+    of_recall = partial(Claim, unit="accuracy")
+    of_answers = partial(Claim, unit="share of the answer's tokens that are the likeliest", over="questions")
     return [
-        Claim(
+        of_heads(
             "near_per_head",
             "One choice for all heads by soft votes errs hardly more than a choice for each head.",
-            f"{paper}: section on soft voting",
+            paper,
             {"soft over per head": soft / errors(results, "per_head")},
             below(1.1),
-            error,
-            over="draws",
         ),
-        Claim(
+        of_heads(
             "beats_hard_and_raw",
             "It errs a fifth as much as counting heads that have a token among their best, and as summing scores.",
-            f"{paper}: section on soft voting",
+            paper,
             {f"soft over {name}": soft / errors(results, name) for name in ("hard", "raw_sum")},
             below(0.2),
-            error,
-            over="draws",
         ),
-        Claim(
+        of_heads(
             "blocks_catch_up",
             "Where what matters stands in whole blocks, choosing blocks of the same number of tokens errs hardly more. Beside it the same "
             "where it is scattered, and the bound of a block's scores.",
             OURS,
             {
-                "blocks over tokens, in blocks": runs,
+                "blocks over tokens, in blocks": runs["block_mean"],
                 "blocks over tokens, scattered": errors(results, "block_mean") / soft,
-                "bounds over tokens, in blocks": errors(results, "block_bounds", "runs")
-                / errors(results, "soft", "runs"),
+                "bounds over tokens, in blocks": runs["block_bounds"],
             },
             {"blocks over tokens, in blocks": below(1.5)},
-            error,
-            over="draws",
         ),
-        Claim(
+        of_heads(
             "grouping_bug",
             "With heads of keys taken as h mod Hkv, as released, planted tokens are missed that h // (H / Hkv) finds.",
             OURS,
             grouping,
             {found: above(0.9), mod: below(0.75)},
-            "share of planted tokens that are selected",
-            over="draws",
+            unit="share of planted tokens that are selected",
         ),
-        Claim(
+        of_recall(
             "extrapolates",
             f"In contexts of {times} trained lengths a model that attends to less than one answers, and with full attention does not.",
-            f"{paper}: abstract",
+            paper,
             {"soft": last["soft"], "full": last["full"], "first and last tokens": last["window"]},
             {"soft": above(0.9), "full": below(0.5)},
-            "accuracy",
         ),
-        Claim(
+        of_recall(
             "beats_interpolation",
             "It answers more than the whole context at positions interpolated to the trained ones.",
             OURS,
             {"soft less interpolated": last["soft"] - last["interpolated"]},
             above(0),
-            "difference of accuracies",
         ),
-        Claim(
+        of_recall(
             "compact_positions_carry_it",
             "The same tokens at their true positions answer much less.",
             OURS,
             {"compact less true": last["soft"] - last[KEPT_PLACES]},
             above(0.2),
-            "difference of accuracies",
         ),
-        Claim(
+        of_recall(
             "equal_in_length",
             "At the trained length selection changes nothing.",
-            f"{paper}: in-length results",
+            OURS,
             {"soft less full": first["soft"] - first["full"]},
             between(-0.01, 0.01),
-            "difference of accuracies",
         ),
-        Claim(
+        of_answers(
             "real_needles_kept",
             "A published model's answers are kept where it attends to selected tokens while it answers. Beside it where it did so while "
             "it read, too, and the first and last tokens alone.",
-            f"{paper}: abstract",
+            paper,
             {
                 **{f"{task}, tokens": lost(results, SOFT, FULL, "right", (task,)) for task in ASKED},
                 "needles, whole values": lost(results, SOFT, FULL, "found", ("needles",)),
@@ -320,18 +311,16 @@ def claims(results: dict[str, Any]) -> list[Claim]:
                 "first and last, tokens": lost(results, "window", FULL, "right"),
             },
             {f"{task}, tokens": above(-NEAR) for task in ASKED} | {"needles, whole values": above(-NEAR)},
-            **questions,
         ),
-        Claim(
+        of_answers(
             "reuse_is_free",
             f"Choices that are kept while queries' cosine is {results['theta']:g} are more than half of all, and cost nothing.",
-            f"{paper}: abstract",
+            paper,
             {
                 "reused": bootstrap_interval(answers(results, theta, "reused")),
                 "reuse less none": lost(results, theta, SOFT, "right"),
             },
             {"reused": above(0.5), "reuse less none": between(-0.02, 0.02)},
-            **questions,
         ),
         Claim(
             "two_is_the_bound",
@@ -367,7 +356,7 @@ def figure(results: dict[str, Any]) -> Figure:
     axes[1].legend()
     shown = list(next(iter(reader["answers"].values()))[ASKED[0]][0])
     for number, (pairs, tokens) in enumerate(reader["tokens"].items()):
-        found = [interval(answers(results, arm, "right", pairs=pairs).tolist()) for arm in shown]
+        found = [bootstrap_interval(answers(results, arm, "right", pairs=pairs)) for arm in shown]
         places = np.arange(len(shown)) + 0.2 * (number - (len(reader["tokens"]) - 1) / 2)
         whiskers(axes[2], places, found, PALETTE[number], f"{tokens} tokens", linestyle="none")
     axes[2].set_xticks(range(len(shown)), [arm.replace(" at", "\nat").replace("_", "\n") for arm in shown], fontsize=7)
