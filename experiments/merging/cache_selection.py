@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
-from experiments.harness.figures import bars, whiskers
+from experiments.harness.figures import bars, lines, whiskers
 from experiments.harness.intervals import Interval, bootstrap_interval
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, SKY, VERMILION, band, panels, reference
@@ -310,7 +310,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
                 "throughout, tokens": lost(results, THROUGHOUT, FULL, "right"),
                 "first and last, tokens": lost(results, "window", FULL, "right"),
             },
-            {f"{task}, tokens": above(-NEAR) for task in ASKED} | {"needles, whole values": above(-NEAR)},
+            {f"{task}, tokens": above(-NEAR) for task in ASKED},
         ),
         of_answers(
             "reuse_is_free",
@@ -336,30 +336,35 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 def figure(results: dict[str, Any]) -> Figure:
     """Accuracy over length by what is attended to; errors of planted heads; answers of the published model."""
     arms, lengths, reader = Arms(results), results["lengths"], results["reader"]
-    titles = ("Recall in long contexts", "Planted heads", "SmolLM2: tokens of answers")
-    drawn, axes = panels(1, 3, width=4.4, height=3.6, titles=titles)
-    for arm, (label, color) in LINES.items():
+    titles = ("Recall in long contexts", "Close up, range of seeds", "Planted heads", "SmolLM2: tokens of answers")
+    drawn, axes = panels(2, 2, width=5.2, height=3.4, titles=titles)
+    steps = range(len(lengths))
+    for arm in ("full", "interpolated", SOFT, KEPT_PLACES, "window"):
         style = "--" if arm in WHOLE else "-"
-        band(axes[0], lengths, arms[arm, "accuracy"], label, color, marker="o", markersize=3, linestyle=style)
+        band(axes[0], steps, arms[arm, "accuracy"], *LINES[arm], marker="o", markersize=3, linestyle=style)
     reference(axes[0], results["chance"], "chance")
-    axes[0].set(xlabel="tokens of context", ylabel="accuracy", ylim=(0, 1.05), xscale="log")
-    axes[0].set_xticks(lengths, lengths)
-    axes[0].minorticks_off()
-    axes[0].legend(fontsize=7)
+    near = (SOFT, "interpolated", "raw_sum", "block_mean")
+    lines(axes[1], steps, {LINES[arm][0]: arms[arm, "accuracy"] for arm in near})
+    axes[0].set_ylim(0, 1.05)
+    for panel in axes[:2]:
+        panel.set(xlabel="tokens of context", ylabel="accuracy")
+        panel.set_xticks(steps, lengths)
+        panel.legend(fontsize=7, loc=(0.02, 0.12))
     by_place = {
         place: (label, np.stack([errors(results, policy, place) for policy in POLICIES], axis=1))
         for place, label in (("scattered", "scattered"), ("runs", "in whole blocks"))
     }
-    bars(axes[1], [name.replace("_", "\n") for name in POLICIES], by_place)
-    axes[1].set_ylabel("relative error of the outputs")
-    axes[1].tick_params(axis="x", labelsize=7)
-    axes[1].legend()
+    bars(axes[2], [name.replace("_", "\n") for name in POLICIES], by_place)
+    axes[2].set_ylabel("relative error of the outputs")
+    axes[2].tick_params(axis="x", labelsize=7)
+    axes[2].set_ylim(top=1.2 * axes[2].get_ylim()[1])
+    axes[2].legend(ncols=2)
     shown = list(next(iter(reader["answers"].values()))[ASKED[0]][0])
     for number, (pairs, tokens) in enumerate(reader["tokens"].items()):
         found = [bootstrap_interval(answers(results, arm, "right", pairs=pairs)) for arm in shown]
         places = np.arange(len(shown)) + 0.2 * (number - (len(reader["tokens"]) - 1) / 2)
-        whiskers(axes[2], places, found, PALETTE[number], f"{tokens} tokens", linestyle="none")
-    axes[2].set_xticks(range(len(shown)), [arm.replace(" at", "\nat").replace("_", "\n") for arm in shown], fontsize=7)
-    axes[2].set_ylabel("share that is the likeliest")
-    axes[2].legend(fontsize=7)
+        whiskers(axes[3], places, found, PALETTE[number], f"{tokens} tokens", linestyle="none")
+    axes[3].set_xticks(range(len(shown)), [arm.replace(" at", "\nat").replace("_", "\n") for arm in shown], fontsize=7)
+    axes[3].set_ylabel("share that is the likeliest")
+    axes[3].legend(fontsize=7)
     return drawn
