@@ -8,7 +8,7 @@ going on; the answer is then read token by token, as greedy decoding would if it
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,17 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.haystack_readers import beside, question
 from experiments.subjects.pretrained_language_model import PretrainedWorld
 from lexinv.lexinvariance import haystacks
-from lexinv.merging.cache_selection import Selection
+from lexinv.merging.cache_selection import POLICIES, Selection
 from lexinv.merging.selective_cache import SelectiveCache, empty_selective_cache, make_read
 from lexinv.nn.cache import unstacked
 from lexinv.nn.language_model import BOS, Params
 from lexinv.nn.lexicon import embed, readout, token_nll
-from lexinv.validation import Checked, Count, Counts, NonNegatives, require
+from lexinv.validation import Checked, Count, Counts, NonNegatives, require, some_of
 
 FULL, SOFT, THROUGHOUT = "full", "soft", "throughout"
 ASKED = ("needles", "threads")
+OTHERS = tuple(name for name in POLICIES if name not in (SOFT, "per_head"))
+"""Policies with one choice for all heads, so that all go on from the same cache."""
 STEP = 8
 """Answers are padded to multiples of so many tokens."""
 
@@ -44,7 +46,7 @@ class SelectiveReaderConfig(Checked):
     haystacks: tuple[int, ...] = (1, 1, 1)
     threads: Count = 3
     selection: Selection = Selection("soft", k=512, first=16, local=128)
-    others: tuple[str, ...] = ("block_mean", "window")
+    others: Annotated[tuple[str, ...], some_of(OTHERS)] = ("block_mean", "window")
     thetas: NonNegatives = (0.9,)
     chunk: Count = 64
     piece: Count = 512
