@@ -20,6 +20,7 @@ from lexinv.transfer.combinations import apply, drawn, means_of_pieces
 from lexinv.transfer.dynamic import DynamicBatch, Texts, merge_batch, tokenize
 from lexinv.transfer.vocabularies import segmenter, surface_forms
 
+NEXT = 4
 TOGETHER, ROUND, ROOM, LONGEST = 32, 32, 512, 16
 """Passages that are read at a time. Lengths, and numbers of new rows, are rounded up to a multiple, so that few programs are compiled.
 Tokens of a surface form."""
@@ -46,13 +47,15 @@ class Reader:
         vocab = self.tokenizer.vocab_size
         return [merge_batch(tokens, merges, boundary, vocab, rng) for tokens, boundary in parts]
 
-    def bits(self, batches: Sequence[DynamicBatch], rows: Rows) -> float:
-        """Per byte of the second halves, after first halves in the tokens of `batches`."""
-        nats, count = 0.0, 0
+    def bits(self, batches: Sequence[DynamicBatch], rows: Rows) -> dict[str, float]:
+        """Per byte of the second halves, after first halves in the tokens of `batches`; "next": of their first `NEXT` tokens alone."""
+        totals = {"bits": [0.0, 0], "next": [0.0, 0]}
         for targets, lost, _ in self._read(batches, rows):
-            nats += float(lost.sum(dtype=np.float64))
-            count += int(self.tokenizer.token_bytes[targets[targets >= 0]].sum())
-        return nats / np.log(2) / count
+            there = targets >= 0
+            for name, counted in {"bits": there, "next": there & (there.cumsum(axis=1) <= NEXT)}.items():
+                totals[name][0] += float(lost[counted].sum(dtype=np.float64))
+                totals[name][1] += int(self.tokenizer.token_bytes[targets[counted]].sum())
+        return {name: float(nats / np.log(2) / count) for name, (nats, count) in totals.items()}
 
     def states(self, batches: Sequence[DynamicBatch], rows: Rows, count: int) -> Float[np.ndarray, "count width"]:
         """What inner products with output rows make the logits of, at the first tokens of the second halves."""
@@ -68,9 +71,8 @@ class Reader:
         tokens, targets = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         embeddings, place = np.zeros((*shape, table.shape[1]), np.float32), 0
         for batch in batches:
-            known = np.concatenate(
-                [table, rows([b"".join(self.tokenizer.pieces[i] for i in new) for new in batch.pieces])]
-            )
+            new = [b"".join(self.tokenizer.pieces[token] for token in each) for each in batch.pieces]
+            known = np.concatenate([table, rows(new)]) if new else table
             for ids, length in zip(batch.tokens, batch.lengths.tolist(), strict=True):
                 own = next(seconds)
                 end = length + len(own)

@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, measured
-from experiments.harness.figures import lines
+from experiments.harness.arms import Arms, by_metric, measured
+from experiments.harness.figures import legend_beside, lines
 from experiments.harness.presets import presets
 from experiments.harness.style import PALETTE, panels, reference
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
-from experiments.subjects import tokenized_models
-from experiments.subjects.halved_passages import Reader, Rows, read_halves, rows_by, static_merges
+from experiments.subjects import hypernetworks, tokenized_models
+from experiments.subjects.halved_passages import NEXT, Reader, Rows, read_halves, rows_by, static_merges
+from experiments.subjects.hypernetworks import HypernetworksConfig
 from experiments.subjects.parallel_messages import load_with_split, parallel_messages, token_counts
 from experiments.subjects.text import PUBLISHED_MODEL
 from experiments.subjects.tokenized_models import TokenizedConfig
@@ -36,18 +37,22 @@ from lexinv.validation import Checked, Count, Counts, Distinct
 
 PAPERS = ("feher2025retrofitting",)
 ARMS = {
+    "batch/hypernetwork": "hypernetwork",
     "batch/pieces": "means of pieces",
     "batch/drawn": "random rows",
-    "drawn/pieces": "random merges",
-    "static/pieces": "static tokenizer",
+    "drawn/pieces": "random merges, means",
+    "static/pieces": "static tokenizer, means",
+    "static/hypernetwork": "static, hypernetwork",
 }
-"""What decides the merges, and the rows of new tokens, which are means of pieces where nothing else is said."""
+"""What decides the merges, and the rows of new tokens."""
+MADE = {"hypernetwork": "hypernetwork", "means of pieces": "pieces"}
+SCORED = {"second halves": "bits", "next tokens": "next"}
 ENGLISH = "en_GB"
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """models: of one tokenizer, which is trained on their text. merges: settings, beside none and whole words.
+    """models: of one tokenizer, with a hypernetwork for each, all trained on one text. merges: settings, beside none and whole words.
 
     batch: passages, or messages, whose merges are learned together; `batches` are others, of `compared` merges. passages: of `size`
     characters, that each seed's model reads. static: merges learned from the training text, at most. candidates: of `large`, a tokenizer
@@ -56,6 +61,7 @@ class Config(Checked):
     """
 
     models: TokenizedConfig = TokenizedConfig(tokenizers=("bpe:1024",))
+    hypernetwork: HypernetworksConfig = HypernetworksConfig()
     merges: Counts = (5, 10, 20, 50, 100, 200, 400)
     batch: Count = 32
     batches: Counts = (1, 4, 16, 32, 64, 256)
@@ -80,6 +86,7 @@ PRESETS = presets(
     Config(),
     smoke={
         **tokenized_models.TINY,
+        **{f"hypernetwork.{name}": value for name, value in hypernetworks.TINY.items()},
         "models.tokenizers": ("bpe:300",),
         "merges": (5, 20),
         "batch": 4,
@@ -113,8 +120,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """
     corpus, seeds = load_corpus(config.models.corpus), config.models.training.seeds
     [models] = tokenized_models.tokenized_models(config.models, workspace).values()
+    networks = hypernetworks.hypernetworks(config.hypernetwork, models, seeds, corpus, workspace)
     settings = (0, *config.merges, None)
     large = load_tokenizer(config.large, corpus)
+    names = {name.replace(":", "-"): name for name in config.tokenizers} if config.languages else {}
+    said = parallel_messages(config.languages, workspace) if names else {}
 
     @cache
     def read(seed: int) -> Reader:
@@ -123,6 +133,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     @cache
     def rows(method: str, seed: int) -> Rows:
+        if method == "hypernetwork":
+            return partial(networks.rows, seeds.index(seed))
         return rows_by(method, read(seed).params["table"], models.tokenizer)
 
     @cache
@@ -144,11 +156,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     @cache
     def cutting(name: str) -> tuple[Tokenizer, str]:
-        return load_with_split(name, corpus, workspace)
+        return load_with_split(names[name], corpus, workspace)
 
     def measure(arm: str, seed: int) -> dict[str, Any]:
         kind, _, method = arm.partition("/")
-        if kind in config.tokenizers:
+        if kind in names:
             chosen = np.random.default_rng(seed).permutation(len(said[method]))[: config.messages].tolist()
             texts = [said[method][number] for number in chosen]
             return {"tokens": token_counts(texts, *cutting(kind), config.batch, settings)}
@@ -163,12 +175,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             found = [read(seed).merged(config.compared, size) for size in config.batches]
         else:
             found = [merged(kind, seed, setting) for setting in settings]
-        bits = [read(seed).bits(batches, rows(method or "pieces", seed)) for batches in found]
-        return {"tokens": list(map(tokens_of, found)), "bits": bits}
+        bits = by_metric([read(seed).bits(batches, rows(method or "pieces", seed)) for batches in found])
+        return {"tokens": list(map(tokens_of, found)), **bits}
 
-    said = parallel_messages(config.languages, workspace) if config.languages else {}
-    arms = [*ARMS, "nothing", "batches", "candidates/own", "candidates/pieces"]
-    arms += [f"{name}/{language}" for name in config.tokenizers for language in said]
+    arms = [*ARMS, "nothing", "batches", *(f"candidates/{name}" for name in ("own", "pieces", "hypernetwork"))]
+    arms += [f"{name}/{language}" for name in names for language in said]
     return {
         "corpora": {corpus.name: corpus.fingerprint},
         "seeds": seeds,
@@ -176,7 +187,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "settings": settings,
         "batches": config.batches,
         "compared": config.compared,
-        "tokenizers": config.tokenizers if config.languages else (),
+        "tokenizers": list(names),
         "languages": config.languages,
         "arms": measured(workspace, arms, seeds, measure),
     }
@@ -186,18 +197,22 @@ def tokens_of(batches: Sequence[DynamicBatch]) -> int:
     return sum(int(batch.lengths.sum()) for batch in batches)
 
 
-def half_way(results: Mapping[str, Any], arm: str) -> np.ndarray:
-    """Relative bits more than without merges where an arm has saved half of what whole words save, [seeds]; linear between settings."""
-    arms = Arms(results)
-    bits = arms[arm, "bits"] / arms["batch/pieces", "bits"][:, :1] - 1
-    saved, whole = gone(arms, arm), gone(arms, "batch/pieces")[:, -1]
-    return np.array([np.interp(most / 2, *row) for most, *row in zip(whole, saved, bits, strict=True)])
+def more(arms: Arms, arm: str, metric: str = "bits") -> np.ndarray:
+    """Relative to what the model's own tokens cost, [seeds, settings]."""
+    return arms[arm, metric] / arms["batch/pieces", metric][:, :1] - 1
 
 
 def gone(arms: Arms, arm: str) -> np.ndarray:
     """Share of the tokens that there are without merges which are no more, [seeds, settings]."""
     tokens = arms[arm, "tokens"]
     return 1 - tokens / tokens[:, :1]
+
+
+def half_way(arms: Arms, arm: str) -> dict[str, np.ndarray]:
+    """By `SCORED` `more` where an arm has saved half of what whole words save, [seeds]; linear between settings."""
+    saved, half = gone(arms, arm), gone(arms, "batch/pieces")[:, -1] / 2
+    bits = {text: more(arms, arm, metric) for text, metric in SCORED.items()}
+    return {text: np.array(list(map(np.interp, half, saved, each))) for text, each in bits.items()}
 
 
 def unevenness(results: Mapping[str, Any], name: str) -> np.ndarray:
@@ -209,31 +224,46 @@ def unevenness(results: Mapping[str, Any], name: str) -> np.ndarray:
 def claims(results: Mapping[str, Any]) -> list[Claim]:
     """What the paper says, and the controls that it lacks."""
     arms, settings, names = Arms(results), results["settings"], results["tokenizers"]
-    paper, half, most = "feher2025retrofitting", partial(half_way, results), len(settings) - 2
-    worth = arms["nothing", "bits"][:, 0] / arms["batch/pieces", "bits"][:, 0] - 1
+    paper, most = "feher2025retrofitting", len(settings) - 2
+    half = {arm: half_way(arms, arm) for arm in ARMS}
     saved, by_chance = gone(arms, "batch/pieces"), gone(arms, "drawn/pieces")
-    english = {name: gone(arms, f"{name}/{ENGLISH}")[:, -1] for name in names}
     at = {f"{settings[place]} merges": place for place in (len(settings) // 2, most)}
+    english = {f"messages, {name}": gone(arms, f"{name}/{ENGLISH}")[:, -1] for name in names}
+    read = [f"messages, {name}" for name in names if name in PUBLISHED]
+    kinds = {"cosine": below(0.99), "augmented": above(0.9999)}
+    costs = {f"{each}, {text}": half[f"batch/{rows}"][text] for each, rows in MADE.items() for text in SCORED}
+    dearer = {
+        f"{each}, {text}": half[f"static/{rows}"][text] - half[f"batch/{rows}"][text]
+        for each, rows in MADE.items()
+        for text in SCORED
+    }
+    without = {f"no first half, {text}": more(arms, "nothing", metric)[:, 0] for text, metric in SCORED.items()}
+    means, network = half["batch/pieces"], half["batch/hypernetwork"]
     found = [
         Claim(
             "half_way_costs_two_percent",
             "Half of the way to whole words costs less than 2 % more bits per byte of what comes next.",
             f"{paper}: abstract, of accuracy",
-            {
-                "means of pieces": half("batch/pieces"),
-                "tokens gone": saved[:, -1] / 2,
-                "share of what the first half is worth": half("batch/pieces") / worth,
-            },
-            {"means of pieces": below(0.02)},
+            costs | without | {"tokens gone": saved[:, -1] / 2},
+            dict.fromkeys(costs, below(0.02)),
             "relative",
             "less than 2 % of accuracy for 20 % fewer tokens",
         ),
         Claim(
+            "hypernetwork_beats_means_while_merging",
+            "Half of the way rows of the hypernetwork cost fewer bits than means of pieces.",
+            paper,
+            {text: means[text] - network[text] for text in SCORED}
+            | {"whole words": (more(arms, "batch/pieces") - more(arms, "batch/hypernetwork"))[:, -1]},
+            dict.fromkeys(("second halves", "whole words"), above(0)),
+            "relative bits more by means",
+        ),
+        Claim(
             "random_rows_fail",
-            "With random rows it costs more than 2 %.",
+            f"Half of the way the next {NEXT} tokens cost over 2 % more with random rows.",
             OURS,
-            {"random rows": half("batch/drawn")},
-            above(0.02),
+            half["batch/drawn"],
+            {"next tokens": above(0.02)},
             "relative",
         ),
         Claim(
@@ -241,7 +271,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             "Merges of frequent pairs save more tokens than as many merges of pairs drawn at random.",
             OURS,
             {name: saved[:, place] - by_chance[:, place] for name, place in at.items()}
-            | {"more bits by random ones half way": half("drawn/pieces") - half("batch/pieces")},
+            | {f"more bits half way, {text}": half["drawn/pieces"][text] - means[text] for text in SCORED},
             dict.fromkeys(at, above(0)),
             "share of tokens",
         ),
@@ -249,18 +279,17 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             "beats_equal_static",
             "Merges of the batch cost fewer bits than merges of the training text that leave as many tokens, with rows made alike.",
             OURS,
-            {"means of pieces": half("static/pieces") - half("batch/pieces")},
-            above(0),
+            dearer,
+            {f"{each}, second halves": above(0) for each in MADE},
             "relative bits more by the static tokenizer, half way",
         ),
         Claim(
             "forty_percent_is_relative",
             "At 40 % of the way to whole words fewer than 17 % of English tokens are gone.",
             f"{paper}: abstract of the first and of the last version",
-            {"kjv": 0.4 * saved[:, -1]}
-            | {f"messages, {name}": 0.4 * each for name, each in english.items()}
-            | {"kjv, whole words": saved[:, -1]},
-            dict.fromkeys(("kjv", *(f"messages, {name}" for name in names if name in PUBLISHED)), below(0.17)),
+            {"kjv": 0.4 * saved[:, -1], "kjv, whole words": saved[:, -1]}
+            | {name: 0.4 * each for name, each in english.items()},
+            dict.fromkeys(["kjv", *read], below(0.17)),
             "share of tokens",
             "40 %, relative to word level; later 17 % and 6 %",
         ),
@@ -268,9 +297,12 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             "cosine_misses_the_best",
             "The nearest rows by cosine hold that of the largest logit in fewer than 99 % of cases, augmented rows in all.",
             OURS,
-            {name: arms["candidates/pieces", name] for name in ("cosine", "augmented")}
-            | {f"{name}, trained rows": arms["candidates/own", name] for name in ("cosine", "augmented")},
-            {"cosine": below(0.99), "augmented": above(0.9999)},
+            {
+                f"{kind}, {each}": arms[f"candidates/{rows}", kind]
+                for kind in kinds
+                for each, rows in (MADE | {"trained": "own"}).items()
+            },
+            {f"{kind}, {each}": rule for kind, rule in kinds.items() for each in MADE},
             "share of states",
         ),
         Claim(
@@ -289,24 +321,24 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
 
 def figure(results: Mapping[str, Any]) -> Figure:
     """Tokens saved against bits, with what no first half costs; batches of other sizes; languages."""
-    arms, settings, names = Arms(results), list(results["settings"]), results["tokenizers"]
-    titles = ("second halves", f"{results['compared']} merges a batch", f"{len(results['languages'])} languages")
-    drawn, axes = panels(columns=3 if names else 2, width=4.2, titles=titles)
-    base = arms["batch/pieces", "bits"][:, :1]
-    for (arm, label), color in zip(ARMS.items(), PALETTE, strict=False):
-        saved, cost = 100 * gone(arms, arm).mean(axis=0), 100 * (arms[arm, "bits"] / base - 1)
-        axes[0].plot(saved, cost.mean(axis=0), "o-", color=color, markersize=3, label=label)
-        axes[0].vlines(saved, cost.min(axis=0), cost.max(axis=0), color=color, linewidth=0.8)
-    reference(axes[0], 100 * (arms["nothing", "bits"] / base - 1).mean(), "without the first half")
-    axes[0].set(xlabel="% of tokens gone", ylabel="% more bits per byte")
-    axes[0].legend()
+    arms, settings, names = Arms(results), results["settings"], results["tokenizers"]
+    titles = ("Second halves", f"The next {NEXT} tokens", f"{results['compared']} merges", "The same messages")
+    drawn, axes = panels(rows=2, columns=2, width=5.0, titles=titles)
+    for panel, metric in zip(axes, SCORED.values(), strict=False):
+        for (arm, label), color in zip(ARMS.items(), PALETTE, strict=False):
+            across, cost = 100 * gone(arms, arm).mean(axis=0), 100 * more(arms, arm, metric)
+            panel.plot(across, cost.mean(axis=0), "o-", color=color, markersize=3, linewidth=1.2, label=label)
+            panel.vlines(across, cost.min(axis=0), cost.max(axis=0), color=color, linewidth=0.8, alpha=0.6)
+        reference(panel, 100 * more(arms, "nothing", metric).mean(), "without the first half")
+        panel.set(xlabel="% of tokens gone", ylabel="% more bits per byte")
+    legend_beside(axes[1])
     sizes, without = results["batches"], arms["batch/pieces", "tokens"][:, :1]
-    lines(axes[1], range(len(sizes)), {"tokens": 100 * (1 - arms["batches", "tokens"] / without)})
-    axes[1].set_xticks(range(len(sizes)), sizes)
-    axes[1].set(xlabel="passages in a batch", ylabel="% of tokens gone")
-    if names:
-        lines(axes[2], range(len(settings)), {name: unevenness(results, name) for name in names})
-        axes[2].set_xticks(range(len(settings)), ["words" if each is None else each for each in settings])
-        axes[2].set(xlabel="merges a batch", ylabel="tokens a message, most over fewest", yscale="log")
-        axes[2].legend()
+    lines(axes[2], range(len(sizes)), {"": 100 * (1 - arms["batches", "tokens"] / without)})
+    axes[2].set_xticks(range(len(sizes)), sizes)
+    axes[2].set(xlabel="passages in a batch", ylabel="% of tokens gone")
+    axes[3].set_visible(bool(names))
+    lines(axes[3], range(len(settings)), {name: unevenness(results, name) for name in names})
+    axes[3].set_xticks(range(len(settings)), ["words" if each is None else each for each in settings])
+    axes[3].set(xlabel="merges in a batch of 32", ylabel="tokens, most over fewest", yscale="log")
+    legend_beside(axes[3])
     return drawn

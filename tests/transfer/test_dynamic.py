@@ -58,12 +58,10 @@ def replaced(word, pair, number):
     return found
 
 
-def spelled(batch):
+def spelled(batch, vocab=VOCAB):
     """Every token as the tokenizer's that it stands for."""
-    return [
-        [(token,) if token < VOCAB else batch.pieces[token - VOCAB] for token in row[row >= 0].tolist()]
-        for row in batch.tokens
-    ]
+    names = {number: (number,) for number in range(vocab)} | dict(enumerate(batch.pieces, vocab))
+    return [[names[token] for token in row[row >= 0].tolist()] for row in batch.tokens]
 
 
 @given(texts=TEXTS, merges=st.integers(0, 12), seed=st.integers(0, 9))
@@ -102,12 +100,10 @@ def test_every_rule_keeps_the_text_and_its_boundaries_and_ends_at_whole_pieces(t
 
 def test_a_row_is_that_of_its_pieces_whatever_else_is_in_the_batch():
     """What a new token stands for, which is all that its row is made of, does not depend on the texts beside it."""
-    one, more = [[[0, 1, 2], [0, 1, 2]]], [[[0, 1, 2], [0, 1, 2]], [[3, 3, 3], [1, 3]]]
-    (ids, boundary), (others, limits) = laid_out(one), laid_out(more)
-    alone, among = merge_batch(ids, None, boundary, VOCAB), merge_batch(others, None, limits, VOCAB)
+    (one, boundary), (more, limits) = laid_out([[[0, 1, 2]] * 2]), laid_out([[[0, 1, 2]] * 2, [[3, 3, 3], [1, 3]]])
+    alone, among = merge_batch(one, None, boundary, VOCAB), merge_batch(more, None, limits, VOCAB)
     assert alone.pieces == ((0, 1, 2),) and among.pieces[0] == (0, 1, 2)
-    assert spelled(alone)[0] == spelled(among)[0]
-    assert alone.tokens.shape == ids.shape  # one shape for any merges
+    assert spelled(alone)[0] == spelled(among)[0] and alone.tokens.shape == one.shape  # one shape for any merges
 
 
 def test_pieces_of_a_text_are_those_of_the_expression(tmp_path):
@@ -116,15 +112,9 @@ def test_pieces_of_a_text_are_those_of_the_expression(tmp_path):
     tokenizer = load_tokenizer("bpe:270", corpus, tmp_path)
     read = tokenize(TEXT, tokenizer, GPT2_SPLIT)
     found = merge_batch(read.tokens, None, read.boundary, 270)
-    texts = [
-        [
-            b"".join(tokenizer.pieces[t] for t in ((token,) if token < 270 else found.pieces[token - 270]))
-            for token in row[row >= 0].tolist()
-        ]
-        for row in found.tokens
-    ]
-    assert texts[0] == [b"the", b" ", b" word", b",", b" the", b" words", b".", b"\n", b"\n", b"It", b"'s", b" there"]
-    assert texts[1] == [] and texts[2] == ["naïve".encode(), " 日本".encode(), " naïve".encode()]
+    written = [[b"".join(tokenizer.pieces[part] for part in token) for token in row] for row in spelled(found, 270)]
+    assert written[0] == [b"the", b" ", b" word", b",", b" the", b" words", b".", b"\n", b"\n", b"It", b"'s", b" there"]
+    assert written[1:3] == [[], ["naïve".encode(), " 日本".encode(), " naïve".encode()]]
     words = tokenize(TEXT, tokenizer, r"\s*\S+")
     assert merge_batch(words.tokens, None, words.boundary, 270).lengths.tolist() == [6, 0, 3, 2]
     with pytest.raises(InvalidConfig, match="texts"):
