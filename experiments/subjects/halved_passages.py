@@ -1,5 +1,6 @@
 """Passages whose first half a language model reads in any tokens, with any rows, and whose second half it predicts in its own."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -47,6 +48,14 @@ class Reader:
         vocab = self.tokenizer.vocab_size
         return [merge_batch(tokens, merges, boundary, vocab, rng) for tokens, boundary in parts]
 
+    def as_short(self, batches: Sequence[DynamicBatch], merges: Merges) -> list[DynamicBatch]:
+        """The first halves after the first of some merges, so many that there are as many tokens as in `batches`, or all of them."""
+
+        def made(count: int) -> list[DynamicBatch]:
+            return self.merged(merges[:count], len(self.second))
+
+        return made(bisect_left(range(len(merges)), -length(batches), key=lambda count: -length(made(count))))
+
     def bits(self, batches: Sequence[DynamicBatch], rows: Rows) -> dict[str, float]:
         """Per byte of the second halves, after first halves in the tokens of `batches`; "next": of their first `NEXT` tokens alone."""
         totals = {"bits": [0.0, 0], "next": [0.0, 0]}
@@ -73,11 +82,11 @@ class Reader:
         for batch in batches:
             new = [b"".join(self.tokenizer.pieces[token] for token in each) for each in batch.pieces]
             known = np.concatenate([table, rows(new)]) if new else table
-            for ids, length in zip(batch.tokens, batch.lengths.tolist(), strict=True):
+            for ids, count in zip(batch.tokens, batch.lengths.tolist(), strict=True):
                 own = next(seconds)
-                end = length + len(own)
-                tokens[place, :end] = [*ids[:length], *own]
-                targets[place, length:end] = own
+                end = count + len(own)
+                tokens[place, :end] = [*ids[:count], *own]
+                targets[place, count:end] = own
                 embeddings[place] = known[tokens[place]]  # those of padding are replaced, and not scored
                 place += 1
         for start in range(0, place, TOGETHER):
@@ -87,6 +96,11 @@ class Reader:
                 for part in parts
             ]
             yield read[2], *jax.device_get(_nats(self.model, self.params, *read))
+
+
+def length(batches: Sequence[DynamicBatch]) -> int:
+    """Tokens of all texts."""
+    return sum(int(batch.lengths.sum()) for batch in batches)
 
 
 @partial(jax.jit, static_argnums=0)

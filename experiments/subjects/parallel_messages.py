@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments.harness.assets import asset
 from experiments.harness.workspace import Workspace
+from experiments.subjects.halved_passages import length
 from lexinv.data.corpora import Corpus
 from lexinv.data.documents import messages
 from lexinv.data.published import PUBLISHED, load_published
@@ -39,5 +40,6 @@ def token_counts(
     known, ids = np.unique(tokens, return_inverse=True)  # those that occur, numbered in their order: -1 is the first
     ids = ids.reshape(tokens.shape).astype(np.int32) - 1
     parts = [slice(start, start + batch) for start in range(0, len(ids), batch)]
-    merged = ([merge_batch(ids[part], setting, boundary[part], len(known)) for part in parts] for setting in settings)
-    return [sum(int(each.lengths.sum()) for each in batches) for batches in merged]
+    return [
+        length([merge_batch(ids[part], setting, boundary[part], len(known)) for part in parts]) for setting in settings
+    ]

@@ -5,8 +5,7 @@ halves are scored in the model's own. The released results lack the static token
 to a model at all. Fairness: the same messages of a program in twelve languages.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -22,7 +21,7 @@ from experiments.harness.style import PALETTE, panels, reference
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects import hypernetworks, tokenized_models
-from experiments.subjects.halved_passages import NEXT, Reader, Rows, read_halves, rows_by, static_merges
+from experiments.subjects.halved_passages import NEXT, Reader, Rows, length, read_halves, rows_by, static_merges
 from experiments.subjects.hypernetworks import HypernetworksConfig
 from experiments.subjects.parallel_messages import load_with_split, parallel_messages, token_counts
 from experiments.subjects.text import PUBLISHED_MODEL
@@ -143,16 +142,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     @cache
     def merged(kind: str, seed: int, setting: int | None) -> list[DynamicBatch]:
-        if kind != "static":
-            rng = np.random.default_rng(seed) if kind == "drawn" else None
-            return read(seed).merged(setting, config.batch, rng)
-
-        def by_training(count: int) -> list[DynamicBatch]:
-            return read(seed).merged(static()[:count], config.passages)
-
-        wanted = tokens_of(merged("batch", seed, setting))  # as many merges as leave the same number of tokens
-        counts = range(len(static()))
-        return by_training(bisect_left(counts, -wanted, key=lambda count: -tokens_of(by_training(count))))
+        if kind == "static":
+            return read(seed).as_short(merged("batch", seed, setting), static())
+        return read(seed).merged(setting, config.batch, np.random.default_rng(seed) if kind == "drawn" else None)
 
     @cache
     def cutting(name: str) -> tuple[Tokenizer, str]:
@@ -176,7 +168,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         else:
             found = [merged(kind, seed, setting) for setting in settings]
         bits = by_metric([read(seed).bits(batches, rows(method or "pieces", seed)) for batches in found])
-        return {"tokens": list(map(tokens_of, found)), **bits}
+        return {"tokens": list(map(length, found)), **bits}
 
     arms = [*ARMS, "nothing", "batches", *(f"candidates/{name}" for name in ("own", "pieces", "hypernetwork"))]
     arms += [f"{name}/{language}" for name in names for language in said]
@@ -191,10 +183,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "languages": config.languages,
         "arms": measured(workspace, arms, seeds, measure),
     }
-
-
-def tokens_of(batches: Sequence[DynamicBatch]) -> int:
-    return sum(int(batch.lengths.sum()) for batch in batches)
 
 
 def more(arms: Arms, arm: str, metric: str = "bits") -> np.ndarray:
@@ -231,12 +219,12 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
     english = {f"messages, {name}": gone(arms, f"{name}/{ENGLISH}")[:, -1] for name in names}
     read = [f"messages, {name}" for name in names if name in PUBLISHED]
     kinds = {"cosine": below(0.99), "augmented": above(0.9999)}
-    costs = {f"{each}, {text}": half[f"batch/{rows}"][text] for each, rows in MADE.items() for text in SCORED}
-    dearer = {
-        f"{each}, {text}": half[f"static/{rows}"][text] - half[f"batch/{rows}"][text]
-        for each, rows in MADE.items()
-        for text in SCORED
-    }
+
+    def by_rows(of: Callable[[str, str], np.ndarray]) -> dict[str, np.ndarray]:
+        return {f"{each}, {text}": of(rows, text) for each, rows in MADE.items() for text in SCORED}
+
+    costs = by_rows(lambda rows, text: half[f"batch/{rows}"][text])
+    dearer = by_rows(lambda rows, text: half[f"static/{rows}"][text] - half[f"batch/{rows}"][text])
     without = {f"no first half, {text}": more(arms, "nothing", metric)[:, 0] for text, metric in SCORED.items()}
     means, network = half["batch/pieces"], half["batch/hypernetwork"]
     found = [
