@@ -94,30 +94,28 @@ TINY = {
 
 @dataclass(frozen=True)
 class Hypernetworks:
-    """params, begun: of each seed's network, after and before training. tables: what each reads. losses: [seeds, steps] by stage."""
+    """params: of each seed's network. tables: what each reads. losses: [seeds, steps] by stage."""
 
     config: HypernetworkConfig
     source: Tokenizer
     tables: list[Float[Array, "vocab width"]]
     params: list[Params]
-    begun: list[Params]
     losses: dict[str, Float[np.ndarray, "seeds steps"]]
 
-    def rows(self, place: int, pieces: Sequence[bytes], trained: bool = True) -> Float[np.ndarray, "pieces width"]:
+    def rows(self, place: int, pieces: Sequence[bytes]) -> Float[np.ndarray, "pieces width"]:
         """Of any bytes, by the network of the seed at `place`. Raises `InvalidConfig` for bytes that the source cannot spell."""
         forms = surface(surface_forms(pieces, segmenter(self.source), self.config.length))
-        return self._rows(place, forms, trained)
+        return self._rows(place, forms)
 
-    def table(self, place: int, target: Tokenizer, trained: bool = True) -> Float[np.ndarray, "vocab width"]:
+    def table(self, place: int, target: Tokenizer) -> Float[np.ndarray, "vocab width"]:
         """For a whole target: all rows are made, but the separator's, which is the source's."""
-        made = self._rows(place, target_surface(self.source, target, self.config.length), trained)
+        made = self._rows(place, target_surface(self.source, target, self.config.length))
         made[target.separator] = self.tables[place][self.source.separator]
         return made
 
-    def _rows(self, place: int, forms: Int[np.ndarray, "pieces length"], trained: bool) -> np.ndarray:
-        params = (self.params if trained else self.begun)[place]
+    def _rows(self, place: int, forms: Int[np.ndarray, "pieces length"]) -> np.ndarray:
         filled = np.pad(forms, ((0, -len(forms) % ROOM), (0, 0)))
-        return np.array(_predict(self.config, params, filled, (self.tables[place],))[0])[: len(forms)]
+        return np.array(_predict(self.config, self.params[place], filled, (self.tables[place],))[0])[: len(forms)]
 
 
 _predict = jax.jit(predict, static_argnums=0)
@@ -156,7 +154,7 @@ def hypernetworks(
     sources = (hypernetwork, sampled_tokenizers, vocabularies)
     found = shared_models(content, trained, workspace, sources).params
     losses = {stage: np.stack([each[stage] for each in found]) for stage in stages}
-    return Hypernetworks(config.network, source, tables, [each["learned"] for each in found], begun, losses)
+    return Hypernetworks(config.network, source, tables, [each["learned"] for each in found], losses)
 
 
 Loss = Callable[[Params, Any, Key[Array, ""]], tuple[Array, dict[str, Array]]]
