@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.harness.arms import Arms, by_metric, measured
 from experiments.harness.figures import legend_beside, lines
 from experiments.harness.presets import presets
-from experiments.harness.style import PALETTE, panels, reference
+from experiments.harness.style import PALETTE, panels
 from experiments.harness.verdicts import OURS, Claim, above, below
 from experiments.harness.workspace import Workspace
 from experiments.subjects import hypernetworks, tokenized_models
@@ -212,10 +212,10 @@ def unevenness(results: Mapping[str, Any], name: str) -> np.ndarray:
 def claims(results: Mapping[str, Any]) -> list[Claim]:
     """What the paper says, and the controls that it lacks."""
     arms, settings, names = Arms(results), results["settings"], results["tokenizers"]
-    paper, most = "feher2025retrofitting", len(settings) - 2
+    paper, most = "feher2025retrofitting", len(settings) - 2  # the largest number of merges
     half = {arm: half_way(arms, arm) for arm in ARMS}
     saved, by_chance = gone(arms, "batch/pieces"), gone(arms, "drawn/pieces")
-    at = {f"{settings[place]} merges": place for place in (len(settings) // 2, most)}
+    at = {f"{settings[place]} merges": place for place in (len(settings) // 2, settings.index(results["compared"]))}
     english = {f"messages, {name}": gone(arms, f"{name}/{ENGLISH}")[:, -1] for name in names}
     read = [f"messages, {name}" for name in names if name in PUBLISHED]
     kinds = {"cosine": below(0.99), "augmented": above(0.9999)}
@@ -317,7 +317,8 @@ def figure(results: Mapping[str, Any]) -> Figure:
             across, cost = 100 * gone(arms, arm).mean(axis=0), 100 * more(arms, arm, metric)
             panel.plot(across, cost.mean(axis=0), "o-", color=color, markersize=3, linewidth=1.2, label=label)
             panel.vlines(across, cost.min(axis=0), cost.max(axis=0), color=color, linewidth=0.8, alpha=0.6)
-        reference(panel, 100 * more(arms, "nothing", metric).mean(), "without the first half")
+        worth = f"without the first half: {100 * more(arms, 'nothing', metric).mean():.1f} %"
+        panel.annotate(worth, (0.03, 0.93), xycoords="axes fraction", fontsize=8)
         panel.set(xlabel="% of tokens gone", ylabel="% more bits per byte")
     legend_beside(axes[1])
     sizes, without = results["batches"], arms["batch/pieces", "tokens"][:, :1]
@@ -327,6 +328,6 @@ def figure(results: Mapping[str, Any]) -> Figure:
     axes[3].set_visible(bool(names))
     lines(axes[3], range(len(settings)), {name: unevenness(results, name) for name in names})
     axes[3].set_xticks(range(len(settings)), ["words" if each is None else each for each in settings])
-    axes[3].set(xlabel="merges in a batch of 32", ylabel="tokens, most over fewest", yscale="log")
+    axes[3].set(xlabel="merges in a batch of 32", ylabel="tokens, most over fewest")
     legend_beside(axes[3])
     return drawn
