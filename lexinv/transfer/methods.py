@@ -14,6 +14,7 @@ from lexinv.transfer.combinations import (
     apply,
     blend,
     drawn,
+    focus,
     local,
     means_of_pieces,
     nearest,
@@ -29,6 +30,8 @@ Table = Float[Array, "vocab width"]
 Rows = Float[Array, "new width"]
 NEIGHBOURS, SHARE = 3, 0.3
 """TokenAdapt's: known tokens of the global estimate, and its part of the blend."""
+MOST = 256
+"""Shared tokens that FOCUS looks at for a new one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,13 @@ def _hybrid(given: Given, table: Table, temperature: float) -> Rows:
     return apply(blend(_local(given, temperature), near, SHARE), table)
 
 
+def _focus(given: Given, table: Table) -> Rows:
+    assert given.vectors is not None
+    (new, known), shared = given.vectors, given.match.shared[:, 0]
+    found = focus(jnp.asarray(new), jnp.asarray(known[shared]), MOST)
+    return apply(Combination(jnp.asarray(shared)[found.rows], found.weights), table)
+
+
 def _shared(given: Given, table: Table) -> tuple[Array, Array, Array]:
     """Of the donor the rows of new and of shared tokens, and the rows of these in the table."""
     donor = jnp.asarray(given.donor, jnp.float32)
@@ -117,7 +127,9 @@ METHODS = {
     "length": Method(lambda given, table, t: apply(_local(given, t, semantic=False), table), "nothing", TEMPERATURES),
     "local": Method(lambda given, table, t: apply(_local(given, t), table), "encoder", TEMPERATURES),
     "hybrid": Method(_hybrid, "encoder", TEMPERATURES),
+    "focus": Method(lambda given, table, _: _focus(given, table), "encoder"),
     "pursuit": Method(_pursuit, "donor", ATOMS),
     "ridge": Method(_ridge, "donor", STRENGTHS),
 }
-"""pieces: FVT, ReTok. length, local, hybrid: TokenAdapt, the first without its semantic term. pursuit: OMP. ridge: a dense rival."""
+"""pieces: FVT, ReTok. length, local, hybrid: TokenAdapt, the first without its semantic term. focus: FOCUS, not in the
+fastText space of its authors but in that of the encoder of texts. pursuit: OMP. ridge: a dense rival."""

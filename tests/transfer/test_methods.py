@@ -48,7 +48,7 @@ def test_shared_rows_are_copied_and_new_ones_finite(method, given, table):
 @pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.needs != "nothing"])
 def test_what_a_method_needs_is_asked_for(method, given, table):
     with pytest.raises(InvalidConfig, match=METHODS[method].needs):
-        transplanted(method, Given(given.match, given.forms, given.shares), table, METHODS[method].tried[0])
+        transplanted(method, Given(given.match, given.forms, given.shares), table, (*METHODS[method].tried, 0.0)[0])
     with pytest.raises(InvalidConfig, match=r"method = 'omp' .*pursuit"):
         transplanted("omp", given, table)
 
