@@ -323,7 +323,7 @@ def figure(results: Mapping[str, Any]) -> Figure:
                         found = interval(arms[f"{target}/{method}", part].tolist())
                         y = height + 0.16 * (place - (len(targets) - 1) / 2)
                         panel.plot(found.mean, y, "D", color=color, markersize=4, label=target if height == 0 else None)
-                        panel.hlines(y, found.low, found.high, color=color, linewidth=1.4)
+                        panel.plot([found.low, found.high], [y, y], color=color, linewidth=1.4)
             panel.axvline(arms[own, "all"].mean(), color=GREY, linestyle="--", linewidth=1.0)
             panel.set_yticks(range(len(LABELS)), list(LABELS.values()) if column == 0 else [""] * len(LABELS))
             panel.invert_yaxis()
