@@ -152,7 +152,7 @@ def text_encoder(name: str, workspace: Workspace) -> Encoder:
     known: dict[bytes, np.ndarray] = {}
 
     def embed(pieces: Sequence[bytes]) -> Float[np.ndarray, "pieces features"]:
-        missing = sorted({piece for piece in pieces if piece not in known}, key=len)
+        missing = sorted({piece for piece in pieces if piece not in known}, key=lambda piece: (len(piece), piece))
         for start in range(0, len(missing), 512):
             part = missing[start : start + 512]
             tokens, mask = encoder.encode([piece.decode("utf-8", "replace") for piece in part], LONGEST)
