@@ -25,7 +25,7 @@ from lexinv.transfer.matching_pursuit import pursue
 from lexinv.transfer.methods import METHODS
 from lexinv.validation import Checked, Count
 
-PAPERS = ("goddard2025training",)
+PAPERS = ()
 REGIMES = {"linear": (1, 0.05), "noisy": (1, 0.5), "local": (20, 0.05)}
 """Linear maps between clusters of tokens, of which there are so many, and the noise."""
 WAYS = {"pursuit": "atoms", "ridge": "strength"}
