@@ -85,6 +85,7 @@ PRESETS = presets(
         "subject.scenes.depth": 2,
         "subject.scenes.width": 16,
         "subject.scenes.training": Training(10, 4, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10),
+        "subject.training": Training(10, 4, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10),
         "subject.naming": Training(10, 4, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=10),
         "scenes": 8,
         "ratios": (JUDGED,),
@@ -97,6 +98,8 @@ PRESETS = presets(
         "subject.scenes.width": 4096,
         "subject.scenes.heads": 32,
         "subject.scenes.training": Training(20_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
+        "subject.training": Training(10_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
+        "subject.naming": Training(5_000, 256, (0, 1, 2), OptimizerConfig("muon", 2e-3, 500)),
         "scenes": 5000,
         "guidance.temperature": TEXT_TEMPERATURE,
     },
@@ -106,7 +109,7 @@ PRESETS = presets(
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm, kind of scene and ratio the share of object patches kept, and accuracy; then what scores do by order and scale."""
     subject, guidance = config.subject, config.guidance
-    seeds, models = subject.naming.seeds, crop_models(subject, workspace)
+    seeds, models = subject.training.seeds, crop_models(subject, workspace)
 
     @cache
     def scenery(seed: int, kind: str) -> Scenery:

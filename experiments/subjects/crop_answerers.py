@@ -2,9 +2,9 @@
 
 Method card globalcom2. A scene is `across` by `across` crops. The thumbnail, as large as one crop, is the mean of its pixels, so that the
 shape of an object of a patch is lost there and its colour is not. All objects are crowded into one crop, or each crop has equally many:
-the same objects at the same places of another crop. Trained together as in `scene_answerers`: the answers, and two heads of the encoder,
-by which CLS names all objects of every picture and patches of crops theirs. A second encoder, its control, goes on from there with
-thumbnails alone until CLS names nothing but the largest object.
+the same objects at the same places of another crop. Models of `scene_answerers`, of crowded crops, go on with whole scenes, trained as
+there: the answers, and two heads of the encoder, by which CLS names all objects of every picture, and patches of crops theirs. A second
+encoder, the control, goes on from there with thumbnails alone until CLS names nothing but the largest object.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -21,34 +21,42 @@ from experiments.harness.shared_models import shared_models
 from experiments.harness.training import Params, Training, stacked, train
 from experiments.harness.workspace import Workspace
 from experiments.subjects import scene_answerers
-from experiments.subjects.scene_answerers import CAPTION, Asked, SceneSubject, ask_together, named
+from experiments.subjects.scene_answerers import CAPTION, Asked, SceneSubject, ask_together, named, scene_models
 from lexinv.data.scenes import BACKGROUND, LENGTH, Questions, SceneConfig, Scenes, ask, sample_scenes
-from lexinv.nn.vision_language import Encoded, answer_logits, decode, encode, initialize, patch_logits
+from lexinv.nn.vision_language import Encoded, answer_logits, decode, encode, patch_logits
 from lexinv.randomness import threefry
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
+ASKED = slice(None, None, 2)
+"""Objects whose colour is asked for in training."""
 
 
 @dataclass(frozen=True)
 class CropSubject(Checked):
-    """scenes: of one crop, its model, and how that is trained. across: crops along a side. naming: how the second encoder goes on."""
+    """scenes: of one crop, and their model, which is trained on crowded crops alone first. across: crops along a side.
+
+    training: how it goes on with thumbnail and crops. naming: how the second encoder then goes on.
+    """
 
     scenes: SceneSubject = SceneSubject(
         SceneConfig(grid=8, sizes=(2, *[1] * 11)),
-        depth=4,
+        depth=3,
         counts=0,
         presences=0,
-        training=Training(600, 8, SEEDS, OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=10),
+        training=Training(450, 16, SEEDS, OptimizerConfig("muon", 1e-2, 30), steps_per_dispatch=10),
     )
     across: Count = 2
-    naming: Training = Training(200, 16, SEEDS, OptimizerConfig("muon", 1e-2, 10), steps_per_dispatch=10)
+    training: Training = Training(300, 8, SEEDS, OptimizerConfig("muon", 1e-2, 10), steps_per_dispatch=10)
+    naming: Training = Training(150, 16, SEEDS, OptimizerConfig("muon", 1e-2, 10), steps_per_dispatch=10)
 
     def checks(self):
         objects = len(self.scenes.data.sizes)
         yield objects % self.crops == 0, "across", f"crops that divide the {objects} objects"
-        yield self.naming.seeds == self.scenes.training.seeds, "naming.seeds", "those of scenes.training"
+        for part in ("training", "naming"):
+            same = getattr(self, part).seeds == self.scenes.training.seeds
+            yield same, f"{part}.seeds", "those of scenes.training"
 
     @property
     def crops(self) -> int:
@@ -83,14 +91,15 @@ def crop_models(subject: CropSubject, workspace: Workspace) -> dict[int, Models]
 
     def trained(shared: Workspace) -> list[Models]:
         own = subject.scenes
-        start, tokens = partial(initialize, own.model), own.system + subject.visual + LENGTH * len(own.data.sizes)
-        models = train("crops", start, partial(loss, subject), None, own.training, shared, tokens=tokens)
+        start = stacked(list(scene_models(own, workspace).values()))
+        tokens = own.system + subject.visual + LENGTH * len(own.data.sizes[ASKED])
+        models = train("crops", start, partial(loss, subject), None, subject.training, shared, tokens=tokens)
         encoders = stacked([{part: params[part] for part in ("vision", "projector")} for params in models])
         largest = train("largest", encoders, partial(naming_loss, subject), None, subject.naming, shared)
         return [Models(*both) for both in zip(models, largest, strict=True)]
 
     found = shared_models(asdict(subject), trained, workspace, (scene_answerers,)).params
-    return dict(zip(subject.naming.seeds, found, strict=True))
+    return dict(zip(subject.training.seeds, found, strict=True))
 
 
 def draw(subject: CropSubject, count: int, key: Key[Array, ""], crowded: Any) -> tuple[Scenes, Pictures, Questions]:
@@ -151,8 +160,9 @@ def logits_of(subject: CropSubject, params: Params, asked: Asked) -> Float[Array
 
 def loss(subject: CropSubject, params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the answers in nats plus those of the encoder's heads; half of the scenes are crowded."""
-    own, count = subject.scenes, subject.scenes.training.batch_size
+    own, count = subject.scenes, subject.training.batch_size
     scenes, pictures, questions = draw(subject, count, key, np.arange(count) % 2 == 0)
+    questions = Questions(*(part[:, ASKED] for part in questions))
     encoded = encode_pictures(subject, params, pictures)
     visual = encoded.visual.reshape(count, subject.visual, -1)
     places = jnp.broadcast_to(jnp.arange(subject.visual, dtype=jnp.int32)[None], visual.shape[:2])
