@@ -37,7 +37,7 @@ from lexinv.validation import Checked, Count, Counts
 
 PAPERS = ("hu2025tokenflex",)
 TABLE = "hu2025tokenflex: ablation, training by tested tokens"
-MIXED, EVEN = "2:3:5", "1:1:1"
+MIXED, EVEN, EQUAL = "2-3-5", "1-1-1", "-equal-tokens"
 TYPES = {"dominant": "colour, largest object", "presence": "presence", "count": "count", "rare": "colour, one patch"}
 """Coarse to fine."""
 
@@ -60,7 +60,7 @@ class Config(Checked):
     budgets: Counts = (2, 4, 6)
     tested: Counts = (2, 3, 4, 5, 6)
     weights: tuple[int, ...] = (2, 3, 5)
-    training: Training = Training(200, 16, (0, 1, 2), OptimizerConfig("muon", 1e-2, 20))
+    training: Training = Training(400, 8, (0, 1, 2), OptimizerConfig("muon", 1e-2, 20))
     objects: Count = 4
     scenes: Count = 128
 
@@ -91,10 +91,7 @@ class Config(Checked):
             **{f"{n * n}": (weights, steps) for n, weights in one.items()},
             MIXED: (self.weights, steps),
             EVEN: ((1,) * len(self.budgets), steps),
-            **{
-                f"{n * n}, equal tokens": (weights, max(round(steps * self.tokens / n**2), 2))
-                for n, weights in one.items()
-            },
+            **{f"{n * n}{EQUAL}": (weights, max(round(steps * self.tokens / n**2), 2)) for n, weights in one.items()},
         }
 
 
@@ -287,13 +284,13 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             "holds_at_equal_tokens",
             "It is so against models of a single budget that were trained with as many visual tokens in all.",
             OURS,
-            named(mixed[:, trained] - best(", equal tokens")),
+            named(mixed[:, trained] - best(EQUAL)),
             above(-0.01),
             unit,
         ),
         Claim(
             "proportions_are_noise",
-            f"Whether budgets are drawn {MIXED} or {EVEN} makes no difference.",
+            "Whether budgets are drawn 2:3:5 or 1:1:1 makes no difference.",
             TABLE,
             named(mixed[:, trained] - arms[EVEN, "all"][:, trained]),
             between(-0.01, 0.01),
@@ -308,12 +305,12 @@ def figure(results: dict[str, Any]) -> Figure:
     arms, tested = Arms(results), results["tested"]
     drawn, axes = panels(2, 3, width=3.7, height=2.9)
     one = [f"{n * n}" for n in results["budgets"]]
-    sets = [("all questions, equal steps", "all", ""), ("all questions, equal visual tokens", "all", ", equal tokens")]
+    sets = [("all questions, equal steps", "all", ""), ("all questions, equal visual tokens", "all", EQUAL)]
     sets += [(title, kind, "") for kind, title in TYPES.items()]
     with styled():
         for panel, (title, kind, suffix) in zip(axes, sets, strict=True):
             labels = {f"{name} tokens": arms[f"{name}{suffix}", kind] for name in one}
-            lines(panel, tested, labels | {MIXED: arms[MIXED, kind], EVEN: arms[EVEN, kind]})
+            lines(panel, tested, labels | {"2:3:5": arms[MIXED, kind], "1:1:1": arms[EVEN, kind]})
             reference(panel, float(arms["all", kind].mean()), "all patches", BLACK)
             panel.set_xticks(tested, [f"{n * n}" for n in tested])
             panel.set(title=title, xlabel="visual tokens", ylim=(0, 1.04))
