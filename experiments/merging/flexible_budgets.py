@@ -6,7 +6,7 @@ steps and after as many visual tokens. All are asked, with every budget, for col
 objects, and whether shapes are there.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from experiments.subjects.scene_answerers import PUBLISHED, SMOKE, SceneSubject,
 from experiments.subjects.scene_pruning import encode_images, group, pose, right_answers, run_layers
 from lexinv.data.scenes import Questions, ask, sample_scenes
 from lexinv.merging.flexible_projector import FlexibleProjector, draw_budget
-from lexinv.nn.vision_language import answer_logits, decode, encode
+from lexinv.nn.vision_language import Encoded, answer_logits, decode, encode
 from lexinv.training.optimizers import OptimizerConfig, make_optimizer
 from lexinv.training.state import create_state
 from lexinv.training.step import TrainStep, make_train_step
@@ -71,6 +71,8 @@ class Config(Checked):
         fits = len(self.weights) == len(self.budgets) and min(self.weights) >= 0 < sum(self.weights)
         yield fits, "weights", f"zero or more for each of {len(self.budgets)} budgets"
         yield self.training.seeds == self.subject.training.seeds, "training.seeds", "those of subject.training"
+        least = min(steps for _, steps in self.arms.values())
+        yield self.training.optimizer.warmup_steps < least, "training.optimizer.warmup_steps", f"below {least} steps"
         yield self.objects <= len(self.subject.data.sizes), "objects", f"at most {len(self.subject.data.sizes)}"
 
     @property
@@ -91,7 +93,7 @@ class Config(Checked):
             **{f"{n * n}": (weights, steps) for n, weights in one.items()},
             MIXED: (self.weights, steps),
             EVEN: ((1,) * len(self.budgets), steps),
-            **{f"{n * n}{EQUAL}": (weights, max(round(steps * self.tokens / n**2), 2)) for n, weights in one.items()},
+            **{f"{n * n}{EQUAL}": (weights, round(steps * self.tokens / n**2)) for n, weights in one.items()},
         }
 
 
@@ -123,20 +125,18 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     models = scene_models(subject, workspace)
 
     @cache
-    def fresh(seed: int) -> tuple[Array, Questions]:
+    def fresh(seed: int) -> tuple[Encoded, Questions]:
         scenes, questions = jax.jit(partial(held_out, subject, seed, config.scenes))()
-        return encode_images(subject.model, models[seed], scenes.pixels).patches, questions
+        return encode_images(subject.model, models[seed], scenes.pixels), questions
 
     def one(arm: str, seed: int) -> dict[str, Any]:
-        features, questions = fresh(seed)
+        encoded, questions = fresh(seed)
         if arm == "all":
-            scenes, _ = jax.jit(partial(held_out, subject, seed, config.scenes))()
-            visual = encode_images(subject.model, models[seed], scenes.pixels).visual
-            asked = run_layers(subject, models[seed], pose(subject, models[seed], visual, questions))
+            asked = run_layers(subject, models[seed], pose(subject, models[seed], encoded.visual, questions))
             return group(subject.data, questions, right_answers(models[seed], asked, questions))
         params = go_on(config, arm, models[seed], seed)
         rows = [
-            group(subject.data, questions, np.asarray(answers(config, n, params, features, questions)))
+            group(subject.data, questions, np.asarray(answers(config, n, params, encoded.patches, questions)))
             for n in config.tested
         ]
         return {kind: [row[kind] for row in rows] for kind in rows[0]}
@@ -157,7 +157,7 @@ def go_on(config: Config, arm: str, model: Params, seed: int) -> Params:
     given = {part: model[part] for part in ("vision", "projector")}
     new = {"projector": config.projector.initialize(stream(key, "projector"))}
     learned = {part: leaves for part, leaves in model.items() if part not in given} | new
-    state = create_state({"learned": learned, "given": given}, make_optimizer(_optimizer(config, steps), steps), key)
+    state = create_state({"learned": learned, "given": given}, make_optimizer(config.training.optimizer, steps), key)
     rows = np.zeros((1, config.training.batch_size), np.int32)  # a dispatch of one step
     for _ in range(steps):
         n = draw_budget(rng, config.budgets, [weight / sum(weights) for weight in weights])
@@ -165,14 +165,9 @@ def go_on(config: Config, arm: str, model: Params, seed: int) -> Params:
     return state.params["learned"]
 
 
-def _optimizer(config: Config, steps: int) -> OptimizerConfig:
-    own = config.training.optimizer
-    return replace(own, warmup_steps=min(own.warmup_steps, steps - 1))
-
-
 @cache
 def step_of(config: Config, n: int, steps: int) -> TrainStep:
-    return make_train_step(partial(loss, config, n), make_optimizer(_optimizer(config, steps), steps))
+    return make_train_step(partial(loss, config, n), make_optimizer(config.training.optimizer, steps))
 
 
 def loss(config: Config, n: int, params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
