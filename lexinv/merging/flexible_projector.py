@@ -29,7 +29,7 @@ def pool_matrix(grid: int, n: int) -> Float[np.ndarray, "n grid"]:
     return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def adaptive_pool(x: Float[Array, "grid grid width"], n: int) -> Float[Array, "n n width"]:
+def adaptive_pool(x: Float[Array, "rows columns width"], n: int) -> Float[Array, "n n width"]:
     """Means over n by n bins, as PyTorch's `adaptive_avg_pool2d`."""
     check_axes(3, x=x)
     require(x.shape[0] == x.shape[1], "x", x.shape, "a square of features")

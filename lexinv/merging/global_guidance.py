@@ -70,9 +70,10 @@ def crop_counts(ratios: Float[Array, " crops"], sizes: Int[Array, " crops"], tot
         left = jnp.maximum(total - jnp.sum(quota), 0.0)
         open_ = jnp.where(quota < room, wanted, 0.0)
         quota = jnp.minimum(room, quota + left * open_ / jnp.maximum(jnp.sum(open_), 1e-30))
-    whole = jnp.floor(quota).astype(jnp.int32)
-    order = descending_rank(quota - whole, whole < sizes)
-    return whole + (order < total - jnp.sum(whole)).astype(jnp.int32)
+    whole = jnp.floor(quota)
+    order = descending_rank(quota - whole, whole < room)
+    counts = whole.astype(jnp.int32)
+    return counts + (order < total - jnp.sum(counts)).astype(jnp.int32)
 
 
 def guided_scores(

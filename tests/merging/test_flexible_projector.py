@@ -80,7 +80,6 @@ def test_budgets_come_in_their_proportions():
     "field, call",
     [
         ("n", lambda: adaptive_pool(jnp.asarray(FEATURES), 0)),
-        ("n", lambda: adaptive_pool(jnp.asarray(FEATURES), 1.5)),
         ("x", lambda: adaptive_pool(jnp.asarray(FEATURES)[:8], 2)),
         ("hidden", lambda: FlexibleProjector(3, 0, 4)),
         ("budgets", lambda: draw_budget(np.random.default_rng(0), (0, 2), (0.5, 0.5))),
