@@ -74,7 +74,7 @@ class Config(Checked):
     said: Count = 64
     text: Sizes = Sizes(texts=80, support=32, counts=(1, 2, 4, 8, 16), trials=256)
     text_tuning: Tuning = Tuning(
-        preferred=replace(TUNED, optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=2)), rounds=8, pairs=128
+        preferred=replace(TUNED, optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=2)), rounds=16, pairs=128
     )
 
     def checks(self):
