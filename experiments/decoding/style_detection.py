@@ -26,6 +26,7 @@ from experiments.subjects.text_pair import TINY as TINY_PAIR
 from experiments.subjects.text_pair import PairConfig
 from experiments.subjects.tuned_talkers import Talkers
 from experiments.subjects.writers import TINY_TUNING, Tuning
+from lexinv.data.corpora import load_corpus
 from lexinv.decoding.detection import aura
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Positive
@@ -126,11 +127,13 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """talk, text: see `judge`."""
-    style, pair, sizes = config.style, config.pair, config.text
+    style, pair, sizes, corpus = config.style, config.pair, config.text, load_corpus(config.pair.data.corpora[0])
+    corpora = workspace.pinned("corpora", {corpus.name: corpus.fingerprint})
     talkers = Talkers(config.dialogues, config.tuning, workspace)
     talk = talk_world(style, talkers, workspace)
-    text = text_world(style, pair, config.modules, config.said, sizes, workspace)
+    text = text_world(style, pair, corpus, config.modules, config.said, sizes, workspace)
     return {
+        "corpora": corpora,
         "seeds": config.dialogues.training.seeds,
         "talk": judge("talk", talk, tuple(TITLES["talk"]), config.tuning, config.temperature, config.talk, workspace),
         "text": judge("text", text, tuple(TITLES["text"]), config.text_tuning, config.temperature, sizes, workspace),

@@ -14,7 +14,7 @@ from experiments.subjects.style_detectors import Detectors, Sizes, Source, Style
 from experiments.subjects.text_pair import PairConfig, text_pair
 from experiments.subjects.tuned_talkers import ASSISTANT, FLOOR, Talkers
 from experiments.subjects.writers import Words, Writer
-from lexinv.data.corpora import load_corpus
+from lexinv.data.corpora import Corpus
 from lexinv.data.dialogues import World as Dialogues
 from lexinv.data.dialogues import draw_texts, make_world
 from lexinv.data.windows import token_stream, window_source
@@ -74,13 +74,13 @@ def talk_world(config: StyleConfig, talkers: Talkers, workspace: Workspace) -> W
 
 
 def text_world(
-    config: StyleConfig, pair: PairConfig, authors: int, said: int, sizes: Sizes, workspace: Workspace
+    config: StyleConfig, pair: PairConfig, corpus: Corpus, authors: int, said: int, sizes: Sizes, workspace: Workspace
 ) -> World:
     """Authors are the longest modules held out, their texts windows of these; the encoder learns from modules that the models read, too.
 
     The assistant is the small model itself, decoded colder. Binoculars observe with the next seed's, which gives the nats, too.
     """
-    models, corpus, seeds = text_pair(pair, workspace), load_corpus(pair.data.corpora[0]), pair.training.seeds
+    models, seeds = text_pair(pair, workspace), pair.training.seeds
     writer = Writer(pair.small, models.text.vocab, said, (), workspace)
 
     def documents(split: str, least: int) -> list[Int[np.ndarray, "windows said"]]:
