@@ -135,8 +135,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return {
         "corpora": corpora,
         "seeds": config.dialogues.training.seeds,
-        "talk": judge("talk", talk, tuple(TITLES["talk"]), config.tuning, config.temperature, config.talk, workspace),
-        "text": judge("text", text, tuple(TITLES["text"]), config.text_tuning, config.temperature, sizes, workspace),
+        "talk": judge("", talk, tuple(TITLES["talk"]), config.tuning, config.temperature, config.talk, workspace),
+        "text": judge("text-", text, tuple(TITLES["text"]), config.text_tuning, config.temperature, sizes, workspace),
     }
 
 

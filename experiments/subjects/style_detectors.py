@@ -183,7 +183,7 @@ def told(world: World, place: int, machine: str, source: Source | None, sizes: S
 
 
 def judge(
-    name: str,
+    prefix: str,
     world: World,
     machines: Sequence[str],
     tuning: Tuning,
@@ -193,7 +193,7 @@ def judge(
 ) -> dict[str, Any]:
     """arms[machine][detector]: A(n) [seed][n], and "nats" [seed]; rounds: A(1) of what was fooled [seed][round].
 
-    Machines that are detectors are tuned against these, and the round counts that is nearest to telling nothing.
+    Machines that are detectors are tuned against these, and the round counts that is nearest to telling nothing. prefix: of stages.
     """
     cold, places = Sampling(temperature), {str(seed): place for place, seed in enumerate(world.seeds)}
     targets = [machine for machine in machines if machine in DETECTORS]
@@ -213,7 +213,7 @@ def judge(
         return -jnp.asarray(fooled[arm][place](words), jnp.float32)
 
     starts = dict.fromkeys(targets, world.assistant)
-    course = world.writer.prefer(f"{name}/tuned", starts, preferred, tuning, temperature)
+    course = world.writer.prefer(f"{prefix}tuned", starts, preferred, tuning, temperature)
 
     def fools(arm_seed: str) -> list[float]:
         """A(1) at the start and after every round, on the texts by which a round is chosen."""
@@ -226,7 +226,7 @@ def judge(
             found.append(float(auroc(*map(fooled[arm][place], sides))))
         return found
 
-    rounds = workspace.stages(f"{name}/rounds", [f"{arm}-{seed}" for arm in targets for seed in places], fools)
+    rounds = workspace.stages(f"{prefix}rounds", [f"{arm}-{seed}" for arm in targets for seed in places], fools)
 
     def source(machine: str, place: int) -> Source | None:
         if machine == "human":
@@ -244,7 +244,7 @@ def judge(
         return told(world, places[seed], machine, source(machine, places[seed]), sizes)
 
     every = ("human", *machines)
-    rows = workspace.stages(f"{name}/told", [f"{machine}-{seed}" for machine in every for seed in places], measure)
+    rows = workspace.stages(f"{prefix}told", [f"{machine}-{seed}" for machine in every for seed in places], measure)
     return {
         "counts": sizes.counts,
         "arms": {machine: by_metric([rows[f"{machine}-{seed}"] for seed in places]) for machine in every},

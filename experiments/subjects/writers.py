@@ -26,8 +26,6 @@ from lexinv.validation import Checked, Count, Positive
 LEXICON = LexiconConfig()
 Words = Int[Array, "texts said"]
 """What is said in texts, without what comes first."""
-Before = Sequence[int] | Int[Array, "texts before"]
-"""Tokens that all texts come after, or each its own."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,8 @@ class Writer:
     first: tuple[int, ...]
     workspace: Workspace
 
-    def _after(self, before: Before, texts: int) -> Int[Array, "texts read"]:
-        given = jnp.asarray(before, jnp.int32)
-        first = jnp.tile(jnp.asarray(self.first, jnp.int32), (texts, 1))
-        return jnp.concatenate([jnp.broadcast_to(given, (texts, given.shape[-1])), first], axis=1)
+    def _after(self, before: Sequence[int], texts: int) -> Int[Array, "texts read"]:
+        return jnp.tile(jnp.asarray([*before, *self.first], jnp.int32), (texts, 1))
 
     def write(
         self,
@@ -85,7 +81,7 @@ class Writer:
         key: Key[Array, ""],
         texts: int,
         sampling: Sampling,
-        before: Before = (),
+        before: Sequence[int] = (),
         begun: Words | None = None,
     ) -> Generated:
         """The rest of texts of this model, each as it is `begun`."""
@@ -102,7 +98,7 @@ class Writer:
     def _read(self) -> Callable[..., Array]:
         return jax.jit(make_logits(self.model, LEXICON, self.vocab))
 
-    def logits(self, params: Params, words: Words, before: Before = ()) -> Float[Array, "texts said vocab"]:
+    def logits(self, params: Params, words: Words, before: Sequence[int] = ()) -> Float[Array, "texts said vocab"]:
         """Of every token of texts."""
         after = self._after(before, len(words))
         batch = {
@@ -112,7 +108,7 @@ class Writer:
         return self._read(params, batch, jax.random.key(0))[:, after.shape[1] :]
 
     def log_probs(
-        self, params: Params, words: Words, before: Before = (), temperature: float = 1.0
+        self, params: Params, words: Words, before: Sequence[int] = (), temperature: float = 1.0
     ) -> Float[Array, " texts"]:
         """Of whole texts in nats, as the model writes them at this temperature."""
         log_probs = truncate(self.logits(params, words, before), temperature)
@@ -125,35 +121,29 @@ class Writer:
         score: Callable[[str, int, Words], Float[Array, " texts"]],
         tuning: Tuning,
         temperature: float = 1.0,
-        before: Before = (),
     ) -> list[dict[str, list[Params]]]:
         """Models by arm and seed at the start and after every round of DPO. score(arm, place of the seed, texts): higher is preferred.
 
-        Of each pair that the model wrote before a round the better text is chosen; the reference stays the start. before: of all pairs, or
-        of each.
+        Of each pair that the model wrote before a round the better text is chosen; the reference stays the start.
         """
         training, beta, found = tuning.preferred, tuning.beta, [starts]
         nll = make_nll(self.model, LEXICON, self.vocab)
-        after = self._after(before, tuning.pairs)
-        given_before = jnp.asarray(before, jnp.int32)
-        twice = jnp.repeat(given_before, 2, axis=0) if given_before.ndim == 2 else before
 
         def loss(params: Params, given: Any, key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
             rows = jax.random.randint(key, (training.batch_size,), 0, tuning.pairs)
             texts, reference = given["texts"][rows].astype(jnp.int32), given["reference"][rows]
-            told = jnp.repeat(after[rows], 2, axis=0)
-            tokens = jnp.concatenate([told, texts.reshape(-1, texts.shape[-1])], axis=1)
+            tokens = jnp.concatenate([self._after((), 2 * len(rows)), texts.reshape(-1, texts.shape[-1])], axis=1)
             batch = {"tokens": tokens, "row": jnp.arange(len(tokens), dtype=jnp.int32)}
-            log_probs = -jnp.sum(nll(params, batch, key)[:, told.shape[1] :], axis=1).reshape(-1, 2)
+            log_probs = -jnp.sum(nll(params, batch, key)[:, len(self.first) :], axis=1).reshape(-1, 2)
             return dpo_loss(log_probs[:, 0], log_probs[:, 1], reference[:, 0], reference[:, 1], beta)
 
         def given(arm: str, place: int, turn: int) -> dict[str, Array]:
             key = stream(jax.random.key(training.seeds[place]), f"{name} {arm} {turn}")
-            words = self.write(found[-1][arm][place], key, 2 * tuning.pairs, Sampling(temperature), twice).tokens
+            words = self.write(found[-1][arm][place], key, 2 * tuning.pairs, Sampling(temperature)).tokens
             pairs = words.reshape(tuning.pairs, 2, -1)
             scores = score(arm, place, words).reshape(-1, 2)
             texts = jnp.stack(by_preference(pairs, scores), axis=1)
-            reference = self.log_probs(starts[arm][place], texts.reshape(len(words), -1), twice).reshape(-1, 2)
+            reference = self.log_probs(starts[arm][place], texts.reshape(len(words), -1)).reshape(-1, 2)
             return {"texts": texts.astype(jnp.float32), "reference": reference}
 
         for turn in range(tuning.rounds):
