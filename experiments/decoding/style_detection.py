@@ -228,21 +228,25 @@ def of_world(found: dict[str, Any], world: str, where: str = "") -> list[Claim]:
 
 def figure(results: dict[str, Any]) -> Figure:
     """A(n) of every machine by all detectors, under that of the exact ratio where it is known."""
-    drawn, axes = panels(2, 4, width=4.0, height=3.1)
-    for world, row in zip(TITLES, (axes[:4], axes[4:]), strict=True):
+    found = [(world, name) for world, names in TITLES.items() for name in names]
+
+    def title(world: str, name: str) -> str:
+        arms = Arms(results[world])
+        area = aura(arms[name, best(arms, name)], results[world]["counts"]).mean()
+        return f"{TITLES[world][name]}: AURA {area:.2f}"
+
+    drawn, axes = panels(2, 4, width=4.4, height=3.1, titles=[title(*each) for each in found])
+    for panel, (world, name) in zip(axes, found, strict=False):
         arms, counts = Arms(results[world]), results[world]["counts"]
-        for panel, (name, title) in zip(row, TITLES[world].items(), strict=False):
-            for detector, color in zip(DETECTORS, PALETTE, strict=False):
-                band(panel, counts, arms[name, detector], LABELS[detector], color, marker="o", markersize=3)
-            if world == "talk":
-                exact = arms[name, "exact"].mean(axis=0)
-                panel.plot(counts, exact, color=BLACK, linestyle="--", label="exact likelihood ratio")
-            reference(panel, 0.5, "nothing told")
-            area = aura(arms[name, best(arms, name)], counts).mean()
-            panel.set(title=f"{title}: AURA {area:.2f}", ylim=(-0.03, 1.03), ylabel="A(n)")
-            panel.set(xscale="log", xlabel=f"texts of a set (AURA up to {counts[-1]})")
-            panel.set_xticks(counts, [str(n) for n in counts])
-            panel.minorticks_off()
+        for detector, color in zip(DETECTORS, PALETTE, strict=False):
+            band(panel, counts, arms[name, detector], LABELS[detector], color, marker="o", markersize=3)
+        if world == "talk":
+            exact = arms[name, "exact"].mean(axis=0)
+            panel.plot(counts, exact, color=BLACK, linestyle="--", label="exact likelihood ratio")
+        reference(panel, 0.5, "nothing told")
+        panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel=f"texts of a set (AURA up to {counts[-1]})", ylabel="A(n)")
+        panel.set_xticks(counts, [str(n) for n in counts])
+        panel.minorticks_off()
     axes[-1].axis("off")
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center left")
     return drawn
