@@ -7,7 +7,7 @@ a language model that was tuned on another text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
-from experiments.harness.figures import bars, lines
+from experiments.harness.figures import bars, legend_beside, lines
 from experiments.harness.presets import presets
-from experiments.harness.style import GREY, PALETTE, band, panels
+from experiments.harness.style import PALETTE, band, panels, reference
 from experiments.harness.training import Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
@@ -34,20 +34,19 @@ from lexinv.nn.language_model import Params, make_loss, make_nll
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
+from lexinv.transfer.hypernetwork import HypernetworkConfig
 from lexinv.transfer.methods import METHODS, Given, transplanted
 from lexinv.transfer.vocabularies import match, segmenter, surface_forms
 from lexinv.validation import Checked, Count, Distinct
 
 PAPERS = ("minixhofer2024zero",)
-LABELS = {
-    "zero": "zeros",
-    "pieces": "means of pieces",
-    "hypernetwork": "hypernetwork",
-    "ridge": "ridge, from a donor",
-}
+LABELS = {"zero": "zeros", "pieces": "means of pieces", "hypernetwork": "hypernetwork", "ridge": "ridge, from a donor"}
 CONTINUED = ("zero", "pieces", "ridge", "hypernetwork")
 SHOWN = 10
 """Steps that a point of the loss curve is the mean of."""
+
+GENTLE = OptimizerConfig(learning_rate=1e-3, warmup_steps=10)
+"""Of more training: a tenth of what the models were trained with."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,8 @@ class Config(Checked):
     passages: Count = 96
     tuning: Count = 16
     size: Count = 256
-    continued: Training = Training(
-        steps=100, batch_size=8, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10), steps_per_dispatch=10
-    )
-    tuned: Training = Training(
-        steps=150, batch_size=16, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10), steps_per_dispatch=10
-    )
+    continued: Training = Training(steps=100, batch_size=8, optimizer=GENTLE, steps_per_dispatch=10)
+    tuned: Training = Training(steps=150, batch_size=16, optimizer=GENTLE, steps_per_dispatch=10)
     tuned_on: str = "bible:wyc"
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -95,11 +90,9 @@ PRESETS = presets(
         "models.model": PUBLISHED_MODEL,
         "models.context_bytes": 512,
         "models.training.steps": 20_000,
-        "hypernetworks.network.skip": False,
-        "hypernetworks.network.length": 7,
-        "hypernetworks.network.transformer.depth": 3,
-        "hypernetworks.network.transformer.width": 1024,
-        "hypernetworks.network.transformer.mlp_width": 2048,
+        "hypernetworks.network": HypernetworkConfig(
+            7, False, replace(hypernetworks.NETWORK, depth=3, width=1024, heads=16)
+        ),
         "hypernetworks.vocabulary": 32_768,
         "hypernetworks.characters": 512,
         "hypernetworks.tokens": 128,
@@ -237,7 +230,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "identity_is_exact",
             "A transplant to its own tokenizer leaves every row of the table as it is; the hypernetwork's rows for it cost as much.",
-            f"{paper}: section 3, of the perfect hypernetwork",
+            OURS,
             {
                 "copied: tables that changed": arms[f"{source}/zero", "changed"],
                 "hypernetwork: relative cost": arms[f"{source}/hypernetwork", "all"] / original - 1,
@@ -256,7 +249,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "hypernetwork_beats_means_of_pieces",
             "It costs fewer bits than means of pieces.",
-            f"{paper}: tables of zero-shot transfer",
+            f"{paper}: abstract, of heuristics",
             {target: saved(target, "pieces") for target in targets},
             above(0),
             unit,
@@ -272,7 +265,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "training_closes_gaps",
             "After a little training with the new tokens less than half of the spread between the ways to begin is left.",
-            f"{paper}: table 2",
+            f"{paper}: abstract; table 2's caption",
             closed,
             {"spread left": below(0.5)},
             "share of the spread",
@@ -281,7 +274,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "serves_the_finetuned",
             "In a model that was tuned on another text, rows for the base model lose at most 1.5 times what they lose in it.",
-            f"{paper}: table of fine-tuned models",
+            f"{paper}: abstract",
             served,
             {name: below(1.5) for name in served if name.startswith(names["hypernetwork"])},
             "loss in bits per byte, over the base's",
@@ -295,6 +288,7 @@ def figure(results: Mapping[str, Any]) -> Figure:
     titles = ("all text", "words with a new token", "training of the hypernetwork", f"more training with {first}")
     drawn, axes = panels(rows=2, columns=2, width=5.4, height=3.4, titles=titles)
     own = arms[f"{source}/itself", "all"].mean()
+    donors = [target for target in targets if f"{target}/ridge" in arms]
     short = [target.replace("-bible-", "\n") for target in targets]
     for panel, part in zip(axes, ("all", "new"), strict=False):
         shown = {
@@ -303,21 +297,12 @@ def figure(results: Mapping[str, Any]) -> Figure:
             if method != "ridge"
         }
         bars(panel, short, shown)
-        for place, target in enumerate(targets):
-            if f"{target}/ridge" in arms:
-                values = arms[f"{target}/ridge", part]
-                panel.plot(
-                    [place + 0.45] * len(values),
-                    values,
-                    "x",
-                    color="black",
-                    markersize=4,
-                    label="_" * place + LABELS["ridge"],
-                )
-        panel.axhline(own, color=GREY, linestyle="--", linewidth=1.0, label="original, all text")
-        panel.set_ylabel("bits per byte")
-        panel.set_ylim(bottom=1.0)
-    axes[1].legend(loc="upper left", fontsize=6.5)
+        for place, target in enumerate(donors):
+            values = arms[f"{target}/ridge", part]
+            panel.plot([place + 0.45] * len(values), values, "kx", markersize=4, label="_" * place + LABELS["ridge"])
+        reference(panel, own, "original, all text")
+        panel.set(ylabel="bits per byte", ylim=(1.0, None))
+    legend_beside(axes[1])
     losses = np.array(results["losses"])
     band(axes[2], SHOWN * (np.arange(losses.shape[1]) + 0.5), losses, "", PALETTE[2])
     axes[2].set(xlabel="step", ylabel="nats per token and lexical loss")
@@ -329,5 +314,5 @@ def figure(results: Mapping[str, Any]) -> Figure:
     lines(axes[3], (0, 1), steps)
     axes[3].set_xticks((0, 1), ("before", "after"))
     axes[3].set_ylabel("bits per byte")
-    axes[3].legend(fontsize=7)
+    legend_beside(axes[3])
     return drawn
