@@ -11,42 +11,42 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
-from experiments.harness.figures import bars, lines
+from experiments.harness.figures import bars, legend_beside, lines
 from experiments.harness.presets import presets
-from experiments.harness.style import GREY, PALETTE, band, panels
+from experiments.harness.style import PALETTE, band, panels, reference
 from experiments.harness.training import Training, stacked, train
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects import hypernetworks, tokenized_models
 from experiments.subjects.hypernetworks import HypernetworksConfig
 from experiments.subjects.text import PUBLISHED_MODEL, STANDARD
-from experiments.subjects.tokenized_models import TokenizedConfig, TokenizedModels, load_text_tokenizer
-from experiments.subjects.vocabulary_transfers import Source, Transfer, passages, transfer
-from lexinv.data.corpora import load_corpus
-from lexinv.data.windows import Windows, token_stream, window_source
-from lexinv.nn.language_model import Params, make_loss
+from experiments.subjects.tokenized_models import TokenizedConfig, load_text_tokenizer
+from experiments.subjects.vocabulary_transfers import BATCH, LONGEST, bits, passages, windows_of
+from lexinv.data.corpora import Corpus, load_corpus
+from lexinv.data.windows import token_stream, window_source
+from lexinv.nn.language_model import Params, make_loss, make_nll
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.transfer.combinations import transplant
-from lexinv.transfer.methods import transplanted
-from lexinv.transfer.vocabularies import match
+from lexinv.transfer.hypernetwork import HypernetworkConfig
+from lexinv.transfer.methods import METHODS, Given, transplanted
+from lexinv.transfer.vocabularies import match, segmenter, surface_forms
 from lexinv.validation import Checked, Count, Distinct
 
 PAPERS = ("minixhofer2024zero",)
-LABELS = {
-    "zero": "zeros",
-    "pieces": "means of pieces",
-    "hypernetwork": "hypernetwork",
-    "ridge": "ridge, from a donor",
-}
+LABELS = {"zero": "zeros", "pieces": "means of pieces", "hypernetwork": "hypernetwork", "ridge": "ridge, from a donor"}
 CONTINUED = ("zero", "pieces", "ridge", "hypernetwork")
 SHOWN = 10
 """Steps that a point of the loss curve is the mean of."""
+
+GENTLE = OptimizerConfig(learning_rate=1e-3, warmup_steps=10)
+"""Of more training: a tenth of what the models were trained with."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,8 @@ class Config(Checked):
     passages: Count = 96
     tuning: Count = 16
     size: Count = 256
-    continued: Training = Training(
-        steps=100, batch_size=8, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10), steps_per_dispatch=10
-    )
-    tuned: Training = Training(
-        steps=150, batch_size=16, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10), steps_per_dispatch=10
-    )
+    continued: Training = Training(steps=100, batch_size=8, optimizer=GENTLE, steps_per_dispatch=10)
+    tuned: Training = Training(steps=150, batch_size=16, optimizer=GENTLE, steps_per_dispatch=10)
     tuned_on: str = "bible:wyc"
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -94,11 +90,9 @@ PRESETS = presets(
         "models.model": PUBLISHED_MODEL,
         "models.context_bytes": 512,
         "models.training.steps": 20_000,
-        "hypernetworks.network.skip": False,
-        "hypernetworks.network.length": 7,
-        "hypernetworks.network.transformer.depth": 3,
-        "hypernetworks.network.transformer.width": 1024,
-        "hypernetworks.network.transformer.mlp_width": 2048,
+        "hypernetworks.network": HypernetworkConfig(
+            7, False, replace(hypernetworks.NETWORK, depth=3, width=1024, heads=16)
+        ),
         "hypernetworks.vocabulary": 32_768,
         "hypernetworks.characters": 512,
         "hypernetworks.tokens": 128,
@@ -119,116 +113,89 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     models = {plain(name): found for name, found in tokenized_models.tokenized_models(config.models, workspace).items()}
     source, first, *_ = models
     base, seeds = models[source], config.models.training.seeds
-    corpora = {"own": load_corpus(config.models.corpus), "other": load_corpus(config.tuned_on)}
+    own, other = load_corpus(config.models.corpus), load_corpus(config.tuned_on)
     tokenizers = {name: found.tokenizer for name, found in models.items()}
     for name in config.others:
         kind, _, text = name.partition("@")
         tokenizers[plain(name)] = load_text_tokenizer(kind, load_corpus(text or config.models.corpus))
     targets = list(tokenizers)[1:]
-    networks = hypernetworks.hypernetworks(config.hypernetworks, base, seeds, corpora["own"], workspace)
-    windows = {
-        (which, name): window_source(token_stream(corpora[which], "train", tokenizers[name]), models[name].context)
-        for which, name in (("own", source), ("own", first), ("other", source))
-    }
-    tuned = further("tuned", base, base.params, windows["other", source], config.tuned, seeds, workspace)
+    networks = hypernetworks.hypernetworks(config.hypernetworks, base, seeds, own, workspace)
+    matches = {name: match(base.tokenizer, tokenizer) for name, tokenizer in tokenizers.items()}
+
+    def texts(corpus: Corpus, split: str, seed: int) -> list[str]:
+        return passages(corpus, split, config.passages if split == "test" else config.tuning, config.size, seed)
+
+    def read(params: Params, target: str, chosen: Sequence[str], model: TransformerConfig) -> dict[str, float]:
+        tokenizer = tokenizers[target]
+        windows = windows_of(tokenizer, chosen)
+        nll = make_nll(model, STANDARD, tokenizer.vocab_size)
+        nats = evaluate_by_position(nll, params, windows, jax.random.key(0), BATCH)
+        return bits(nats, windows, tokenizer, matches[target].new)
 
     @cache
-    def reader(which: str, seed: int) -> Source:
-        validation = passages(corpora[which], "validation", config.tuning, config.size, seed)
-        test = passages(corpora[which], "test", config.passages, config.size, seed)
-        params = (base.params if which == "own" else tuned)[seeds.index(seed)]
-        return Source(base.model, STANDARD, params, base.tokenizer, validation, [test])
-
-    def bits(seed: int, params: Params, name: str, which: str = "own", itself: bool = False) -> dict[str, float]:
-        model = models[name].model if itself else base.model
-        changed = replace(reader(which, seed), params=params, tokenizer=tokenizers[name], config=model)
-        return {"all": changed.bits()[0]}
-
-    @cache
-    def pair(which: str, target: str, seed: int) -> Transfer:
-        donor = np.asarray(models[target].params[seeds.index(seed)]["table"]) if target in models else None
-        return transfer(reader(which, seed), tokenizers[target], no_encoder, donor)
-
-    def made(target: str, seed: int) -> Array:
-        return jnp.asarray(networks.table(seeds.index(seed), tokenizers[target]))
-
-    def of(which: str, target: str, method: str, seed: int) -> dict[str, Any]:
-        ready = pair(which, target, seed)
+    def moved(which: str, method: str, target: str, seed: int) -> Params:
+        """The model, tuned or not, with a table for the target; ridge at the strength that costs validation text least."""
+        place, tried = seeds.index(seed), METHODS[method].tried if method in METHODS else ()
+        params = (further("tuned", source)[0] if which == "tuned" else base.params)[place]
         if method == "hypernetwork":
-            return ready.read(made(target, seed), ready.source.test[0])
-        found = ready.measured(method)
-        return {part: found[part][0] for part in ("all", "new", "others")} | {"setting": found["setting"]}
+            return params | {"table": jnp.asarray(networks.table(place, tokenizers[target]))}
+        pieces = [tokenizers[target].pieces[number] for number in matches[target].new]
+        forms = surface_forms(pieces, segmenter(base.tokenizer), LONGEST)
+        donor = np.asarray(models[target].params[place]["table"]) if target in models else None
+        given = Given(matches[target], forms, np.zeros(forms.ids.shape, np.float32), None, donor)
+        found = [params | {"table": transplanted(method, given, params["table"], each)} for each in tried or (0.0,)]
+        if len(found) == 1:
+            return found[0]
+        validation = texts(own, "validation", seed)
+        return min(found, key=lambda each: read(each, target, validation, base.model)["all"])
+
+    @cache
+    def further(stage: str, name: str) -> list[list[Params]]:
+        """More training of whole models, with the tokens of `name`: by method, one for each seed, that read the same batches."""
+        training, corpus = (config.tuned, other) if stage == "tuned" else (config.continued, own)
+        starts = [base.params]
+        if name != source:
+            starts = [[moved("base", method, name, seed) for seed in seeds] for method in CONTINUED]
+        flat, rate = [params for each in starts for params in each], training.optimizer.learning_rate
+        windows = window_source(token_stream(corpus, "train", tokenizers[name]), models[name].context)
+        loss = make_loss(base.model, STANDARD, tokenizers[name].vocab_size)
+        members = tuple((seeds[i % len(seeds)], rate) for i in range(len(flat)))
+        place = f"{stage}/{name}"
+        found = train(place, stacked(flat), loss, windows, training, workspace, members=members, tokens=windows.length)
+        return [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
     def measure(arm: str, seed: int) -> dict[str, Any]:
-        target, method = arm.split("/")
-        if target != source and method != "itself":
-            return of("own", target, method, seed)
-        params, own = models[target].params[seeds.index(seed)], tokenizers[source]
-        if method == "copied":
-            table = transplant(params["table"], match(own, own), jnp.zeros((0, base.model.width)))
-            return {"changed": float(not np.array_equal(table, params["table"]))}
-        changed = params | {"table": made(source, seed)} if method == "hypernetwork" else params
-        return bits(seed, changed, target, itself=method == "itself")
+        stage, method, *rest = arm.split("/")
+        place, model, name = seeds.index(seed), base.model, stage
+        if stage == "continued":
+            name = source if method == "itself" else first
+            params = further(stage, name)[CONTINUED.index(method) if name == first else 0][place]
+        elif stage == "tuned":
+            name = (rest or [source])[0]
+            params = moved(stage, method, name, seed) if rest else further(stage, source)[0][place]
+        elif method == "itself":
+            params, model = models[stage].params[place], models[stage].model
+        else:
+            params = moved("base", method, name, seed)
+        same = np.array_equal(params["table"], base.params[place]["table"])
+        return {"changed": float(not same)} | read(
+            params, name, texts(other if stage == "tuned" else own, "test", seed), model
+        )
 
-    arms = [f"{source}/{method}" for method in ("copied", "hypernetwork")] + [f"{name}/itself" for name in models]
+    arms = [f"{source}/zero", f"{source}/hypernetwork", *(f"{name}/itself" for name in models)]
     arms += [f"{name}/{method}" for name in targets for method in LABELS if method != "ridge" or name in models]
-    found = measured(workspace, arms, seeds, measure)
-
-    starts = []
-    for method in CONTINUED:
-        for place, seed in enumerate(seeds):
-            setting = found[f"{first}/{method}"].get("setting", [0.0] * len(seeds))[place]
-            table = base.params[place]["table"]
-            given = pair("own", first, seed).given
-            learned = method == "hypernetwork"
-            rows = made(first, seed) if learned else transplanted(method, given, table, setting)
-            starts.append(base.params[place] | {"table": rows})
-    ended = further(f"continued/{first}", base, starts, windows["own", first], config.continued, seeds, workspace)
-    same = further(f"continued/{source}", base, base.params, windows["own", source], config.continued, seeds, workspace)
-    by_arm = {method: ended[i * len(seeds) : (i + 1) * len(seeds)] for i, method in enumerate(CONTINUED)}
-
-    def after(arm: str, seed: int) -> dict[str, Any]:
-        stage, method, *target = arm.split("/")
-        place = seeds.index(seed)
-        if stage == "tuned":
-            return of("other", target[0], method, seed) if target else bits(seed, tuned[place], source, "other")
-        name, params = (source, same) if method == "itself" else (first, by_arm[method])
-        return bits(seed, params[place], name)
-
-    later = [f"continued/{method}" for method in ("itself", *CONTINUED)] + ["tuned/itself"]
-    later += [f"tuned/{method}/{target}" for method in ("pieces", "hypernetwork") for target in targets]
-    found |= measured(workspace, later, seeds, after)
+    arms += [f"continued/{method}" for method in ("itself", *CONTINUED)] + ["tuned/itself"]
+    arms += [f"tuned/{method}/{target}" for method in ("pieces", "hypernetwork") for target in targets]
     losses = networks.losses["transfer"]
     return {
-        "corpora": {corpus.name: corpus.fingerprint for corpus in corpora.values()},
+        "corpora": {corpus.name: corpus.fingerprint for corpus in (own, other)},
         "seeds": seeds,
         "source": source,
         "first": first,
         "targets": targets,
         "losses": losses[:, : losses.shape[1] // SHOWN * SHOWN].reshape(len(losses), -1, SHOWN).mean(axis=2),
-        "arms": found,
+        "arms": measured(workspace, arms, seeds, measure),
     }
-
-
-def further(
-    name: str,
-    base: TokenizedModels,
-    starts: Sequence[Params],
-    windows: Windows,
-    training: Training,
-    seeds: Sequence[int],
-    workspace: Workspace,
-) -> list[Params]:
-    """More training of whole models, with tables for the windows' tokens; those of a seed read the same batches."""
-    members = tuple((seeds[i % len(seeds)], training.optimizer.learning_rate) for i in range(len(starts)))
-    loss = make_loss(base.model, STANDARD, len(starts[0]["table"]))
-    tokens = windows.length
-    return train(name, stacked(starts), loss, windows, training, workspace, members=members, tokens=tokens)
-
-
-def no_encoder(pieces: Sequence[bytes]) -> np.ndarray:
-    """Vectors that no method here asks for."""
-    return np.zeros((len(pieces), 1), np.float32)
 
 
 def plain(name: str) -> str:
@@ -263,9 +230,9 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "identity_is_exact",
             "A transplant to its own tokenizer leaves every row of the table as it is; the hypernetwork's rows for it cost as much.",
-            f"{paper}: section 3, of the perfect hypernetwork",
+            OURS,
             {
-                "copied: tables that changed": arms[f"{source}/copied", "changed"],
+                "copied: tables that changed": arms[f"{source}/zero", "changed"],
                 "hypernetwork: relative cost": arms[f"{source}/hypernetwork", "all"] / original - 1,
             },
             {"copied: tables that changed": below(1e-9), "hypernetwork: relative cost": between(-0.01, 0.01)},
@@ -282,7 +249,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "hypernetwork_beats_means_of_pieces",
             "It costs fewer bits than means of pieces.",
-            f"{paper}: tables of zero-shot transfer",
+            f"{paper}: abstract, of heuristics",
             {target: saved(target, "pieces") for target in targets},
             above(0),
             unit,
@@ -298,7 +265,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "training_closes_gaps",
             "After a little training with the new tokens less than half of the spread between the ways to begin is left.",
-            f"{paper}: table 2",
+            f"{paper}: abstract; table 2's caption",
             closed,
             {"spread left": below(0.5)},
             "share of the spread",
@@ -307,7 +274,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "serves_the_finetuned",
             "In a model that was tuned on another text, rows for the base model lose at most 1.5 times what they lose in it.",
-            f"{paper}: table of fine-tuned models",
+            f"{paper}: abstract",
             served,
             {name: below(1.5) for name in served if name.startswith(names["hypernetwork"])},
             "loss in bits per byte, over the base's",
@@ -321,6 +288,7 @@ def figure(results: Mapping[str, Any]) -> Figure:
     titles = ("all text", "words with a new token", "training of the hypernetwork", f"more training with {first}")
     drawn, axes = panels(rows=2, columns=2, width=5.4, height=3.4, titles=titles)
     own = arms[f"{source}/itself", "all"].mean()
+    donors = [target for target in targets if f"{target}/ridge" in arms]
     short = [target.replace("-bible-", "\n") for target in targets]
     for panel, part in zip(axes, ("all", "new"), strict=False):
         shown = {
@@ -329,21 +297,12 @@ def figure(results: Mapping[str, Any]) -> Figure:
             if method != "ridge"
         }
         bars(panel, short, shown)
-        for place, target in enumerate(targets):
-            if f"{target}/ridge" in arms:
-                values = arms[f"{target}/ridge", part]
-                panel.plot(
-                    [place + 0.45] * len(values),
-                    values,
-                    "x",
-                    color="black",
-                    markersize=4,
-                    label="_" * place + LABELS["ridge"],
-                )
-        panel.axhline(own, color=GREY, linestyle="--", linewidth=1.0, label="original, all text")
-        panel.set_ylabel("bits per byte")
-        panel.set_ylim(bottom=1.0)
-    axes[1].legend(loc="upper left", fontsize=6.5)
+        for place, target in enumerate(donors):
+            values = arms[f"{target}/ridge", part]
+            panel.plot([place + 0.45] * len(values), values, "kx", markersize=4, label="_" * place + LABELS["ridge"])
+        reference(panel, own, "original, all text")
+        panel.set(ylabel="bits per byte", ylim=(1.0, None))
+    legend_beside(axes[1])
     losses = np.array(results["losses"])
     band(axes[2], SHOWN * (np.arange(losses.shape[1]) + 0.5), losses, "", PALETTE[2])
     axes[2].set(xlabel="step", ylabel="nats per token and lexical loss")
@@ -355,5 +314,5 @@ def figure(results: Mapping[str, Any]) -> Figure:
     lines(axes[3], (0, 1), steps)
     axes[3].set_xticks((0, 1), ("before", "after"))
     axes[3].set_ylabel("bits per byte")
-    axes[3].legend(fontsize=7)
+    legend_beside(axes[3])
     return drawn
