@@ -107,6 +107,7 @@ PRESETS = presets(
         "training": Training(3, 4, (0, 1), OptimizerConfig(warmup_steps=1)),
         "scenes": 8,
     },
+    quick={"training.steps": 200},
     paper={
         **PUBLISHED,
         "subject.data.grid": 27,
