@@ -13,7 +13,7 @@ from experiments.subjects.scene_answerers import SceneSubject
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import InvalidConfig
 
-CROPS = CropSubject().scenes
+ANSWERERS, CROPS = SceneSubject(), CropSubject().scenes
 OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
 
 
@@ -56,6 +56,13 @@ REFUSED = {
     "crop_budgets": {
         "ratios": [(0.1, 0.5), (0.5, 0.25), (0.1, 0.001)],
         "subject.scenes.depth": [{"subject": CropSubject(scenes=replace(CROPS, depth=1))}],
+    },
+    "flexible_budgets": {
+        "budgets": [(4, 2), (2,)],
+        "tested": [(2, 4)],
+        "weights": [(1, 1), (0, 0, 0), (-1, 1, 1)],
+        "objects": [9],
+        "training.seeds": [{"subject": replace(ANSWERERS, training=OTHER_SEEDS.training)}],
     },
     "vlm": {
         "ratios": [(0.1, 0.5), (0.1, 0.001)],
