@@ -73,13 +73,13 @@ class Config(Checked):
     hat: SpelledConfig = SpelledConfig()
     patches: SpelledConfig = SpelledConfig("fixed:5", most=5)
     pooled: SpelledConfig = SpelledConfig(positions=4)
-    passages: Count = 384
+    passages: Count = 192
     noise: Share = 0.1
-    cases: Count = 384
+    cases: Count = 256
     strings: Count = 2000
     second: str = "bible:wyc"
-    continued: Count = 100
-    judged: Count = 48
+    continued: Count = 80
+    judged: Count = 32
 
     def checks(self):
         kinds = tuple(name.partition(":")[0] for name in self.models.tokenizers)
