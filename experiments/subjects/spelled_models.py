@@ -113,7 +113,11 @@ def spelled_loss(model: WordModelConfig, text: WordText) -> Callable[..., tuple[
 
 
 def spelled_models(config: SpelledConfig, like: TokenizedConfig, corpus: Corpus, workspace: Workspace) -> SpelledModels:
-    """Of `like`'s text, context, training and cost; trained once, or found in the user's cache."""
+    """Of `like`'s text, context, steps, rates and cost; trained once, or found in the user's cache.
+
+    With Muon: Adam, which is enough for the models of tokens, leaves their backbones without use for the words before.
+    """
+    training = replace(like.training, optimizer=replace(like.training.optimizer, name="muon"))
     text = word_text(corpus, ("train", "validation"), config.rule, config.most, like.context_bytes)
     windows, context = text.windows["train"], text.windows["train"].length
     sample = text.lengths[windows.tokens[:200_000]]
@@ -131,12 +135,12 @@ def spelled_models(config: SpelledConfig, like: TokenizedConfig, corpus: Corpus,
 
         return shared_models(content, trained, workspace, (words, word_model)).params
 
-    quarter = replace(like.training, steps=like.training.steps // 4, seeds=(TRIAL_SEED,))
+    quarter = replace(training, steps=training.steps // 4, seeds=(TRIAL_SEED,))
     tried = shared("rates", quarter, members=tuple((TRIAL_SEED, rate) for rate in like.rates))
     held = evaluation_windows(text.windows["validation"], like.windows, seed=0)
     bits = {rate: _bits(model, text, params, held) for rate, params in zip(like.rates, tried, strict=True)}
     rate = min(bits, key=bits.__getitem__)
-    training = replace(like.training, optimizer=replace(like.training.optimizer, learning_rate=rate))
+    training = replace(training, optimizer=replace(training.optimizer, learning_rate=rate))
     return SpelledModels(
         config,
         model,
