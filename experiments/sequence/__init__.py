@@ -1,0 +1,1 @@
+"""How else can a sequence of tokens be read?"""

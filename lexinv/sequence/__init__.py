@@ -1,0 +1,1 @@
+"""Sequences of tokens read in other ways than from left to right by one Transformer."""
