@@ -21,7 +21,7 @@ from lexinv.nn.language_model import Params, make_logits
 from lexinv.transfer.word_model import SYMBOLS, WordModel, targets
 from lexinv.transfer.words import SEPARATOR, WordBatch, cut, pack, split
 
-BATCH, BUCKET = 16, 16
+BATCH, BUCKET = 16, 64
 """Texts read at a time; tokens or words of a batch are a multiple, so that few programs are compiled."""
 GAP = b" \n\t" + SEPARATOR
 """A word has ended where one of these comes."""

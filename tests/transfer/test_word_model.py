@@ -28,11 +28,6 @@ def setting(request):
     return config, params, lambda batch: np.asarray(logits(jax.tree.map(jnp.asarray, batch)))
 
 
-def changed(logits, batch, other):
-    """Of each word and symbol, whether its logits differ."""
-    return np.abs(logits(batch) - logits(other)).max(axis=-1)[0] > 1e-6
-
-
 def test_a_symbol_knows_the_bytes_before_it_and_no_others(setting):
     _, _, logits = setting
     batch = pack([TEXT], MOST, 6)
@@ -42,7 +37,7 @@ def test_a_symbol_knows_the_bytes_before_it_and_no_others(setting):
         expected = np.zeros((6, MOST + 1), bool)
         expected[word, place + 1 :] = True
         expected[word + 1 :] = True
-        np.testing.assert_array_equal(changed(logits, batch, other), expected)
+        np.testing.assert_array_equal(np.abs(logits(batch) - logits(other)).max(axis=-1)[0] > 1e-6, expected)
 
 
 def test_padding_changes_nothing(setting):
