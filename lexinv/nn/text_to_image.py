@@ -47,7 +47,7 @@ class CrossAttention(nn.Module):
     def __call__(self, x: Array, text: Array, mask: Array) -> tuple[Array, Array]:
         width, heads = self.config.width, self.config.heads
         matrix = nn.initializers.normal(width**-0.5)
-        normed = rms_norm(x, self.param("norm", nn.initializers.ones, (width,)))
+        normed: Array = rms_norm(x, self.param("norm", nn.initializers.ones, (width,)))
 
         def of_heads(name: str, read: Array) -> Array:
             return linear(read, self.param(name, matrix, (width, width))).reshape(*read.shape[:-1], heads, -1)
