@@ -74,7 +74,7 @@ collection = draw_collection(world, seed=0)
 gold = np.arange(200, 220)
 queries = draw_queries(np.random.default_rng(0), world, collection, gold)
 print("document", collection.tokens[200])
-print("question", queries[0], "shares the words", sorted(set(queries[0].tolist()) & set(collection.tokens[200].tolist())))
+print("question", queries[0], "shares the words", np.intersect1d(queries[0], collection.tokens[200]))
 
 # %% [markdown]
 # ## What a score looks at

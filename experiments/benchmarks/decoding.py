@@ -1,7 +1,7 @@
 """Seconds of a token: with a cache against reading everything again, against PyTorch with its own cache, and by the room of the cache.
 
-And what a forward of n tokens costs, in forwards of one: what speculative decoding has to beat. The sides take turns, as in
-`benchmarks/train_step`.
+What a forward of n tokens costs, in forwards of one: what speculative decoding has to beat. And one layer's attention over long caches,
+to all of it or to selected tokens (method card tokenselect). The sides take turns, as in `benchmarks/train_step`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,14 +10,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import Sizes, alternate_with_torch, in_parts, in_turns
+from experiments.benchmarks.alternating import Sizes, alternate_with_torch, growth, in_parts, in_turns
 from experiments.benchmarks.decoding_problem import DecodingProblem
 from experiments.benchmarks.problems import transformer
-from experiments.benchmarks.promises import bars, mark, promise, speed, times
+from experiments.benchmarks.promises import bars, by_size, mark, promise, speed, times
+from experiments.benchmarks.selection_problem import SelectionProblem
 from experiments.harness.presets import presets
 from experiments.harness.style import BLUE, GREY, VERMILION, panels
 from experiments.harness.verdicts import Claim, below
 from experiments.harness.workspace import Workspace
+from lexinv.merging.cache_selection import Selection
 from lexinv.validation import Checked, Count
 
 PAPERS = ()
@@ -28,6 +30,7 @@ class Config(Checked):
     """problem: measured against the others. batches: with PyTorch. slots: many, against those of the problem. nodes: of a forward.
 
     forwards: of `nodes` tokens in a call. calls: of one block. cores: that a measured process may use. compiled: also torch.compile.
+    selection, cached: of so many tokens the selected ones.
     """
 
     problem: DecodingProblem = DecodingProblem(transformer(4, 256, 4, 2048))
@@ -35,6 +38,8 @@ class Config(Checked):
     slots: Count = 2048
     nodes: Sizes = (1, 2, 4, 8, 16, 27, 81)
     forwards: Count = 32
+    selection: SelectionProblem = SelectionProblem()
+    cached: Sizes = (4096, 16_384, 65_536)
     rounds: Count = 7
     calls: Count = 1
     compiled: bool = False
@@ -59,6 +64,8 @@ PRESETS = presets(
         "slots": 16,
         "nodes": (1, 2),
         "forwards": 2,
+        "selection": SelectionProblem(2, 1, 8, 64, Selection("soft", k=16, first=4, local=8), 2, 4),
+        "cached": (64, 128),
         "rounds": 2,
     },
     paper={
@@ -71,7 +78,7 @@ PRESETS = presets(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Seconds of a token of every sequence, or of a forward of nodes: a median for each round."""
-    parts = in_parts(workspace, (against_reading_again, against_torch, by_slots, by_nodes), config)
+    parts = in_parts(workspace, (against_reading_again, against_torch, by_slots, by_nodes, by_selection), config)
     return {"problem": {"slots": config.problem.slots, "many": config.slots}, **parts}
 
 
@@ -101,10 +108,33 @@ def by_nodes(config: Config, log: Path) -> dict[str, Any]:
     return in_turns(config.forward_of, log, config.cores, config.rounds, config.calls)
 
 
+def by_selection(config: Config, log: Path) -> dict[str, Any]:
+    """A step over so many cached tokens: to all, to selected ones, to those of a choice that is kept while queries are alike."""
+    base = config.selection
+    ways = {
+        "lexinv full": replace(base, selection=replace(base.selection, policy="full")),
+        "lexinv selected": base,
+        "lexinv reused": replace(base, selection=replace(base.selection, theta=0.9)),
+        "torch selected": base,
+    }
+    sides = {f"{way} {n}": replace(problem, slots=n) for n in config.cached for way, problem in ways.items()}
+    found = alternate_with_torch(sides, log, config.cores, config.rounds, config.calls)
+    seconds = found["seconds"]
+    grown = {
+        way: growth(config.cached, [seconds[f"{way} {n}"] for n in config.cached])
+        for way in ways
+        if f"{way} {config.cached[0]}" in seconds
+    }
+    return found | {"growth": grown, "reused": 1 - 1 / base.period}
+
+
 def claims(results: dict[str, Any]) -> list[Claim]:
     """What a cache saves, how PyTorch compares, and that room costs nothing until it is used."""
     again, torch, room = (results[part]["seconds"] for part in ("against_reading_again", "against_torch", "by_slots"))
     few, many = (str(results["problem"][name]) for name in ("slots", "many"))
+    chosen, cached = (results["by_selection"][part] for part in ("seconds", "growth"))
+    cached = cached["lexinv full"]["sizes"]
+    most, shown = cached[-1], [(way, n) for way in ("reused", "selected") for n in cached]
     sides = {
         f"{batch} sequences": times(seconds, torch[f"lexinv {batch}"])
         for side, seconds in torch.items()
@@ -131,13 +161,33 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             below(1.5),
             "times as long",
         ),
+        *speed(
+            "selection_with_reuse_is_four_times_as_fast",
+            f"Attending to selected tokens of {most} is four times as fast as to all where {results['by_selection']['reused']:.0%} of the "
+            "choices are kept. Beside it with a choice for each token, and with fewer tokens.",
+            {f"{way}, {n} tokens": times(chosen[f"lexinv full {n}"], chosen[f"lexinv {way} {n}"]) for way, n in shown},
+            {f"reused, {most} tokens": 4.0},
+        ),
+        *speed(
+            "selection_is_as_fast_as_torch",
+            "A choice for each token is as fast as in PyTorch, written for it.",
+            {
+                f"{n} tokens": times(chosen[f"torch selected {n}"], chosen[f"lexinv selected {n}"])
+                for n in cached
+                if f"torch selected {n}" in chosen
+            },
+            1.0,
+        ),
     ]
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Times as fast as the others, the price of room, and forwards of n tokens in forwards of one."""
+    """Times as fast as the others, the price of room, forwards of n tokens in forwards of one, and steps over long caches."""
     again, torch, nodes = (results[part]["seconds"] for part in ("against_reading_again", "against_torch", "by_nodes"))
-    drawn, (others, growing) = panels(1, 2, height=3.0, titles=("Times as fast as", "A forward of n tokens"))
+    titles = ("Times as fast as", "A forward of n tokens", "Attention of a step over n tokens")
+    drawn, (others, growing, selecting) = panels(1, 3, height=3.0, titles=titles)
+    by_size(selecting, results["by_selection"]["growth"])
+    selecting.set_xlabel("cached tokens")
     ratios = {"reading again, batch 1": times(again["reading again"], again["lexinv"])}
     for side, seconds in torch.items():
         library, batch = side.split()

@@ -1,24 +1,28 @@
-"""Processor seconds of training tokenizers, against the `tokenizers` library, of inferring mixtures, and of a byte of a model of tokens.
+"""Processor seconds of training tokenizers, against the `tokenizers` library, of inferring mixtures, of a byte of a model of tokens, of
+matching pursuit and of merging the pairs of a batch.
 
 From raw text, all threads counted: the library cuts texts in parallel, and ours asks it to cut them. The sides take turns in one process,
 after a call that warms up. The library cannot go on from merges that it is given, so that superwords are held against its byte-pair
 encoding on the same lines, which learns all of them; ours replays those of the first stage. A part measures, and its claims are below.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from importlib.util import find_spec
+from itertools import chain, pairwise
 from pathlib import Path
 from time import process_time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.alternating import in_parts
-from experiments.benchmarks.promises import bars, mark, promise, times
+from experiments.benchmarks.promises import bars, mark, promise, speed, times
 from experiments.harness.assets import asset
 from experiments.harness.curves import significant
 from experiments.harness.presets import presets
@@ -29,6 +33,7 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.cut_texts import excerpts
 from experiments.subjects.text import STANDARD
 from experiments.subjects.tokenizer_mixtures import beginning, documents_of, measure_mixture
+from experiments.subjects.vocabulary_transfers import passages
 from experiments.tokenization.mixture import MANY, SPLIT, messages
 from lexinv.data.bpe import Merges, byte_chunks, count_pieces, learn_merges
 from lexinv.data.corpora import load_corpus
@@ -39,17 +44,30 @@ from lexinv.tokenization.byte_pairs import GPT2_SPLIT, BytePairs
 from lexinv.tokenization.byte_probabilities import Context, advance, next_bytes, start
 from lexinv.tokenization.context_tree import tree_log_probs
 from lexinv.tokenization.superbpe import LINES, WORDS, across_words, lines_of
+from lexinv.transfer.dynamic import Texts, merge_batch, tokenize
+from lexinv.transfer.matching_pursuit import pursue
 from lexinv.validation import Checked, Count, Distinct, Fraction
 
 PAPERS = ()
-LIBRARY, LEXINV = "library", "lexinv"
+LIBRARY, LEXINV, RECOUNT = "library", "lexinv", "recount"
+
+
+@dataclass(frozen=True)
+class Pursuit(Checked):
+    """Rows of the tables of `width` that are carried over, the shared ones, and how many of these each takes."""
+
+    targets: Count = 512
+    atoms: Count = 2000
+    width: Count = 96
+    k: Count = 16
 
 
 @dataclass(frozen=True)
 class Config(Checked):
     """corpus: that tokenizers are trained on, its first `most_bytes`, or `line_bytes` for superwords. size: of a vocabulary, of which a
     share up to `transition` is words. languages: categories of a mixture, of `category_bytes` each, whose shares `merges` tell.
-    byte_text: what `byte_tokenizer` is trained on, and `byte_model` reads `bytes_read` bytes of after a prompt of as many.
+    byte_text: what `byte_tokenizer` is trained on, and `byte_model` reads `bytes_read` bytes of after a prompt of as many; a batch of
+    `batch` texts of 256 characters, in tokens of `batch_tokenizer`, has `batch_merges`.
     """
 
     corpus: str = "python-stdlib"
@@ -62,12 +80,16 @@ class Config(Checked):
     category_bytes: Count = 1_000_000
     merges: Count = 1500
     mixture_rounds: Count = 2
+    pursuit: Pursuit = Pursuit()
     byte_text: str = "kjv"
     byte_tokenizer: str = "bpe:4096"
     byte_model: TransformerConfig = TransformerConfig(
         depth=4, width=128, heads=4, mlp_width=512, max_length=128, unroll=4
     )
     bytes_read: Count = 200
+    batch: Count = 256
+    batch_tokenizer: str = "bpe:1024"
+    batch_merges: Count = 400
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
         yield self.transition * self.size > 256, "transition", "one above the 256 bytes"
@@ -84,10 +106,14 @@ PRESETS = presets(
         "languages": ("python-docs", "python-stdlib"),
         "category_bytes": 30_000,
         "merges": 40,
+        "pursuit": Pursuit(20, 50, 12, 3),
         "byte_text": "python-docs",
         "byte_tokenizer": "bpe:300",
         "byte_model": TransformerConfig(depth=1, width=16, heads=2, mlp_width=32, max_length=128),
         "bytes_read": 40,
+        "batch": 4,
+        "batch_tokenizer": "bpe:300",
+        "batch_merges": 20,
     },
     paper={"most_bytes": 1_000_000_000, "line_bytes": 100_000_000, "size": 65_536, "corpus": "tfds:wiki40b/en"},
 )
@@ -100,7 +126,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     names = dict.fromkeys((config.corpus, config.byte_text, *config.languages))
     corpora = workspace.pinned("corpora", {name: load_corpus(name).fingerprint for name in names})
     return {"corpora": corpora, "size": config.size} | in_parts(
-        workspace, (words, superwords, mixtures, next_byte), config
+        workspace, (words, superwords, mixtures, pursuit, next_byte, batches), config
     )
 
 
@@ -153,6 +179,22 @@ def mixtures(config: Config, _: Path) -> dict[str, Any]:
     return shape | {"seconds": take_turns(sides, config.mixture_rounds, process_time)}
 
 
+def pursuit(config: Config, _: Path) -> dict[str, Any]:
+    """Rows carried over by matching pursuit, and scikit-learn's, with and without the products of all atoms."""
+    size = config.pursuit
+    random = np.random.default_rng(0)
+    atoms, targets = (random.normal(size=(n, size.width)).astype(np.float32) for n in (size.atoms, size.targets))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)  # as scikit-learn assumes
+    ours = jnp.asarray(targets), jnp.asarray(atoms)
+    sides: dict[str, Any] = {LEXINV: lambda: jax.block_until_ready(pursue(*ours, size.k))}
+    if find_spec("sklearn"):
+        from sklearn.linear_model import orthogonal_mp
+
+        for label, products in (("scikit-learn", False), ("scikit-learn, precomputed", True)):
+            sides[label] = partial(orthogonal_mp, atoms.T, targets.T, n_nonzero_coefs=size.k, precompute=products)
+    return vars(size) | {"seconds": warm(sides, config.rounds)}
+
+
 def next_byte(config: Config, _: Path) -> dict[str, Any]:
     """Of a model that was not trained: its rows for a byte, and seconds of a row and of the rest of a byte in each round.
 
@@ -187,6 +229,38 @@ def next_byte(config: Config, _: Path) -> dict[str, Any]:
     return {part: values[1:] for part, values in measured.items()}
 
 
+def batches(config: Config, _: Path) -> dict[str, Any]:
+    """The pairs of a batch merged, and all of them counted anew after every merge, as the released code of dynamic tokenization does."""
+    corpus = load_corpus(config.byte_text)
+    tokenizer = load_tokenizer(config.batch_tokenizer, corpus)
+    texts = tokenize(passages(corpus, "train", config.batch, 256, 0), tokenizer, GPT2_SPLIT)
+    vocab, merges = tokenizer.vocab_size, config.batch_merges
+    sides = {
+        LEXINV: lambda: merge_batch(texts.tokens, merges, texts.boundary, vocab),
+        RECOUNT: lambda: counting_anew(texts, merges, vocab),
+    }
+    shape = {"texts": config.batch, "merges": merges, "tokens": int((texts.tokens >= 0).sum())}
+    return shape | {"seconds": warm(sides, config.rounds)}
+
+
+def counting_anew(texts: Texts, merges: int, vocab: int) -> list[list[int]]:
+    """The pieces of all texts after merges of the most frequent pair, of equals the smallest, one after another."""
+    ids, begins = texts.tokens[texts.tokens >= 0], texts.boundary[texts.tokens >= 0]
+    words = [piece.tolist() for piece in np.split(ids, np.flatnonzero(begins)[1:])]
+    for merged in range(vocab, vocab + merges):
+        counts = Counter(chain.from_iterable(map(pairwise, words)))
+        if not counts:
+            break
+        left, right = min(counts, key=lambda pair: (-counts[pair], pair))
+        for word in words:
+            place = 0
+            while place < len(word) - 1:
+                if word[place] == left and word[place + 1] == right:
+                    word[place : place + 2] = [merged]
+                place += 1
+    return words
+
+
 def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     """Processor seconds of each round after one that is not counted."""
     return {side: seconds[1:] for side, seconds in take_turns(sides, rounds + 1, process_time).items()}
@@ -195,6 +269,7 @@ def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Our promises about training."""
     size, mixed, byte = results["size"], results["mixtures"], results.get("next_byte")
+    batch, pursued = results.get("batches"), results.get("pursuit", {"seconds": {}})
     raw, lines = (results[part]["bytes"] / 1e6 for part in ("words", "superwords"))
     return [
         *promise(
@@ -218,12 +293,32 @@ def claims(results: dict[str, Any]) -> list[Claim]:
             below(90).every_seed,
             "seconds",
         ),
+        *speed(
+            "pursuit_thrice_as_fast",
+            f"Pursuit of {pursued.get('targets')} targets over {pursued.get('atoms')} atoms is at least 3 times as fast as scikit-learn's.",
+            {
+                side: times(spent, pursued["seconds"][LEXINV])
+                for side, spent in pursued["seconds"].items()
+                if side != LEXINV
+            },
+            3,
+        ),
         *promise(
             "a_row_and_a_quarter_for_a_byte",
             "After the start a byte takes one row of the model, and all else at most a quarter of that.",
             {"rows": byte["rows"], "rest over row": times(byte["rest"], byte["row"])} if byte else {},
             {"rows": below(1.05).every_seed, "rest over row": below(0.25)},
             "rows",
+        ),
+        *(
+            speed(
+                "batch_faster_than_a_recount",
+                f"{batch['merges']} merges of a batch of {batch['texts']} texts are 10 times as fast as counting anew after each.",
+                {RECOUNT: times(batch["seconds"][RECOUNT], batch["seconds"][LEXINV])},
+                10,
+            )
+            if batch
+            else ()
         ),
     ]
 
@@ -242,9 +337,13 @@ def figure(results: dict[str, Any]) -> Figure:
     ratios.set_xlabel("times the library's processor seconds")
     every = {
         f"{label}, {side}": spent
-        for part, label in (labels | {"mixtures": f"{results['mixtures']['languages']} languages"}).items()
+        for part, label in (
+            labels
+            | {"mixtures": f"{results['mixtures']['languages']} languages"}
+            | ({"pursuit": "pursuit"} if "pursuit" in results else {})
+        ).items()
         for side, spent in results[part]["seconds"].items()
     }
-    bars(seconds, every, [GREY if label.endswith(LIBRARY) else BLUE for label in every])
+    bars(seconds, every, [BLUE if label.endswith(LEXINV) else GREY for label in every])
     seconds.set_xlabel("processor seconds")
     return drawn

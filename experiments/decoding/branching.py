@@ -23,7 +23,8 @@ from experiments.harness.workspace import Workspace
 from experiments.subjects.chat_answers import ask
 from experiments.subjects.dialogue_models import TINY, DialogueModels
 from experiments.subjects.talk_branching import SETTINGS, measure_branching
-from experiments.subjects.tuned_talkers import ASSISTANT, TINY_TUNING, Talkers, Tuning
+from experiments.subjects.tuned_talkers import ASSISTANT, Talkers
+from experiments.subjects.writers import TINY_TUNING, Tuning
 from lexinv.validation import Checked, Count, CountOrZero
 
 PAPERS = ("yang2025alignment",)
@@ -87,7 +88,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         return jax.nn.log_softmax(talkers.by_author(words))[:, ASSISTANT]
 
     models = {"base": talkers.base, "supervised": talkers.supervised}
-    models["dpo"] = talkers.prefer("preferred", {"dpo": talkers.base}, towards_assistant)[-1]["dpo"]
+    start = {"dpo": talkers.base}
+    models["dpo"] = talkers.writer.prefer("preferred", start, towards_assistant, config.tuning)[-1]["dpo"]
 
     def of_seed(seed: str) -> dict[str, Any]:
         chosen = {arm: found[seeds.index(int(seed))] for arm, found in models.items()}

@@ -4,49 +4,47 @@ Rivera Soto et al. 2025 (arXiv 2505.14608), method card style-detection-aura. Th
 (`lexinv.data.dialogues`) that was tuned to one author's texts and is decoded a little cold. It is tuned further so that Fast-DetectGPT, or
 a style encoder, prefers its texts (DPO). The attack in style is the untuned model after one text of the author whom it imitates. Sets of n
 texts are by one human author, since against a mixture of authors one text betrays; the law of every machine and of every author is known,
-and with it the best that any detector can do.
+and with it the best that any detector can do. Beside it the same on Python's library, whose modules are the authors, where no law is known.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.harness.arms import Arms, by_metric
+from experiments.harness.arms import Arms
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, PALETTE, band, panels, reference
 from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects.dialogue_models import TINY, DialogueModels
-from experiments.subjects.style_detectors import (
-    DETECTORS,
-    Detectors,
-    Source,
-    StyleConfig,
-    authors_of,
-    measure_machine,
-    train_encoders,
-)
-from experiments.subjects.tuned_talkers import TINY_TUNING, Talkers, Tuning, Words
-from lexinv.decoding.detection import aura, auroc
-from lexinv.nn.sampling import Sampling
+from experiments.subjects.style_detectors import DETECTORS, Sizes, StyleConfig, judge
+from experiments.subjects.style_worlds import talk_world, text_world
+from experiments.subjects.text_pair import TINY as TINY_PAIR
+from experiments.subjects.text_pair import PairConfig
+from experiments.subjects.tuned_talkers import Talkers
+from experiments.subjects.writers import TINY_TUNING, Tuning
+from lexinv.data.corpora import load_corpus
+from lexinv.decoding.detection import aura
 from lexinv.training.optimizers import OptimizerConfig
-from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count, Counts, Positive
+from lexinv.validation import Checked, Count, Positive
 
 PAPERS = ("riverasoto2025language",)
 PAPER = "riverasoto2025language: abstract"
 TITLES = {
-    "assistant": "Assistant",
-    "fast_detect": "Tuned against Fast-DetectGPT",
-    "style": "Tuned against style",
-    "imitation": "Imitation of one text",
+    "talk": {
+        "assistant": "Assistant",
+        "fast_detect": "Tuned against Fast-DetectGPT",
+        "style": "Tuned against style",
+        "imitation": "Imitation of one text",
+    },
+    "text": {
+        "assistant": "Model of Python",
+        "fast_detect": "Python, tuned against Fast-DetectGPT",
+        "imitation": "Python, imitation of one text",
+    },
 }
 LABELS = dict(
     zip(DETECTORS, ("likelihood", "rank", "LRR", "Fast-DetectGPT", "Binoculars", "style encoder"), strict=True)
@@ -62,26 +60,31 @@ TUNED = Training(
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """texts: of every author, and of every machine in his place. counts: n of A(n). trials: random sets of each side.
+    """temperature: of the assistant and what it is tuned to. talk, text: sizes of dialogues and of Python.
 
-    temperature: of the assistant and what it is tuned to. support: texts of a suspect that the style encoder compares with.
+    modules: of Python, each an author. said: tokens of a text. text_tuning: of the small model, on its own pairs alone.
     """
 
     dialogues: DialogueModels = DialogueModels()
     tuning: Tuning = Tuning(preferred=TUNED, rounds=12)
     style: StyleConfig = StyleConfig()
     temperature: Positive = 0.8
-    texts: Count = 512
-    support: Count = 32
-    counts: Counts = (1, 2, 4, 8, 16, 32)
-    trials: Count = 512
+    talk: Sizes = Sizes()
+    pair: PairConfig = PairConfig()
+    modules: Count = 8
+    said: Count = 64
+    text: Sizes = Sizes(texts=80, support=32, counts=(1, 2, 4, 8, 16), trials=256)
+    text_tuning: Tuning = Tuning(
+        preferred=replace(TUNED, optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=2)), rounds=16, pairs=128
+    )
 
     def checks(self):
         seeds = self.dialogues.training.seeds
-        for part, training in (("tuning.supervised", self.tuning.supervised), ("style.training", self.style.training)):
-            yield training.seeds == seeds, f"{part}.seeds", f"dialogues.training.seeds = {seeds}"
-        yield len(self.counts) > 1 and self.counts[0] == 1, "counts", "ascending from 1"
-        yield max(self.counts) <= self.texts, "counts", f"at most texts = {self.texts}"
+        for part in ("tuning.supervised", "text_tuning.supervised", "style.training", "pair.training"):
+            holder, field = part.split(".")
+            same = getattr(getattr(self, holder), field).seeds == seeds
+            yield same, f"{part}.seeds", f"dialogues.training.seeds = {seeds}"
+        yield 2 * self.said <= self.pair.data.context, "said", f"at most half of {self.pair.data.context} tokens"
 
 
 PRESETS = presets(
@@ -89,141 +92,101 @@ PRESETS = presets(
     smoke={
         **TINY,
         **TINY_TUNING,
+        **{f"text_{field}": value for field, value in TINY_TUNING.items()},
+        **TINY_PAIR,
         "style.worlds": 2,
         "style.hidden": 8,
         "style.width": 4,
         "style.training": Training(4, 4, (0, 1), OptimizerConfig(warmup_steps=1), steps_per_dispatch=4),
-        "texts": 16,
-        "support": 4,
-        "counts": (1, 4),
-        "trials": 16,
+        "talk": Sizes(16, 4, (1, 4), 16),
+        "modules": 2,
+        "said": 16,
+        "text": Sizes(16, 4, (1, 4), 16),
     },
     quick={
         f"{part}.seeds": (0,)
-        for part in ("dialogues.training", "tuning.supervised", "tuning.preferred", "style.training")
+        for part in (
+            "dialogues.training",
+            "tuning.supervised",
+            "tuning.preferred",
+            "text_tuning.supervised",
+            "text_tuning.preferred",
+            "style.training",
+            "pair.training",
+        )
     },
-    paper={"texts": 8192, "trials": 4096, "style.worlds": 256, "style.training.steps": 4000, "tuning.pairs": 2048},
+    paper={
+        "talk": Sizes(8192, trials=4096),
+        "style.worlds": 256,
+        "style.training.steps": 4000,
+        "tuning.pairs": 2048,
+        "pair.training.steps": 20_000,
+    },
 )
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """arms[machine][detector]: A(n) [seed][n]; nats: a word, by Bayes' rule, [seed]; rounds: A(1) of what was fooled [seed][round]."""
-    seeds, talkers = config.dialogues.training.seeds, Talkers(config.dialogues, config.tuning, workspace)
-    encoders, ages = train_encoders(config.style, talkers, workspace), talkers.base_world.ages
-    younger = ages[config.dialogues.ages[-1]]
-    every = [Detectors(talkers, *parts) for parts in zip(talkers.base, younger, encoders, strict=True)]
-    cold = Sampling(config.temperature)
-
-    def suspect(place: int) -> Words:
-        key = stream(jax.random.key(seeds[place]), "suspect")
-        return talkers.write(talkers.supervised[place], key, config.support, cold).tokens
-
-    def target(arm: str, place: int) -> Callable[[Words], np.ndarray]:
-        """The detector that is tuned against, which knows the style of the assistant as it was."""
-        detectors = every[place]
-        if arm == "fast_detect":
-            return lambda words: detectors.statistics(words)[arm]
-        alike = detectors.alike(suspect(place))
-        return lambda words: alike(detectors.styles(words)[:, None])
-
-    targets = {arm: [target(arm, place) for place in range(len(seeds))] for arm in ("fast_detect", "style")}
-
-    def preferred(arm: str, place: int, words: Words) -> Array:
-        return -jnp.asarray(targets[arm][place](words), jnp.float32)
-
-    course = talkers.prefer("tuned", dict.fromkeys(targets, talkers.supervised), preferred, config.temperature)
-
-    def fools(name: str) -> list[float]:
-        """A(1) at the start and after every round, on the texts by which a round is chosen."""
-        arm, seed = name.split("-")
-        place, found = seeds.index(int(seed)), []
-        authors = jnp.asarray([*authors_of(talkers)], jnp.int32)
-        authors = jnp.tile(authors, -(-config.texts // len(authors)))
-        human = talkers.human(stream(jax.random.key(int(seed)), "validation"), authors)
-        for models in course:
-            key = stream(jax.random.key(int(seed)), f"validation {arm}")
-            machine = talkers.write(models[arm][place], key, config.texts, cold).tokens
-            found.append(float(auroc(*map(targets[arm][place], (human, machine)))))
-        return found
-
-    rounds = workspace.stages("rounds", [f"{arm}-{seed}" for arm in targets for seed in seeds], fools)
-
-    def source(machine: str, place: int) -> Source | None:
-        """Of what is tuned the round that is nearest to telling nothing."""
-        if machine == "human":
-            return None
-        if machine == "assistant":
-            return Source(talkers.supervised[place], config.temperature)
-        if machine == "imitation":
-            key = stream(jax.random.key(seeds[place]), "exemplars")
-            given = talkers.human(key, jnp.arange(config.dialogues.world.authors))
-            return Source(talkers.base[place], 1.0, talkers.whole(given))
-        nearest = int(np.argmin(np.abs(np.array(rounds[f"{machine}-{seeds[place]}"]) - 0.5)))
-        return Source(course[nearest][machine][place], config.temperature)
-
-    def of_seed(name: str) -> dict[str, Any]:
-        machine, seed = name.split("-")
-        return measure_machine(
-            every[place := seeds.index(int(seed))],
-            machine,
-            source(machine, place),
-            int(seed),
-            (config.texts, config.support, config.counts, config.trials),
-        )
-
-    names = ("human", *TITLES)
-    rows = workspace.stages("told", [f"{name}-{seed}" for name in names for seed in seeds], of_seed)
+    """talk, text: see `judge`."""
+    style, pair, sizes, corpus = config.style, config.pair, config.text, load_corpus(config.pair.data.corpora[0])
+    corpora = workspace.pinned("corpora", {corpus.name: corpus.fingerprint})
+    talkers = Talkers(config.dialogues, config.tuning, workspace)
+    talk = talk_world(style, talkers, workspace)
+    text = text_world(style, pair, corpus, config.modules, config.said, sizes, workspace)
     return {
-        "seeds": seeds,
-        "counts": config.counts,
-        "arms": {name: by_metric([rows[f"{name}-{seed}"]["told"] for seed in seeds]) for name in names},
-        "nats": {name: [rows[f"{name}-{seed}"]["nats"] for seed in seeds] for name in names},
-        "rounds": {arm: [rounds[f"{arm}-{seed}"] for seed in seeds] for arm in targets},
+        "corpora": corpora,
+        "seeds": config.dialogues.training.seeds,
+        "talk": judge("", talk, tuple(TITLES["talk"]), config.tuning, config.temperature, config.talk, workspace),
+        "text": judge("text-", text, tuple(TITLES["text"]), config.text_tuning, config.temperature, sizes, workspace),
     }
 
 
-def best(results: dict[str, Any], name: str) -> str:
+def best(arms: Arms, name: str) -> str:
     """The detector with the highest A(n) at the most texts."""
-    arms = Arms(results)
     return max(DETECTORS, key=lambda detector: arms[name, detector][:, -1].mean())
 
 
-def areas(results: dict[str, Any], name: str) -> Float[np.ndarray, " seeds"]:
-    """AURA of the best detector."""
-    return aura(Arms(results)[name, best(results, name)], results["counts"])
-
-
 def claims(results: dict[str, Any]) -> list[Claim]:
-    arms, most = Arms(results), results["counts"][-1]
-    imitation = arms["imitation", best(results, "imitation")]
-    tuned = ("fast_detect", "style")
+    arms = Arms(results["talk"])
     above_exact = {
-        TITLES[name]: np.max([arms[name, d] - arms[name, "exact"] for d in DETECTORS], axis=(0, 2)) for name in TITLES
+        title: np.max([arms[name, d] - arms[name, "exact"] for d in DETECTORS], axis=(0, 2))
+        for name, title in TITLES["talk"].items()
     }
-    nats = {name: np.array(values) for name, values in results["nats"].items()}
+    ceiling = Claim(
+        "below_ceiling",
+        "No detector tells more than the exact likelihood ratio of machine and author.",
+        OURS,
+        above_exact,
+        below(0.02),
+        "A(n) above the ratio's, the most over detectors and n",
+    )
+    real = [replace(claim, name=f"real_{claim.name}") for claim in of_world(results["text"], "text", ", on Python")]
+    return [*of_world(results["talk"], "talk"), ceiling, *real]
+
+
+def of_world(found: dict[str, Any], world: str, where: str = "") -> list[Claim]:
+    arms, titles, most = Arms(found), TITLES[world], found["counts"][-1]
+    fooled = [name for name in titles if name in DETECTORS]
+    told = arms["imitation", best(arms, "imitation")]
     return [
         Claim(
             "tuning_fools_detector",
-            "Tuned against Fast-DetectGPT the assistant's single texts are not told from human ones by it.",
+            f"Tuned against Fast-DetectGPT the assistant's single texts are not told from human ones by it{where}.",
             PAPER,
-            {
-                "after": arms["fast_detect", "fast_detect"][:, 0],
-                "before": arms["assistant", "fast_detect"][:, 0],
-            },
+            {"after": arms["fast_detect", "fast_detect"][:, 0], "before": arms["assistant", "fast_detect"][:, 0]},
             {"after": between(0.4, 0.6)},
             "A(1), the round nearest to 0.5 on other texts",
         ),
         Claim(
             "style_survives",
-            "A style encoder that has read a few of its texts still tells them, even where it is what was tuned against.",
+            f"A style encoder that has read a few of its texts still tells them, whatever is tuned against{where}.",
             PAPER,
-            {TITLES[name]: arms[name, "style"][:, 0] for name in tuned},
+            {titles[name]: arms[name, "style"][:, 0] for name in fooled},
             above(0.85),
             "A(1) of the style encoder",
         ),
         Claim(
             "attack_fools_one",
-            "Who imitates the author of one given text fools every detector with one text.",
+            f"Who imitates the author of one given text fools every detector with one text{where}.",
             PAPER,
             {LABELS[detector]: arms["imitation", detector][:, 0] for detector in DETECTORS},
             between(0.4, 0.6),
@@ -231,60 +194,59 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         Claim(
             "many_tell",
-            "With many texts it is told again.",
+            f"With many texts it is told again{where}.",
             PAPER,
             {
-                f"A({most}) - A(1)": imitation[:, -1] - imitation[:, 0],
-                f"AURA up to {most}, the card's formula": areas(results, "imitation"),
+                f"A({most}) - A(1)": told[:, -1] - told[:, 0],
+                f"AURA up to {most}, the card's formula": aura(told, found["counts"]),
             },
             {f"A({most}) - A(1)": above(0.2)},
             f"of the detector that is best at {most} texts",
         ),
         Claim(
             "human_control",
-            "Two halves of one author's texts are not told from one another.",
+            f"Two halves of one author's texts are not told from one another{where}.",
             OURS,
             {
                 f"{LABELS[detector]}, {n} texts": arms["human", detector][:, place]
-                for detector in tuned
+                for detector in ("fast_detect", "style")
                 for n, place in ((1, 0), (most, -1))
             },
             between(0.47, 0.53),
             "A(n)",
         ),
         Claim(
-            "below_ceiling",
-            "No detector tells more than the exact likelihood ratio of machine and author.",
-            OURS,
-            above_exact,
-            below(0.02),
-            "A(n) above the ratio's, the most over detectors and n",
-        ),
-        Claim(
             "quality_kept",
-            "What fools detectors is no worse a text than a human's.",
+            f"What fools detectors is no worse a text than a human's{where}.",
             OURS,
-            {TITLES[name]: nats[name] - nats["human"] for name in (*tuned, "imitation")},
+            {titles[name]: arms[name, "nats"] - arms["human", "nats"] for name in (*fooled, "imitation")},
             below(0.2),
-            "nats per word above human texts, exactly",
+            "nats per token above human texts" + (", of another seed's model" if where else ", exactly"),
         ),
     ]
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """A(n) of every machine by all detectors, under that of the exact ratio."""
-    arms, counts = Arms(results), results["counts"]
-    titles = [f"{title}: AURA {areas(results, name).mean():.2f}" for name, title in TITLES.items()]
-    drawn, axes = panels(2, 2, width=4.6, height=3.1, titles=titles)
-    for panel, name in zip(axes, TITLES, strict=True):
+    """A(n) of every machine by all detectors, under that of the exact ratio where it is known."""
+    found = [(world, name) for world, names in TITLES.items() for name in names]
+
+    def title(world: str, name: str) -> str:
+        arms = Arms(results[world])
+        area = aura(arms[name, best(arms, name)], results[world]["counts"]).mean()
+        return f"{TITLES[world][name]}: AURA {area:.2f}"
+
+    drawn, axes = panels(2, 4, width=4.4, height=3.1, titles=[title(*each) for each in found])
+    for panel, (world, name) in zip(axes, found, strict=False):
+        arms, counts = Arms(results[world]), results[world]["counts"]
         for detector, color in zip(DETECTORS, PALETTE, strict=False):
             band(panel, counts, arms[name, detector], LABELS[detector], color, marker="o", markersize=3)
-        panel.plot(
-            counts, arms[name, "exact"].mean(axis=0), color=BLACK, linestyle="--", label="exact likelihood ratio"
-        )
+        if world == "talk":
+            exact = arms[name, "exact"].mean(axis=0)
+            panel.plot(counts, exact, color=BLACK, linestyle="--", label="exact likelihood ratio")
         reference(panel, 0.5, "nothing told")
         panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel=f"texts of a set (AURA up to {counts[-1]})", ylabel="A(n)")
         panel.set_xticks(counts, [str(n) for n in counts])
         panel.minorticks_off()
-    axes[0].legend(fontsize=7, loc="lower right", ncols=2)
+    axes[-1].axis("off")
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center left")
     return drawn

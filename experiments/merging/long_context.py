@@ -21,17 +21,13 @@ from matplotlib.figure import Figure
 from experiments.harness.arms import Arms
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, band, panels, reference
-from experiments.harness.training import Training, train
 from experiments.harness.verdicts import OURS, Claim, above
 from experiments.harness.workspace import Workspace
-from experiments.subjects.pair_recall import QUERIES, Question, draw_question, draw_text, read
+from experiments.subjects.pair_recall import QUERIES, Question, draw_question, read, recall_model, train_recall
 from lexinv.merging.criteria import random, relevance
-from lexinv.merging.selective_loss import selective_cross_entropy
-from lexinv.nn.language_model import BOS, Params, initialize, make_nll
-from lexinv.nn.lexicon import LexiconConfig
+from lexinv.nn.language_model import BOS, Params
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.randomness import threefry
-from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
 from lexinv.validation import Checked, Count, Counts, Positive, Seeds
 
@@ -81,21 +77,8 @@ class Config(Checked):
         yield self.items % CHUNK == 0 and self.items % DEPTHS == 0, "items", f"a multiple of {CHUNK} and of {DEPTHS}"
         yield self.steps % 20 == 0, "steps", "a multiple of 20"
 
-    @property
-    def vocab(self) -> int:
-        return self.keys + self.values
-
     def model(self) -> TransformerConfig:
-        return TransformerConfig(
-            depth=self.depth,
-            width=self.width,
-            heads=2,
-            mlp_width=2 * self.width,
-            max_length=self.length * self.factors[-1],
-            mixing="smear",
-            initialization="mimetic",
-            unroll=self.depth,
-        )
+        return recall_model(self.depth, self.width, self.length * self.factors[-1])
 
 
 PRESETS = presets(
@@ -175,21 +158,8 @@ def answer(
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Accuracy by arm: [seeds][factors][depths of the needle]."""
-    model, lexicon, seeds = config.model(), LexiconConfig(), config.seeds
-    nll = make_nll(model, lexicon, config.vocab)
-    asked = jnp.arange(config.length) >= config.length - 2 * QUERIES
-    weights = (asked & (jnp.arange(config.length) % 2 == 1)).astype(jnp.float32)
-
-    def loss(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        draw = partial(draw_text, length=config.length, keys=config.keys, values=config.values)
-        texts = jax.vmap(draw)(jax.random.split(threefry(key), config.batch_size))
-        losses = nll(params, {"tokens": texts, "row": jnp.arange(config.batch_size)}, key)
-        return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
-
-    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
-    training = Training(config.steps, config.batch_size, seeds, optimizer, steps_per_dispatch=20)
-    start = partial(initialize, model, lexicon, config.vocab)
-    trained = train("long_context/models", start, loss, None, training, workspace, tokens=config.length)
+    seeds = config.seeds
+    trained = train_recall("long_context/models", config.model(), config, workspace)
     tests = {factor: jax.jit(partial(ask_all, config, factor * config.length // 2 - 1)) for factor in config.factors}
     found = [
         [ask(params, stream(jax.random.key(seed), f"questions-{factor}")) for factor, ask in tests.items()]

@@ -11,9 +11,7 @@ from lexinv.data.bpe import Merges, apply_merges
 from lexinv.data.byte_level import ByteLevelBPE
 from lexinv.tokenization.byte_pairs import BytePairs
 from lexinv.tokenization.byte_probabilities import Context, LogProbs
-
-WHOLE = "(?!)"
-"""An expression without matches: a text is one piece."""
+from lexinv.tokenization.superbpe import NOWHERE
 
 
 def chain_tokens(
@@ -38,7 +36,7 @@ def chain_tokens(
         ids = (*row[:-1].tolist(), 0)
         for end in range(len(ids) + 1):
             mass[ids[:end]] += chance
-    tokenizer = ByteLevelBPE("chain", merges, WHOLE).tokenizer()
+    tokenizer = ByteLevelBPE("chain", merges, NOWHERE).tokenizer()
     following: dict[Context, list[int]] = {}
     for context in mass:
         following.setdefault(context[:-1], []).append(context[-1]) if context else None
@@ -50,4 +48,4 @@ def chain_tokens(
                 row[token] = np.log(mass[(*context, token)] / mass[context])
         return found
 
-    return BytePairs(tokenizer, WHOLE, merges), log_probs, dict(beginnings)
+    return BytePairs(tokenizer, NOWHERE, merges), log_probs, dict(beginnings)

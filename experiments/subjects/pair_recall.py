@@ -3,16 +3,22 @@
 A model reads at any positions, so that a part of the context can keep those that it had in the whole.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from lexinv.nn.language_model import BOS, Params
-from lexinv.nn.lexicon import embed, readout
+from experiments.harness.training import Training, train
+from experiments.harness.workspace import Workspace
+from lexinv.merging.selective_loss import selective_cross_entropy
+from lexinv.nn.language_model import BOS, Params, initialize, make_nll
+from lexinv.nn.lexicon import LexiconConfig, embed, readout
 from lexinv.nn.linear import rms_norm
 from lexinv.nn.transformer import Block, TransformerConfig
+from lexinv.randomness import threefry
+from lexinv.training.optimizers import OptimizerConfig
 
 QUERIES = 8
 """Of a training text: its last pairs repeat earlier ones."""
@@ -53,6 +59,42 @@ def draw_text(key: Key[Array, ""], length: int, keys: int, values: int) -> Int[A
     pairs = draw_pairs(pairs_key, count, keys, values)
     asked = jax.random.permutation(asked_key, count)[:QUERIES]
     return jnp.concatenate([pairs, pairs[asked]]).reshape(-1)
+
+
+def recall_model(depth: int, width: int, max_length: int) -> TransformerConfig:
+    """Two heads whose keys see the token before (Olsson et al. 2022)."""
+    return TransformerConfig(
+        depth=depth,
+        width=width,
+        heads=2,
+        mlp_width=2 * width,
+        max_length=max_length,
+        mixing="smear",
+        initialization="mimetic",
+        unroll=depth,
+    )
+
+
+def train_recall(name: str, model: TransformerConfig, config: Any, workspace: Workspace) -> list[Params]:
+    """A model for each of `config.seeds`, trained on texts of `config.length` tokens and judged on the values asked for at their end.
+
+    config: of an experiment, with `length`, `keys`, `values`, `steps`, `batch_size`, `learning_rate`, `seeds`.
+    """
+    vocab = config.keys + config.values
+    nll = make_nll(model, LexiconConfig(), vocab)
+    asked = jnp.arange(config.length) >= config.length - 2 * QUERIES
+    weights = (asked & (jnp.arange(config.length) % 2 == 1)).astype(jnp.float32)
+
+    def loss(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        draw = partial(draw_text, length=config.length, keys=config.keys, values=config.values)
+        texts = jax.vmap(draw)(jax.random.split(threefry(key), config.batch_size))
+        losses = nll(params, {"tokens": texts, "row": jnp.arange(config.batch_size)}, key)
+        return selective_cross_entropy(losses, jnp.broadcast_to(weights[None], losses.shape)), {}
+
+    optimizer = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=config.steps // 10)
+    training = Training(config.steps, config.batch_size, config.seeds, optimizer, steps_per_dispatch=20)
+    start = partial(initialize, model, LexiconConfig(), vocab)
+    return train(name, start, loss, None, training, workspace, tokens=config.length)
 
 
 def read(

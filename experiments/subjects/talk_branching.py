@@ -29,12 +29,12 @@ def measure_branching(
 ) -> dict[str, Any]:
     """Of `n` texts of every model: {"arms": by model, "nudged": shares by nudge, "settings": scores by model, "excess": nats per word}."""
     key, world = jax.random.key(seed), talkers.dialogues.world
-    drawn = {arm: talkers.write(params, stream(key, arm), n, Sampling()) for arm, params in models.items()}
+    drawn = {arm: talkers.writer.write(params, stream(key, arm), n, Sampling()) for arm, params in models.items()}
     alive = drawn["base"].alive
     arms = {}
     for arm, found in drawn.items():
         arms[arm] = factors(found.entropies, alive, window)
-        log_probs = jax.nn.log_softmax(talkers.logits(models[arm], found.tokens))
+        log_probs = jax.nn.log_softmax(talkers.writer.logits(models[arm], found.tokens))
         entropies, _ = halved(log_probs, found.tokens)
         first = jnp.tile(jnp.array([1, 0]), (n, world.said))
         twice = entropies.reshape(n, -1), jnp.repeat(alive, 2, axis=1)
@@ -49,7 +49,7 @@ def measure_branching(
     assistant = talkers.human(stream(key, "assistant"), jnp.zeros(n, jnp.int32))
     arms["assistant"] = factors(step_entropy(jnp.log(talkers.bayes(assistant, ASSISTANT))), alive, window)
     arms["shuffled"] = shuffled(talkers, models["base"], stream(key, "shuffled"), drawn["base"].tokens, window)
-    log_probs = jax.nn.log_softmax(talkers.logits(models["base"], everybody))
+    log_probs = jax.nn.log_softmax(talkers.writer.logits(models["base"], everybody))
     excess = jnp.take_along_axis(exact - log_probs, everybody[..., None], axis=2).mean()
     scores = {
         arm: [quality(talkers, models[arm], stream(key, "settings"), n, one) for one in SETTINGS]
@@ -73,7 +73,7 @@ def shuffled(talkers: Talkers, base: Params, key: Array, words: Array, window: i
         before = words[:, : max(start - 1, 0)]
         order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, start), before.shape), axis=1)
         mixed = jnp.concatenate([jnp.take_along_axis(before, order, axis=1), words[:, before.shape[1] :]], axis=1)
-        entropies = step_entropy(jax.nn.log_softmax(talkers.logits(base, mixed)))[:, start : start + window]
+        entropies = step_entropy(jax.nn.log_softmax(talkers.writer.logits(base, mixed)))[:, start : start + window]
         found.append(float(local_branching(entropies, jnp.ones((n, entropies.shape[1]), bool), window)[0]))
     return {"local": found}
 
@@ -84,7 +84,7 @@ def quality(
     """Nats per word that Bayes' rule gives to what is written, the score of a way to decode."""
     temperature, k, p, least = setting
     sampling = Sampling(temperature, k or talkers.dialogues.world.vocab, p, least)
-    words = talkers.write(params, key, texts, sampling).tokens
+    words = talkers.writer.write(params, key, texts, sampling).tokens
     probs = jnp.take_along_axis(talkers.bayes(words), words[..., None], axis=2)
     return float(jnp.maximum(jnp.log(probs), FLOOR).mean())
 
@@ -97,7 +97,7 @@ def nudges(
     anything = jax.random.randint(stream(key, "any"), aligned.shape, 0, world.words) + world.first["word"]
 
     def rest(arm: str, begun: Array, count: int) -> float:
-        found = talkers.write(models[arm], stream(key, "rest"), len(begun), Sampling(), begun=begun[:, :count])
+        found = talkers.writer.write(models[arm], stream(key, "rest"), len(begun), Sampling(), begun=begun[:, :count])
         entropies = found.entropies[:, most - count :]
         return float(jnp.log(branching_factor(entropies, entropies, found.alive[:, most - count :], "entropy")))
 

@@ -202,14 +202,12 @@ def measure(stream: Stream, draws: int) -> dict[str, Any]:
     symbols, tuned = int(max(map(np.max, stream))) + 1, len(train) * 7 // 8
     strengths = tune_strengths(fit_kgram(train[:tuned], 1, symbols), train[tuned:])
     bits = cross_entropies(fit_kgram(train, 1, symbols), stream.test, strengths) / np.log(2)
-    law, tenth = statistics.fit_zipf_mandelbrot(counts), len(train) // 10
+    law = statistics.fit_zipf_mandelbrot(counts)
     distance, p = statistics.zipf_test(counts, np.random.default_rng(0), draws)
     grams = [statistics.ngram_counts(train, n) for n in (1, 2, 3, 4)]
     zipf = [statistics.rank_distance(each, statistics.fit_zipf_mandelbrot(each, shifted=False)) for each in grams]
     return {
-        "tokens": len(train),
         "types": len(counts),
-        "entropy": statistics.entropy(counts),
         "in_sample": statistics.conditional_entropy(train),
         "saving": statistics.huffman_saving(counts),
         "bits": bits.tolist(),
@@ -218,7 +216,6 @@ def measure(stream: Stream, draws: int) -> dict[str, Any]:
         "yule": statistics.fit_yule_simon(counts),
         "benford": statistics.benford_distance(counts),
         "half_seen": statistics.share_until(train),
-        "bursts": float(statistics.vocabulary_growth(train)[tenth - 1] / statistics.expected_types(counts, tenth)),
     }
 
 

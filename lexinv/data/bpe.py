@@ -1,5 +1,6 @@
 """Byte-pair encoding: merges learned from distinct pieces of text, replayed to see what they change, and applied to a text."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ Merges = list[tuple[int, int]]
 
 PAIR = 1 << 32
 """A pair as one number is left * PAIR + right."""
+
+_CATEGORY, _CLASS = r"\\p\{(L[ultmo]?|N|M)\}", r"\[\^?(?:\\p\{\w+\}|\\[rntsSwW]|[^][\\&^])+\]"
+_ALIKE = re.compile(rf"(?:{_CATEGORY}|{_CLASS}|\\[rntsSwW]|\(\?(?:i?:|!)|\{{\d+(?:,\d*)?\}}|[|)?+* ',/\w-])*")
+"""Expressions that mean the same in Oniguruma's syntax and in Python's, but for what they say of categories."""
+_OF_ASCII = {"L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "N": "0-9"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +58,26 @@ def count_pieces(texts: Iterable[str], split: str) -> Counter[str]:
     from tokenizers import Regex, pre_tokenizers
 
     splitter, found = pre_tokenizers.Split(Regex(split), "isolated"), Counter[str]()
+    of_ascii = _of_ascii(split)
     for text in texts:
-        found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+        if of_ascii and text.isascii():
+            found.update(filter(None, of_ascii.split(text)))
+        else:
+            found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     return found
+
+
+def _of_ascii(split: str) -> re.Pattern[str] | None:
+    """The same cuts of a text in ASCII by Python's own expressions, several times faster; None where they might be others."""
+
+    def named(where: str, form: str) -> str:
+        return re.sub(_CATEGORY, lambda found: form.format(_OF_ASCII.get(found[1], "")), where)
+
+    within = re.sub(_CLASS, lambda found: named(found[0], "{}"), split)
+    try:
+        return re.compile(f"({named(within, '[{}]')})", re.ASCII) if _ALIKE.fullmatch(split) else None
+    except re.error:  # a category of which ASCII has nothing
+        return None
 
 
 def check_size(size: int | float, least: int, of: str = "characters of the alphabet") -> None:

@@ -155,12 +155,9 @@ class BytePairs:
         within = bool(decoder.getstate()[0])
         return self._allowed(_shape(text[-_SEEN:]), within, tail[-1] if tail else -1, alone, apart)
 
-    def column(self, depth: int) -> UInt8[np.ndarray, " pieces"]:
-        """Byte number `depth` of every token, 0 where there is none."""
-        return self._table[depth]
-
     @cached_property
-    def _table(self) -> UInt8[np.ndarray, "longest pieces"]:
+    def columns(self) -> UInt8[np.ndarray, "longest pieces"]:
+        """The bytes of every token by their place in it, 0 where there is none."""
         longest = int(self.lengths.max()) + 1
         padded = b"".join(string.ljust(longest, b"\0") for string in self.pieces.strings)
         return np.ascontiguousarray(np.frombuffer(padded, np.uint8).reshape(-1, longest).T)

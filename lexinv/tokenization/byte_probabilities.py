@@ -98,7 +98,7 @@ def next_bytes(state: State) -> Float64[np.ndarray, "257"]:
 
 def log_mass(state: State) -> float:
     """ln p(the bytes since the place that `start` conditions on, and all before it was certain)."""
-    return float(np.log(_masses(state).sum()) + _highest(state))
+    return float(np.log(_masses(state).sum())) + max(branch.log_weight for branch in state.branches)
 
 
 def advance(state: State, byte: int, log_probs: LogProbs) -> State:
@@ -111,7 +111,7 @@ def advance(state: State, byte: int, log_probs: LogProbs) -> State:
     begun: list[tuple[Context, float]] = []
     for branch in state.branches:
         first = _first_longer(pairs, branch)
-        column = pairs.column(branch.depth)[first : branch.high]
+        column = pairs.columns[branch.depth, first : branch.high]
         low, high = (first + int(place) for place in np.searchsorted(column, [byte, byte + 1]))
         if low == high:
             continue
@@ -130,9 +130,7 @@ def advance(state: State, byte: int, log_probs: LogProbs) -> State:
     return replace(state, branches=tuple(kept))
 
 
-def byte_log_probs(
-    byte_pairs: BytePairs, data: bytes, log_probs: LogProbs, masked: bool = True
-) -> Float64[np.ndarray, " bytes"]:
+def byte_log_probs(byte_pairs: BytePairs, data: bytes, log_probs: LogProbs) -> Float64[np.ndarray, " bytes"]:
     """ln p(byte | all before it) of every byte of a text from its beginning. The model is called once, with all contexts.
 
     Raises `InvalidConfig` as `start`.
@@ -140,11 +138,14 @@ def byte_log_probs(
     _text(data)
     contexts = [context for each in byte_pairs.contexts((), data) for context in each]
     rows = dict(zip(contexts, log_probs(contexts), strict=True))
-    state = State(byte_pairs, (_branch(byte_pairs, (), 0.0, rows[()], masked),), masked)
-    found = np.empty(len(data))
+
+    def known(asked: Sequence[Context]) -> Float[np.ndarray, "contexts vocab"]:
+        return np.stack([rows[context] for context in asked])
+
+    state, found = start(byte_pairs, b"", known), np.empty(len(data))
     for at, byte in enumerate(data):
         found[at] = np.log(next_bytes(state)[byte])
-        state = advance(state, byte, lambda asked: np.stack([rows[context] for context in asked]))
+        state = advance(state, byte, known)
     return found
 
 
@@ -192,16 +193,12 @@ def _branch(
     return Branch(context, weight, masses / total, end / total, valid, 0, len(masses), 0)
 
 
-def _highest(state: State) -> float:
-    return max(branch.log_weight for branch in state.branches)
-
-
 def _masses(state: State) -> Float64[np.ndarray, "257"]:
     """Sums over the cover by the byte that comes next, in units of the likeliest context."""
-    found, highest = np.zeros(END + 1), _highest(state)
+    found, highest = np.zeros(END + 1), max(branch.log_weight for branch in state.branches)
     for branch in state.branches:
         weight, low = np.exp(branch.log_weight - highest), _first_longer(state.byte_pairs, branch)
-        column = state.byte_pairs.column(branch.depth)[low : branch.high]
+        column = state.byte_pairs.columns[branch.depth, low : branch.high]
         found[:END] += weight * np.bincount(column, branch.masses[low : branch.high], END)
         if not branch.depth:
             found[END] += weight * branch.end

@@ -135,11 +135,6 @@ def vocabulary_growth(tokens: Integer[np.ndarray, " tokens"]) -> Int[np.ndarray,
     return np.cumsum(new)
 
 
-def expected_types(counts: Integer[np.ndarray, " types"], tokens: int) -> float:
-    """Types among so many independent draws: the sum of 1 - (1 - p)^tokens. A stream that falls behind comes in bursts."""
-    return float(-np.expm1(tokens * np.log1p(-counts / (counts.sum() + 1e-9))).sum())
-
-
 def share_until(tokens: Integer[np.ndarray, " tokens"], share: float = 0.5) -> float:
     """The share of the tokens after which this share of all types has been seen."""
     seen = vocabulary_growth(tokens)

@@ -81,6 +81,23 @@ def nearest(
     return Combination(rows.astype(jnp.int32), jax.nn.softmax(found / temperature, axis=1))
 
 
+def sparsemax(scores: Float[Array, "new known"]) -> Float[Array, "new known"]:
+    """The nearest point of the simplex to each row of scores, which fall from left to right (Martins and Astudillo 2016, algorithm 1)."""
+    total, rank = jnp.cumsum(scores, axis=1), jnp.arange(1.0, scores.shape[1] + 1)[None]
+    support = jnp.sum(1 + rank * scores > total, axis=1, keepdims=True)
+    threshold = (jnp.take_along_axis(total, support - 1, axis=1) - 1) / support.astype(jnp.float32)
+    return jnp.maximum(scores - threshold, 0.0)
+
+
+def focus(new: Float[Array, "new features"], known: Float[Array, "known features"], count: int) -> Combination:
+    """FOCUS (Dobler and de Melo 2023): known tokens by the sparsemax of their cosines in an auxiliary space. Rows index `known`.
+
+    Vectors have length 1. No more than the `count` nearest are looked at: the same as all where fewer get a weight.
+    """
+    found, rows = jax.lax.top_k(new @ known.T, min(count, len(known)))
+    return Combination(rows.astype(jnp.int32), sparsemax(found))
+
+
 def blend(first: Combination, second: Combination, share: float) -> Combination:
     """(1 - share) of the first and `share` of the second; all of the second where the first has no weight."""
     require(0 <= share <= 1, "share", share, "from 0 to 1")

@@ -1,8 +1,8 @@
 """The published ways to fill the rows of a new vocabulary, by name: `transplanted("pursuit", given, table, 32)`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from lexinv.transfer.combinations import (
     apply,
     blend,
     drawn,
+    focus,
     local,
     means_of_pieces,
     nearest,
@@ -29,6 +30,8 @@ Table = Float[Array, "vocab width"]
 Rows = Float[Array, "new width"]
 NEIGHBOURS, SHARE = 3, 0.3
 """TokenAdapt's: known tokens of the global estimate, and its part of the blend."""
+MOST = 256
+"""Shared tokens that FOCUS looks at for a new one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class Given:
     """What a method may use. forms: the new tokens in the source's. shares: bytes of each of these over those of the new token.
 
     vectors: of the new tokens and of all of the source, of length 1, by an encoder of texts. donor: a table of a model with the target's
-    tokenizer.
+    tokenizer; output_donor: that of its outputs, where it has two.
     """
 
     match: Match
@@ -44,6 +47,7 @@ class Given:
     shares: Float[np.ndarray, "new length"]
     vectors: tuple[Float[np.ndarray, "new features"], Float[np.ndarray, "vocab features"]] | None = None
     donor: Float[np.ndarray, "target donor_width"] | None = None
+    output_donor: Float[np.ndarray, "target donor_width"] | None = None
 
 
 class Method(NamedTuple):
@@ -57,14 +61,31 @@ class Method(NamedTuple):
 def transplanted(method: str, given: Given, table: Table, setting: float | int = 0.0) -> Float[Array, "target width"]:
     """The table of the target's tokenizer: shared rows copied, new ones by a method of `METHODS`.
 
-    setting: temperature of TokenAdapt's weights, atoms of pursuit, strength of ridge. An untied model is transplanted table by table, each
-    with its own donor table. Raises `InvalidConfig` for an unknown method and for one that lacks what it needs.
+    setting: temperature of TokenAdapt's weights, atoms of pursuit, strength of ridge. Raises `InvalidConfig` for an unknown method and for
+    one that lacks what it needs.
     """
     chosen = METHODS[choose("method", method, METHODS)]
     there = {"nothing": True, "encoder": given.vectors is not None, "donor": given.donor is not None}
     allowed = f"one that does without the {chosen.needs}, which is not given"
     require(there[chosen.needs], "method", method, allowed)
     return transplant(table, given.match, chosen.rows(given, table, setting))
+
+
+def transplanted_tables(
+    method: str, given: Given, params: Mapping[str, Any], setting: float | int = 0.0, output: str = ""
+) -> dict[str, Float[Array, "target width"]]:
+    """{"table": that of the target} and, of a model with an output table of its own, {"output_table": the same of that, by its donor}.
+
+    params: of a language model. output: another method for the output table. Raises `InvalidConfig` as `transplanted`, and for an output
+    method where one table is read and predicted from.
+    """
+    tied = "output_table" not in params
+    require(not (output and tied), "output", output, "none: the model is tied, it has one table")
+    tables = {"table": transplanted(method, given, params["table"], setting)}
+    if not tied:
+        beside = replace(given, donor=given.output_donor)
+        tables["output_table"] = transplanted(output or method, beside, params["output_table"], setting)
+    return tables
 
 
 def _local(given: Given, temperature: float, semantic: bool = True) -> Combination:
@@ -80,6 +101,13 @@ def _hybrid(given: Given, table: Table, temperature: float) -> Rows:
     new, known = given.vectors
     near = nearest(jnp.asarray(new), jnp.asarray(known), NEIGHBOURS, temperature)
     return apply(blend(_local(given, temperature), near, SHARE), table)
+
+
+def _focus(given: Given, table: Table) -> Rows:
+    assert given.vectors is not None
+    (new, known), shared = given.vectors, given.match.shared[:, 0]
+    found = focus(jnp.asarray(new), jnp.asarray(known[shared]), MOST)
+    return apply(Combination(jnp.asarray(shared)[found.rows], found.weights), table)
 
 
 def _shared(given: Given, table: Table) -> tuple[Array, Array, Array]:
@@ -117,7 +145,9 @@ METHODS = {
     "length": Method(lambda given, table, t: apply(_local(given, t, semantic=False), table), "nothing", TEMPERATURES),
     "local": Method(lambda given, table, t: apply(_local(given, t), table), "encoder", TEMPERATURES),
     "hybrid": Method(_hybrid, "encoder", TEMPERATURES),
+    "focus": Method(lambda given, table, _: _focus(given, table), "encoder"),
     "pursuit": Method(_pursuit, "donor", ATOMS),
     "ridge": Method(_ridge, "donor", STRENGTHS),
 }
-"""pieces: FVT, ReTok. length, local, hybrid: TokenAdapt, the first without its semantic term. pursuit: OMP. ridge: a dense rival."""
+"""pieces: FVT, ReTok. length, local, hybrid: TokenAdapt, the first without its semantic term. focus: FOCUS, not in the
+fastText space of its authors but in that of the encoder of texts. pursuit: OMP. ridge: a dense rival."""

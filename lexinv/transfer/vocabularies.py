@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int32
 
 from lexinv.data.pieces import sort_pieces
 from lexinv.data.tokenizers import Tokenizer
-from lexinv.validation import require
+from lexinv.validation import InvalidConfig, require
 
 
 class Match(NamedTuple):
@@ -37,7 +37,8 @@ def match(source: Tokenizer, target: Tokenizer) -> Match:
 
 
 def segmenter(tokenizer: Tokenizer) -> Callable[[bytes], list[int]]:
-    """The ids that a tokenizer spells some bytes with: its own encoding of a text, greedy longest match for what is no whole text.
+    """The ids that a tokenizer spells some bytes with: its own encoding of a text, greedy longest match for what is no whole text, and for
+    what the tokenizer refuses, as one does that keeps only some of its tokens.
 
     Raises `InvalidConfig` for bytes that no token begins with.
     """
@@ -46,7 +47,7 @@ def segmenter(tokenizer: Tokenizer) -> Callable[[bytes], list[int]]:
     def segment(piece: bytes) -> list[int]:
         try:
             ids = tokenizer.encode(piece.decode()).tolist()
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, InvalidConfig):
             ids = []
         spelled = b"".join(tokenizer.pieces[number] for number in ids)
         return ids if ids and spelled == piece else ordered.encode(piece).tolist()

@@ -12,10 +12,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
-from lexinv.data.bpe import PAIR, Chunks, learn_merges, learn_merges_sequentially, one_chunk, pair_changes
+from lexinv.data.bpe import PAIR, Chunks, count_pieces, learn_merges, learn_merges_sequentially, one_chunk, pair_changes
+from lexinv.data.published import O200K_SPLIT
+from lexinv.tokenization.byte_pairs import GPT2_SPLIT, SMOLLM2_SPLIT
+from lexinv.tokenization.superbpe import LINES, NOWHERE
 from lexinv.tokenization.tokenizers import to_symbols, train_bpe
 from lexinv.validation import InvalidConfig
 
+SPLITS = (
+    GPT2_SPLIT,
+    SMOLLM2_SPLIT,
+    O200K_SPLIT,
+    LINES,
+    NOWHERE,
+    r" ?\w+|[^\w]+",
+    r"^a|\d",
+    r"[a[1]]",
+    r"\p{Lt}|a",
+    r"(a)1",
+    r"\h",
+)
+"""Those of the house, and some that mean something else in Python, or nothing."""
+ODD = "aA1'stl /_.([\n\r\t\x0b\x0c\x1c\x85\xa0\u2028éǅ\u0301٣"
 BINARY = st.text("01", min_size=2, max_size=80)
 
 
@@ -132,6 +150,17 @@ def test_merges_of_raw_text_are_those_of_the_library():
         strings.append(strings[left] + strings[right])
     assert len(set(strings)) == 500
     assert trained.get_vocab() == {string: number for number, string in enumerate(strings)}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@given(texts=st.lists(st.text(ODD) | st.text(ODD[:16]) | st.text(st.characters(max_codepoint=127)), min_size=1))
+@example(texts=[re.__doc__, "".join(map(chr, range(128))), "I'VE  \n\n  they'll\t 12345 +=(\n  /x"])
+@settings(max_examples=60, deadline=None)
+def test_pieces_are_those_that_the_library_hands_over(split, texts):
+    splitter = pre_tokenizers.Split(tokenizers.Regex(split), "isolated")
+    assert count_pieces(texts, split) == Counter(
+        piece for text in texts for piece, _ in splitter.pre_tokenize_str(text)
+    )
 
 
 @given(text=BINARY)

@@ -67,14 +67,10 @@ def test_laws_are_found_in_their_samples():
     assert statistics.benford_distance(np.arange(10, 100)) == pytest.approx(np.abs(statistics.BENFORD - 1 / 9).mean())
 
 
-def test_growth_of_independent_draws_is_expected():
-    weights = ZipfMandelbrot(1.2).probabilities(300)
-    tokens = RNG.choice(300, 20_000, p=weights)
+def test_growth_is_of_different_tokens():
+    tokens = RNG.choice(300, 20_000, p=ZipfMandelbrot(1.2).probabilities(300))
     growth = statistics.vocabulary_growth(tokens)
-    assert growth[0] == 1 and growth[-1] == len(np.unique(tokens))
-    counts = statistics.ngram_counts(tokens)
-    assert statistics.expected_types(counts, 500) == pytest.approx(growth[499], rel=0.1)
-    assert statistics.expected_types(np.array([3, 1]), 2) == pytest.approx(1 - 1 / 16 + 1 - 9 / 16)
+    assert growth[0] == 1 and growth[499] == len(np.unique(tokens[:500])) and growth[-1] == len(np.unique(tokens))
     assert statistics.share_until(np.array([0, 0, 0, 1, 2, 3])) == pytest.approx(4 / 6)
 
 

@@ -1,5 +1,7 @@
 """Every way to fill new rows through what holds for all of them."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from lexinv.data.corpora import Corpus
 from lexinv.data.tokenizers import load_tokenizer
-from lexinv.transfer.methods import METHODS, Given, transplanted
+from lexinv.transfer.methods import METHODS, Given, transplanted, transplanted_tables
 from lexinv.transfer.vocabularies import match, segmenter, surface_forms
 from lexinv.validation import InvalidConfig
 
@@ -48,7 +50,7 @@ def test_shared_rows_are_copied_and_new_ones_finite(method, given, table):
 @pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.needs != "nothing"])
 def test_what_a_method_needs_is_asked_for(method, given, table):
     with pytest.raises(InvalidConfig, match=METHODS[method].needs):
-        transplanted(method, Given(given.match, given.forms, given.shares), table, METHODS[method].tried[0])
+        transplanted(method, Given(given.match, given.forms, given.shares), table, (*METHODS[method].tried, 0.0)[0])
     with pytest.raises(InvalidConfig, match=r"method = 'omp' .*pursuit"):
         transplanted("omp", given, table)
 
@@ -61,3 +63,19 @@ def test_a_donor_that_is_the_model_itself_gives_its_own_rows_back(given):
     same = Given(given.match, given.forms, given.shares, None, np.asarray(own))
     for method, setting in (("ridge", 1e-6), ("pursuit", DONOR)):
         np.testing.assert_allclose(transplanted(method, same, jnp.asarray(base), setting), own, atol=2e-3)
+
+
+def test_input_and_output_tables_are_filled_apart(given, table):
+    """Each by its own method and donor; a tied model has no second table to fill."""
+    params = {"model": {}, "table": table, "output_table": -table}
+    found = transplanted_tables("pieces", given, params, output="zero")
+    np.testing.assert_array_equal(found["table"], transplanted("pieces", given, table))
+    np.testing.assert_array_equal(found["output_table"], -transplanted("zero", given, table))
+    both = transplanted_tables("ridge", replace(given, output_donor=-given.donor), params, 0.1)
+    np.testing.assert_allclose(both["output_table"], -both["table"], atol=1e-5)
+    with pytest.raises(InvalidConfig, match="donor"):
+        transplanted_tables("ridge", given, params, 0.1)
+    tied = {"table": table}
+    assert transplanted_tables("pieces", given, tied).keys() == {"table"}
+    with pytest.raises(InvalidConfig, match=r"output = 'zero' .*tied"):
+        transplanted_tables("pieces", given, tied, output="zero")

@@ -11,7 +11,18 @@ from sklearn.linear_model import orthogonal_mp
 from lexinv.data.corpora import Corpus
 from lexinv.data.tokenizers import load_tokenizer
 from lexinv.transfer import combinations
-from lexinv.transfer.combinations import Combination, apply, blend, local, means_of_pieces, nearest, ridge, transplant
+from lexinv.transfer.combinations import (
+    Combination,
+    apply,
+    blend,
+    focus,
+    local,
+    means_of_pieces,
+    nearest,
+    ridge,
+    sparsemax,
+    transplant,
+)
 from lexinv.transfer.matching_pursuit import pursue
 from lexinv.transfer.vocabularies import match, segmenter, surface_forms
 from lexinv.validation import InvalidConfig
@@ -99,6 +110,26 @@ def test_neighbours_are_those_of_brute_force_and_blends_keep_their_shares(space)
     np.testing.assert_allclose(both.weights[:, 2:].sum(1), [1.0] + [0.3] * 11, rtol=1e-5)
     mixed = 0.7 * apply(pieces, space[0]) + 0.3 * apply(found, space[0])
     np.testing.assert_allclose(apply(both, space[0])[1:], mixed[1:], atol=1e-5)
+
+
+def test_sparsemax_is_the_nearest_point_of_the_simplex(space):
+    """By its conditions: what has a weight lies above one threshold by just that, and all else below it."""
+    scores = -jnp.sort(-space[1], axis=1)
+    weights = np.asarray(sparsemax(scores))
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    for row, found in zip(np.asarray(scores), weights, strict=True):
+        threshold = (row - found)[found > 0]
+        np.testing.assert_allclose(threshold, threshold[0], atol=1e-5)
+        assert (row[found == 0] <= threshold[0] + 1e-5).all()
+    np.testing.assert_allclose(sparsemax(jnp.array([[0.5, 0.3, -9.0]])), [[0.6, 0.4, 0.0]], rtol=1e-6)
+
+
+def test_focus_weighs_shared_tokens_and_looks_no_further_than_it_is_told(space):
+    known, new = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in space[:2])
+    whole = focus(new, known, 1000)
+    most = int((whole.weights > 0).sum(1).max())
+    assert 1 < most < 60 and np.array_equal(whole.rows[:, 0], (new @ known.T).argmax(1))
+    np.testing.assert_allclose(focus(new, known, most).weights, whole.weights[:, :most], atol=1e-6)
 
 
 @pytest.mark.parametrize("normalised", [False, True])

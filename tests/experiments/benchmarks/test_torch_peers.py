@@ -93,3 +93,9 @@ def test_tomesd_merges_the_same_pairs():
     for plan, row, expected in zip(ours.assign, x, theirs, strict=True):
         groups = np.asarray(plan)
         np.testing.assert_allclose([row[groups == group].mean(axis=0) for group in groups], expected, atol=1e-5)
+
+
+def test_attention_to_selected_tokens_is_alike():
+    pytest.importorskip("torch")
+    problem = decoding.PRESETS["smoke"].selection
+    np.testing.assert_allclose(problem.ours()(), problem.theirs(False)(), rtol=1e-4, atol=1e-5)

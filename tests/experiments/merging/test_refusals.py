@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.subjects.crop_answerers import CropSubject
 from experiments.subjects.font_characters import CHARACTERS, CharacterSubject
 from experiments.subjects.glyph_classifiers import GLYPHS, VisionSubject
 from experiments.subjects.published_classifiers import PublishedModel
@@ -12,6 +13,7 @@ from experiments.subjects.scene_answerers import SceneSubject
 from lexinv.nn.vision_transformer import VisionConfig
 from lexinv.validation import InvalidConfig
 
+ANSWERERS, CROPS = SceneSubject(), CropSubject().scenes
 OTHER_SEEDS = replace(GLYPHS, training=replace(GLYPHS.training, seeds=(5, 6)))
 
 
@@ -51,6 +53,17 @@ REFUSED = {
         "noises": [(0.01, 0.1), (0.3, 0.01), (0.1, 0.01, 0.0)],
     },
     "text_encoder": {"window": [8], "pairs": [1], "ratios": [(0.8, 0.9), (0.9, 0.6), (0.8, 0.4)]},
+    "crop_budgets": {
+        "ratios": [(0.1, 0.5), (0.5, 0.25), (0.1, 0.001)],
+        "subject.scenes.depth": [{"subject": CropSubject(scenes=replace(CROPS, depth=1))}],
+    },
+    "flexible_budgets": {
+        "budgets": [(4, 2), (2,)],
+        "tested": [(2, 4)],
+        "weights": [(1, 1), (0, 0, 0), (-1, 1, 1)],
+        "objects": [9],
+        "training.seeds": [{"subject": replace(ANSWERERS, training=OTHER_SEEDS.training)}],
+    },
     "vlm": {
         "ratios": [(0.1, 0.5), (0.1, 0.001)],
         "subject.depth": [{"subject": SceneSubject(depth=2)}],

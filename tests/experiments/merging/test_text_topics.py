@@ -16,7 +16,8 @@ from lexinv.nn.lexicon import LexiconConfig
 CONFIG = long_context.Config(
     length=32, factors=(1, 4), keys=64, values=4, items=CHUNK, batch_size=2, steps=20, width=16
 )
-PARAMS = jax.jit(partial(initialize, CONFIG.model(), LexiconConfig(), CONFIG.vocab))(jax.random.key(0))
+VOCAB = CONFIG.keys + CONFIG.values
+PARAMS = jax.jit(partial(initialize, CONFIG.model(), LexiconConfig(), VOCAB))(jax.random.key(0))
 
 
 def test_the_answer_is_unique_and_stands_where_it_should():
@@ -29,13 +30,13 @@ def test_the_answer_is_unique_and_stands_where_it_should():
 
 
 def test_reading_at_plain_positions_is_the_language_model_and_shifted_ones_change_nothing():
-    tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, CONFIG.vocab)
+    tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, VOCAB)
     places = jnp.broadcast_to(jnp.arange(10.0)[None], (2, 10))
     seen = jnp.concatenate([jnp.full((2, 1), BOS), tokens], axis=1)
     reading = jax.jit(partial(read, CONFIG.model()))
     found, attention = reading(PARAMS, seen, places)
     longer = jnp.concatenate([tokens, tokens[:, :1]], axis=1)
-    logits = jax.jit(make_logits(CONFIG.model(), LexiconConfig(), CONFIG.vocab))
+    logits = jax.jit(make_logits(CONFIG.model(), LexiconConfig(), VOCAB))
     wanted = logits(PARAMS, {"tokens": longer, "row": jnp.arange(2)}, jax.random.key(0))
     np.testing.assert_allclose(found, wanted[:, -1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jnp.sum(attention, axis=1), 1, rtol=1e-5)
