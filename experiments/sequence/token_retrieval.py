@@ -106,6 +106,7 @@ PRESETS = presets(
         "retrieved": (5, 100),
         "questions": 20,
     },
+    quick={"training.seeds": (0, 1), "trained_with": (32,), "questions": 100},
     paper={
         "collection.documents": 1_000_000,
         "collection.asked": 900_000,

@@ -86,6 +86,7 @@ PRESETS = presets(
         "size": 64,
         "tuned_on": "python-docs",
     },
+    quick={"models.training.steps": 400, "others": ("unigram:2048",), "passages": 48},
     paper={
         "models.model": PUBLISHED_MODEL,
         "models.context_bytes": 512,
