@@ -135,11 +135,13 @@ def spelled_models(config: SpelledConfig, like: TokenizedConfig, corpus: Corpus,
 
         return shared_models(content, trained, workspace, (words, word_model)).params
 
-    quarter = replace(training, steps=training.steps // 4, seeds=(TRIAL_SEED,))
-    tried = shared("rates", quarter, members=tuple((TRIAL_SEED, rate) for rate in like.rates))
-    held = evaluation_windows(text.windows["validation"], like.windows, seed=0)
-    bits = {rate: _bits(model, text, params, held) for rate, params in zip(like.rates, tried, strict=True)}
-    rate = min(bits, key=bits.__getitem__)
+    rate, bits = like.rates[0], {}
+    if len(like.rates) > 1:
+        quarter = replace(training, steps=training.steps // 4, seeds=(TRIAL_SEED,))
+        tried = shared("rates", quarter, members=tuple((TRIAL_SEED, rate) for rate in like.rates))
+        held = evaluation_windows(text.windows["validation"], like.windows, seed=0)
+        bits = {rate: _bits(model, text, params, held) for rate, params in zip(like.rates, tried, strict=True)}
+        rate = min(bits, key=bits.__getitem__)
     training = replace(training, optimizer=replace(training.optimizer, learning_rate=rate))
     return SpelledModels(
         config,

@@ -130,8 +130,9 @@ def tokenized_models(config: TokenizedConfig, workspace: Workspace) -> dict[str,
         windows = {split: window_source(stream, context) for split, stream in streams.items()}
         model = matched(config.model, tokenizer.vocab_size, context, budget * density)
         flops = forward_flops(model, tokenizer.vocab_size, context) / density
-        tried = _trials(config, model, tokenizer, windows, corpus.fingerprint, workspace)
-        rate = min(tried, key=tried.__getitem__)
+        alone = len(config.rates) == 1
+        tried = {} if alone else _trials(config, model, tokenizer, windows, corpus.fingerprint, workspace)
+        rate = config.rates[0] if alone else min(tried, key=tried.__getitem__)
         training = replace(config.training, optimizer=replace(config.training.optimizer, learning_rate=rate))
         text = _text(corpus.fingerprint, tokenizer, context)
         shared = shared_seeds(text, model, STANDARD, tokenizer.vocab_size, windows["train"], training, workspace)

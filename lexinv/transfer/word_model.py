@@ -9,6 +9,7 @@ The only file of this family that imports Flax.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -105,14 +106,15 @@ def make_nll(config: WordModelConfig) -> Callable[[Params, WordBatch], Float[Arr
 def word_flops(config: WordModelConfig, lengths: Sequence[int] | Int[np.ndarray, " words"], words: int) -> float:
     """Forward operations by byte, for words of so many bytes each in texts of `words` words: `forward_flops` of what is no padding."""
     sizes, counts = np.unique(np.asarray(lengths), return_counts=True)
-    spelling, count = replace(config.spelling, output="tied"), config.positions
-    narrow, wide = spelling.width, config.backbone.width
-
-    def layers(part: TransformerConfig, time: int) -> float:
-        """Of all positions, without what `forward_flops` counts for one logit."""
-        return time * (forward_flops(replace(part, output="tied"), 1, time) - 2 * part.width)
-
+    spelling, backbone = (replace(part, output="tied") for part in (config.spelling, config.backbone))
+    narrow, wide, count = spelling.width, backbone.width, config.positions
     both = (spelling, replace(spelling, causal=False))
-    each = [sum(layers(part, count + int(n)) for part in both) + 2 * (n + 1) * narrow * SYMBOLS for n in sizes]
-    backbone = layers(config.backbone, words * count) / words + 4 * count * narrow * wide
-    return float((counts @ np.array(each, np.float64) + counts.sum() * backbone) / (counts @ sizes))
+    each = [sum(_layers(part, count + int(n)) for part in both) + 2 * (n + 1) * narrow * SYMBOLS for n in sizes]
+    of_word = _layers(backbone, words * count) / words + 4 * count * narrow * wide
+    return float((counts @ np.array(each, np.float64) + counts.sum() * of_word) / (counts @ sizes))
+
+
+@lru_cache(1024)
+def _layers(part: TransformerConfig, time: int) -> float:
+    """Of all positions, without what `forward_flops` counts for one logit."""
+    return time * (forward_flops(part, 1, time) - 2 * part.width)
