@@ -53,14 +53,14 @@ class WordModel(nn.Module):
     @nn.compact
     def __call__(self, batch: WordBatch) -> Float[Array, "batch words symbols 257"]:
         config, count = self.config, self.config.positions
-        texts, words, most = batch.bytes.shape
+        texts, words, most = batch.spelled.shape
         narrow, wide = config.spelling.width, config.backbone.width
 
         def learned(name: str, rows: int, columns: int, deviation: float = 1.0) -> Array:
             return self.param(name, nn.initializers.normal(deviation), (rows, columns))
 
         table = learned("bytes", SYMBOLS, narrow)
-        spelled = table[batch.bytes.reshape(texts * words, most)]
+        spelled = table[batch.spelled.reshape(texts * words, most)]
         prefix = jnp.broadcast_to(learned("prefix", count, narrow)[None], (texts * words, count, narrow))
         mask = jnp.pad(batch.byte_mask.reshape(texts * words, most), ((0, 0), (count, 0)), constant_values=True)
         encoder = Transformer(replace(config.spelling, causal=False), name="encoder")
@@ -84,8 +84,8 @@ def initialize(config: WordModelConfig, key: Key[Array, ""]) -> Params:
 def targets(batch: WordBatch) -> Int[Array, "batch words symbols"]:
     """What a decoder has to say: a word's bytes, `END`, then -1."""
     length = batch.byte_mask.sum(axis=-1, keepdims=True)
-    place = jnp.arange(batch.bytes.shape[-1] + 1)[None, None]
-    spelled = jnp.pad(batch.bytes, ((0, 0), (0, 0), (0, 1)))
+    place = jnp.arange(batch.spelled.shape[-1] + 1)[None, None]
+    spelled = jnp.pad(batch.spelled, ((0, 0), (0, 0), (0, 1)))
     found = jnp.where(place < length, spelled, jnp.where(place == length, END, -1))
     return jnp.where(batch.word_mask[..., None], found, -1)
 

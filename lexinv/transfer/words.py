@@ -27,7 +27,7 @@ _NOT_UTF8 = re.compile("([\udc80-\udcff]+)")
 class WordBatch(NamedTuple):
     """Texts of words of at most M bytes. byte_mask: false for padding, as all of a word's bytes are where `word_mask` is false."""
 
-    bytes: Int32[np.ndarray, "batch words most"] | Int32[Array, "batch words most"]
+    spelled: Int32[np.ndarray, "batch words most"] | Int32[Array, "batch words most"]
     byte_mask: Bool[np.ndarray, "batch words most"] | Bool[Array, "batch words most"]
     word_mask: Bool[np.ndarray, "batch words"] | Bool[Array, "batch words"]
 

@@ -32,8 +32,8 @@ def test_a_symbol_knows_the_bytes_before_it_and_no_others(setting):
     _, _, logits = setting
     batch = pack([TEXT], MOST, 6)
     for word, place in ((0, 0), (0, 2), (1, 1), (3, 0), (3, 3)):
-        other = batch._replace(bytes=batch.bytes.copy())
-        other.bytes[0, word, place] = ord("x")
+        other = batch._replace(spelled=batch.spelled.copy())
+        other.spelled[0, word, place] = ord("x")
         expected = np.zeros((6, MOST + 1), bool)
         expected[word, place + 1 :] = True
         expected[word + 1 :] = True
@@ -44,7 +44,7 @@ def test_padding_changes_nothing(setting):
     """Neither what lies in it, nor how much of it there is."""
     _, _, logits = setting
     batch = pack([TEXT], MOST, 6)
-    spoilt = batch._replace(bytes=np.where(batch.byte_mask, batch.bytes, 7).astype(np.int32))
+    spoilt = batch._replace(spelled=np.where(batch.byte_mask, batch.spelled, 7).astype(np.int32))
     said = targets(jax.tree.map(jnp.asarray, batch)) >= 0
     np.testing.assert_allclose(logits(spoilt)[said], logits(batch)[said], atol=1e-5)
     wide = pack([TEXT], MOST + 3, 6)

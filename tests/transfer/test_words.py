@@ -58,7 +58,7 @@ def test_bytes_that_are_not_text_are_words_of_their_own():
 def test_a_batch_holds_the_words_and_nothing_else():
     batch = pack([[b"ab", b"c"], [b"def"]], 4, 3)
     np.testing.assert_array_equal(batch.byte_mask.sum(axis=-1), [[2, 1, 0], [3, 0, 0]])
-    assert bytes(batch.bytes[batch.byte_mask].astype(np.uint8)) == b"abcdef"
+    assert bytes(batch.spelled[batch.byte_mask].astype(np.uint8)) == b"abcdef"
     np.testing.assert_array_equal(batch.word_mask, [[True, True, False], [True, False, False]])
 
 
