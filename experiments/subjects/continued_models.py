@@ -10,24 +10,26 @@ import numpy as np
 
 from experiments.harness.training import evaluations, scaled, stacked, train
 from experiments.harness.workspace import Workspace
-from experiments.subjects.spelled_models import SpelledModels, spelled_loss, word_text
 from experiments.subjects.text import STANDARD
-from experiments.subjects.tokenized_models import TokenizedConfig, TokenizedModels
+from experiments.subjects.tokenized_models import TokenizedConfig
+from experiments.subjects.unit_models import SpelledConfig, UnitModels, spelled_loss, word_text
 from experiments.subjects.vocabulary_transfers import windows_of
 from lexinv.data.corpora import Corpus
+from lexinv.data.tokenizers import Tokenizer
 from lexinv.data.windows import token_stream, window_source
 from lexinv.nn.flops import forward_flops
 from lexinv.nn.language_model import make_loss, make_nll
+from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.population import over_members
 from lexinv.training.state import TrainState
+from lexinv.transfer.word_model import WordModelConfig, word_flops
 from lexinv.transfer.word_model import make_nll as make_word_nll
-from lexinv.transfer.word_model import word_flops
 from lexinv.transfer.words import cut, pack, split
 
 
 def continued(
     name: str,
-    models: TokenizedModels | SpelledModels,
+    models: UnitModels,
     corpus: Corpus,
     texts: Mapping[str, Sequence[str]],
     like: TokenizedConfig,
@@ -38,19 +40,19 @@ def continued(
     """Trained on windows of `like`'s context by the byte.
 
     {"flops": forward operations so far, and by name of `texts` their bits per byte [seeds, evaluations]}.
-    share: of the learning rate that the models were trained with.
+    share: of the learning rate that the models were trained with, by the same optimiser.
     """
-    training = replace(
-        like.training,
-        steps=steps,
-        optimizer=replace(like.training.optimizer, learning_rate=share * models.rate, warmup_steps=steps // 10),
+    optimizer = replace(
+        models.optimizer, learning_rate=share * models.optimizer.learning_rate, warmup_steps=steps // 10
     )
-    if isinstance(models, SpelledModels):
-        text = word_text(corpus, ("train",), models.config.rule, models.config.most, like.context_bytes)
+    training = replace(like.training, steps=steps, optimizer=optimizer)
+    if isinstance(models.units, SpelledConfig) and isinstance(models.model, WordModelConfig):
+        config = models.units
+        text = word_text(corpus, ("train",), config.rule, config.most, like.context_bytes)
         windows = text.windows["train"]
         loss, lengths = spelled_loss(models.model, text), text.lengths[windows.tokens]
         flops = word_flops(models.model, lengths, windows.length) * float(lengths.mean())
-        word_nll, config = make_word_nll(models.model), models.config
+        word_nll = make_word_nll(models.model)
         asked: dict[str, Any] = {
             key: pack([cut(split(each, config.rule), config.most)[0] for each in found], config.most)
             for key, found in texts.items()
@@ -59,7 +61,8 @@ def continued(
         def nats(params: Any, batch: Any) -> Any:
             return word_nll(params, batch).sum()
     else:
-        tokenizer = models.tokenizer
+        tokenizer = models.units
+        assert isinstance(tokenizer, Tokenizer) and isinstance(models.model, TransformerConfig)
         stream, vocab = token_stream(corpus, "train", tokenizer), tokenizer.vocab_size
         windows = window_source(stream, round(like.context_bytes / float(tokenizer.token_bytes[stream.tokens].mean())))
         loss, flops = make_loss(models.model, STANDARD, vocab), forward_flops(models.model, vocab, windows.length)

@@ -2,12 +2,12 @@
 
 Neitemeier et al. 2025 (hierarchical autoregressive transformers, HAT, arXiv 2501.10322), Thawani et al. 2023 (words pooled into four
 vectors, arXiv 2310.11628) and the models of SuperBPE (Liu et al. 2025, arXiv 2503.13423); method cards hierarchical-autoregressive-
-transformers, learn-your-tokens and superbpe. All read 256 bytes of context and cost as many operations by the byte; models of words are
-trained with Muon, without which they do not read it, the others with Adam. The released protocol of pooled words gives bytes as many
-positions as words, asks in the text that was trained on, and samples; each is switched alone.
+transformers, learn-your-tokens and superbpe. All read 256 bytes of context and cost as many operations by the byte; each is trained by the
+better of two optimisers at the best of their rates. HAT is the pooled model with one vector a word. The released protocol of pooled words
+gives bytes as many positions as words, asks in the text that was trained on, and samples; each is switched alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,23 +23,21 @@ from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
 from experiments.subjects import tokenized_models
 from experiments.subjects.continued_models import continued
-from experiments.subjects.spelled_models import SpelledConfig, SpelledModels, spelled_models
+from experiments.subjects.next_words import asked, by_frequency, protocols, seen_share, word_counts
 from experiments.subjects.text import PUBLISHED_MODEL
-from experiments.subjects.tokenized_models import TokenizedConfig, TokenizedModels
-from experiments.subjects.vocabulary_transfers import passages
-from experiments.subjects.word_scores import (
-    Case,
-    bits,
-    cases,
-    perturbed,
-    reader,
-    score,
-    seen_share,
-    shortened,
-    word_counts,
+from experiments.subjects.tokenized_models import TokenizedConfig
+from experiments.subjects.unit_models import (
+    SpelledConfig,
+    Tuning,
+    UnitModels,
+    closed_models,
+    spelled_models,
+    token_models,
 )
+from experiments.subjects.vocabulary_transfers import passages
+from experiments.subjects.word_scores import Case, bits, exact_scores, perturbed, reader, score
 from lexinv.data.corpora import load_corpus
-from lexinv.validation import Checked, Count, CountOrZero, Share
+from lexinv.validation import Checked, Count, CountOrZero, Distinct, Share
 
 PAPERS = ("neitemeier2025hierarchical", "thawani2023learn", "liu2025superbpe")
 LABELS = {
@@ -49,6 +47,7 @@ LABELS = {
     "hat": "HAT, words",
     "pooled": "4 vectors a word",
     "superbpe": "SuperBPE",
+    "closed": "closed words",
 }
 PROTOCOLS = {
     "positions/train/sampled": "as released",
@@ -59,25 +58,29 @@ PROTOCOLS = {
 }
 RELEASED, *_, FAIR = PROTOCOLS
 NOISE = ("caps", "permuted", "replaced", "deleted")
-RARE = 5
-"""How often the training text has a rare word at most."""
+SPELLED = tuple(name for name in LABELS if name != "closed")
+"""What has bits for any text."""
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """models: of tokens, one each of bytes, BPE and superwords. hat, patches, pooled: of words. passages: of held-out text, of as many
-    bytes as the context; half of one is perturbed, of which `noise` of the letters. cases: next words of each kind, split and seed.
-    strings: of 64 held-out bytes, looked up in the training text. second: the text that BPE's models and HAT go on with for `continued`
-    steps, at a third of their learning rates, judged by `judged` passages; 0 leaves it out.
+    """models: of tokens, one each of bytes, BPE and superwords. hat, patches, pooled: of words. closed: frequent words, split as HAT's.
+    optimizers: tried by all. passages: of held-out text, of as many bytes as the context; half of one is perturbed, of which `noise` of the
+    letters. cases: next words of each kind, split and seed, of which the superwords' model is asked the first `exact`. strings: of 64
+    held-out bytes, looked up in the training text. second: the text that BPE's models and HAT go on with for `continued` steps, at a third
+    of their learning rates, judged by `judged` passages; 0 leaves it out.
     """
 
-    models: TokenizedConfig = TokenizedConfig(tokenizers=("byte", "bpe:4096", "superbpe:4096"))
+    models: TokenizedConfig = TokenizedConfig(tokenizers=("byte", "bpe:4096", "superbpe:4096"), rates=(1e-2, 3e-2))
+    optimizers: Distinct[str] = ("adamw", "muon")
     hat: SpelledConfig = SpelledConfig()
     patches: SpelledConfig = SpelledConfig("fixed:5", most=5)
     pooled: SpelledConfig = SpelledConfig(positions=4)
-    passages: Count = 192
+    closed: Count = 8000
+    passages: Count = 128
     noise: Share = 0.1
-    cases: Count = 256
+    cases: Count = 192
+    exact: Count = 32
     strings: Count = 2000
     second: str = "bible:wyc"
     continued: CountOrZero = 80
@@ -87,6 +90,8 @@ class Config(Checked):
         kinds = tuple(name.partition(":")[0] for name in self.models.tokenizers)
         yield kinds == ("byte", "bpe", "superbpe"), "models.tokenizers", "byte, bpe:V and superbpe:V"
         few = self.models.training.steps_per_dispatch
+        known = {"adamw", "muon"}
+        yield known.issuperset(self.optimizers), "optimizers", f"of {sorted(known)}"
         yield self.continued % few == 0, "continued", f"a multiple of models.training.steps_per_dispatch = {few}"
 
 
@@ -102,13 +107,25 @@ PRESETS = presets(
         "models.tokenizers": ("byte", "bpe:300", "superbpe:320"),
         "models.training.steps": 20,
         "models.training.seeds": (0,),
+        "optimizers": ("muon",),
+        "closed": 300,
         "passages": 2,
         "cases": 2,
+        "exact": 1,
         "strings": 2,
         "second": "python-docs",
         "continued": 0,
     },
-    quick={"models.training.steps": 200, "passages": 96, "cases": 128, "strings": 500, "continued": 50},
+    quick={
+        "models.training.steps": 200,
+        "models.rates": (1e-2,),
+        "optimizers": ("muon",),
+        "passages": 64,
+        "cases": 96,
+        "exact": 16,
+        "strings": 500,
+        "continued": 50,
+    },
     paper={
         "models.model": PUBLISHED_MODEL,
         "models.context_bytes": 512,
@@ -130,30 +147,15 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     like, seeds, size = config.models, config.models.training.seeds, config.models.context_bytes
     corpus, second = load_corpus(like.corpus), load_corpus(config.second)
     corpora = workspace.pinned("corpora", {each.name: each.fingerprint for each in (corpus, second)})
-    found: dict[str, TokenizedModels | SpelledModels] = {
-        name.partition(":")[0]: each for name, each in tokenized_models.tokenized_models(like, workspace).items()
-    }
+    tuning = Tuning(like, config.optimizers, corpus, workspace)
+    found: dict[str, UnitModels] = {name.partition(":")[0]: token_models(name, tuning) for name in like.tokenizers}
     for name in ("hat", "patches", "pooled"):
-        found[name] = spelled_models(getattr(config, name), like, corpus, workspace)
+        found[name] = spelled_models(getattr(config, name), tuning)
+    found["closed"] = closed_models(config.closed, config.hat, tuning)
     readers = {name: reader(models) for name, models in found.items()}
     counts, cores = word_counts(corpus)
-    total, (commonest, _) = counts.total(), counts.most_common(1)[0]
-
-    def density(name: str) -> float:
-        models = found[name]
-        return models.bytes_per_word if isinstance(models, SpelledModels) else models.bytes_per_token
-
-    def texts(seed: int) -> list[str]:
-        return passages(corpus, "test", config.passages, size, seed)
-
-    @cache
-    def asked(seed: int) -> dict[str, list[Case]]:
-        sets = {"any": None, "rare": RARE}
-        return {
-            f"{kind}/{split}": cases(corpus, split, config.cases, size, seed, cores, most)
-            for kind, most in sets.items()
-            for split in ("train", "test")
-        }
+    texts = cache(lambda seed: passages(corpus, "test", config.passages, size, seed))
+    sets = cache(lambda seed: asked(corpus, config.cases, size, seed, cores))
 
     def plain(name: str, seed: int) -> dict[str, Any]:
         params, held = found[name].params[seeds.index(seed)], [text.encode() for text in texts(seed)]
@@ -170,31 +172,20 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             metrics[kind] = bits(readers[name](params, spoilt), spoilt, begins)
         return {metric: float(value) for metric, value in metrics.items()}
 
-    def next_words(name: str, seed: int) -> dict[str, Any]:
-        params, metrics = found[name].params[seeds.index(seed)], {}
-        reach = {"bytes": size, "positions": round(found["hat"].context * density(name))}
-        for part, each in asked(seed).items():
-            kind, split = part.split("/")
-            for context, most in reach.items():
-                short = [shortened(case, most) for case in each]
-                read = readers[name](params, [case.text for case in short])
-                chances, hits = zip(*(score(*pair) for pair in zip(read, short, strict=True)), strict=True)
-                metrics[f"{kind}/{context}/{split}/sampled"] = float(np.mean(chances))
-                metrics[f"{kind}/{context}/{split}/likeliest"] = float(np.mean(hits))
-        return metrics
-
     def measure(name: str, seed: int) -> dict[str, Any]:
-        return plain(name, seed) | (next_words(name, seed) if name != "superbpe" else {})
+        reach, given = {"bytes": size, "positions": size}, sets(seed)
+        if name == "frequency":
+            return protocols(given, reach, by_frequency(counts))
+        models, params = found[name], found[name].params[seeds.index(seed)]
+        reach["positions"] = round(found["hat"].context * models.bytes_per_unit)
 
-    def by_frequency(_: str, seed: int) -> dict[str, Any]:
-        metrics = {}
-        for part, each in asked(seed).items():
-            kind, split = part.split("/")
-            words = [case.text[case.begins : case.ends].decode().strip() for case in each]
-            for context in ("bytes", "positions"):
-                metrics[f"{kind}/{context}/{split}/sampled"] = float(np.mean([counts[word] / total for word in words]))
-                metrics[f"{kind}/{context}/{split}/likeliest"] = float(np.mean([word == commonest for word in words]))
-        return metrics
+        def answers(cases: Sequence[Case]) -> Sequence[tuple[float, bool]]:
+            if name == "superbpe":
+                return exact_scores(models, params, cases[: config.exact])
+            read = readers[name](params, [case.text for case in cases])
+            return [score(*pair) for pair in zip(read, cases, strict=True)]
+
+        return (plain(name, seed) if name in SPELLED else {}) | protocols(given, reach, answers)
 
     judged = {
         part: passages(each, "test", min(config.judged, len(each.splits["test"])), size, 0)
@@ -222,7 +213,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "seeds": seeds,
         "models": {name: models.described() for name, models in found.items()},
         "seen": seen_share(corpus, config.strings),
-        "arms": measured(workspace, found, seeds, measure) | measured(workspace, ["frequency"], seeds, by_frequency),
+        "arms": measured(workspace, [*found, "frequency"], seeds, measure),
         "learning": learning,
     }
 
@@ -355,7 +346,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             "words_are_read_in_context",
             "Each model guesses more next words than the frequencies of words do; one that does not has not begun to read.",
             OURS,
-            {LABELS[name]: read(name) for name in ("byte", "bpe", "hat", "patches", "pooled")},
+            {label: read(name) for name, label in LABELS.items()},
             above(1.5),
             "next words, of those by frequency alone",
         ),
@@ -376,8 +367,7 @@ def figure(results: Mapping[str, Any]) -> Figure:
     arms, learning = Arms(results), results["learning"]
     titles = ("next words", "held-out text", "after a spoilt context", f"going on with {list(results['corpora'])[-1]}")
     drawn, axes = panels(rows=2, columns=2, width=5.4, height=3.4, titles=titles)
-    asked = [name for name in LABELS if name != "superbpe"]
-    shown = {name: LABELS[name] for name in asked} | {"frequency": "words' frequencies"}
+    shown = LABELS | {"frequency": "words' frequencies"}
     values = {
         name: (label, np.stack([arms[name, f"any/{protocol}"] for protocol in PROTOCOLS], axis=1))
         for name, label in shown.items()
@@ -387,14 +377,13 @@ def figure(results: Mapping[str, Any]) -> Figure:
     axes[0].set_ylabel("accuracy")
     axes[0].set_ylim(0, 1.9 * max(means.mean(axis=0).max() for _, means in values.values()))
     axes[0].legend(ncols=2, fontsize=7)
-    bars(
-        axes[1], [LABELS[name] for name in LABELS], {"bits": ("", np.stack([arms[n, "bits"] for n in LABELS], axis=1))}
-    )
+    values = np.stack([arms[name, "bits"] for name in SPELLED], axis=1)
+    bars(axes[1], [LABELS[name].replace(", ", ",\n") for name in SPELLED], {"bits": ("", values)})
     axes[1].tick_params(axis="x", labelsize=7)
     axes[1].set_ylabel("bits per byte")
     added = {
         name: (LABELS[name], np.stack([arms[name, kind] - arms[name, "clean"] for kind in NOISE], axis=1))
-        for name in LABELS
+        for name in SPELLED
     }
     bars(axes[2], NOISE, added)
     axes[2].set_ylabel("bits per byte more")
