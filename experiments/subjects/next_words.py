@@ -2,17 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.subjects.word_scores import Case
+from experiments.subjects.word_scores import Answers, Case
 from lexinv.data.corpora import Corpus
 
 SETS = {"any": None, "rare": 5}
 """Words of any kind, and those that the training text has so often at most."""
-Answers = Callable[[Sequence[Case]], Sequence[tuple[float, bool]]]
-"""(probability of the word and its end, whether it is the likeliest) of each case."""
+PROTOCOLS = {
+    "positions/train/sampled": "as released",
+    "bytes/train/sampled": "equal bytes",
+    "positions/test/sampled": "held-out text",
+    "positions/train/likeliest": "likeliest word",
+    "bytes/test/sampled": "equal bytes,\nheld-out text",
+}
+RELEASED, *_, FAIR = PROTOCOLS
 
 
 def protocols(sets: Mapping[str, list[Case]], reach: Mapping[str, int], answers: Answers) -> dict[str, float]:

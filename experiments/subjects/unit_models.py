@@ -71,6 +71,11 @@ class ClosedVocabulary:
     def unknown(self) -> int:
         return len(self.pieces) - 1
 
+    def encode(self, text: bytes) -> tuple[Int[np.ndarray, " words"], Int[np.ndarray, " words"]]:
+        """(numbers of a text's words, bytes of each)."""
+        words = cut(split(text, self.rule), self.most)[0]
+        return np.array([self.numbers.get(word, self.unknown) for word in words]), np.array(list(map(len, words)))
+
 
 Units = Tokenizer | SpelledConfig | ClosedVocabulary
 
@@ -92,27 +97,28 @@ class WordText:
 
 @dataclass(frozen=True, eq=False)
 class UnitModels:
-    """params: a tree for each seed. context: units of a window. flops: forward operations by byte. optimizer: the best of those tried.
+    """context: units of a window. flops: forward operations by byte. left_out: the share of words that are cut, or not known.
 
-    tried: validation bits per byte by setting. left_out: the share of words that are cut, or not known.
+    params: a tree for each seed. optimizer: the best of those tried. tried: validation bits per byte.
     """
 
     units: Units
     model: TransformerConfig | WordModelConfig
-    params: list[Params]
     context: int
     bytes_per_unit: float
     flops: float
+    left_out: float
+    params: list[Params]
     optimizer: OptimizerConfig
-    tried: dict[str, float]
-    left_out: float = 0.0
+    tried: dict[OptimizerConfig, float]
 
     def described(self) -> dict[str, Any]:
         """What a record says of them."""
         backbone = self.model.backbone if isinstance(self.model, WordModelConfig) else self.model
         sizes = {"width": backbone.width, "mlp_width": backbone.mlp_width, "context": self.context}
         costs = {"bytes_per_unit": self.bytes_per_unit, "flops_per_byte": self.flops, "left_out": self.left_out}
-        return {**sizes, **costs, "setting": setting(self.optimizer), "bits_by_setting": self.tried}
+        tried = {setting(optimizer): bits for optimizer, bits in self.tried.items()}
+        return {**sizes, **costs, "setting": setting(self.optimizer), "bits_by_setting": tried}
 
 
 class Tuning(NamedTuple):
@@ -141,7 +147,7 @@ def tuned(
     per_byte: float,
     tuning: Tuning,
     sources: Sequence[ModuleType],
-) -> tuple[list[Params], OptimizerConfig, dict[str, float]]:
+) -> tuple[list[Params], OptimizerConfig, dict[OptimizerConfig, float]]:
     """(parameters of each seed, their optimiser, validation bits per byte by setting); trained once, or found in the user's cache.
 
     Settings are tried on a quarter of the steps, on a seed that no claim is about. per_byte: how many of what `loss` is a mean over.
@@ -150,10 +156,8 @@ def tuned(
 
     def shared(training: Training, members: Any = None) -> list[Params]:
         def trained(where: Workspace) -> list[Params]:
-            source = windows["train"]
-            return train(
-                "units", start, loss, source, training, where, members=members, optimizer=scaled, tokens=source.length
-            )
+            source, options = windows["train"], {"members": members, "optimizer": scaled}
+            return train("units", start, loss, source, training, where, tokens=source.length, **options)
 
         parts = {**content, "training": asdict(training), "members": members}
         return shared_models(parts, trained, tuning.workspace, sources).params
@@ -161,21 +165,18 @@ def tuned(
     def with_optimizer(name: str, rate: float) -> OptimizerConfig:
         return replace(training.optimizer, name=name, learning_rate=rate)
 
-    best, tried = with_optimizer(tuning.optimizers[0], rates[0]), {}
-    if len(rates) * len(tuning.optimizers) > 1:
-        held = evaluation_windows(windows["validation"], tuning.like.windows, seed=0)
-        parts = np.array_split(held, max(len(held) // 16, 1))
-        cost = jax.jit(lambda params, rows: loss(params, rows, jax.random.key(0))[0])
-        found = {}
-        for name in tuning.optimizers:
-            quarter = replace(
-                training, steps=training.steps // 4, seeds=(TRIAL_SEED,), optimizer=with_optimizer(name, 1.0)
-            )
-            for rate, params in zip(rates, shared(quarter, tuple((TRIAL_SEED, rate) for rate in rates)), strict=True):
-                each = [float(cost(params, {"tokens": rows, "row": np.arange(len(rows))})) for rows in parts]
-                found[with_optimizer(name, rate)] = float(np.mean(each)) * per_byte / np.log(2)
-        best = min(found, key=found.__getitem__)
-        tried = {setting(optimizer): bits for optimizer, bits in found.items()}
+    held = evaluation_windows(windows["validation"], tuning.like.windows, seed=0)
+    batches = np.array_split(held, max(len(held) // 16, 1))
+    cost = jax.jit(lambda params, rows: loss(params, rows, jax.random.key(0))[0])
+    members = tuple((TRIAL_SEED, rate) for rate in rates)
+    tried: dict[OptimizerConfig, float] = {}
+    for name in tuning.optimizers if len(rates) * len(tuning.optimizers) > 1 else ():
+        optimizer = with_optimizer(name, 1.0)
+        quarter = replace(training, steps=training.steps // 4, seeds=(TRIAL_SEED,), optimizer=optimizer)
+        for rate, params in zip(rates, shared(quarter, members), strict=True):
+            each = [float(cost(params, {"tokens": rows, "row": np.arange(len(rows))})) for rows in batches]
+            tried[with_optimizer(name, rate)] = float(np.mean(each)) * per_byte / np.log(2)
+    best = min(tried, key=tried.__getitem__, default=with_optimizer(tuning.optimizers[0], rates[0]))
     return shared(replace(training, optimizer=best)), best, tried
 
 
@@ -219,9 +220,7 @@ def _of_table(
     start, loss = partial(language_model.initialize, model, STANDARD, vocab), make_loss(model, STANDARD, vocab)
     parts = {"text": tuning.corpus.fingerprint, "units": identity, "context": context, "model": asdict(model)}
     found = tuned(parts, start, loss, windows, 1 / density, tuning, ())
-    flops = forward_flops(model, vocab, context) / density
-    params, optimizer, tried = found
-    return UnitModels(units, model, params, context, density, flops, optimizer, tried, left_out)
+    return UnitModels(units, model, context, density, forward_flops(model, vocab, context) / density, left_out, *found)
 
 
 def spelled_models(config: SpelledConfig, tuning: Tuning) -> UnitModels:
@@ -234,9 +233,7 @@ def spelled_models(config: SpelledConfig, tuning: Tuning) -> UnitModels:
     parts = {"text": tuning.corpus.fingerprint, **split_by, "model": asdict(model)}
     start, loss = partial(word_model.initialize, model), spelled_loss(model, text)
     found = tuned(parts, start, loss, text.windows, 1 + 1 / density, tuning, (words, word_model))
-    params, optimizer, tried = found
-    flops = word_flops(model, sample, context)
-    return UnitModels(config, model, params, context, density, flops, optimizer, tried, text.cut)
+    return UnitModels(config, model, context, density, word_flops(model, sample, context), text.cut, *found)
 
 
 def word_text(corpus: Corpus, splits: Sequence[str], rule: str, most: int, context_bytes: int) -> WordText:

@@ -27,6 +27,7 @@ BATCH, BUCKET = 16, 64
 """Texts read at a time; tokens or words of a batch are a multiple, so that few programs are compiled."""
 GAP = b" \n\t" + SEPARATOR
 """A word has ended where one of these comes."""
+NOISE = ("caps", "permuted", "replaced", "deleted")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -57,6 +58,10 @@ class Case:
     ends: int
 
 
+Answers = Callable[[Sequence[Case]], list[tuple[float, bool]]]
+"""(probability of the word and its end, whether it is the likeliest) of each case."""
+
+
 def judged(logits: Any, wanted: Any, gaps: Any) -> tuple[Any, ...]:
     """(nats, hit, gap, gap_hit) of each symbol; gaps: which symbols begin with white space."""
     log_probs = jax.nn.log_softmax(logits, axis=-1)
@@ -81,11 +86,10 @@ def _of_table(units: Tokenizer | ClosedVocabulary, model: TransformerConfig) -> 
 
     def encoded(text: bytes) -> tuple[Any, Any]:
         """(ids, bytes of each)."""
-        if isinstance(units, Tokenizer):
-            ids = units.encode(text.decode())
-            return ids, units.token_bytes[ids]
-        words = cut(split(text, units.rule), units.most)[0]
-        return np.array([units.numbers.get(word, units.unknown) for word in words]), np.array(list(map(len, words)))
+        if isinstance(units, ClosedVocabulary):
+            return units.encode(text)
+        ids = units.encode(text.decode())
+        return ids, units.token_bytes[ids]
 
     def read(params: Params, texts: Sequence[bytes]) -> list[Symbols]:
         found = []
@@ -147,11 +151,15 @@ def score(symbols: Symbols, case: Case) -> tuple[float, bool]:
     return chance, bool(symbols.hit[own].all() and symbols.gap_hit[end].all())
 
 
-def exact_scores(models: UnitModels, params: Params, cases: Sequence[Case]) -> list[tuple[float, bool]]:
-    """`score` byte by byte, whatever tokens hold the word: those that begin before it or reach beyond it are counted, too."""
-    assert isinstance(models.units, Tokenizer) and isinstance(models.model, TransformerConfig)
-    model = tree_log_probs(models.model, params, models.units.vocab_size, models.model.max_length)
-    return [_exact_score(_pairs(models.units), case, model) for case in cases]
+def answers(models: UnitModels, params: Params, read: Reader, exact: int) -> Answers:
+    """`score` of each word; for superwords that of the first `exact` byte by byte, whatever tokens hold the word: those that begin before
+    it or reach beyond it are counted, too.
+    """
+    units, model = models.units, models.model
+    if isinstance(units, Tokenizer) and units.name.startswith("superbpe") and isinstance(model, TransformerConfig):
+        rows = tree_log_probs(model, params, units.vocab_size, model.max_length)
+        return lambda cases: [_exact_score(_pairs(units), case, rows) for case in cases[:exact]]
+    return lambda cases: [score(*pair) for pair in zip(read(params, [case.text for case in cases]), cases, strict=True)]
 
 
 @cache
@@ -200,3 +208,26 @@ def perturbed(text: str, kind: str, share: float, seed: int) -> str:
             elif place + 1 < len(letters) and letters[place + 1].isalpha():
                 letters[place : place + 2] = letters[place + 1], letters[place]
     return "".join(letters)
+
+
+def spoilt_bits(read: Reader, params: Params, texts: Sequence[str], share: float) -> dict[str, float]:
+    """Bits per byte of the second half of each text, after the first one as it is and with each of `NOISE`."""
+    found = {}
+    for kind in ("clean", *NOISE):
+        halves, begins = [], []
+        for number, text in enumerate(texts):
+            half = text.find(" ", len(text) // 2)
+            before = text[:half] if kind == "clean" else perturbed(text[:half], kind, share, number)
+            halves.append((before + text[half:]).encode())
+            begins.append(len(before.encode()))
+        found[kind] = bits(read(params, halves), halves, begins)
+    return found
+
+
+def difficulty(read: Reader, params: Params, texts: Sequence[str]) -> dict[str, float]:
+    """Bits per byte, and how evenly they lie on units: deviation over mean, and the share of units below 0.1 bit."""
+    held = [text.encode() for text in texts]
+    symbols = read(params, held)
+    each = np.concatenate([one.nats for one in symbols]) / np.log(2)
+    evenness = {"evenness": float(each.std() / each.mean()), "trivial": float(np.mean(each < 0.1))}
+    return {"bits": bits(symbols, held)} | evenness

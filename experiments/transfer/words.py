@@ -7,7 +7,7 @@ better of two optimisers at the best of their rates. HAT is the pooled model wit
 gives bytes as many positions as words, asks in the text that was trained on, and samples; each is switched alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,21 +21,14 @@ from experiments.harness.presets import presets
 from experiments.harness.style import PALETTE, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects import tokenized_models
-from experiments.subjects.continued_models import continued
-from experiments.subjects.next_words import asked, by_frequency, protocols, seen_share, word_counts
+from experiments.subjects import next_words, tokenized_models
+from experiments.subjects.continued_models import continued, reached
+from experiments.subjects.next_words import FAIR, PROTOCOLS, RELEASED, asked, by_frequency, protocols
 from experiments.subjects.text import PUBLISHED_MODEL
 from experiments.subjects.tokenized_models import TokenizedConfig
-from experiments.subjects.unit_models import (
-    SpelledConfig,
-    Tuning,
-    UnitModels,
-    closed_models,
-    spelled_models,
-    token_models,
-)
+from experiments.subjects.unit_models import SpelledConfig, Tuning, closed_models, spelled_models, token_models
 from experiments.subjects.vocabulary_transfers import passages
-from experiments.subjects.word_scores import Case, bits, exact_scores, perturbed, reader, score
+from experiments.subjects.word_scores import NOISE, answers, difficulty, reader, spoilt_bits
 from lexinv.data.corpora import load_corpus
 from lexinv.validation import Checked, Count, CountOrZero, Distinct, Share
 
@@ -43,21 +36,13 @@ PAPERS = ("neitemeier2025hierarchical", "thawani2023learn", "liu2025superbpe")
 LABELS = {
     "byte": "bytes",
     "bpe": "BPE",
-    "patches": "HAT, 5 bytes",
-    "hat": "HAT, words",
-    "pooled": "4 vectors a word",
+    "patches": "HAT: 5 bytes",
+    "hat": "HAT: 1 vector",
+    "pooled": "pooled: 4 vectors",
     "superbpe": "SuperBPE",
     "closed": "closed words",
 }
-PROTOCOLS = {
-    "positions/train/sampled": "as released",
-    "bytes/train/sampled": "equal bytes",
-    "positions/test/sampled": "held-out text",
-    "positions/train/likeliest": "likeliest word",
-    "bytes/test/sampled": "equal bytes,\nheld-out text",
-}
-RELEASED, *_, FAIR = PROTOCOLS
-NOISE = ("caps", "permuted", "replaced", "deleted")
+WORDS = ("hat", "patches", "pooled")
 SPELLED = tuple(name for name in LABELS if name != "closed")
 """What has bits for any text."""
 
@@ -89,56 +74,27 @@ class Config(Checked):
     def checks(self):
         kinds = tuple(name.partition(":")[0] for name in self.models.tokenizers)
         yield kinds == ("byte", "bpe", "superbpe"), "models.tokenizers", "byte, bpe:V and superbpe:V"
+        yield {"adamw", "muon"}.issuperset(self.optimizers), "optimizers", "of adamw and muon"
         few = self.models.training.steps_per_dispatch
-        known = {"adamw", "muon"}
-        yield known.issuperset(self.optimizers), "optimizers", f"of {sorted(known)}"
         yield self.continued % few == 0, "continued", f"a multiple of models.training.steps_per_dispatch = {few}"
 
 
 _TINY = {name: value for name, value in tokenized_models.TINY.items() if name != "models.tokenizers"}
 _SMALL = {"spelling.width": 16, "spelling.mlp_width": 32, "spelling.heads": 2, "backbone.depth": 1, "backbone.heads": 2}
+_FEW = {"passages": 2, "cases": 2, "exact": 1, "strings": 2, "closed": 300, "optimizers": ("muon",), "continued": 0}
+_WIDE = {f"{name}.spelling.{field}": size for name in WORDS for field, size in (("width", 256), ("mlp_width", 1024))}
+_LONG = {"models.training.steps": 20_000, "passages": 4000, "cases": 4000, "continued": 2000, "judged": 400}
 PRESETS = presets(
     Config(),
-    smoke={
-        **_TINY,
-        **{f"{name}.{field}": value for name in ("hat", "patches", "pooled") for field, value in _SMALL.items()},
-        "hat.rule": "whitespace",
-        "pooled.rule": "whitespace",
-        "models.tokenizers": ("byte", "bpe:300", "superbpe:320"),
-        "models.training.steps": 20,
-        "models.training.seeds": (0,),
-        "optimizers": ("muon",),
-        "closed": 300,
-        "passages": 2,
-        "cases": 2,
-        "exact": 1,
-        "strings": 2,
-        "second": "python-docs",
-        "continued": 0,
-    },
-    quick={
-        "models.training.steps": 200,
-        "models.rates": (1e-2,),
-        "optimizers": ("muon",),
-        "passages": 64,
-        "cases": 96,
-        "exact": 16,
-        "strings": 500,
-        "continued": 50,
-    },
-    paper={
-        "models.model": PUBLISHED_MODEL,
-        "models.context_bytes": 512,
-        "models.training.steps": 20_000,
-        "hat.spelling.width": 256,
-        "hat.spelling.mlp_width": 1024,
-        "pooled.spelling.width": 256,
-        "pooled.spelling.mlp_width": 1024,
-        "passages": 4000,
-        "cases": 4000,
-        "continued": 2000,
-        "judged": 400,
-    },
+    smoke=_TINY
+    | {f"{name}.{field}": value for name in WORDS for field, value in _SMALL.items()}
+    | {"hat.rule": "whitespace", "pooled.rule": "whitespace", "second": "python-docs"}
+    | {"models.tokenizers": ("byte", "bpe:300", "superbpe:320")}
+    | {"models.training.steps": 20, "models.training.seeds": (0,)}
+    | _FEW,
+    quick={"models.training.steps": 200, "models.rates": (3e-2,), "optimizers": ("muon",), "continued": 50}
+    | {"passages": 64, "cases": 96, "exact": 16, "strings": 500},
+    paper={"models.model": PUBLISHED_MODEL, "models.context_bytes": 512} | _WIDE | _LONG,
 )
 
 
@@ -148,88 +104,40 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     corpus, second = load_corpus(like.corpus), load_corpus(config.second)
     corpora = workspace.pinned("corpora", {each.name: each.fingerprint for each in (corpus, second)})
     tuning = Tuning(like, config.optimizers, corpus, workspace)
-    found: dict[str, UnitModels] = {name.partition(":")[0]: token_models(name, tuning) for name in like.tokenizers}
-    for name in ("hat", "patches", "pooled"):
-        found[name] = spelled_models(getattr(config, name), tuning)
+    found = {name.partition(":")[0]: token_models(name, tuning) for name in like.tokenizers}
+    found |= {name: spelled_models(getattr(config, name), tuning) for name in WORDS}
     found["closed"] = closed_models(config.closed, config.hat, tuning)
     readers = {name: reader(models) for name, models in found.items()}
-    counts, cores = word_counts(corpus)
-    texts = cache(lambda seed: passages(corpus, "test", config.passages, size, seed))
+    counts, cores = next_words.word_counts(corpus)
     sets = cache(lambda seed: asked(corpus, config.cases, size, seed, cores))
 
-    def plain(name: str, seed: int) -> dict[str, Any]:
-        params, held = found[name].params[seeds.index(seed)], [text.encode() for text in texts(seed)]
-        read = readers[name](params, held)
-        each = np.concatenate([symbols.nats for symbols in read]) / np.log(2)
-        metrics = {"bits": bits(read, held), "evenness": each.std() / each.mean(), "trivial": np.mean(each < 0.1)}
-        for kind in ("clean", *NOISE):
-            spoilt, begins = [], []
-            for number, text in enumerate(texts(seed)):
-                half = text.find(" ", len(text) // 2)
-                before = text[:half] if kind == "clean" else perturbed(text[:half], kind, config.noise, number)
-                spoilt.append((before + text[half:]).encode())
-                begins.append(len(before.encode()))
-            metrics[kind] = bits(readers[name](params, spoilt), spoilt, begins)
-        return {metric: float(value) for metric, value in metrics.items()}
-
     def measure(name: str, seed: int) -> dict[str, Any]:
-        reach, given = {"bytes": size, "positions": size}, sets(seed)
         if name == "frequency":
-            return protocols(given, reach, by_frequency(counts))
-        models, params = found[name], found[name].params[seeds.index(seed)]
-        reach["positions"] = round(found["hat"].context * models.bytes_per_unit)
-
-        def answers(cases: Sequence[Case]) -> Sequence[tuple[float, bool]]:
-            if name == "superbpe":
-                return exact_scores(models, params, cases[: config.exact])
-            read = readers[name](params, [case.text for case in cases])
-            return [score(*pair) for pair in zip(read, cases, strict=True)]
-
-        return (plain(name, seed) if name in SPELLED else {}) | protocols(given, reach, answers)
+            return protocols(sets(seed), {"bytes": size, "positions": size}, by_frequency(counts))
+        models, params, read = found[name], found[name].params[seeds.index(seed)], readers[name]
+        reach = {"bytes": size, "positions": round(found["hat"].context * models.bytes_per_unit)}
+        metrics = protocols(sets(seed), reach, answers(models, params, read, config.exact))
+        if name in SPELLED:
+            held = passages(corpus, "test", config.passages, size, seed)
+            metrics |= difficulty(read, params, held) | spoilt_bits(read, params, held, config.noise)
+        return metrics
 
     judged = {
         part: passages(each, "test", min(config.judged, len(each.splits["test"])), size, 0)
         for part, each in (("first", corpus), ("second", second))
     }
-    learning = {
-        name: workspace.cached(
-            f"learning/{name}",
-            lambda name=name: continued(
-                f"continued/{name}",
-                found[name],
-                second,
-                judged,
-                like,
-                config.continued,
-                1 / 3,
-                workspace,
-            ),
-        )
-        for name in ("bpe", "hat")
-        if config.continued
-    }
+    learning = {}
+    for name in ("bpe", "hat") if config.continued else ():
+        given = name, found[name], second, judged, tuning, config.continued, 1 / 3
+        learning[name] = workspace.cached(f"learning/{name}", lambda given=given: continued(*given))
     return {
         "corpora": corpora,
         "seeds": seeds,
         "models": {name: models.described() for name, models in found.items()},
-        "seen": seen_share(corpus, config.strings),
+        "seen": next_words.seen_share(corpus, config.strings),
         "arms": measured(workspace, [*found, "frequency"], seeds, measure),
         "learning": learning,
     }
-
-
-def reached(learning: Mapping[str, Any]) -> np.ndarray:
-    """Of each seed, the operations with which HAT has BPE's last bits, as a share of BPE's; where it has not, all of HAT's."""
-    found = []
-    for own, other in zip(learning["hat"]["second"], learning["bpe"]["second"], strict=True):
-        spent, best = np.array(learning["hat"]["flops"]), np.minimum.accumulate(own)
-        place = int(np.argmax(best <= other[-1])) if best[-1] <= other[-1] else len(best) - 1
-        if place > 0 and best[-1] <= other[-1]:
-            share = (best[place - 1] - other[-1]) / max(best[place - 1] - best[place], 1e-12)
-            found.append(spent[place - 1] + share * (spent[place] - spent[place - 1]))
-        else:
-            found.append(spent[place])
-    return np.array(found) / learning["bpe"]["flops"][-1]
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
@@ -249,33 +157,6 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
     def read(name: str) -> np.ndarray:
         return over(name, "frequency", f"any/{FAIR}")
 
-    def forgotten(name: str) -> np.ndarray:
-        first = np.array(learning[name]["first"])
-        return first[:, -1] - first[:, 0]
-
-    of_learning = (
-        []
-        if not learning
-        else [
-            Claim(
-                "hat_learns_faster",
-                "It has what BPE has learned of another language with fewer operations.",
-                f"{hat}: abstract, continued pretraining",
-                {"share": reached(learning)},
-                below(0.6),
-                "operations, of BPE's; all of its own where it never has them",
-                "almost twice as fast",
-            ),
-            Claim(
-                "hat_forgets_less",
-                "Meanwhile it forgets less of the first one.",
-                f"{hat}: abstract, continued pretraining",
-                {"less": forgotten("bpe") - forgotten("hat")},
-                above(0),
-                "bits per byte",
-            ),
-        ]
-    )
     return [
         Claim(
             "hat_within_three_percent",
@@ -358,7 +239,34 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             below(0.5),
             "ratio, of the released protocol's",
         ),
-        *of_learning,
+        *(_of_learning(learning) if learning else []),
+    ]
+
+
+def _of_learning(learning: Mapping[str, Any]) -> list[Claim]:
+    source, first = (
+        f"{PAPERS[0]}: abstract, continued pretraining",
+        {key: np.array(learning[key]["first"]) for key in learning},
+    )
+    forgotten = {name: bits[:, -1] - bits[:, 0] for name, bits in first.items()}
+    return [
+        Claim(
+            "hat_learns_faster",
+            "It has what BPE has learned of another language with fewer operations.",
+            source,
+            {"share": reached(learning)},
+            below(0.6),
+            "operations, of BPE's; all of its own where it never has them",
+            "almost twice as fast",
+        ),
+        Claim(
+            "hat_forgets_less",
+            "Meanwhile it forgets less of the first one.",
+            source,
+            {"less": forgotten["bpe"] - forgotten["hat"]},
+            above(0),
+            "bits per byte",
+        ),
     ]
 
 
@@ -367,32 +275,25 @@ def figure(results: Mapping[str, Any]) -> Figure:
     arms, learning = Arms(results), results["learning"]
     titles = ("next words", "held-out text", "after a spoilt context", f"going on with {list(results['corpora'])[-1]}")
     drawn, axes = panels(rows=2, columns=2, width=5.4, height=3.4, titles=titles)
-    shown = LABELS | {"frequency": "words' frequencies"}
-    values = {
-        name: (label, np.stack([arms[name, f"any/{protocol}"] for protocol in PROTOCOLS], axis=1))
-        for name, label in shown.items()
-    }
+    for axis, label in zip(axes, ("accuracy", "bits per byte", "bits per byte more", "bits per byte"), strict=True):
+        axis.set_ylabel(label)
+    probed = [f"any/{protocol}" for protocol in PROTOCOLS]
+    names = LABELS | {"frequency": "words' frequencies"}
+    values = {name: (label, np.stack([arms[name, each] for each in probed], axis=1)) for name, label in names.items()}
     bars(axes[0], list(PROTOCOLS.values()), values)
-    axes[0].tick_params(axis="x", labelsize=7)
-    axes[0].set_ylabel("accuracy")
     axes[0].set_ylim(0, 1.9 * max(means.mean(axis=0).max() for _, means in values.values()))
     axes[0].legend(ncols=2, fontsize=7)
-    values = np.stack([arms[name, "bits"] for name in SPELLED], axis=1)
-    bars(axes[1], [LABELS[name].replace(", ", ",\n") for name in SPELLED], {"bits": ("", values)})
-    axes[1].tick_params(axis="x", labelsize=7)
-    axes[1].set_ylabel("bits per byte")
-    added = {
-        name: (LABELS[name], np.stack([arms[name, kind] - arms[name, "clean"] for kind in NOISE], axis=1))
-        for name in SPELLED
-    }
-    bars(axes[2], NOISE, added)
-    axes[2].set_ylabel("bits per byte more")
+    values = {"bits": ("", np.stack([arms[name, "bits"] for name in SPELLED], axis=1))}
+    bars(axes[1], [LABELS[name].replace(" ", "\n", 1) for name in SPELLED], values)
+    for axis in axes[:2]:
+        axis.tick_params(axis="x", labelsize=7)
+    added = {name: np.stack([arms[name, kind] - arms[name, "clean"] for kind in NOISE], axis=1) for name in SPELLED}
+    bars(axes[2], NOISE, {name: (LABELS[name], values) for name, values in added.items()})
     axes[2].legend(fontsize=7)
     for name in learning:
         spent, color = [flops / 1e12 for flops in learning[name]["flops"]], PALETTE[list(LABELS).index(name)]
         band(axes[3], spent, learning[name]["second"], LABELS[name], color)
     axes[3].set_xlabel("10¹² forward operations")
-    axes[3].set_ylabel("bits per byte")
     if learning:
         axes[3].legend()
     return drawn
