@@ -77,13 +77,6 @@ def continued(
 
 def reached(learning: Mapping[str, Any]) -> np.ndarray:
     """Of each seed, the operations with which HAT has BPE's last bits, as a share of BPE's; where it has not, all of HAT's."""
-    found = []
-    for own, other in zip(learning["hat"]["second"], learning["bpe"]["second"], strict=True):
-        spent, best = np.array(learning["hat"]["flops"]), np.minimum.accumulate(own)
-        place = int(np.argmax(best <= other[-1])) if best[-1] <= other[-1] else len(best) - 1
-        if place > 0 and best[-1] <= other[-1]:
-            share = (best[place - 1] - other[-1]) / max(best[place - 1] - best[place], 1e-12)
-            found.append(spent[place - 1] + share * (spent[place] - spent[place - 1]))
-        else:
-            found.append(spent[place])
+    spent, pairs = learning["hat"]["flops"], zip(learning["hat"]["second"], learning["bpe"]["second"], strict=True)
+    found = [np.interp(other[-1], np.minimum.accumulate(own)[::-1], spent[::-1]) for own, other in pairs]
     return np.array(found) / learning["bpe"]["flops"][-1]
