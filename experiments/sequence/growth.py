@@ -30,7 +30,7 @@ from lexinv.sequence.growth import grow, grown_config, widen, widened_config
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.population import member
 from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count
+from lexinv.validation import Checked, Count, Positive
 
 PAPERS = ("wang2025tokenformer",)
 TENTH, FIFTH, WHOLE = 0.1, 0.2, 1.0
@@ -41,17 +41,17 @@ KINDS = {"pairs": "TokenFormer", "matrices": "Transformer"}
 @dataclass(frozen=True)
 class Config(Checked):
     """model: the small one. times: as many parameter pairs after growth. matrices_rate: learning rate of the Transformers, that of
-    `training` is TokenFormer's. windows: held-out ones of each seed."""
+    `training` is TokenFormer's. after: the share of it with which models go on. windows: held-out ones of each seed. Every
+    training warms up over a tenth of its steps."""
 
     data: DataConfig = DataConfig(("kjv",), "bpe:512", context=128)
     model: TransformerConfig = TransformerConfig(
         depth=2, width=64, heads=4, parameter_pairs=32, rotary_share=0.25, output="tied", max_length=128, unroll=2
     )
     times: Count = 3
-    training: Training = Training(
-        600, 16, (0, 1, 2), OptimizerConfig(learning_rate=3e-3, warmup_steps=60), steps_per_dispatch=10
-    )
-    matrices_rate: float = 3e-3
+    training: Training = Training(2000, 16, (0, 1, 2), OptimizerConfig(learning_rate=1e-2), steps_per_dispatch=20)
+    matrices_rate: Positive = 1e-2
+    after: Positive = 0.3
     windows: Count = 128
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -163,6 +163,7 @@ def fit(
     """Trained for a share of the steps, with warm-up and cosine of its own, from the start or from `start` with an axis of seeds."""
     steps = round(share * config.training.steps)
     rate = config.training.optimizer.learning_rate if model.parameter_pairs else config.matrices_rate
+    rate *= 1.0 if start is None else config.after
     optimizer = replace(config.training.optimizer, learning_rate=rate, warmup_steps=steps // 10)
     return train(
         arm.replace(", ", "-").replace(" ", "-"),
