@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
@@ -29,14 +29,14 @@ from experiments.subjects.passkeys import TOKENS, make_answers, train_to_answer
 from experiments.subjects.text import STANDARD
 from lexinv.data.corpora import load_corpus
 from lexinv.data.tokenizers import load_tokenizer
-from lexinv.data.windows import evaluation_windows, token_stream, window_source
+from lexinv.data.windows import token_stream, window_source
 from lexinv.nn.language_model import make_nll
 from lexinv.nn.reweighting import Kind, of_kind, row_weights
 from lexinv.nn.transformer import TransformerConfig
 from lexinv.training.evaluation import evaluate_by_position
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.training.streams import stream
-from lexinv.validation import Checked, Count, Counts
+from lexinv.validation import Checked, Count, Counts, require
 
 PAPERS = ("gao2025softplus",)
 PAPER = "gao2025softplus"
@@ -89,8 +89,8 @@ POSITIONS = {
 class Config(Checked):
     """context: of training. lengths: of contexts, the first a cut of the trained one, which comes second. scored: last tokens of a window.
 
-    answering: how the models learn to name keys. asked: contexts of keys. questions: for each of these and each seed. draws: of planted
-    keys among up to 16,384, for each seed; ten times as many among 256 and fewer.
+    windows: for each seed, `together` read at a time. answering: how the models learn to name keys. asked: contexts of keys, the ends of
+    the same windows. draws: of planted keys among up to 16,384, for each seed; ten times as many among 256 and fewer.
     """
 
     corpus: str = "kjv"
@@ -101,9 +101,9 @@ class Config(Checked):
     training: Training = Training(1000, 16, (0, 1, 2), OptimizerConfig("muon", 4e-2, 50), steps_per_dispatch=10)
     answering: Training = Training(200, 16, (0, 1, 2), OptimizerConfig("muon", 2e-2, 20), steps_per_dispatch=10)
     windows: Count = 48
+    together: Count = 4
     scored: Count = 32
     asked: Counts = (128, 192, 256, 512, 1024)
-    questions: Count = 48
     draws: Count = 200
 
     def checks(self) -> Iterator[tuple[bool, str, str]]:
@@ -112,7 +112,8 @@ class Config(Checked):
         yield self.lengths[0] >= self.scored, "lengths", f"from scored = {self.scored} on"
         yield list(self.asked) == sorted(self.asked) and len(self.asked) >= 2, "asked", "two or more, rising"
         yield self.asked[0] == self.context, "asked", f"from context = {self.context} on"
-        longest = max(*self.lengths, *self.asked)
+        longest = max(self.lengths)
+        yield max(self.asked) <= max(self.lengths), "asked", f"at most the longest of lengths, {max(self.lengths)}"
         yield self.model.max_length >= longest, "model.max_length", f"at least {longest}"
         yield self.answering.seeds == self.training.seeds, "answering.seeds", "those of training"
         for one in MODELS:
@@ -135,7 +136,6 @@ PRESETS = presets(
         "windows": 2,
         "scored": 8,
         "asked": (16, 64),
-        "questions": 2,
         "draws": 2,
     },
     paper={
@@ -146,7 +146,7 @@ PRESETS = presets(
         "training.batch_size": 512,
         "answering.steps": 1000,
         "asked": (1024, 1536, 2048, 4096, 8192),
-        "questions": 500,
+        "windows": 500,
         "draws": 2000,
     },
 )
@@ -159,10 +159,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     corpora = workspace.pinned("corpora", {corpus.name: corpus.fingerprint})
     train, test = (token_stream(corpus, split, tokenizer) for split in ("train", "test"))
     texts, vocab = window_source(train, config.context), tokenizer.vocab_size  # of the text alone
-    longest, asked = max(config.lengths), max(config.asked)
-    held = evaluation_windows(window_source(test, longest), len(seeds) * config.windows, seed=0)
-    windows = held.reshape(len(seeds), config.windows, longest)
-    asking = evaluation_windows(window_source(test, asked), config.questions, seed=1)
+    windows = held_out(
+        np.asarray(test.tokens, np.int32), max(config.lengths), len(seeds) * config.windows, config.scored
+    )
 
     models = {
         name: train_seeds(name, config.of(name), STANDARD, vocab + TOKENS, texts, config.training, workspace)
@@ -174,20 +173,20 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
     models[AFTERWARDS] = models["softplus"]
     nlls = {name: make_nll(config.of(name), STANDARD, vocab + TOKENS) for name in models}
-    rows = max(4 * 2048 // longest, 1)
-    answers = {name: make_answers(config.of(name), vocab, max(4 * 2048 // asked, 1)) for name in ASKED}
+    answers = {name: make_answers(config.of(name), vocab, config.together) for name in ASKED}
 
     def measure(name: str, seed: int) -> dict[str, Any]:
         place = seeds.index(seed)
+        own = windows[place :: len(seeds)]
         nats = [
-            evaluate_by_position(nlls[name], models[name][place], windows[place][:, -n:], jax.random.key(0), rows)
+            evaluate_by_position(nlls[name], models[name][place], own[:, -n:], jax.random.key(0), config.together)
             for n in config.lengths
         ]
         found = {"nats": rounded(np.array([each[:, -config.scored :].mean() for each in nats]))}
         if name in ASKED:
             key = jax.random.key(seed)
             params = answering[name][place]
-            found["right"] = [answers[name](params, asking[:, -n:], stream(key, f"keys-{n}")) for n in config.asked]
+            found["right"] = [answers[name](params, own[:, -n:], stream(key, f"keys-{n}")) for n in config.asked]
         return found
 
     def needles(seed: int) -> list[list[float]]:
@@ -202,6 +201,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "needles": [workspace.cached(f"needles/{seed}", partial(needles, seed)) for seed in seeds],
         "arms": measured(workspace, models, seeds, measure),
     }
+
+
+def held_out(
+    tokens: Int[np.ndarray, " tokens"], length: int, count: int, scored: int
+) -> Int[np.ndarray, "windows length"]:
+    """`count` windows at even distances that may overlap, but not in the last tokens that are scored."""
+    room = len(tokens) - length
+    require(room >= (count - 1) * scored, "windows", count, f"at most {room // scored + 1} in the test split")
+    starts = np.linspace(0, room, count).astype(np.int64)
+    return tokens[starts[:, None] + np.arange(length)[None]]
 
 
 def weights_on_needle(n: int, draws: int, key: Key[Array, ""]) -> Float[np.ndarray, " weights"]:
