@@ -115,8 +115,9 @@ def attention(
     if by_rows(kind, sharpness):
         alone = bias is None and implementation == "auto"
         require(alone, "implementation", implementation, "'auto', and no bias, for softplus and sharpened weights")
-        heads_first = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
-        return jnp.swapaxes(attend_by_rows(*heads_first, counts, causal, window, mask, kind, sharpness), 1, 2)
+        queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
+        mixed = attend_by_rows(queries, keys, values, counts, causal, window, mask, kind, sharpness)
+        return jnp.swapaxes(mixed, 1, 2)
     of_keys = bias is not None and bias.shape[1:3] == (1, 1) and bias.ndim == 4
     if implementation == "auto":
         biased = "none" if bias is None else "keys" if of_keys else "pairs"

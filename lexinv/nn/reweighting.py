@@ -62,7 +62,7 @@ def row_weights(
     seen: Bool[Array, "*#rows #keys"],
     counts: Float[Array, "*#rows 1"],
     kind: Kind,
-    sharpness: float | Float[Array, ""] = 0.0,
+    sharpness: float | int | Float[Array, ""] = 0.0,
 ) -> Float[Array, "*rows keys"]:
     """Weights that sum to 1 over the keys that are seen and are 0 elsewhere; all 0 where none is. sharpness: p of `sharpen`, or 0."""
     if kind == "softplus":
@@ -81,7 +81,7 @@ def _softplus(x):
 
 
 def sharpen(
-    weights: Float[Array, "*rows keys"], counts: Float[Array, "*#rows 1"], p: float | Float[Array, ""]
+    weights: Float[Array, "*rows keys"], counts: Float[Array, "*#rows 1"], p: float | int | Float[Array, ""]
 ) -> Float[Array, "*rows keys"]:
     """`ReLU(N a - o)^p` over its sum, o = 1 but for rows of at most 3 keys: what is above the mean of its row, to the power p at least 1.
 

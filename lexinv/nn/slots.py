@@ -69,8 +69,8 @@ class Past(NamedTuple):
         )
         if by_rows(kind, sharpness):
             queries, repeats = jnp.swapaxes(queries, 1, 2), queries.shape[2] // keys.shape[2]
-            found = (jnp.repeat(x, repeats, axis=1) for x in (slots.keys, slots.values))
-            return jnp.swapaxes(mix(queries, *found, self.seen[:, None], counts, kind, sharpness), 1, 2), slots
+            keys, values = (jnp.repeat(x, repeats, axis=1) for x in (slots.keys, slots.values))
+            return jnp.swapaxes(mix(queries, keys, values, self.seen[:, None], counts, kind, sharpness), 1, 2), slots
         used = jnp.max(self.start) + keys.shape[1]
         return attention_to_slots(queries, slots, self.seen, used), slots
 

@@ -134,7 +134,7 @@ def test_nothing_overflows_in_long_rows():
 
 def test_equal_keys_and_zero_vectors_give_the_mean_of_values():
     q, k, v = jax.random.normal(KEY, (3, 1, 40, 1, 8))
-    means = jnp.cumsum(v, axis=1) / jnp.arange(1, 41)[None, :, None, None]
+    means = jnp.cumsum(v, axis=1) / jnp.arange(1.0, 41.0)[None, :, None, None]
     attend = partial(attention, kind="softplus", sharpness=15.0)
     for keys in (jnp.broadcast_to(k[:, :1], k.shape), jnp.zeros_like(k)):
         np.testing.assert_allclose(attend(q, keys, v), means, atol=1e-4)
