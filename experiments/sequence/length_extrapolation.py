@@ -116,7 +116,8 @@ class Config(Checked):
         yield min(self.lengths) >= self.scored, "lengths", f"from scored = {self.scored} on"
         yield list(self.asked) == sorted(self.asked) and len(self.asked) >= 2, "asked", "two or more, rising"
         yield min(self.asked) == self.context, "asked", f"from context = {self.context} on"
-        yield max(self.asked) <= max(self.lengths), "asked", f"at most the longest of lengths, {max(self.lengths)}"
+        yield max(self.asked) <= max(self.lengths), "asked", "at most the longest of lengths"
+        longest = max(self.lengths)
         yield self.model.max_length >= longest, "model.max_length", f"at least {longest}"
         yield self.answering.seeds == self.training.seeds, "answering.seeds", "those of training"
         for one in MODELS:
