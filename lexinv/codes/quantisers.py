@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key
 from scipy.stats import norm
 
-from lexinv.validation import require
+from lexinv.validation import InvalidConfig, require
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -113,7 +113,7 @@ def scalar(width: int, levels: Float[np.ndarray, " bins"] | Float[np.ndarray, "w
     levels: ascending, of all dimensions or of each. Raises `InvalidConfig` for others.
     """
     table = np.broadcast_to(np.asarray(levels, np.float32), (width, np.shape(levels)[-1]))
-    require(bool((np.diff(table) > 0).all()) and np.isfinite(table).all(), "levels", table, "ascending")
+    require(bool((np.diff(table) > 0).all() and np.isfinite(table).all()), "levels", levels, "ascending numbers")
     return Quantiser(width, width, (table.shape[1],) * width, partial(_scalar_start, table), _scalar, _scalar_decode)
 
 
@@ -162,3 +162,59 @@ def _fsq_decode(
 ) -> Float[Array, "*batch d"]:
     half = jnp.array(levels) // 2
     return (ids - half) / half.astype(jnp.float32)
+
+
+# Bits, and no code
+
+
+def bernoulli(bits: int, written: int) -> Quantiser:
+    """Bits with the chance sigmoid(z), drawn where there is a key and otherwise the likelier ones; a vector for each bit that is set.
+
+    Liu et al. 2025 (ELM: binary autoencoder; the released code's term p (1 - p) has weight 0 and is left out).
+    """
+    require(bits >= 1, "bits", bits, "at least 1")
+    start = partial(_bernoulli_start, bits, written)
+    return Quantiser(bits, written, (2,) * bits, start, _bernoulli, _bernoulli_decode)
+
+
+def _bernoulli_start(bits: int, written: int, key: Key[Array, ""]) -> tuple[Params, State]:
+    return {"vectors": jax.random.normal(key, (bits, written))}, {}
+
+
+def _bernoulli(params: Params, state: State, z: Float[Array, "*batch n"], key: Draw = None) -> Quantised:
+    chance = jax.nn.sigmoid(z)
+    drawn = chance > 0.5 if key is None else jax.random.bernoulli(key, chance)
+    values = straight_through(chance, drawn.astype(z.dtype)) @ params["vectors"]
+    return Quantised(values, drawn.astype(jnp.int32), jnp.zeros(z.shape[:-1]), state)
+
+
+def _bernoulli_decode(params: Params, state: State, ids: Int[Array, "*batch n"]) -> Float[Array, "*batch e"]:
+    return ids.astype(jnp.float32) @ params["vectors"]
+
+
+def gaussian(width: int, weight: float) -> Quantiser:
+    """No code: a normal of which z holds means and logarithms of variances, drawn where there is a key, otherwise the mean.
+
+    weight: of its divergence in nats from N(0, 1), summed over dimensions (Kingma and Welling 2014).
+    """
+    return Quantiser(2 * width, width, (), _nothing, partial(_gaussian, weight), _gaussian_decode)
+
+
+def _gaussian(weight: float, params: Params, state: State, z: Float[Array, "*batch n"], key: Draw = None) -> Quantised:
+    mean, log_variance = jnp.split(z, 2, axis=-1)
+    divergence = jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance, axis=-1) / 2
+    noise = 0 if key is None else jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape)
+    return Quantised(mean + noise, jnp.zeros((*z.shape[:-1], 0), jnp.int32), weight * divergence, state)
+
+
+def _gaussian_decode(params: Params, state: State, ids: Int[Array, "*batch 0"]) -> Float[Array, "*batch e"]:
+    raise InvalidConfig("quantiser", "gaussian", "one with codes: a continuous latent cannot be decoded from ids")
+
+
+def k_means_levels(z: Float[np.ndarray, "rows d"], bins: int, seed: int = 0) -> Float[np.ndarray, "d bins"]:
+    """Levels of `scalar` for each dimension: centres of k-means of its values, in ascending order (the scalar quantiser that fits them)."""
+    from sklearn.cluster import KMeans
+
+    require(2 <= bins <= len(z), "bins", bins, f"from 2 to the {len(z)} rows")
+    fits = (KMeans(bins, n_init=1, random_state=seed).fit(column[:, None]) for column in z.T)  # type: ignore[arg-type]
+    return np.stack([np.sort(fit.cluster_centers_[:, 0]) for fit in fits])
