@@ -1,5 +1,6 @@
 """A small convolutional autoencoder of images whose latents lie on a grid of patches; what is between its halves is a quantiser's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -20,7 +21,7 @@ class AutoencoderConfig(Checked):
     width: Count = 32
     depth: Count = 2
 
-    def check_image(self, shape: tuple[int, ...]) -> None:
+    def check_image(self, shape: Sequence[int]) -> None:
         """Raise `InvalidConfig` for images [..., height, width, channels] that are no whole patches."""
         whole = len(shape) >= 3 and shape[-3] % self.patch == shape[-2] % self.patch == 0 and min(shape[-3:-1]) > 0
         require(whole, "image", shape, f"[..., height, width, channels] with sides that patches of {self.patch} divide")
