@@ -148,9 +148,13 @@ def index_backprop(width: int, codes: int, commitment: float = 0.25, entropy: fl
     both ways, and `entropy` weighs the entropy of each choice less that of their mean.
     """
     require(codes >= 2, "codes", codes, "at least 2")
-    start = partial(_vq_start, width, VectorConfig(codes))
+    start = partial(_normal_start, width, codes)
     quantize = partial(_index_backprop, commitment, entropy)
     return Quantiser(width, width, (codes,), start, quantize, partial(_vq_decode, VectorConfig(codes)))
+
+
+def _normal_start(width: int, codes: int, key: Key[Array, ""]) -> tuple[Params, State]:
+    return {"codebook": jax.random.normal(key, (codes, width))}, {}
 
 
 def _index_backprop(
