@@ -18,7 +18,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from experiments.harness.arms import Arms, measured
-from experiments.harness.figures import dots, legend_beside, lines
+from experiments.harness.figures import dots, lines
 from experiments.harness.presets import presets
 from experiments.harness.style import BLACK, panels, reference, styled
 from experiments.harness.training import Training
@@ -254,7 +254,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 
 def figure(results: dict[str, Any]) -> Figure:
-    """Accuracy and object patches kept, by ratio, crowded beside balanced; correlations with the slot, and controls."""
+    """Accuracy and object patches kept, by ratio, crowded beside balanced; correlations with the slot; what shares gain."""
     arms, ratios = Arms(results), results["ratios"]
     drawn, axes = panels(2, 3, width=3.9, height=3.0)
     with styled():
@@ -269,11 +269,19 @@ def figure(results: dict[str, Any]) -> Figure:
                 panel.set_xticks(np.log(ratios), [f"{ratio:g}" for ratio in ratios])
                 panel.set(title=f"{kind} scenes", xlabel="share of visual tokens kept", ylim=(0, 1.04))
             axes[3 * row].set_ylabel(label)
-        legend_beside(axes[4])
         found = {
             name: arms["scores", name] for m in ("FastV", "GlobalCom2") for name in (f"{m}, forward", f"{m}, reversed")
         }
         dots(axes[2], found)
         axes[2].set(title="tokens kept and slot", xlabel="Spearman's correlation")
-        axes[5].set_axis_off()
+        uniform = arms["uniform", "crowded accuracy"]
+        gained = {
+            name: None if arm in ("random", "uniform") else arms[arm, "crowded accuracy"] - uniform
+            for arm, name in LABELS.items()
+        }
+        lines(axes[5], np.log(ratios), gained)
+        axes[5].axhline(0, color=BLACK, linewidth=0.8)
+        axes[5].set_xticks(np.log(ratios), [f"{ratio:g}" for ratio in ratios])
+        axes[5].set(title="gained over uniform + local, crowded", xlabel="share of visual tokens kept")
+        drawn.legend(*axes[4].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return drawn

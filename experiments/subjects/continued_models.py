@@ -4,100 +4,79 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.training import evaluations, scaled, stacked, train
-from experiments.harness.workspace import Workspace
-from experiments.subjects.spelled_models import SpelledModels, spelled_loss, word_text
 from experiments.subjects.text import STANDARD
-from experiments.subjects.tokenized_models import TokenizedConfig, TokenizedModels
-from experiments.subjects.vocabulary_transfers import windows_of
+from experiments.subjects.unit_models import SpelledConfig, Tuning, UnitModels, spelled_loss, word_text
+from experiments.subjects.word_scores import bits, reader
 from lexinv.data.corpora import Corpus
+from lexinv.data.tokenizers import Tokenizer
 from lexinv.data.windows import token_stream, window_source
 from lexinv.nn.flops import forward_flops
-from lexinv.nn.language_model import make_loss, make_nll
-from lexinv.training.population import over_members
+from lexinv.nn.language_model import make_loss
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.training.population import member
 from lexinv.training.state import TrainState
-from lexinv.transfer.word_model import make_nll as make_word_nll
-from lexinv.transfer.word_model import word_flops
-from lexinv.transfer.words import cut, pack, split
+from lexinv.transfer.word_model import WordModelConfig, word_flops
 
 
 def continued(
     name: str,
-    models: TokenizedModels | SpelledModels,
+    models: UnitModels,
     corpus: Corpus,
     texts: Mapping[str, Sequence[str]],
-    like: TokenizedConfig,
+    tuning: Tuning,
     steps: int,
     share: float,
-    workspace: Workspace,
 ) -> dict[str, Any]:
-    """Trained on windows of `like`'s context by the byte.
+    """Trained on windows of another text, of as many bytes as before, by the same optimiser at a share of its learning rate.
 
     {"flops": forward operations so far, and by name of `texts` their bits per byte [seeds, evaluations]}.
-    share: of the learning rate that the models were trained with.
     """
-    training = replace(
-        like.training,
-        steps=steps,
-        optimizer=replace(like.training.optimizer, learning_rate=share * models.rate, warmup_steps=steps // 10),
+    like, read, folder = tuning.like, reader(models), f"continued/{name}"
+    optimizer = replace(
+        models.optimizer, learning_rate=share * models.optimizer.learning_rate, warmup_steps=steps // 10
     )
-    if isinstance(models, SpelledModels):
-        text = word_text(corpus, ("train",), models.config.rule, models.config.most, like.context_bytes)
+    training = replace(like.training, steps=steps, optimizer=optimizer)
+    if isinstance(models.units, SpelledConfig) and isinstance(models.model, WordModelConfig):
+        config = models.units
+        text = word_text(corpus, ("train",), config.rule, config.most, like.context_bytes)
         windows = text.windows["train"]
         loss, lengths = spelled_loss(models.model, text), text.lengths[windows.tokens]
         flops = word_flops(models.model, lengths, windows.length) * float(lengths.mean())
-        word_nll, config = make_word_nll(models.model), models.config
-        asked: dict[str, Any] = {
-            key: pack([cut(split(each, config.rule), config.most)[0] for each in found], config.most)
-            for key, found in texts.items()
-        }
-
-        def nats(params: Any, batch: Any) -> Any:
-            return word_nll(params, batch).sum()
     else:
-        tokenizer = models.tokenizer
+        tokenizer = models.units
+        assert isinstance(tokenizer, Tokenizer) and isinstance(models.model, TransformerConfig)
         stream, vocab = token_stream(corpus, "train", tokenizer), tokenizer.vocab_size
         windows = window_source(stream, round(like.context_bytes / float(tokenizer.token_bytes[stream.tokens].mean())))
         loss, flops = make_loss(models.model, STANDARD, vocab), forward_flops(models.model, vocab, windows.length)
-        token_nll, key = make_nll(models.model, STANDARD, vocab), jax.random.key(0)
-        asked = {}
-        for name_of, found in texts.items():
-            rows = windows_of(tokenizer, found)
-            asked[name_of] = {"tokens": rows, "row": np.arange(len(rows), dtype=np.int32)}
-
-        def nats(params: Any, batch: Any) -> Any:
-            return token_nll(params, batch, key).sum()
-
-    sizes = {key: sum(len(text.encode()) for text in found) for key, found in texts.items()}
-    given = jax.tree.map(jnp.asarray, asked)
-
-    @jax.jit
-    def judge(params: Any) -> dict[str, Any]:
-        return {
-            key: over_members(lambda one, key=key: nats(one, given[key]), params) / (np.log(2) * sizes[key])
-            for key in given
-        }
+    held = {part: [text.encode() for text in found] for part, found in texts.items()}
 
     def evaluate(state: TrainState) -> dict[str, Any]:
-        return {key: np.asarray(value) for key, value in judge(state.params).items()}
+        each = [member(state.params, index) for index in range(len(models.params))]
+        return {part: np.array([bits(read(one, found), found) for one in each]) for part, found in held.items()}
 
     train(
-        name,
+        folder,
         stacked(models.params),
         loss,
         windows,
         training,
-        workspace,
+        tuning.workspace,
         optimizer=scaled,
         tokens=windows.length,
         evaluate=evaluate,
     )
-    found = evaluations(name, workspace)
+    found = evaluations(folder, tuning.workspace)
     by_step = flops * windows.length * training.batch_size
     return {"flops": [by_step * step for step in found.pop("steps")]} | {
         key: np.asarray(values).tolist() for key, values in found.items()
     }
+
+
+def reached(learning: Mapping[str, Any]) -> np.ndarray:
+    """Of each seed, the operations with which HAT has BPE's last bits, as a share of BPE's; where it has not, all of HAT's."""
+    spent, pairs = learning["hat"]["flops"], zip(learning["hat"]["second"], learning["bpe"]["second"], strict=True)
+    found = [np.interp(other[-1], np.minimum.accumulate(own)[::-1], spent[::-1]) for own, other in pairs]
+    return np.array(found) / learning["bpe"]["flops"][-1]

@@ -1,9 +1,8 @@
 """The next word of a text by models of bytes, of tokens and of words, all asked for the same thing: its letters, and that it ends there."""
 
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -11,20 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.subjects.spelled_models import SpelledModels
 from experiments.subjects.text import STANDARD
-from experiments.subjects.tokenized_models import TokenizedModels
-from experiments.subjects.vocabulary_transfers import windows_of
-from lexinv.data.corpora import Corpus
+from experiments.subjects.unit_models import ClosedVocabulary, SpelledConfig, UnitModels
+from lexinv.data.tokenizers import Tokenizer
 from lexinv.data.windows import PADDING
 from lexinv.nn.language_model import Params, make_logits
-from lexinv.transfer.word_model import SYMBOLS, WordModel, targets
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.tokenization.byte_pairs import BytePairs
+from lexinv.tokenization.byte_probabilities import END, Context, LogProbs, advance, next_bytes, start
+from lexinv.tokenization.context_tree import tree_log_probs
+from lexinv.tokenization.superbpe import LINES
+from lexinv.transfer.word_model import SYMBOLS, WordModel, WordModelConfig, targets
 from lexinv.transfer.words import SEPARATOR, WordBatch, cut, pack, split
 
 BATCH, BUCKET = 16, 64
 """Texts read at a time; tokens or words of a batch are a multiple, so that few programs are compiled."""
 GAP = b" \n\t" + SEPARATOR
 """A word has ended where one of these comes."""
+NOISE = ("caps", "permuted", "replaced", "deleted")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -55,6 +58,10 @@ class Case:
     ends: int
 
 
+Answers = Callable[[Sequence[Case]], list[tuple[float, bool]]]
+"""(probability of the word and its end, whether it is the likeliest) of each case."""
+
+
 def judged(logits: Any, wanted: Any, gaps: Any) -> tuple[Any, ...]:
     """(nats, hit, gap, gap_hit) of each symbol; gaps: which symbols begin with white space."""
     log_probs = jax.nn.log_softmax(logits, axis=-1)
@@ -64,36 +71,47 @@ def judged(logits: Any, wanted: Any, gaps: Any) -> tuple[Any, ...]:
     return -found, best == wanted, gap, gaps[best]
 
 
-def reader(models: TokenizedModels | SpelledModels) -> Reader:
-    return _of_words(models) if isinstance(models, SpelledModels) else _of_tokens(models)
+def reader(models: UnitModels) -> Reader:
+    if isinstance(models.units, SpelledConfig) and isinstance(models.model, WordModelConfig):
+        return _of_words(models.units, models.model)
+    assert isinstance(models.model, TransformerConfig) and not isinstance(models.units, SpelledConfig)
+    return _of_table(models.units, models.model)
 
 
-def _of_tokens(models: TokenizedModels) -> Reader:
-    tokenizer = models.tokenizer
-    logits = make_logits(models.model, STANDARD, tokenizer.vocab_size)
-    gaps = np.array([piece[:1] in (b" ", b"\n", b"\t", b"") for piece in tokenizer.pieces])
-    key = jax.random.key(0)
+def _of_table(units: Tokenizer | ClosedVocabulary, model: TransformerConfig) -> Reader:
+    """A word that is not known has no probability, and may be what begins with white space."""
+    logits, key = make_logits(model, STANDARD, len(units.pieces)), jax.random.key(0)
+    gaps = np.array([not piece[:1].strip(GAP) for piece in units.pieces])
     run = jax.jit(lambda params, batch: judged(logits(params, batch, key), batch["tokens"], jnp.asarray(gaps)))
+
+    def encoded(text: bytes) -> tuple[Any, Any]:
+        """(ids, bytes of each)."""
+        if isinstance(units, ClosedVocabulary):
+            return units.encode(text)
+        ids = units.encode(text.decode())
+        return ids, units.token_bytes[ids]
 
     def read(params: Params, texts: Sequence[bytes]) -> list[Symbols]:
         found = []
         for part in _batches(texts):
-            rows = windows_of(tokenizer, [text.decode() for text in part])
-            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BUCKET)), constant_values=PADDING)
-            said = [
-                np.asarray(each) for each in run(params, {"tokens": rows, "row": np.arange(len(rows), dtype=np.int32)})
-            ]
-            for row, ids in enumerate(rows):
-                sizes = tokenizer.token_bytes[ids[ids >= 0]]
+            pairs = [encoded(text) for text in part]
+            longest = max(len(ids) for ids, _ in pairs)
+            rows = np.full((BATCH, longest + -longest % BUCKET), PADDING, np.int32)
+            for row, (ids, _) in zip(rows, pairs, strict=True):
+                row[: len(ids)] = ids
+            said = [np.array(each) for each in run(params, {"tokens": rows, "row": np.arange(BATCH, dtype=np.int32)})]
+            if isinstance(units, ClosedVocabulary):
+                said[0][rows == units.unknown], said[1][rows == units.unknown] = np.inf, False
+            for row, (ids, sizes) in enumerate(pairs):
                 begins = np.cumsum(sizes) - sizes
-                found.append(Symbols(begins, begins, *(each[row, : len(sizes)] for each in said)))
+                found.append(Symbols(begins, begins, *(each[row, : len(ids)] for each in said)))
         return found[: len(texts)]
 
     return read
 
 
-def _of_words(models: SpelledModels) -> Reader:
-    model, config = WordModel(models.model), models.config
+def _of_words(config: SpelledConfig, spelled: WordModelConfig) -> Reader:
+    model = WordModel(spelled)
     gaps = np.isin(np.arange(SYMBOLS), np.frombuffer(GAP, np.uint8))
 
     @jax.jit
@@ -127,11 +145,44 @@ def _batches(texts: Sequence[bytes]) -> list[list[bytes]]:
 
 
 def score(symbols: Symbols, case: Case) -> tuple[float, bool]:
-    """(p(the word and its end), whether both are the likeliest at every symbol)."""
-    own = (symbols.owner >= case.begins) & (symbols.owner < case.ends)
-    end = np.flatnonzero(symbols.begins == case.ends)[0]
-    chance = float(np.exp(symbols.gap[end] - symbols.nats[own].sum(dtype=np.float64)))
-    return chance, bool(symbols.hit[own].all() and symbols.gap_hit[end])
+    """(p(the word and its end), whether both are the likeliest at every symbol). A unit that has the space after the word has its end."""
+    own, end = (symbols.owner >= case.begins) & (symbols.owner < case.ends), symbols.begins == case.ends
+    chance = float(np.exp(symbols.gap[end].sum() - symbols.nats[own].sum(dtype=np.float64)))
+    return chance, bool(symbols.hit[own].all() and symbols.gap_hit[end].all())
+
+
+def answers(models: UnitModels, params: Params, read: Reader, exact: int) -> Answers:
+    """`score` of each word; for superwords that of the first `exact` byte by byte, whatever tokens hold the word: those that begin before
+    it or reach beyond it are counted, too.
+    """
+    units, model = models.units, models.model
+    if isinstance(units, Tokenizer) and units.name.startswith("superbpe") and isinstance(model, TransformerConfig):
+        rows = tree_log_probs(model, params, units.vocab_size, model.max_length)
+        return lambda cases: [_exact_score(_pairs(units), case, rows) for case in cases[:exact]]
+    return lambda cases: [score(*pair) for pair in zip(read(params, [case.text for case in cases]), cases, strict=True)]
+
+
+@cache
+def _pairs(tokenizer: Tokenizer) -> BytePairs:
+    """Of superwords, which takes seconds."""
+    return BytePairs(tokenizer, LINES)
+
+
+def _exact_score(pairs: BytePairs, case: Case, model: LogProbs) -> tuple[float, bool]:
+    rows: dict[Context, Any] = {}
+
+    def asked(contexts: Sequence[Context]) -> Float[np.ndarray, "contexts vocab"]:
+        new = [context for context in contexts if context not in rows]
+        rows.update(zip(new, model(new), strict=True) if new else ())
+        return np.stack([rows[context] for context in contexts])
+
+    state, chance, hit = start(pairs, case.text[: case.begins], asked), 1.0, True
+    for byte in case.text[case.begins : case.ends]:
+        found = next_bytes(state)
+        chance, hit = chance * found[byte], hit and int(np.argmax(found)) == byte
+        state = advance(state, byte, asked)
+    last, gaps = next_bytes(state), [*GAP, END]
+    return float(chance * last[gaps].sum()), bool(hit and np.argmax(last) in gaps)
 
 
 def bits(symbols: Sequence[Symbols], texts: Sequence[bytes], begins: Sequence[int] | None = None) -> float:
@@ -141,43 +192,6 @@ def bits(symbols: Sequence[Symbols], texts: Sequence[bytes], begins: Sequence[in
         float(each.nats[each.owner >= first].sum(dtype=np.float64)) for each, first in zip(symbols, begins, strict=True)
     )
     return nats / np.log(2) / sum(len(text) - first for text, first in zip(texts, begins, strict=True))
-
-
-def core(word: str) -> str:
-    return word.strip(" .,;:!?()'\"").lower()
-
-
-def word_counts(corpus: Corpus) -> tuple[Counter[str], Counter[str]]:
-    """Of the training text: words between white space, and the same without case and punctuation."""
-    counts = Counter(word for text in corpus.splits["train"] for word in text.split())
-    cores: Counter[str] = Counter()
-    for word, count in counts.items():
-        cores[core(word)] += count
-    return counts, cores
-
-
-def cases(
-    corpus: Corpus, name: str, count: int, size: int, seed: int, cores: Mapping[str, int], most: int | None = None
-) -> list[Case]:
-    """Words of a split between single spaces after about `size` bytes of ASCII; with `most`, those of 1 to so many training cores."""
-    random, found = np.random.default_rng(seed), []
-    texts = [text for text in corpus.splits[name] if text.isascii()]
-    places = [
-        (number, match.span())
-        for number, text in enumerate(texts)
-        for match in re.finditer(r"(?<=\S) \S+(?= )", text)
-        if match.start() > size and (most is None or 1 <= cores.get(core(match[0]), 0) <= most)
-    ]
-    for chosen in random.permutation(len(places))[:count].tolist():
-        number, (begins, ends) = places[chosen]
-        found.append(Case(texts[number][: ends + 1].encode(), begins, ends))
-    return [shortened(case, size) for case in found]
-
-
-def shortened(case: Case, size: int) -> Case:
-    """The same word after at most `size` bytes, from the first space in them on."""
-    first = max(case.text.find(b" ", max(case.begins - size, 0)), 0)
-    return Case(case.text[first:], case.begins - first, case.ends - first)
 
 
 def perturbed(text: str, kind: str, share: float, seed: int) -> str:
@@ -196,13 +210,24 @@ def perturbed(text: str, kind: str, share: float, seed: int) -> str:
     return "".join(letters)
 
 
-def seen_share(corpus: Corpus, count: int, size: int = 64) -> float:
-    """The share of held-out strings of `size` characters that the training text has."""
-    random, known = np.random.default_rng(0), "\0".join(corpus.splits["train"])
-    texts = [text for text in corpus.splits["test"] if len(text) > size]
-    found = 0
-    for _ in range(count):
-        text = texts[random.integers(len(texts))]
-        begins = random.integers(len(text) - size)
-        found += text[begins : begins + size] in known
-    return found / count
+def spoilt_bits(read: Reader, params: Params, texts: Sequence[str], share: float) -> dict[str, float]:
+    """Bits per byte of the second half of each text, after the first one as it is and with each of `NOISE`."""
+    found = {}
+    for kind in ("clean", *NOISE):
+        halves, begins = [], []
+        for number, text in enumerate(texts):
+            half = text.find(" ", len(text) // 2)
+            before = text[:half] if kind == "clean" else perturbed(text[:half], kind, share, number)
+            halves.append((before + text[half:]).encode())
+            begins.append(len(before.encode()))
+        found[kind] = bits(read(params, halves), halves, begins)
+    return found
+
+
+def difficulty(read: Reader, params: Params, texts: Sequence[str]) -> dict[str, float]:
+    """Bits per byte, and how evenly they lie on units: deviation over mean, and the share of units below 0.1 bit."""
+    held = [text.encode() for text in texts]
+    symbols = read(params, held)
+    each = np.concatenate([one.nats for one in symbols]) / np.log(2)
+    evenness = {"evenness": float(each.std() / each.mean()), "trivial": float(np.mean(each < 0.1))}
+    return {"bits": bits(symbols, held)} | evenness

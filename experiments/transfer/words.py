@@ -2,9 +2,9 @@
 
 Neitemeier et al. 2025 (hierarchical autoregressive transformers, HAT, arXiv 2501.10322), Thawani et al. 2023 (words pooled into four
 vectors, arXiv 2310.11628) and the models of SuperBPE (Liu et al. 2025, arXiv 2503.13423); method cards hierarchical-autoregressive-
-transformers, learn-your-tokens and superbpe. All read 256 bytes of context and cost as many operations by the byte; models of words are
-trained with Muon, without which they do not read it, the others with Adam. The released protocol of pooled words gives bytes as many
-positions as words, asks in the text that was trained on, and samples; each is switched alone.
+transformers, learn-your-tokens and superbpe. All read 256 bytes of context and cost as many operations by the byte; each is trained by the
+better of two optimisers at the best of their rates. HAT is the pooled model with one vector a word. The released protocol of pooled words
+gives bytes as many positions as words, asks in the text that was trained on, and samples; each is switched alone.
 """
 
 from collections.abc import Mapping
@@ -21,63 +21,51 @@ from experiments.harness.presets import presets
 from experiments.harness.style import PALETTE, band, panels
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects import tokenized_models
-from experiments.subjects.continued_models import continued
-from experiments.subjects.spelled_models import SpelledConfig, SpelledModels, spelled_models
+from experiments.subjects import next_words, tokenized_models
+from experiments.subjects.continued_models import continued, reached
+from experiments.subjects.next_words import FAIR, PROTOCOLS, RELEASED, asked, by_frequency, protocols
 from experiments.subjects.text import PUBLISHED_MODEL
-from experiments.subjects.tokenized_models import TokenizedConfig, TokenizedModels
+from experiments.subjects.tokenized_models import TokenizedConfig
+from experiments.subjects.unit_models import SpelledConfig, Tuning, closed_models, spelled_models, token_models
 from experiments.subjects.vocabulary_transfers import passages
-from experiments.subjects.word_scores import (
-    Case,
-    bits,
-    cases,
-    perturbed,
-    reader,
-    score,
-    seen_share,
-    shortened,
-    word_counts,
-)
+from experiments.subjects.word_scores import NOISE, answers, difficulty, reader, spoilt_bits
 from lexinv.data.corpora import load_corpus
-from lexinv.validation import Checked, Count, CountOrZero, Share
+from lexinv.validation import Checked, Count, CountOrZero, Distinct, Share
 
 PAPERS = ("neitemeier2025hierarchical", "thawani2023learn", "liu2025superbpe")
 LABELS = {
     "byte": "bytes",
     "bpe": "BPE",
-    "patches": "HAT, 5 bytes",
-    "hat": "HAT, words",
-    "pooled": "4 vectors a word",
+    "patches": "HAT: 5 bytes",
+    "hat": "HAT: 1 vector",
+    "pooled": "pooled: 4 vectors",
     "superbpe": "SuperBPE",
+    "closed": "closed words",
 }
-PROTOCOLS = {
-    "positions/train/sampled": "as released",
-    "bytes/train/sampled": "equal bytes",
-    "positions/test/sampled": "held-out text",
-    "positions/train/likeliest": "likeliest word",
-    "bytes/test/sampled": "equal bytes,\nheld-out text",
-}
-RELEASED, *_, FAIR = PROTOCOLS
-NOISE = ("caps", "permuted", "replaced", "deleted")
-RARE = 5
-"""How often the training text has a rare word at most."""
+WORDS = ("hat", "patches", "pooled")
+SPELLED = tuple(name for name in LABELS if name != "closed")
+"""What has bits for any text."""
 
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """models: of tokens, one each of bytes, BPE and superwords. hat, patches, pooled: of words. passages: of held-out text, of as many
-    bytes as the context; half of one is perturbed, of which `noise` of the letters. cases: next words of each kind, split and seed.
-    strings: of 64 held-out bytes, looked up in the training text. second: the text that BPE's models and HAT go on with for `continued`
-    steps, at a third of their learning rates, judged by `judged` passages; 0 leaves it out.
+    """models: of tokens, one each of bytes, BPE and superwords. hat, patches, pooled: of words. closed: frequent words, split as HAT's.
+    optimizers: tried by all. passages: of held-out text, of as many bytes as the context; half of one is perturbed, of which `noise` of the
+    letters. cases: next words of each kind, split and seed, of which the superwords' model is asked the first `exact`. strings: of 64
+    held-out bytes, looked up in the training text. second: the text that BPE's models and HAT go on with for `continued` steps, at a third
+    of their learning rates, judged by `judged` passages; 0 leaves it out.
     """
 
-    models: TokenizedConfig = TokenizedConfig(tokenizers=("byte", "bpe:4096", "superbpe:4096"))
+    models: TokenizedConfig = TokenizedConfig(tokenizers=("byte", "bpe:4096", "superbpe:4096"), rates=(1e-2, 3e-2))
+    optimizers: Distinct[str] = ("adamw", "muon")
     hat: SpelledConfig = SpelledConfig()
     patches: SpelledConfig = SpelledConfig("fixed:5", most=5)
     pooled: SpelledConfig = SpelledConfig(positions=4)
-    passages: Count = 192
+    closed: Count = 8000
+    passages: Count = 128
     noise: Share = 0.1
-    cases: Count = 256
+    cases: Count = 192
+    exact: Count = 32
     strings: Count = 2000
     second: str = "bible:wyc"
     continued: CountOrZero = 80
@@ -86,42 +74,27 @@ class Config(Checked):
     def checks(self):
         kinds = tuple(name.partition(":")[0] for name in self.models.tokenizers)
         yield kinds == ("byte", "bpe", "superbpe"), "models.tokenizers", "byte, bpe:V and superbpe:V"
+        yield {"adamw", "muon"}.issuperset(self.optimizers), "optimizers", "of adamw and muon"
         few = self.models.training.steps_per_dispatch
         yield self.continued % few == 0, "continued", f"a multiple of models.training.steps_per_dispatch = {few}"
 
 
 _TINY = {name: value for name, value in tokenized_models.TINY.items() if name != "models.tokenizers"}
 _SMALL = {"spelling.width": 16, "spelling.mlp_width": 32, "spelling.heads": 2, "backbone.depth": 1, "backbone.heads": 2}
+_FEW = {"passages": 2, "cases": 2, "exact": 1, "strings": 2, "closed": 300, "optimizers": ("muon",), "continued": 0}
+_WIDE = {f"{name}.spelling.{field}": size for name in WORDS for field, size in (("width", 256), ("mlp_width", 1024))}
+_LONG = {"models.training.steps": 20_000, "passages": 4000, "cases": 4000, "continued": 2000, "judged": 400}
 PRESETS = presets(
     Config(),
-    smoke={
-        **_TINY,
-        **{f"{name}.{field}": value for name in ("hat", "patches", "pooled") for field, value in _SMALL.items()},
-        "hat.rule": "whitespace",
-        "pooled.rule": "whitespace",
-        "models.tokenizers": ("byte", "bpe:300", "superbpe:320"),
-        "models.training.steps": 20,
-        "models.training.seeds": (0,),
-        "passages": 2,
-        "cases": 2,
-        "strings": 2,
-        "second": "python-docs",
-        "continued": 0,
-    },
-    quick={"models.training.steps": 200, "passages": 96, "cases": 128, "strings": 500, "continued": 50},
-    paper={
-        "models.model": PUBLISHED_MODEL,
-        "models.context_bytes": 512,
-        "models.training.steps": 20_000,
-        "hat.spelling.width": 256,
-        "hat.spelling.mlp_width": 1024,
-        "pooled.spelling.width": 256,
-        "pooled.spelling.mlp_width": 1024,
-        "passages": 4000,
-        "cases": 4000,
-        "continued": 2000,
-        "judged": 400,
-    },
+    smoke=_TINY
+    | {f"{name}.{field}": value for name in WORDS for field, value in _SMALL.items()}
+    | {"hat.rule": "whitespace", "pooled.rule": "whitespace", "second": "python-docs"}
+    | {"models.tokenizers": ("byte", "bpe:300", "superbpe:320")}
+    | {"models.training.steps": 20, "models.training.seeds": (0,)}
+    | _FEW,
+    quick={"models.training.steps": 200, "models.rates": (3e-2,), "optimizers": ("muon",), "continued": 50}
+    | {"passages": 64, "cases": 96, "exact": 16, "strings": 500},
+    paper={"models.model": PUBLISHED_MODEL, "models.context_bytes": 512} | _WIDE | _LONG,
 )
 
 
@@ -130,115 +103,41 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     like, seeds, size = config.models, config.models.training.seeds, config.models.context_bytes
     corpus, second = load_corpus(like.corpus), load_corpus(config.second)
     corpora = workspace.pinned("corpora", {each.name: each.fingerprint for each in (corpus, second)})
-    found: dict[str, TokenizedModels | SpelledModels] = {
-        name.partition(":")[0]: each for name, each in tokenized_models.tokenized_models(like, workspace).items()
-    }
-    for name in ("hat", "patches", "pooled"):
-        found[name] = spelled_models(getattr(config, name), like, corpus, workspace)
+    tuning = Tuning(like, config.optimizers, corpus, workspace)
+    found = {name.partition(":")[0]: token_models(name, tuning) for name in like.tokenizers}
+    found |= {name: spelled_models(getattr(config, name), tuning) for name in WORDS}
+    found["closed"] = closed_models(config.closed, config.hat, tuning)
     readers = {name: reader(models) for name, models in found.items()}
-    counts, cores = word_counts(corpus)
-    total, (commonest, _) = counts.total(), counts.most_common(1)[0]
-
-    def density(name: str) -> float:
-        models = found[name]
-        return models.bytes_per_word if isinstance(models, SpelledModels) else models.bytes_per_token
-
-    def texts(seed: int) -> list[str]:
-        return passages(corpus, "test", config.passages, size, seed)
-
-    @cache
-    def asked(seed: int) -> dict[str, list[Case]]:
-        sets = {"any": None, "rare": RARE}
-        return {
-            f"{kind}/{split}": cases(corpus, split, config.cases, size, seed, cores, most)
-            for kind, most in sets.items()
-            for split in ("train", "test")
-        }
-
-    def plain(name: str, seed: int) -> dict[str, Any]:
-        params, held = found[name].params[seeds.index(seed)], [text.encode() for text in texts(seed)]
-        read = readers[name](params, held)
-        each = np.concatenate([symbols.nats for symbols in read]) / np.log(2)
-        metrics = {"bits": bits(read, held), "evenness": each.std() / each.mean(), "trivial": np.mean(each < 0.1)}
-        for kind in ("clean", *NOISE):
-            spoilt, begins = [], []
-            for number, text in enumerate(texts(seed)):
-                half = text.find(" ", len(text) // 2)
-                before = text[:half] if kind == "clean" else perturbed(text[:half], kind, config.noise, number)
-                spoilt.append((before + text[half:]).encode())
-                begins.append(len(before.encode()))
-            metrics[kind] = bits(readers[name](params, spoilt), spoilt, begins)
-        return {metric: float(value) for metric, value in metrics.items()}
-
-    def next_words(name: str, seed: int) -> dict[str, Any]:
-        params, metrics = found[name].params[seeds.index(seed)], {}
-        reach = {"bytes": size, "positions": round(found["hat"].context * density(name))}
-        for part, each in asked(seed).items():
-            kind, split = part.split("/")
-            for context, most in reach.items():
-                short = [shortened(case, most) for case in each]
-                read = readers[name](params, [case.text for case in short])
-                chances, hits = zip(*(score(*pair) for pair in zip(read, short, strict=True)), strict=True)
-                metrics[f"{kind}/{context}/{split}/sampled"] = float(np.mean(chances))
-                metrics[f"{kind}/{context}/{split}/likeliest"] = float(np.mean(hits))
-        return metrics
+    counts, cores = next_words.word_counts(corpus)
+    sets = cache(lambda seed: asked(corpus, config.cases, size, seed, cores))
 
     def measure(name: str, seed: int) -> dict[str, Any]:
-        return plain(name, seed) | (next_words(name, seed) if name != "superbpe" else {})
-
-    def by_frequency(_: str, seed: int) -> dict[str, Any]:
-        metrics = {}
-        for part, each in asked(seed).items():
-            kind, split = part.split("/")
-            words = [case.text[case.begins : case.ends].decode().strip() for case in each]
-            for context in ("bytes", "positions"):
-                metrics[f"{kind}/{context}/{split}/sampled"] = float(np.mean([counts[word] / total for word in words]))
-                metrics[f"{kind}/{context}/{split}/likeliest"] = float(np.mean([word == commonest for word in words]))
+        if name == "frequency":
+            return protocols(sets(seed), {"bytes": size, "positions": size}, by_frequency(counts))
+        models, params, read = found[name], found[name].params[seeds.index(seed)], readers[name]
+        reach = {"bytes": size, "positions": round(found["hat"].context * models.bytes_per_unit)}
+        metrics = protocols(sets(seed), reach, answers(models, params, read, config.exact))
+        if name in SPELLED:
+            held = passages(corpus, "test", config.passages, size, seed)
+            metrics |= difficulty(read, params, held) | spoilt_bits(read, params, held, config.noise)
         return metrics
 
     judged = {
         part: passages(each, "test", min(config.judged, len(each.splits["test"])), size, 0)
         for part, each in (("first", corpus), ("second", second))
     }
-    learning = {
-        name: workspace.cached(
-            f"learning/{name}",
-            lambda name=name: continued(
-                f"continued/{name}",
-                found[name],
-                second,
-                judged,
-                like,
-                config.continued,
-                1 / 3,
-                workspace,
-            ),
-        )
-        for name in ("bpe", "hat")
-        if config.continued
-    }
+    learning = {}
+    for name in ("bpe", "hat") if config.continued else ():
+        given = name, found[name], second, judged, tuning, config.continued, 1 / 3
+        learning[name] = workspace.cached(f"learning/{name}", lambda given=given: continued(*given))
     return {
         "corpora": corpora,
         "seeds": seeds,
         "models": {name: models.described() for name, models in found.items()},
-        "seen": seen_share(corpus, config.strings),
-        "arms": measured(workspace, found, seeds, measure) | measured(workspace, ["frequency"], seeds, by_frequency),
+        "seen": next_words.seen_share(corpus, config.strings),
+        "arms": measured(workspace, [*found, "frequency"], seeds, measure),
         "learning": learning,
     }
-
-
-def reached(learning: Mapping[str, Any]) -> np.ndarray:
-    """Of each seed, the operations with which HAT has BPE's last bits, as a share of BPE's; where it has not, all of HAT's."""
-    found = []
-    for own, other in zip(learning["hat"]["second"], learning["bpe"]["second"], strict=True):
-        spent, best = np.array(learning["hat"]["flops"]), np.minimum.accumulate(own)
-        place = int(np.argmax(best <= other[-1])) if best[-1] <= other[-1] else len(best) - 1
-        if place > 0 and best[-1] <= other[-1]:
-            share = (best[place - 1] - other[-1]) / max(best[place - 1] - best[place], 1e-12)
-            found.append(spent[place - 1] + share * (spent[place] - spent[place - 1]))
-        else:
-            found.append(spent[place])
-    return np.array(found) / learning["bpe"]["flops"][-1]
 
 
 def claims(results: Mapping[str, Any]) -> list[Claim]:
@@ -258,33 +157,6 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
     def read(name: str) -> np.ndarray:
         return over(name, "frequency", f"any/{FAIR}")
 
-    def forgotten(name: str) -> np.ndarray:
-        first = np.array(learning[name]["first"])
-        return first[:, -1] - first[:, 0]
-
-    of_learning = (
-        []
-        if not learning
-        else [
-            Claim(
-                "hat_learns_faster",
-                "It has what BPE has learned of another language with fewer operations.",
-                f"{hat}: abstract, continued pretraining",
-                {"share": reached(learning)},
-                below(0.6),
-                "operations, of BPE's; all of its own where it never has them",
-                "almost twice as fast",
-            ),
-            Claim(
-                "hat_forgets_less",
-                "Meanwhile it forgets less of the first one.",
-                f"{hat}: abstract, continued pretraining",
-                {"less": forgotten("bpe") - forgotten("hat")},
-                above(0),
-                "bits per byte",
-            ),
-        ]
-    )
     return [
         Claim(
             "hat_within_three_percent",
@@ -355,7 +227,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             "words_are_read_in_context",
             "Each model guesses more next words than the frequencies of words do; one that does not has not begun to read.",
             OURS,
-            {LABELS[name]: read(name) for name in ("byte", "bpe", "hat", "patches", "pooled")},
+            {label: read(name) for name, label in LABELS.items()},
             above(1.5),
             "next words, of those by frequency alone",
         ),
@@ -367,7 +239,34 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             below(0.5),
             "ratio, of the released protocol's",
         ),
-        *of_learning,
+        *(_of_learning(learning) if learning else []),
+    ]
+
+
+def _of_learning(learning: Mapping[str, Any]) -> list[Claim]:
+    source, first = (
+        f"{PAPERS[0]}: abstract, continued pretraining",
+        {key: np.array(learning[key]["first"]) for key in learning},
+    )
+    forgotten = {name: bits[:, -1] - bits[:, 0] for name, bits in first.items()}
+    return [
+        Claim(
+            "hat_learns_faster",
+            "It has what BPE has learned of another language with fewer operations.",
+            source,
+            {"share": reached(learning)},
+            below(0.6),
+            "operations, of BPE's; all of its own where it never has them",
+            "almost twice as fast",
+        ),
+        Claim(
+            "hat_forgets_less",
+            "Meanwhile it forgets less of the first one.",
+            source,
+            {"less": forgotten["bpe"] - forgotten["hat"]},
+            above(0),
+            "bits per byte",
+        ),
     ]
 
 
@@ -376,34 +275,25 @@ def figure(results: Mapping[str, Any]) -> Figure:
     arms, learning = Arms(results), results["learning"]
     titles = ("next words", "held-out text", "after a spoilt context", f"going on with {list(results['corpora'])[-1]}")
     drawn, axes = panels(rows=2, columns=2, width=5.4, height=3.4, titles=titles)
-    asked = [name for name in LABELS if name != "superbpe"]
-    shown = {name: LABELS[name] for name in asked} | {"frequency": "words' frequencies"}
-    values = {
-        name: (label, np.stack([arms[name, f"any/{protocol}"] for protocol in PROTOCOLS], axis=1))
-        for name, label in shown.items()
-    }
+    for axis, label in zip(axes, ("accuracy", "bits per byte", "bits per byte more", "bits per byte"), strict=True):
+        axis.set_ylabel(label)
+    probed = [f"any/{protocol}" for protocol in PROTOCOLS]
+    names = LABELS | {"frequency": "words' frequencies"}
+    values = {name: (label, np.stack([arms[name, each] for each in probed], axis=1)) for name, label in names.items()}
     bars(axes[0], list(PROTOCOLS.values()), values)
-    axes[0].tick_params(axis="x", labelsize=7)
-    axes[0].set_ylabel("accuracy")
     axes[0].set_ylim(0, 1.9 * max(means.mean(axis=0).max() for _, means in values.values()))
     axes[0].legend(ncols=2, fontsize=7)
-    bars(
-        axes[1], [LABELS[name] for name in LABELS], {"bits": ("", np.stack([arms[n, "bits"] for n in LABELS], axis=1))}
-    )
-    axes[1].tick_params(axis="x", labelsize=7)
-    axes[1].set_ylabel("bits per byte")
-    added = {
-        name: (LABELS[name], np.stack([arms[name, kind] - arms[name, "clean"] for kind in NOISE], axis=1))
-        for name in LABELS
-    }
-    bars(axes[2], NOISE, added)
-    axes[2].set_ylabel("bits per byte more")
+    values = {"bits": ("", np.stack([arms[name, "bits"] for name in SPELLED], axis=1))}
+    bars(axes[1], [LABELS[name].replace(" ", "\n", 1) for name in SPELLED], values)
+    for axis in axes[:2]:
+        axis.tick_params(axis="x", labelsize=7)
+    added = {name: np.stack([arms[name, kind] - arms[name, "clean"] for kind in NOISE], axis=1) for name in SPELLED}
+    bars(axes[2], NOISE, {name: (LABELS[name], values) for name, values in added.items()})
     axes[2].legend(fontsize=7)
     for name in learning:
         spent, color = [flops / 1e12 for flops in learning[name]["flops"]], PALETTE[list(LABELS).index(name)]
         band(axes[3], spent, learning[name]["second"], LABELS[name], color)
     axes[3].set_xlabel("10¹² forward operations")
-    axes[3].set_ylabel("bits per byte")
     if learning:
         axes[3].legend()
     return drawn

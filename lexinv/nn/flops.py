@@ -39,9 +39,12 @@ def forward_flops(config: TransformerConfig, vocab: int, time: int) -> float:
     width = config.width
     inner, outer = config.heads * config.head_dim, config.keys_and_values * config.head_dim
     mlp = (2 if config.gate == "none" else 3) * width * config.mlp_width
+    maps = 2 * width * (inner + outer) + mlp
+    if config.parameter_pairs:  # three maps from the width and one to it, and the MLP as four
+        maps = config.parameter_pairs * (4 * width + 2 * (inner + outer) + 8 * width)
     scores = 2 * inner * (everywhere * of_all + (config.depth - everywhere) * of_window)
     output = width * vocab + (width**2 if config.output == "matrix" else 0)
-    return 2.0 * (config.depth * (2 * width * (inner + outer) + mlp) + scores + output)
+    return 2.0 * (config.depth * maps + scores + output)
 
 
 def train_flops(config: TransformerConfig, vocab: int, time: int) -> float:

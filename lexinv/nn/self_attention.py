@@ -11,6 +11,7 @@ from jaxtyping import Array
 from lexinv.nn.attention import attention, attention_weights
 from lexinv.nn.linear import layer_norm, linear, rms_norm
 from lexinv.nn.mixing import alternating_logits, causal_convolution, identity_taps, shift
+from lexinv.nn.pattention import attend_parameters
 from lexinv.nn.positions import rotate
 from lexinv.nn.slots import Past
 from lexinv.validation import require
@@ -21,7 +22,9 @@ activations in their place."""
 
 
 def dense(module: Any, name: str, x: Array, n: int, m: int, scale: float = 1.0) -> Array:
-    """`x @ kernel`, and `+ bias` where the configuration has biases."""
+    """`x @ kernel`, and `+ bias` where the configuration has biases; or attention to parameters in its place."""
+    if module.config.parameter_pairs:
+        return attend_parameters(module, name, x, m)
     out = linear(x, module.param(name, nn.initializers.normal(scale * n**-0.5), (n, m)).astype(x.dtype))
     if not (module.config.bias or (module.config.attention_bias and name in ("query", "key", "value"))):
         return out

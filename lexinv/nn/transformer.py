@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from lexinv.nn.attention import Implementation
 from lexinv.nn.linear import RMS_EPSILON
+from lexinv.nn.pattention import attend_parameters
 from lexinv.nn.positions import relative_bias
 from lexinv.nn.self_attention import Attention, Change, dense, norm
 from lexinv.nn.sharding import divide_rows
@@ -46,6 +47,9 @@ class TransformerConfig:
         and Komatsuzaki 2021). `post`: the sums (Vaswani et al. 2017); there is no final norm then. `sandwich`: inputs and outputs of both.
     gelu: by its tanh approximation, or exact (Hendrycks and Gimpel 2016). gate: the hidden units of the MLP are products of a linear map
         and of SiLU or GELU of another one (Shazeer 2020), instead of GELU of one.
+    parameter_pairs: attention's linear maps are attention to so many learned keys and values each, and the MLP is to four times as many, of
+        `mlp_width` none (`lexinv.nn.pattention`); 0 for matrices. scale_pairs: the number whose square root scales their scores; 0 for
+        `parameter_pairs`.
     unroll: layers written out per iteration of the scan over layers; `depth` writes all of them out (faster on the CPU when shallow).
     remat: recompute each layer in the backward pass.
     """
@@ -82,6 +86,8 @@ class TransformerConfig:
     attention_bias: bool = False
     gate: Literal["none", "silu", "gelu"] = "none"
     layer_scale: bool = False
+    parameter_pairs: int = 0
+    scale_pairs: int = 0
 
     def __post_init__(self):
         for holds, field, allowed in self._checks():
@@ -105,6 +111,12 @@ class TransformerConfig:
         planes = self.rotary_dim // 2 if turned else 0
         divided = len(self.rotary_divisors) in (0, planes) and all(divisor > 0 for divisor in self.rotary_divisors)
         yield divided, "rotary_divisors", f"none, or {planes} positive numbers"
+        for field in ("parameter_pairs", "scale_pairs"):
+            yield getattr(self, field) >= 0, field, "0, or a positive integer"
+        plain = not (self.bias or self.attention_bias) and self.gate == "none" and self.initialization == "normal"
+        allowed = "0, unless there are neither biases nor a gate, and model.initialization = 'normal'"
+        yield plain or not self.parameter_pairs, "parameter_pairs", allowed
+        yield self.parameter_pairs > 0 or not self.scale_pairs, "scale_pairs", "0, unless model.parameter_pairs"
         yield self.norm_epsilon > 0, "norm_epsilon", "a positive number"
         yield self.window >= 0, "window", "0 for all times before, or a positive number of times"
         yield self.causal or not self.window, "window", "0, unless model.causal"
@@ -169,14 +181,7 @@ class Block(nn.Module):
         attended = change("attention_output", self._scaled("attention", attended))
         middle = change("residual_middle", attention_norm(x + attended) if post else x + attended)
         read = middle if post else mlp_norm(x if parallel else middle)
-        hidden = dense(self, "mlp_in", read, config.width, config.mlp_width)
-        if config.gate == "none":
-            hidden = nn.gelu(hidden, approximate=config.gelu == "tanh")
-        else:
-            gate = dense(self, "mlp_gate", read, config.width, config.mlp_width)
-            open_share = nn.silu(gate) if config.gate == "silu" else nn.gelu(gate, approximate=config.gelu == "tanh")
-            hidden = open_share * hidden
-        fed = dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
+        fed = self._fed(read)
         if sandwich:
             fed = norm(self, "mlp_out_norm", x.dtype, config.width)(fed)
         fed = change("mlp_output", self._scaled("mlp", fed))
@@ -185,6 +190,19 @@ class Block(nn.Module):
             intermediates |= {"residual_in": x, "attention_output": attended, "residual_middle": middle}
             intermediates |= {"mlp_output": fed, "residual_out": out}
         return out, intermediates
+
+    def _fed(self, read: Array) -> Array:
+        config = self.config
+        if config.parameter_pairs:
+            return attend_parameters(self, "mlp", read, config.width, times=4)
+        hidden = dense(self, "mlp_in", read, config.width, config.mlp_width)
+        if config.gate == "none":
+            hidden = nn.gelu(hidden, approximate=config.gelu == "tanh")
+        else:
+            gate = dense(self, "mlp_gate", read, config.width, config.mlp_width)
+            open_share = nn.silu(gate) if config.gate == "silu" else nn.gelu(gate, approximate=config.gelu == "tanh")
+            hidden = open_share * hidden
+        return dense(self, "mlp_out", hidden, config.mlp_width, config.width, (2 * config.depth) ** -0.5)
 
     def _scaled(self, name: str, x: Array) -> Array:
         if not self.config.layer_scale:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lexinv.merging.bipartite import bipartite_matching, cosine_similarity
 from lexinv.merging.energy import energies, energy_matching
+from lexinv.merging.global_guidance import crop_counts, crop_plan
 from lexinv.merging.methods import METHODS, Layer, reductions
 from lexinv.merging.pagerank import favour_cls, weighted_pagerank
 from lexinv.merging.plan import Plan, compose, identity, merge, start_sizes, unmerge
@@ -100,6 +101,28 @@ def test_plans_are_valid_under_any_mask(name, seed, mask):
     assert plan.anchor[0] == 0 and np.sum(np.asarray(plan.assign) == 0) == 1
     lost = sum(i not in anchors for i in range(1, TOKENS) if real[i])
     assert lost == REMOVED * real[1:].sum() // 12
+
+
+@jax.jit
+def crops_plan(scores, ratios):
+    counts = crop_counts(ratios, jnp.full(3, 5), LEFT)
+    return crop_plan(scores, counts, LEFT), counts
+
+
+@given(seed=SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_plans_of_crops_are_valid_and_prune(seed):
+    """As many tokens of each crop as it was given, themselves and in their order."""
+    rng = np.random.default_rng(seed)
+    plan, counts = crops_plan(
+        jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), jnp.asarray(rng.random(3), jnp.float32)
+    )
+    check_valid(plan)
+    np.testing.assert_array_equal(np.bincount(plan.anchor // 5, minlength=3), counts)
+    x = jnp.asarray(rng.normal(size=(15, WIDTH)), jnp.float32)
+    kept, size = merge_jitted(plan, x)
+    np.testing.assert_array_equal(kept, x[np.sort(plan.anchor)])
+    np.testing.assert_array_equal(size, np.ones(LEFT))
 
 
 @pytest.mark.parametrize("name", CONSERVING)
