@@ -24,21 +24,11 @@ from experiments.harness.style import panels, reference
 from experiments.harness.training import Training
 from experiments.harness.verdicts import OURS, Claim, above, below, between
 from experiments.harness.workspace import Workspace
-from experiments.subjects.image_codes import autoencoders, photograph_tiles, pixels
-from experiments.subjects.pretrained_vision import fingerprint, photographs
+from experiments.subjects.image_codes import autoencoders, image_tiles, pixels
 from lexinv.codes.autoencoder import AutoencoderConfig, decode, encode, reconstruct
 from lexinv.codes.codebooks import VectorConfig, index_backprop, residual, vq
 from lexinv.codes.measures import code_use, psnr, ssim
-from lexinv.codes.quantisers import (
-    Quantiser,
-    bernoulli,
-    fsq,
-    gaussian,
-    gaussian_levels,
-    joined,
-    k_means_levels,
-    scalar,
-)
+from lexinv.codes.quantisers import Quantiser, bernoulli, fsq, gaussian, gaussian_levels, joined, k_means_levels, scalar
 from lexinv.training.optimizers import OptimizerConfig
 from lexinv.validation import Checked, Count, Counts, Distinct, Positive
 
@@ -59,12 +49,13 @@ FREE, BINS, REACH = 32, 64, 5.0
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """tile: pixels along a side; held_out: tiles. width: dimensions of latents. divergence: weight of the continuous latents' divergence.
+    """images: "photographs", or a data set of TFDS. tile: pixels along a side; held_out: tiles. width: dimensions of latents. divergence: weight of the continuous latents' divergence.
 
     bits: of a position, of the quantisers that are trained. bins, reaches: levels and range of the scalar one. fitted: latents to which
     levels are fitted. normals: draws, one from each of so many quantiles.
     """
 
+    images: str = "photographs"
     tile: Count = 16
     held_out: Count = 2000
     model: AutoencoderConfig = AutoencoderConfig()
@@ -107,6 +98,7 @@ PRESETS = presets(
         "training.optimizer.warmup_steps": 5,
     },
     paper={
+        "images": "imagenet2012",
         "tile": 256,
         "model": AutoencoderConfig(patch=16, width=512, depth=8),
         "width": 16,
@@ -121,11 +113,14 @@ PRESETS = presets(
 def trained_quantiser(arm: str, width: int) -> Quantiser:
     """Of an arm such as "vq/8": its kind and the bits of a position."""
     kind, bits = arm.split("/")[0], int(arm.split("/")[1])
-    kept = VectorConfig(2**bits, decay=0.95, restart=0.1)
+
+    def kept(codes: int) -> VectorConfig:
+        return VectorConfig(codes, decay=0.95, restart=0.1)
+
     made = {
         "vq": lambda: vq(width, VectorConfig(2**bits)),
-        "averaged": lambda: vq(width, kept),
-        "residual": lambda: residual(width, VectorConfig(2 ** (bits // 2), decay=0.95, restart=0.1), 2, dropout=True),
+        "averaged": lambda: vq(width, kept(2**bits)),
+        "residual": lambda: residual(width, kept(2 ** (bits // 2)), 2, dropout=True),
         "fsq": lambda: fsq((4,) * (bits // 2)),
         "bernoulli": lambda: bernoulli(bits, width),
         "ibq": lambda: index_backprop(width, 2**bits),
@@ -137,9 +132,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """By arm and seed: PSNR in decibels, SSIM, share and perplexity of codes on held-out tiles; of scalars those of a dimension's codes.
     "analytic": squared error and entropy of 64 levels of normals, by reach."""
     training, width, model = config.training, config.width, config.model
-    tiles, seeds = photograph_tiles(config.tile, config.held_out), config.training.seeds
-    images = pixels(tiles.test)
-    corpora = workspace.pinned("corpora", fingerprint(photographs()))
+    tiles, told = image_tiles(config.images, config.tile, config.held_out)
+    images, seeds, corpora = pixels(tiles.test), training.seeds, workspace.pinned("corpora", told)
 
     def quality(found: Any) -> dict[str, float]:
         shown = np.clip(found, -1, 1)
@@ -172,8 +166,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         positions = (config.tile // model.patch) ** 2
         some = tiles.train[: -(-config.fitted // positions)]
         read = jax.jit(partial(encode, model))
-        latents = (np.asarray(read(params, one)[..., :width]) for one in (images, pixels(some)))
-        held_out, fitted = latents
+        held_out, fitted = (np.asarray(read(params, one)[..., :width]) for one in (images, pixels(some)))
         return params, held_out, fitted.reshape(-1, width)[: config.fitted]
 
     write = jax.jit(partial(decode, model))

@@ -1,4 +1,4 @@
-"""Tiles of photographs, and autoencoders of them with a quantiser between their halves."""
+"""Tiles of images, and autoencoders of them with a quantiser between their halves."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Key, UInt8
 from experiments.harness.training import Training, train
 from experiments.harness.work import MapDataset, Params
 from experiments.harness.workspace import Workspace
-from experiments.subjects.pretrained_vision import photographs
+from experiments.subjects.pretrained_vision import fingerprint, photographs
 from lexinv.codes.autoencoder import AutoencoderConfig, initialize, reconstruct
 from lexinv.codes.quantisers import Quantiser
+from lexinv.data.images import decode, open_images
 from lexinv.training.optimizers import OptimizerConfig, rated_in_state
 from lexinv.training.streams import stream
 from lexinv.validation import MOST, require
@@ -27,16 +28,25 @@ class Tiles(NamedTuple):
 
 
 @lru_cache(2)
-def photograph_tiles(side: int, held_out: int) -> Tiles:
-    """All squares of so many pixels of the photographs that come with packages, side by side; those held out are the same for all seeds."""
+def image_tiles(images: str, side: int, held_out: int) -> tuple[Tiles, dict[str, str]]:
+    """All squares of so many pixels of the images, side by side, those held out the same for all seeds; what tells these images from others.
+
+    images: "photographs", those that come with packages, or a data set of TFDS, of which its validation split is cut.
+    """
+    if images == "photographs":
+        named = photographs()
+        whole, told = iter(named.values()), fingerprint(named)
+    else:
+        source = open_images(images, "validation")
+        whole, told = (decode(example["image"]) for example in source.examples), {images: source.identity}
     found = []
-    for image in photographs().values():
+    for image in whole:
         rows, columns = (size // side for size in image.shape[:2])
         cut = image[: rows * side, : columns * side].reshape(rows, side, columns, side, 3).swapaxes(1, 2)
         found.append(cut.reshape(-1, side, side, 3))
     tiles = np.random.default_rng(0).permutation(np.concatenate(found))
     require(held_out < len(tiles), "held_out", held_out, f"fewer than the {len(tiles)} tiles")
-    return Tiles(tiles[held_out:], tiles[:held_out])
+    return Tiles(tiles[held_out:], tiles[:held_out]), told
 
 
 def pixels(tiles: Any) -> Float[Array, "tiles side side 3"]:
