@@ -49,10 +49,10 @@ FREE, BINS, REACH = 32, 64, 5.0
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """images: "photographs", or a data set of TFDS. tile: pixels along a side; held_out: tiles. width: dimensions of latents. divergence: weight of the continuous latents' divergence.
+    """images: "photographs", or a data set of TFDS. tile: pixels along a side; held_out: tiles. width: dimensions of latents.
 
-    bits: of a position, of the quantisers that are trained. bins, reaches: levels and range of the scalar one. fitted: latents to which
-    levels are fitted. normals: draws, one from each of so many quantiles.
+    divergence: weight of that of continuous latents. bits: of a position, of the quantisers that are trained. bins, reaches: levels and
+    range of the scalar one. fitted: latents to which levels are fitted. normals: draws, one from each of so many quantiles.
     """
 
     images: str = "photographs"

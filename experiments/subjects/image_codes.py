@@ -29,7 +29,7 @@ class Tiles(NamedTuple):
 
 @lru_cache(2)
 def image_tiles(images: str, side: int, held_out: int) -> tuple[Tiles, dict[str, str]]:
-    """All squares of so many pixels of the images, side by side, those held out the same for all seeds; what tells these images from others.
+    """All squares of so many pixels of the images, side by side, those held out the same for all seeds; what tells the images from others.
 
     images: "photographs", those that come with packages, or a data set of TFDS, of which its validation split is cut.
     """
