@@ -184,7 +184,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         found = jax.jit(quantiser.quantize)(*quantiser.start(jax.random.key(0)), z, None)
         parts = [use(np.asarray(found.ids[..., i]), bins) for i in range(width)]
         mean = {name: round(float(np.mean([part[name] for part in parts])), 4) for name in parts[0]}
-        return {**quality(write(params, found.values * scale + centre)), **mean}
+        return {**quality(write(params, np.asarray(found.values) * scale + centre)), **mean}
 
     def normals(arm: str, seed: int) -> dict[str, float]:
         quantiser = scalar(1, gaussian_levels(BINS, float(arm.split("/")[1])))

@@ -41,7 +41,7 @@ def vq(width: int, config: VectorConfig) -> Quantiser:
 
 def nearest(z: Float[Array, "positions d"], codebook: Float[Array, "codes d"]) -> Int[Array, " positions"]:
     """The code at the smallest Euclidean distance, without holding [positions, codes, d]."""
-    return jnp.argmin(jnp.sum(jnp.square(codebook), axis=1) - 2 * z @ codebook.T, axis=1).astype(jnp.int32)
+    return jnp.argmin(jnp.sum(jnp.square(codebook), axis=1)[None] - 2 * z @ codebook.T, axis=1).astype(jnp.int32)
 
 
 def _unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
@@ -81,7 +81,7 @@ def _moved(
     """The moving averages after a batch; what is not finite is left out."""
     finite = jnp.isfinite(rows).all(axis=1)
     rows = jnp.where(finite[:, None], rows, 0)
-    count = jnp.zeros(config.codes).at[ids].add(finite)
+    count = jnp.zeros(config.codes).at[ids].add(finite.astype(jnp.float32))
     total = jnp.zeros_like(state["total"]).at[ids].add(rows)
     count, total = (
         config.decay * state[name] + (1 - config.decay) * new for name, new in (("count", count), ("total", total))

@@ -148,7 +148,7 @@ def _nothing(key: Key[Array, ""]) -> tuple[Params, State]:
 def _fsq(
     levels: tuple[int, ...], params: Params, state: State, z: Float[Array, "*batch d"], key: Draw = None
 ) -> Quantised:
-    count = jnp.array(levels, z.dtype)
+    count = jnp.array(levels, z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
     half, offset = (count - 1) * (1 + 1e-3) / 2, jnp.where(count % 2 == 0, 0.5, 0.0)
     bounded = jnp.tanh(z + jnp.arctanh(offset / half)) * half - offset
     ids = (jnp.round(bounded) + count // 2).astype(jnp.int32)
@@ -160,8 +160,8 @@ def _fsq(
 def _fsq_decode(
     levels: tuple[int, ...], params: Params, state: State, ids: Int[Array, "*batch d"]
 ) -> Float[Array, "*batch d"]:
-    half = jnp.array(levels) // 2
-    return (ids - half) / half.astype(jnp.float32)
+    half = (jnp.array(levels) // 2).astype(jnp.float32).reshape((1,) * (ids.ndim - 1) + (-1,))
+    return (ids.astype(jnp.float32) - half) / half
 
 
 # Bits, and no code
