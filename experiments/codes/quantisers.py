@@ -136,7 +136,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     images, seeds, corpora = pixels(tiles.test), training.seeds, workspace.pinned("corpora", told)
 
     def quality(found: Any) -> dict[str, float]:
-        shown = np.clip(found, -1, 1)
+        shown = np.clip(np.asarray(found), -1, 1)
         return {"psnr": round(psnr(shown, np.asarray(images)), 4), "ssim": round(ssim(shown, np.asarray(images)), 4)}
 
     def use(codes: np.ndarray, size: int) -> dict[str, float]:

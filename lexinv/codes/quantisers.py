@@ -50,7 +50,7 @@ class Quantiser:
     @property
     def bits(self) -> float:
         """Of one position, all codes alike."""
-        return sum(map(log2, self.sizes))
+        return float(sum(map(log2, self.sizes)))
 
     def check(self, z: Any = None, ids: Any = None) -> None:
         """Raise `InvalidConfig` for latents that are not finite or not `width` wide, and for ids that no code has."""

@@ -65,7 +65,7 @@ def test_gradients_pass_to_every_latent(name, latents):
 
 
 @pytest.mark.parametrize(
-    ("reach", "bins", "error", "bits"), [(5, 64, 6.56e-4, 5.724), (3, 64, 3.93e-3, 5.999), (4, 8, 0.0369, None)]
+    ("reach", "bins", "error", "bits"), [(5.0, 64, 6.56e-4, 5.724), (3.0, 64, 3.93e-3, 5.999), (4.0, 8, 0.0369, None)]
 )
 def test_the_distortion_of_a_normal_is_what_integration_gives(reach, bins, error, bits):
     levels = gaussian_levels(bins, reach)
@@ -84,7 +84,7 @@ def test_the_distortion_of_a_normal_is_what_integration_gives(reach, bins, error
 
 @pytest.mark.parametrize(("bins", "error"), [(4, 0.1394), (16, 0.0222), (64, 0.0039)])
 def test_means_between_quantiles_have_the_distortion_of_equally_frequent_codes(bins, error):
-    levels = gaussian_levels(bins, reach=9, spread=9)
+    levels = gaussian_levels(bins, reach=9.0, spread=9.0)
     assert 1 - np.mean(levels**2) == pytest.approx(error, rel=0.01)  # the variance that the means lack
 
 
