@@ -293,8 +293,8 @@ def figure(results: dict[str, Any]) -> Figure:
         return np.stack([arms[f"{kind}/{count}", metric] for count in bits], axis=1)
 
     fixed = {"scalar, range 5": levels("scalar/{}/5"), "scalar, k-means of each dimension": levels("kmeans/{}")}
-    lines(quality, [width * log2(count) for count in bins], fixed)
-    lines(quality, bits, dict.fromkeys(fixed) | {label: at(kind, "psnr") for kind, label in LABELS.items()})
+    lines(quality, bits, {label: at(kind, "psnr") for kind, label in LABELS.items()})
+    lines(quality, [width * log2(count) for count in bins], dict.fromkeys(LABELS.values()) | fixed)
     reference(quality, arms["continuous", "psnr"].mean(), "continuous")
     quality.set(xlabel="bits of a position", ylabel="PSNR of held-out tiles (dB)")
     quality.legend(fontsize=6.5)
