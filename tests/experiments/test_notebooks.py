@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in COLAB.glob("*.ipynb"))
 
 def test_all_are_here():
     assert sorted(path.stem for path in COLAB.glob("*.py")) == NAMES
-    assert [name[:2] for name in NAMES] == ["00", "01", "02", "03", "04", "05", "06", "07", "08"]
+    assert [name[:2] for name in NAMES] == ["00", "01", "02", "03", "04", "05", "06", "07", "08", "09"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,1 @@
+"""What is a token that is not text?"""
