@@ -110,6 +110,54 @@ for method, temperature in (("zero", 0.0), ("pieces", 0.0), ("length", 0.3)):
     print(f"{method:>8} {bits_per_byte(nats, windows, target):.3f} bits per byte")
 
 # %% [markdown]
+# ## Rows from a network
+#
+# A hypernetwork reads the rows of the pieces that a new token is spelled by (Minixhofer et al. 2024). Ours begins as their mean, so that
+# what training finds is seen against the best simple answer: `transfer/hypernetwork`.
+
+# %%
+import jax.numpy as jnp
+
+from lexinv.nn.transformer import TransformerConfig
+from lexinv.transfer.hypernetwork import HypernetworkConfig, initialize, predict, surface
+
+table = jnp.asarray(world.model.params["table"])
+layers = TransformerConfig(depth=1, width=32, heads=2, mlp_width=64, positions="learned", causal=False, max_length=16)
+network = HypernetworkConfig(length=16, skip=True, transformer=layers)
+few = surface(surface_forms(pieces[:8], segmenter(world.tokenizer), 16))
+(made,) = predict(network, initialize(network, jax.random.key(0), (table,), few), few, (table,))
+means = np.stack([np.asarray(table)[form[form >= 0]].mean(axis=0) for form in few])
+print("untrained rows differ from means of pieces by", float(np.abs(made - means).max()))
+
+# %% [markdown]
+# ## Tokens that a batch decides, and words
+#
+# The most frequent pairs of a batch become tokens for this batch alone (`transfer/dynamic`). A model of words needs no tokenizer at all: it
+# spells them (`transfer/words`).
+
+# %%
+from lexinv.tokenization.byte_pairs import GPT2_SPLIT
+from lexinv.transfer.dynamic import merge_batch, tokenize
+from lexinv.transfer.words import cut, split
+
+library = load_tokenizer("bpe:300", corpus)
+batch = tokenize(texts, library, GPT2_SPLIT)
+for merges in (0, 20, 100):
+    merged = merge_batch(batch.tokens, merges, batch.boundary, library.vocab_size)
+    print(f"{merges:>3} merges: {merged.lengths.sum()} tokens, {len(merged.pieces)} of them new")
+words, _ = cut(split(texts[0]), 12)
+print(words[:8])
+
+# %% [markdown]
+# ## Digits
+#
+# A model that adds keeps its accuracy only under tokens that group digits as its own did (`transfer/digits`).
+
+# %%
+print("pieces of 1234567:", [world.tokenizer.pieces[token] for token in world.tokenizer.encode("1234567")])
+print("of the target:    ", [target.pieces[token] for token in target.encode("1234567")])
+
+# %% [markdown]
 # ## Figure and claims
 
 # %%

@@ -7,13 +7,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Annotated, Any
 
 import numpy as np
 
 from experiments.benchmarks.worker import Worker, WorkerError, block, prepare
 from experiments.harness.curves import significant
-from experiments.harness.turns import turns
+from experiments.harness.turns import take_turns, turns
 from experiments.harness.workspace import Workspace
 from lexinv.validation import Allowed
 
@@ -35,6 +36,11 @@ def in_parts(workspace: Workspace, parts: Iterable[Callable[..., Any]], config: 
     for part in track(list(parts), "measuring", disable=not workspace.progress):
         found[part.__name__] = workspace.cached(part.__name__, partial(part, config, log, *given))
     return found
+
+
+def warm(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of a call of every side in each round after one that is not counted, all in this process."""
+    return {side: seconds[1:] for side, seconds in take_turns(sides, rounds + 1, process_time).items()}
 
 
 def alternate(sides: Mapping[str, Worker], rounds: int, steps: int) -> dict[str, Any]:

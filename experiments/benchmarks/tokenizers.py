@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.alternating import in_parts
+from experiments.benchmarks.alternating import in_parts, warm
 from experiments.benchmarks.promises import bars, mark, promise, speed, times
 from experiments.harness.assets import asset
 from experiments.harness.curves import significant
@@ -259,11 +259,6 @@ def counting_anew(texts: Texts, merges: int, vocab: int) -> list[list[int]]:
                     word[place : place + 2] = [merged]
                 place += 1
     return words
-
-
-def warm(sides: dict[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each round after one that is not counted."""
-    return {side: seconds[1:] for side, seconds in take_turns(sides, rounds + 1, process_time).items()}
 
 
 def claims(results: dict[str, Any]) -> list[Claim]:

@@ -23,7 +23,7 @@ class Arm(NamedTuple):
     """How a model reads. order: side of the windows that a model of side 1 reads one after another.
 
     rank: of embeddings, the width over this. blocks: what the residual MLPs add is multiplied by it. flops: trained for as many operations
-    as code by code, not as many steps.
+    as code by code, not as many steps. short: for a third of the steps.
     """
 
     side: int = 1
@@ -32,11 +32,12 @@ class Arm(NamedTuple):
     blocks: float = 1.0
     fusion: str = "concatenate"
     flops: bool = False
+    short: bool = False
 
     @property
     def program(self) -> "Arm":
         """What arms that are trained together have in common."""
-        return Arm(self.side, fusion=self.fusion, flops=self.flops)
+        return Arm(self.side, fusion=self.fusion, flops=self.flops, short=self.short)
 
 
 Draw = Callable[[Array], Images]

@@ -84,6 +84,10 @@ def make_read(config: TransformerConfig, selection: Selection, chunk: int = 1) -
     require(config.positions == "rope", "model.positions", config.positions, "'rope': keys are turned when read")
     require(config.causal and config.window == 0, "model.window", config.window, "0, in a causal model")
     require(config.mixing != "convolution", "model.mixing", config.mixing, "another: its queries need inputs, too")
+    plain = config.attention_kind == "softmax" and config.sharpness == 0
+    require(
+        plain, "model.attention_kind", config.attention_kind, "'softmax', not sharpened, by which tokens are selected"
+    )
     inside = selection.policy in WHOLE or chunk <= selection.local
     require(chunk >= 1 and inside, "chunk", chunk, f"1 to local = {selection.local}: a chunk sees itself")
     model = LanguageModel(config)
@@ -114,7 +118,8 @@ def _past(layer, memory: Memory, layers: list[Memory], length: Array, where: Arr
     """A past that turns queries and keys by nothing, attends as it is told, and leaves the layer's new memory in `layers`."""
 
     class Selecting(Past):
-        def attend(self, queries, keys, values):
+        def attend(self, queries, keys, values, kind="softmax", sharpness=0.0):
+            del kind, sharpness  # softmax alone: `make_read` refuses others
             kept = [write(old, new, self.start) for old, new in ((self.slots.keys, keys), (self.slots.values, values))]
             slots = Slots(kept[0], kept[1], self.slots.unmixed)
             out, found = layer(memory._replace(slots=slots), queries[0])

@@ -21,6 +21,7 @@ from lexinv.nn.kernels import (
     channels_for_keys,
     flash,
 )
+from lexinv.nn.reweighting import Kind, attend_by_rows, by_rows, of_kind, row_weights, seen_counts
 from lexinv.nn.sharding import on_mesh
 from lexinv.validation import require
 
@@ -89,6 +90,8 @@ def attention(
     implementation: Implementation = "auto",
     window: int = 0,
     mask: Bool[Array, "batch time"] | None = None,
+    kind: Kind = "softmax",
+    sharpness: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "batch time heads dim"]:
     """`softmax(Q K^T / sqrt(dim) + bias) V` per head (Vaswani et al. 2017, eq. 1); with `causal`, time t sees times <= t only.
 
@@ -96,6 +99,8 @@ def attention(
     window: of these, only the last `window`, t itself among them; 0 for all. Raises `InvalidConfig` for a window without `causal`.
     mask: false for keys that nobody sees. bias: one number for each pair and head; or, for each example, the same, or [batch, 1, 1, time]
         for each key, such as the log sizes of merged tokens. Masks and biases of examples are not for `chunked`.
+    kind, sharpness: weights other than this softmax, see `lexinv.nn.reweighting.row_weights`. Softplus and what is sharpened are computed
+        by blocks of queries, so that memory is linear in the keys, by no other implementation, and without a bias.
 
     `chunked` takes the queries in chunks of 64, leaves out the keys that no query of a chunk sees (almost half of the work, more with a
     window, in static shapes) and has its gradient written out. `whole` is the definition in the layout that the CPU multiplies fastest,
@@ -106,13 +111,20 @@ def attention(
     """
     _check_window(window, causal)
     keys, values = (_for_each_query(x, queries.shape[2]) for x in (keys, values))
+    queries, keys, counts = _of_kind(queries, keys, causal, window, mask, kind)
+    if by_rows(kind, sharpness):
+        alone = bias is None and implementation == "auto"
+        require(alone, "implementation", implementation, "'auto', and no bias, for softplus and sharpened weights")
+        queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
+        mixed = attend_by_rows(queries, keys, values, counts, causal, window, mask, kind, sharpness)
+        return jnp.swapaxes(mixed, 1, 2)
     of_keys = bias is not None and bias.shape[1:3] == (1, 1) and bias.ndim == 4
     if implementation == "auto":
-        kind = "none" if bias is None else "keys" if of_keys else "pairs"
+        biased = "none" if bias is None else "keys" if of_keys else "pairs"
         same_type = queries.dtype == keys.dtype == values.dtype
         dtype = queries.dtype if same_type else jnp.float32
         time, width = queries.shape[1], queries.shape[-1]
-        asked = dtype, width, time, causal, kind, mask is not None, window > 0, on_mesh(queries)
+        asked = dtype, width, time, causal, biased, mask is not None, window > 0, on_mesh(queries)
         implementation = implementation_on(device_here(), *asked)
     dense = (mask is None and (bias is None or bias.ndim == 3)) or implementation != "chunked"
     require(dense, "implementation", implementation, "not 'chunked' where a mask or a bias of each example is given")
@@ -148,11 +160,21 @@ def attention_weights(
     causal: bool = True,
     window: int = 0,
     mask: Bool[Array, "batch time"] | None = None,
+    kind: Kind = "softmax",
+    sharpness: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "batch heads time time"]:
-    """The softmax weights that `attention` applies to the values, whole: for looking at, not for training."""
+    """The weights that `attention` applies to the values, whole: for looking at, not for training."""
     _check_window(window, causal)
     keys = _for_each_query(keys, queries.shape[2])
+    queries, keys, counts = _of_kind(queries, keys, causal, window, mask, kind)
     queries, keys = (jnp.swapaxes(x, 1, 2) for x in (_scaled(queries), keys))
+    if by_rows(kind, sharpness):
+        require(bias is None, "kind", kind, "a softmax, where there is a bias")
+        scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+        ago = jnp.arange(scores.shape[2])[:, None] - jnp.arange(scores.shape[3])[None]
+        seen = ((ago >= 0) & (ago < (window or len(ago))) if causal else jnp.full(ago.shape, True))[None, None]
+        seen = seen if mask is None else seen & mask[:, None, None]
+        return row_weights(scores, seen, counts[:, None, :, None], kind, sharpness)
     weights, total = _unnormalised(queries, keys, bias, 0 if causal else None, window, mask)
     return weights / total
 
@@ -221,6 +243,12 @@ def _query_chunks(time: int, causal: bool, window: int) -> Iterator[tuple[slice,
 def _check_window(window: int, causal: bool) -> None:
     require(window >= 0, "window", window, "0 for all times before, or a positive number of times")
     require(causal or not window, "window", window, "0, unless attention is causal")
+
+
+def _of_kind(queries, keys, causal, window, mask, kind):
+    """Queries and keys as `of_kind` says, and how many keys each query sees."""
+    counts = seen_counts(jnp.ones((1, keys.shape[1]), bool) if mask is None else mask, causal, window)
+    return *of_kind(queries, keys, counts, kind), counts
 
 
 def _for_each_query(x, heads):

@@ -60,11 +60,14 @@ def make_extend(config: TransformerConfig, vocab: int, canonical: bool = False) 
     layers that are `unstacked`. The cache is given up to the call, which writes into it; tokens beyond its slots are lost.
 
     The same arguments give the same function, so that a shape is compiled once. Raises `InvalidConfig` for models without a memory of
-    keys and values: bidirectional ones, relative positions, convolutions; and, before anything is compiled, for unlike shapes.
+    keys and values: bidirectional ones, relative positions, ALiBi, convolutions; and, before anything is compiled, for unlike shapes.
     """
     require(config.causal, "model.causal", config.causal, "True: what was read must not depend on what comes")
     require(
-        config.positions != "relative", "model.positions", config.positions, "another: its biases are of whole texts"
+        config.positions not in ("relative", "alibi"),
+        "model.positions",
+        config.positions,
+        "another: its biases are of whole texts",
     )
     require(config.mixing != "convolution", "model.mixing", config.mixing, "another: its queries need inputs, too")
     model = LanguageModel(config)

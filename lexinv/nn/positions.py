@@ -43,6 +43,13 @@ def relative_bias(table: Float[Array, "buckets heads"], time: int, causal: bool)
     return jnp.moveaxis(table[buckets], -1, 0)
 
 
+def linear_bias(heads: int, time: int) -> Float[Array, "heads time time"]:
+    """-2^(-8 h / heads) for each time between query and key, h from 1 to `heads` (ALiBi, Press et al. 2022), for any number of heads."""
+    distance = np.abs(np.arange(time)[:, None] - np.arange(time)[None, :])
+    slopes = 2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)
+    return jnp.asarray(slopes, jnp.float32)[:, None, None] * -jnp.asarray(distance, jnp.float32)[None]
+
+
 def relative_buckets(time: int, buckets: int, causal: bool, max_distance: int = 128) -> np.ndarray:
     """Bucket of the distance from query i to key j, int[time, time]: half of the buckets exact, the rest logarithmic up to `max_distance`.
 

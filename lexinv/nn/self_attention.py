@@ -90,18 +90,21 @@ class Attention(nn.Module):
                 lambda: [rotate(z, config.window_rotary_base, share, at, (), most) for z in unturned],
             )
         q, k = change("queries", q), change("keys", k)
+        kind = config.attention_kind, config.sharpness
 
         def within(window: int) -> Callable[[], Array]:
-            return lambda: attention(q, k, v, bias, config.causal, config.attention, window, mask)
+            return lambda: attention(q, k, v, bias, config.causal, config.attention, window, mask, *kind)
 
         reach = 0 if config.global_layers else config.window
         kept = {}
         if past is None:
             mixed = of_layer(within(reach), within(config.window))
         else:
-            mixed, kept["slots"] = past.attend(q, k, v)
+            mixed, kept["slots"] = past.attend(q, k, v, *kind)
         out = dense(self, "output", mixed.reshape(*x.shape[:-1], inner), inner, width)
         if not capture:
             return out, kept
-        weights = [partial(attention_weights, q, k, bias, config.causal, size, mask) for size in (reach, config.window)]
+        weights = [
+            partial(attention_weights, q, k, bias, config.causal, size, mask, *kind) for size in (reach, config.window)
+        ]
         return out, {"attention_weights": of_layer(*weights)}

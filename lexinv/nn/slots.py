@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lexinv.nn.attention import device_here
 from lexinv.nn.kernels import UNSEEN
+from lexinv.nn.reweighting import Kind, by_rows, mix, of_kind
 
 BLOCK = 128
 """Slots that are read at a time."""
@@ -57,11 +58,19 @@ class Past(NamedTuple):
         queries: Float[Array, "batch n heads dim"],
         keys: Float[Array, "batch n key_heads dim"],
         values: Float[Array, "batch n key_heads dim"],
+        kind: Kind = "softmax",
+        sharpness: float = 0.0,
     ) -> tuple[Float[Array, "batch n heads dim"], Slots]:
         """(`lexinv.nn.attention.attention` of the queries to all that they see, the slots with these keys and values written)."""
+        counts = jnp.maximum(jnp.sum(self.seen, axis=-1), 1).astype(jnp.float32)
+        queries, keys = of_kind(queries, keys, counts, kind)
         slots = self.slots._replace(
             keys=write(self.slots.keys, keys, self.start), values=write(self.slots.values, values, self.start)
         )
+        if by_rows(kind, sharpness):
+            queries, repeats = jnp.swapaxes(queries, 1, 2), queries.shape[2] // keys.shape[2]
+            keys, values = (jnp.repeat(x, repeats, axis=1) for x in (slots.keys, slots.values))
+            return jnp.swapaxes(mix(queries, keys, values, self.seen[:, None], counts, kind, sharpness), 1, 2), slots
         used = jnp.max(self.start) + keys.shape[1]
         return attention_to_slots(queries, slots, self.seen, used), slots
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float
 from lexinv.nn.attention import Implementation
 from lexinv.nn.linear import RMS_EPSILON
 from lexinv.nn.pattention import attend_parameters
-from lexinv.nn.positions import relative_bias
+from lexinv.nn.positions import linear_bias, relative_bias
+from lexinv.nn.reweighting import Kind, by_rows
 from lexinv.nn.self_attention import Attention, Change, dense, norm
 from lexinv.nn.sharding import divide_rows
 from lexinv.nn.slots import Past, run_after
@@ -31,8 +32,9 @@ class TransformerConfig:
 
     head_width: channels of a head; 0 for width / heads. key_heads: heads of keys and values, each read by heads / key_heads heads of
         queries (Ainslie et al. 2023); 0 for as many as of queries. head_norm: queries and keys are normalised head by head.
-    positions: rotary, learned absolute, T5 relative bias, or none. rotary_share: the part of each head that is rotated. rotary_base: one
-        over the lowest frequency, as nearly as there are many planes. rotary_divisors: see `lexinv.nn.positions.rotate`.
+    attention_kind, sharpness: what scores are and how they become weights, see `lexinv.nn.reweighting.row_weights`.
+    positions: rotary, learned absolute, T5 relative bias, ALiBi, or none. rotary_share: the part of each head that is rotated.
+        rotary_base: one over the lowest frequency, as nearly as there are many planes. rotary_divisors: see `lexinv.nn.positions.rotate`.
     window: how many times attention sees, the present one among them; 0 for all before it. Every layer looks `window` - 1 further back.
     global_layers: the indices of those that see all times nevertheless; none for a window in every layer. The layers with a window then
         rotate by `window_rotary_base`, without divisors (Gemma Team 2025, section 2).
@@ -58,7 +60,7 @@ class TransformerConfig:
     width: int = 128
     heads: int = 4
     mlp_width: int = 512
-    positions: Literal["rope", "learned", "relative", "none"] = "rope"
+    positions: Literal["rope", "learned", "relative", "alibi", "none"] = "rope"
     max_length: int = 512
     causal: bool = True
     window: int = 0
@@ -88,6 +90,8 @@ class TransformerConfig:
     layer_scale: bool = False
     parameter_pairs: int = 0
     scale_pairs: int = 0
+    attention_kind: Kind = "softmax"
+    sharpness: float = 0.0
 
     def __post_init__(self):
         for holds, field, allowed in self._checks():
@@ -118,6 +122,11 @@ class TransformerConfig:
         yield plain or not self.parameter_pairs, "parameter_pairs", allowed
         yield self.parameter_pairs > 0 or not self.scale_pairs, "scale_pairs", "0, unless model.parameter_pairs"
         yield self.norm_epsilon > 0, "norm_epsilon", "a positive number"
+        yield self.sharpness == 0 or self.sharpness >= 1, "sharpness", "0 for none, or a power of at least 1"
+        softmax = not by_rows(self.attention_kind, self.sharpness)
+        unbiased = self.positions not in ("relative", "alibi") and self.attention == "auto"
+        allowed = "a softmax without sharpness, for positions by biases or attention other than 'auto'"
+        yield softmax or unbiased, "attention_kind", allowed
         yield self.window >= 0, "window", "0 for all times before, or a positive number of times"
         yield self.causal or not self.window, "window", "0, unless model.causal"
         among = set(self.global_layers) <= set(range(self.depth)) and (self.window > 0 or not self.global_layers)
@@ -248,6 +257,8 @@ class Transformer(nn.Module):
         elif config.positions == "relative":
             table = self.param("relative_bias", nn.initializers.zeros, (RELATIVE_BUCKETS, config.heads))
             bias = relative_bias(table, time, config.causal)
+        elif config.positions == "alibi":
+            bias = linear_bias(config.heads, time)
         intermediates: Any
         layers = self.get_variable("params", "layers")
         if pasts is not None:

@@ -31,6 +31,8 @@ MODELS = {
     "llama": (LLAMA, "permuted_bank"),
     "llama-bfloat16-weights": (LLAMA, "standard"),
     "gemma": (replace(GEMMA, window_rotary_base=100.0, head_norm=True, output="tied"), "standard"),
+    "softplus": (replace(LLAMA, attention_kind="softplus", sharpness=15.0), "standard"),
+    "scaled-softmax": (replace(PLAIN, attention_kind="scaled_softmax"), "standard"),
     "bfloat16": (replace(LLAMA, dtype="bfloat16", window=0), "orthonormal"),
 }
 KEY = jax.random.key(2)

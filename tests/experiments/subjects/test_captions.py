@@ -13,7 +13,7 @@ from experiments.subjects.captions import (
     sample_captions,
     shows,
 )
-from experiments.subjects.coded_images import Images, every_parity, larger_patches
+from experiments.subjects.coded_images import Images, as_patches, digits, every_parity, larger_patches, transformed
 from lexinv.merging.token_shuffle import code_windows
 
 
@@ -56,8 +56,16 @@ def test_larger_patches_that_lose_nothing_cost_nothing_beside_their_codes():
     tiles = np.random.default_rng(0).integers(0, 2, (60, 4, 4))
     codes = patterns[tiles].reshape(60, 4, 4, 2, 2).swapaxes(2, 3).reshape(60, 8, 8).astype(np.int32)
     images = Images(np.zeros((60, 1), np.int32), codes)
-    read, rest, held_out = larger_patches(2, images, images)
+    centres, rest = larger_patches(2, images, images)
     assert 0 < rest < -np.log2(1 - 17 * 0.5 / 400)
-    np.testing.assert_array_equal(read.codes, held_out.codes)
-    same = read.codes == tiles
+    same = np.asarray(as_patches(centres, images).codes) == tiles
     assert same.all() or not same.any()
+
+
+def test_forms_of_a_digit_are_near_it_and_differ():
+    images = jax.tree.map(lambda leaf: leaf[:200], digits(450)[0])
+    one, other = (np.asarray(transformed(images, jax.random.key(seed)).codes) for seed in (0, 1))
+    assert one.min() >= 0 and one.max() <= 16
+    assert (one != other).any(axis=(1, 2)).all()
+    near, far = (np.abs(one - codes).mean() for codes in (images.codes, np.roll(images.codes, 1, axis=0)))
+    assert near < 0.5 * far
