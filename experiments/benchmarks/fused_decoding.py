@@ -168,7 +168,8 @@ def by_side(config: Config, log: Path) -> dict[str, Any]:
 
 def against_torch(config: Config, log: Path) -> dict[str, Any]:
     """Code by code, ours and PyTorch's."""
-    sides = dict.fromkeys(("lexinv", "torch"), replace(config.problem, side=1))
+    one = replace(config.problem, side=1)
+    sides = {"lexinv": one, "torch": one}
     return alternate_with_torch(sides, log, config.cores, config.rounds, config.calls)
 
 
