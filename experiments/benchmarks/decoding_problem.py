@@ -135,21 +135,10 @@ def torch_texts(problem: DecodingProblem, compiled: bool) -> Callable[[], Any]:
     room = (config.depth, 2, problem.batch, config.heads, problem.slots, config.head_dim)
     prompt = torch.from_numpy(problem.prompts[:, 1:]).long().to(device)
 
-    def layer(block, memory, x, start):
-        parts = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
-        q, k, v = (z.unflatten(-1, (block.heads, -1)).transpose(1, 2) for z in parts)
-        stop = start + x.shape[1]
-        memory[0, :, :, start:stop], memory[1, :, :, start:stop] = k, v
-        mixed = functional.scaled_dot_product_attention(
-            q, memory[0, :, :, :stop], memory[1, :, :, :stop], is_causal=start == 0
-        )
-        x = x + block.output(mixed.transpose(1, 2).flatten(2))
-        return x + block.mlp_out(functional.gelu(block.mlp_in(block.mlp_norm(x)), approximate="tanh"))
-
     def forward(memory, x, start):
         x = x + model.positions[start : start + x.shape[1]]
         for index, block in enumerate(model.layers):
-            x = layer(block, memory[index], x, start)
+            x = block.extend(memory[index], x, start)
         features = model.logit_scale * model.readout(model.final_norm(x[:, -1]))
         return functional.linear(features * features.shape[-1] ** -0.5, model.table)
 

@@ -34,6 +34,18 @@ class Block(nn.Module):
         projected = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
         q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(1, 2) for z in projected)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.finish(x, mixed)
+
+    def extend(self, memory: Tensor, x: Tensor, start: int) -> Tensor:
+        """The layer on tokens from `start` on; memory[2, batch, heads, slots, head_dim] has the keys and values before, and gets theirs."""
+        projected = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(1, 2) for z in projected)
+        stop = start + x.shape[1]
+        memory[0, :, :, start:stop], memory[1, :, :, start:stop] = k, v
+        past = memory[:, :, :, :stop]
+        return self.finish(x, F.scaled_dot_product_attention(q, past[0], past[1], is_causal=start == 0))
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.output(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh"))
 
@@ -46,24 +58,13 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: TransformerConfig, params: Mapping[str, Any]):
         super().__init__()
-        plain = config.positions == "learned" and config.mixing == "none" and config.causal
-        require(plain, "model.positions", config.positions, "'learned', causal and without mixing in PyTorch")
         width, model, transformer = config.width, params["model"], params["model"]["transformer"]
         self.dtype = getattr(torch, config.dtype)
         self.table, self.bos = parameter(params["table"]), parameter(model["bos"])
         self.positions, self.logit_scale = parameter(transformer["positions"]), parameter(model["logit_scale"])
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.layers = blocks(config, transformer)
         self.final_norm, self.readout = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, width, bias=False)
         self.final_norm.weight, self.readout.weight = parameter(transformer["final_norm"]), kernel(model["readout"])
-        stacked = transformer["layers"]
-        for index, layer in enumerate(self.layers):
-            attention = {name: value[index] for name, value in stacked["attention"].items()}
-            fused = np.concatenate([attention[name] for name in ("query", "key", "value")], axis=1)
-            layer.query_key_value.weight, layer.output.weight = kernel(fused), kernel(attention["output"])
-            for name in ("mlp_in", "mlp_out"):
-                getattr(layer, name).weight = kernel(stacked[name][index])
-            for name in ("attention_norm", "mlp_norm"):
-                getattr(layer, name).weight = parameter(stacked[name][index])
 
     def forward(self, tokens: Tensor) -> Tensor:
         lower = self.dtype != torch.float32
@@ -75,6 +76,22 @@ class LanguageModel(nn.Module):
             features = self.logit_scale * self.readout(self.final_norm(x))
             logits = F.linear(features * features.shape[-1] ** -0.5, self.table)
         return F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
+
+
+def blocks(config: TransformerConfig, transformer: Mapping[str, Any]) -> Any:
+    """The layers with these parameters."""
+    plain = config.positions == "learned" and config.mixing == "none" and config.causal
+    require(plain, "model.positions", config.positions, "'learned', causal and without mixing in PyTorch")
+    layers, stacked = nn.ModuleList(Block(config) for _ in range(config.depth)), transformer["layers"]
+    for index, layer in enumerate(layers):
+        attention = {name: value[index] for name, value in stacked["attention"].items()}
+        fused = np.concatenate([attention[name] for name in ("query", "key", "value")], axis=1)
+        layer.query_key_value.weight, layer.output.weight = kernel(fused), kernel(attention["output"])
+        for name in ("mlp_in", "mlp_out"):
+            getattr(layer, name).weight = kernel(stacked[name][index])
+        for name in ("attention_norm", "mlp_norm"):
+            getattr(layer, name).weight = parameter(stacked[name][index])
+    return layers
 
 
 def parameter(value: Any) -> nn.Parameter:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import decoding, forgetting, sae_step
+from experiments.benchmarks import decoding, forgetting, fused_decoding, sae_step
 from experiments.benchmarks.merging_problem import MatchingProblem, MergingProblem
 from experiments.benchmarks.problems import OPTIMIZER, Problem, jax_problem
 from lexinv.nn.transformer import TransformerConfig
@@ -80,6 +80,19 @@ def test_the_same_texts_are_gone_on_with():
     texts = np.asarray(problem.ours()())
     np.testing.assert_array_equal(texts, problem.theirs(False)().numpy())
     np.testing.assert_array_equal(texts, replace(problem, way="again").ours()()[:, 4:])
+
+
+def test_the_same_images_are_drawn(monkeypatch):
+    """At temperature 0, with MLPs that add something, which at the beginning add nothing."""
+    pytest.importorskip("torch")
+    problem = replace(fused_decoding.PRESETS["smoke"].problem, grid=4, side=1)
+    params, rng = problem.params(), np.random.default_rng(0)
+    for name in ("shuffle", "unshuffle"):
+        params[name]["mlp_out"] = 0.3 * rng.standard_normal(params[name]["mlp_out"].shape, np.float32)
+    monkeypatch.setattr(type(problem), "params", lambda _: params)
+    codes = np.asarray(problem.ours(0.0)())[..., 0]
+    assert len(np.unique(codes)) > 2
+    np.testing.assert_array_equal(codes, problem.theirs(False, 0.0)().numpy())
 
 
 def test_tomesd_merges_the_same_pairs():
