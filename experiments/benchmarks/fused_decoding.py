@@ -199,7 +199,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
 
 def torch_over_ours(results: dict[str, Any]) -> dict[str, Interval]:
     """Times as long; nothing where PyTorch was not measured."""
-    return over_ours(results.get("against_torch", {"seconds": {}})["seconds"])
+    return over_ours(results["against_torch"]["seconds"])
 
 
 def figure(results: dict[str, Any]) -> Figure:

@@ -263,8 +263,8 @@ def counting_anew(texts: Texts, merges: int, vocab: int) -> list[list[int]]:
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """Our promises about training."""
-    size, mixed, byte = results["size"], results["mixtures"], results.get("next_byte")
-    batch, pursued = results.get("batches"), results.get("pursuit", {"seconds": {}})
+    size, mixed, byte = results["size"], results["mixtures"], results["next_byte"]
+    batch, pursued = results["batches"], results["pursuit"]
     raw, lines = (results[part]["bytes"] / 1e6 for part in ("words", "superwords"))
     return [
         *promise(
@@ -290,7 +290,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         ),
         *speed(
             "pursuit_thrice_as_fast",
-            f"Pursuit of {pursued.get('targets')} targets over {pursued.get('atoms')} atoms is at least 3 times as fast as scikit-learn's.",
+            f"Pursuit of {pursued['targets']} targets over {pursued['atoms']} atoms is at least 3 times as fast as scikit-learn's.",
             {
                 side: times(spent, pursued["seconds"][LEXINV])
                 for side, spent in pursued["seconds"].items()
@@ -301,19 +301,15 @@ def claims(results: dict[str, Any]) -> list[Claim]:
         *promise(
             "a_row_and_a_quarter_for_a_byte",
             "After the start a byte takes one row of the model, and all else at most a quarter of that.",
-            {"rows": byte["rows"], "rest over row": times(byte["rest"], byte["row"])} if byte else {},
+            {"rows": byte["rows"], "rest over row": times(byte["rest"], byte["row"])},
             {"rows": below(1.05).every_seed, "rest over row": below(0.25)},
             "rows",
         ),
-        *(
-            speed(
-                "batch_faster_than_a_recount",
-                f"{batch['merges']} merges of a batch of {batch['texts']} texts are 10 times as fast as counting anew after each.",
-                {RECOUNT: times(batch["seconds"][RECOUNT], batch["seconds"][LEXINV])},
-                10,
-            )
-            if batch
-            else ()
+        *speed(
+            "batch_faster_than_a_recount",
+            f"{batch['merges']} merges of a batch of {batch['texts']} texts are 10 times as fast as counting anew after each.",
+            {RECOUNT: times(batch["seconds"][RECOUNT], batch["seconds"][LEXINV])},
+            10,
         ),
     ]
 
@@ -333,9 +329,7 @@ def figure(results: dict[str, Any]) -> Figure:
     every = {
         f"{label}, {side}": spent
         for part, label in (
-            labels
-            | {"mixtures": f"{results['mixtures']['languages']} languages"}
-            | ({"pursuit": "pursuit"} if "pursuit" in results else {})
+            labels | {"mixtures": f"{results['mixtures']['languages']} languages", "pursuit": "pursuit"}
         ).items()
         for side, spent in results[part]["seconds"].items()
     }
