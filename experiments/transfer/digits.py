@@ -57,8 +57,8 @@ class Config(Checked):
 PRESETS = presets(
     Config(),
     smoke={
-        "one": ("llama2", "smollm2"),
-        "three": ("mistral", "rwkv"),  # smaller ones, which do not group digits by three
+        "one": ("llama2", "mistral"),
+        "three": ("rwkv", "cl100k"),
         "additions.below": 20,
         "additions.texts": 200,
         "additions.tested": 16,
